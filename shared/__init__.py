@@ -1,0 +1,1 @@
+"""What the api and the worker must agree on: states, events, names, rows and settings."""

@@ -1,0 +1,148 @@
+"""PostgreSQL: one pool, and transactions that belong to one organization.
+
+The organization is set inside each transaction and nowhere else, so a pooled connection carries
+nothing over, and code that forgets it reads nothing (I9).
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from shared.errors import SettingsError, UnavailableError
+
+_log = logging.getLogger("turnkeeper.database")
+
+_CONNECT_SECONDS: Final = 3
+_POOL_WAIT_SECONDS: Final = 2
+"""How long a request waits for a connection before it is told 503: longer waits only queue up."""
+_RECYCLE_SECONDS: Final = 300
+_SESSION_OPTIONS: Final = " ".join(
+    f"-c {name}"
+    for name in (
+        "statement_timeout=5000",
+        "lock_timeout=3000",
+        "idle_in_transaction_session_timeout=15000",
+        "timezone=UTC",
+    )
+)
+
+_SET_ORGANIZATION: Final = text("select set_config('turnkeeper.organization_id', :organization_id, true)")
+_ROLE: Final = text(
+    """
+    select r.rolsuper, r.rolbypassrls,
+           exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                   where n.nspname = 'turnkeeper' and pg_has_role(current_user, c.relowner, 'member')) as owns,
+           to_regclass('turnkeeper.turns') is not null as migrated
+    from pg_roles r where r.rolname = current_user
+    """
+)
+
+
+class Database:
+    """A pool of connections to PostgreSQL.
+
+    Args:
+        url: `postgresql://…`; the driver is psycopg.
+        pool_size: Most connections at once.
+        prepare: Whether statements are prepared on the server after their first uses.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 4, prepare: bool = True) -> None:
+        """Describe the pool; nothing connects before it is used."""
+        self._engine = _engine(url, pool_size=pool_size, prepare=prepare)
+
+    @contextmanager
+    def of(self, organization_id: UUID) -> Iterator[Connection]:
+        """Open a transaction that sees and writes one organization's rows.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached, is shutting down or has no connection free.
+        """
+        with self.across() as db:
+            enter_organization(db, organization_id)
+            yield db
+
+    @contextmanager
+    def across(self) -> Iterator[Connection]:
+        """Open a transaction without an organization: for the functions that look across them.
+
+        Raises:
+            UnavailableError: As for `of`.
+        """
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except PoolTimeoutError as exc:
+            raise UnavailableError("no database connection became free in time") from exc
+        except OperationalError as exc:
+            raise UnavailableError("the database cannot be reached or did not answer in time") from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated:
+                raise UnavailableError("the database connection was lost") from exc
+            raise
+
+    def refuse_powerful_role(self) -> None:
+        """Refuse to run as a role that row-level security does not bind.
+
+        Raises:
+            SettingsError: The role is a superuser, bypasses row-level security or owns the tables, or
+                the schema is missing.
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        with self.across() as db:
+            row = db.execute(_ROLE).one()
+        problems = [
+            f"DATABASE_URL's role {fact}: name a plain role, `turnkeeper migrate` makes one"
+            for wrong, fact in (
+                (row.rolsuper, "is a superuser"),
+                (row.rolbypassrls, "bypasses row-level security"),
+                (row.owns and not row.rolsuper, "owns the tables"),
+            )
+            if wrong
+        ]
+        if not row.migrated:
+            problems.append("the database has no tables yet: run `turnkeeper migrate`")
+        if problems:
+            raise SettingsError(problems)
+
+    def dispose(self) -> None:
+        """Close all connections that are not in use."""
+        self._engine.dispose()
+
+
+def enter_organization(db: Connection, organization_id: UUID) -> None:
+    """Bind the rest of `db`'s transaction to an organization."""
+    db.execute(_SET_ORGANIZATION, {"organization_id": str(organization_id)})
+
+
+def _engine(url: str, *, pool_size: int, prepare: bool) -> Engine:
+    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    options = {
+        "options": _SESSION_OPTIONS,
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "turnkeeper",
+    }
+    engine = create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_WAIT_SECONDS,
+        pool_recycle=_RECYCLE_SECONDS,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        hide_parameters=True,  # an error's text would repeat what a message says (I10)
+        connect_args={key: value for key, value in options.items() if key not in parsed.query},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepared_statements(connection: Any, _record: Any) -> None:
+        connection.prepare_threshold = 2 if prepare else None
+
+    return engine

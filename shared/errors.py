@@ -1,0 +1,218 @@
+"""What can go wrong, drawn by who must act.
+
+    TurnkeeperError
+    ├── RefusedError        the caller: a `ProblemCode`, rendered as problem+json
+    ├── ProviderError       the upstream: a `Fault`, stored with the turn and shown
+    ├── SettingsError       the operator: every problem of a configuration at once
+    └── UnavailableError    infrastructure: PostgreSQL or Redis did not answer in time
+
+The map to HTTP is `PROBLEMS`; whether a retry can help is a property of the code or the fault,
+never of the call site.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+
+class ProblemCode(StrEnum):
+    """What a client's program branches on."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNAUTHORIZED = "unauthorized"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    AI_DISABLED = "ai_disabled"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_ACCEPTABLE = "not_acceptable"
+    SESSION_BUSY = "session_busy"
+    IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
+    SESSION_CLOSED = "session_closed"
+    SESSION_EXPIRED = "session_expired"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    VALIDATION_FAILED = "validation_failed"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    TURN_LIMIT_REACHED = "turn_limit_reached"
+    RATE_LIMITED = "rate_limited"
+    TOO_MANY_TURNS = "too_many_turns"
+    INTERNAL = "internal"
+    NOT_SUPPORTED_ON_PROVIDER = "not_supported_on_provider"
+    QUEUE_FULL = "queue_full"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How a code is answered."""
+
+    status: int
+    title: str
+    retryable: bool = False
+
+
+PROBLEMS: Final[Mapping[ProblemCode, Problem]] = MappingProxyType(
+    {
+        ProblemCode.INVALID_REQUEST: Problem(400, "Invalid request"),
+        ProblemCode.UNAUTHORIZED: Problem(401, "Unauthorized"),
+        ProblemCode.BUDGET_EXCEEDED: Problem(402, "Budget exceeded"),
+        ProblemCode.AI_DISABLED: Problem(403, "AI is disabled"),
+        ProblemCode.FORBIDDEN: Problem(403, "Forbidden"),
+        ProblemCode.NOT_FOUND: Problem(404, "Not found"),
+        ProblemCode.METHOD_NOT_ALLOWED: Problem(405, "Method not allowed"),
+        ProblemCode.NOT_ACCEPTABLE: Problem(406, "Not acceptable"),
+        ProblemCode.SESSION_BUSY: Problem(409, "Session is busy", retryable=True),
+        ProblemCode.IDEMPOTENCY_IN_PROGRESS: Problem(409, "Request in progress", retryable=True),
+        ProblemCode.SESSION_CLOSED: Problem(409, "Session is closed"),
+        ProblemCode.SESSION_EXPIRED: Problem(410, "Session has expired"),
+        ProblemCode.PAYLOAD_TOO_LARGE: Problem(413, "Payload too large"),
+        ProblemCode.VALIDATION_FAILED: Problem(422, "Validation failed"),
+        ProblemCode.IDEMPOTENCY_CONFLICT: Problem(422, "Idempotency key was used for another request"),
+        ProblemCode.TURN_LIMIT_REACHED: Problem(429, "Turn limit reached"),
+        ProblemCode.RATE_LIMITED: Problem(429, "Rate limited", retryable=True),
+        ProblemCode.TOO_MANY_TURNS: Problem(429, "Too many turns at once", retryable=True),
+        ProblemCode.INTERNAL: Problem(500, "Internal error", retryable=True),
+        ProblemCode.NOT_SUPPORTED_ON_PROVIDER: Problem(501, "NOT_SUPPORTED_ON_PROVIDER"),
+        ProblemCode.QUEUE_FULL: Problem(503, "Queue is full", retryable=True),
+        ProblemCode.UNAVAILABLE: Problem(503, "Service unavailable", retryable=True),
+    }
+)
+
+
+class Fault(StrEnum):
+    """Why a turn failed: safe to store, count and show."""
+
+    PROVIDER_UNREACHABLE = "provider_unreachable"
+    PROVIDER_REJECTED = "provider_rejected"
+    PROVIDER_AUTH = "provider_auth"
+    PROVIDER_RATE_LIMITED = "provider_rate_limited"
+    PROVIDER_OVERLOADED = "provider_overloaded"
+    PROVIDER_PROTOCOL = "provider_protocol"
+    PROVIDER_TIMEOUT = "provider_timeout"
+    TURN_TIMEOUT = "turn_timeout"
+    TOOL_CALL_UNSUPPORTED = "tool_call_unsupported"
+    TOOL_USE_IN_HISTORY = "tool_use_in_history"
+    CONTEXT_TOO_LONG = "context_too_long"
+    WORKER_LOST = "worker_lost"
+    INTERNAL = "internal"
+
+
+FAULT_TITLES: Final[Mapping[Fault, str]] = MappingProxyType(
+    {
+        Fault.PROVIDER_UNREACHABLE: "The model provider could not be reached",
+        Fault.PROVIDER_REJECTED: "The model provider rejected the request",
+        Fault.PROVIDER_AUTH: "The model provider refused the credentials",
+        Fault.PROVIDER_RATE_LIMITED: "The model provider limits the rate of requests",
+        Fault.PROVIDER_OVERLOADED: "The model provider is overloaded",
+        Fault.PROVIDER_PROTOCOL: "The model provider's answer broke off or could not be read",
+        Fault.PROVIDER_TIMEOUT: "The model provider took too long",
+        Fault.TURN_TIMEOUT: "The turn took too long",
+        Fault.TOOL_CALL_UNSUPPORTED: "The model called a tool, which this provider does not support",
+        Fault.TOOL_USE_IN_HISTORY: "The session used tools, which this provider does not support",
+        Fault.CONTEXT_TOO_LONG: "The message is too long for the model's context",
+        Fault.WORKER_LOST: "The workers that ran the turn were lost",
+        Fault.INTERNAL: "Internal error",
+    }
+)
+
+RETRYABLE_FAULTS: Final = frozenset(
+    {
+        Fault.PROVIDER_UNREACHABLE,
+        Fault.PROVIDER_RATE_LIMITED,
+        Fault.PROVIDER_OVERLOADED,
+        Fault.PROVIDER_PROTOCOL,
+        Fault.PROVIDER_TIMEOUT,
+        Fault.TURN_TIMEOUT,
+        Fault.WORKER_LOST,
+        Fault.INTERNAL,
+    }
+)
+"""Faults after which the same question, posted again, may well be answered."""
+
+
+def fault_error(fault: Fault, detail: str, retry_after_ms: int | None = None) -> dict[str, Any]:
+    """Return the `error` object of a failed turn: a problem without status and request id."""
+    error: dict[str, Any] = {
+        "type": problem_type(fault),
+        "title": FAULT_TITLES[fault],
+        "detail": detail,
+        "code": fault.value,
+        "retryable": fault in RETRYABLE_FAULTS,
+    }
+    if retry_after_ms is not None:
+        error["retry_after_ms"] = retry_after_ms
+    return error
+
+
+def problem_type(code: ProblemCode | Fault) -> str:
+    """Return the `type` URI of a code (RFC 9457 section 3.1.1), stable and not resolvable."""
+    return f"urn:turnkeeper:error:{code.value}"
+
+
+class TurnkeeperError(Exception):
+    """Anything that this system raises on purpose."""
+
+
+class RefusedError(TurnkeeperError):
+    """A request that is answered with a problem.
+
+    Args:
+        code: What the client's program branches on.
+        detail: What a person reads: lower case, values quoted, the remedy named.
+        errors: Wrong fields, as `{"pointer", "detail"}`.
+        retry_after_ms: When another try makes sense.
+        members: The code's own members.
+    """
+
+    def __init__(
+        self,
+        code: ProblemCode,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        retry_after_ms: int | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what the answer needs."""
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.retry_after_ms = retry_after_ms
+        self.members = dict(members or {})
+
+
+class ProviderError(TurnkeeperError):
+    """The upstream failed.
+
+    Args:
+        fault: The kind, stored with the turn.
+        detail: Our own words; never the provider's body, a key or a URL.
+        retry_after_ms: What the provider asked for, in milliseconds.
+        sent: Whether the request had been written to the connection, so tokens may have been used.
+    """
+
+    def __init__(
+        self, fault: Fault, detail: str, *, retry_after_ms: int | None = None, sent: bool = True
+    ) -> None:
+        """Keep what settling needs."""
+        super().__init__(detail)
+        self.fault = fault
+        self.detail = detail
+        self.retry_after_ms = retry_after_ms
+        self.sent = sent
+
+
+class SettingsError(TurnkeeperError):
+    """A configuration that cannot run; `problems` names every one."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keep all problems and say them in one message."""
+        super().__init__("configuration refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class UnavailableError(TurnkeeperError):
+    """PostgreSQL or Redis did not answer within its limit."""

@@ -1,0 +1,25 @@
+"""Identifiers: UUIDv7, so that rows of one time lie together in an index."""
+
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+__all__ = ["new_id", "parse_id"]
+
+
+def new_id() -> UUID:
+    """Return a new UUIDv7 (RFC 9562 section 5.7)."""
+    return uuid7()
+
+
+def parse_id(text: str) -> UUID | None:
+    """Return the id that `text` spells in its canonical form, or None for anything else.
+
+    `uuid.UUID` also takes braces, URNs and missing dashes; two spellings of one id would be two
+    cache keys and two Redis names, so only the canonical one passes.
+    """
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text else None

@@ -1,0 +1,157 @@
+"""Structured logs: one JSON object a line on standard error, ids and never content (I10).
+
+An exception's own words may quote a row, an argument or a header, so only ours are written; of the
+others a line has the type, the place and PostgreSQL's code.
+"""
+
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, TextIO
+from uuid import UUID
+
+from shared.errors import TurnkeeperError
+from shared.events import timestamp
+
+_ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
+
+_SECRETS: Final = (
+    # Our keys keep the prefix that people recognise them by; tickets live for a minute and have none.
+    (re.compile(r"\b(tsk_[a-z0-9]{8})_[A-Za-z0-9_-]+"), r"\1_***"),
+    (re.compile(r"\btkt_[A-Za-z0-9_-]+"), "tkt_***"),
+    (re.compile(r"\bsk-[A-Za-z0-9_-]{6,}"), "sk-***"),
+    (
+        re.compile(r"(?i)\b(authorization|x-api-key)\b(\W{1,4})((?:bearer|basic)\s+)?[^\s\"',;}\])]+"),
+        r"\1\2***",
+    ),
+    (re.compile(r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]{8,}"), "Bearer ***"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@"), r"\1***@"),
+)
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_LONGEST_VALUE: Final = 2000
+"""Characters of one value; a longer one is a mistake and would only fill the disk."""
+_MOST_FRAMES: Final = 30
+_QUIET: Final = (
+    "kombu",
+    "celery",
+    "httpx",
+    "httpcore",
+    "sqlalchemy",
+    "alembic",
+    "werkzeug",
+    "amqp",
+    "asyncio",
+)
+"""Libraries that say at INFO what we say ourselves, some with URLs."""
+
+
+class _StandardErrorHandler(logging.StreamHandler[TextIO]):
+    """Ours, to be found again when logging is configured twice."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object.
+
+    Args:
+        process: Which process speaks: `web`, `relay`, `worker` …
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its newline."""
+        line: dict[str, Any] = {
+            "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": self._process,
+            "message": _shown(_message(record)),
+        }
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        for name, value in {**_ids.get(), **extra}.items():
+            if name not in line:
+                line[name] = _shown(value)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        # ASCII keeps a line one line whatever a reader takes for a line's end.
+        return json.dumps(line)
+
+
+def configure_logging(level: str, process: str, stream: TextIO | None = None) -> None:
+    """Send this process's logs to standard error as JSON; safe to repeat.
+
+    Args:
+        level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+        process: Which process speaks: `web`, `relay`, `worker` …
+        stream: Where to write instead.
+    """
+    handler = _StandardErrorHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(process))
+    root = logging.getLogger()
+    for existing in list(root.handlers):
+        if isinstance(existing, _StandardErrorHandler):
+            root.removeHandler(existing)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    logging.captureWarnings(capture=True)
+
+
+@contextmanager
+def log_ids(**ids: str | UUID) -> Iterator[None]:
+    """Put ids on every line that is logged inside, such as `request_id` and `turn_id`."""
+    token = _ids.set({**_ids.get(), **{name: str(value) for name, value in ids.items()}})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
+
+
+def redact(text: str) -> str:
+    """Return `text` without keys, tickets, authorization headers and passwords in URLs."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def describe(error: BaseException) -> list[dict[str, Any]]:
+    """Describe an exception and what caused it, the outermost first, without foreign words."""
+    described: list[dict[str, Any]] = []
+    current: BaseException | None = error
+    while current is not None and len(described) < _MOST_FRAMES:
+        entry: dict[str, Any] = {"type": f"{type(current).__module__}.{type(current).__qualname__}"}
+        if isinstance(current, TurnkeeperError):
+            entry["message"] = _shown(str(current))
+        sqlstate = getattr(current, "sqlstate", None)
+        if isinstance(sqlstate, str):
+            entry["sqlstate"] = sqlstate
+        frames = traceback.extract_tb(current.__traceback__)[-_MOST_FRAMES:]
+        entry["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        described.append(entry)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return described
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        # A wrong format string must not lose the line, nor print its arguments elsewhere.
+        return f"{record.msg} (its arguments do not fit)"
+
+
+def _shown(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = redact(str(value))
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"

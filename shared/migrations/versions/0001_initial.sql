@@ -1,0 +1,442 @@
+-- The schema of release 0.1. Three roles: the owner (runs migrations), turnkeeper_app (what the
+-- application's login is a member of: owns nothing, bypasses nothing) and turnkeeper_across (no login;
+-- owns the few SECURITY DEFINER functions that must look across organizations).
+
+CREATE SCHEMA turnkeeper;
+GRANT USAGE ON SCHEMA turnkeeper TO turnkeeper_app, turnkeeper_across;
+
+-- set_config(…, true) leaves '' behind on a pooled connection, not NULL: both mean "no organization".
+CREATE FUNCTION turnkeeper.current_organization() RETURNS uuid
+LANGUAGE sql STABLE SET search_path = pg_catalog
+AS $$ SELECT nullif(current_setting('turnkeeper.organization_id', true), '')::uuid $$;
+
+CREATE FUNCTION turnkeeper.required_organization() RETURNS uuid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog
+AS $$
+BEGIN
+    IF nullif(current_setting('turnkeeper.organization_id', true), '') IS NULL THEN
+        RAISE EXCEPTION 'no organization is set for this transaction' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN current_setting('turnkeeper.organization_id', true)::uuid;
+END
+$$;
+
+CREATE TABLE turnkeeper.organizations (
+    id uuid PRIMARY KEY,
+    name text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    ai_enabled boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE turnkeeper.api_keys (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    id uuid NOT NULL,
+    role text NOT NULL CHECK (role IN ('user', 'service', 'admin')),
+    user_name text CHECK (length(user_name) BETWEEN 1 AND 200),
+    name text NOT NULL DEFAULT '' CHECK (length(name) <= 200),
+    prefix text NOT NULL,
+    secret_sha256 bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    last_used_at timestamptz,
+    PRIMARY KEY (organization_id, id),
+    CHECK ((role = 'user') = (user_name IS NOT NULL))
+);
+-- Not an oracle across organizations: nobody chooses a secret of 256 random bits.
+CREATE UNIQUE INDEX api_keys_secret ON turnkeeper.api_keys (secret_sha256);
+
+CREATE TABLE turnkeeper.sessions (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    id uuid NOT NULL,
+    user_name text NOT NULL CHECK (length(user_name) BETWEEN 1 AND 200),
+    title text CHECK (length(title) BETWEEN 1 AND 200),
+    status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'closed', 'expired')),
+    system_prompt text,
+    max_turns integer NOT NULL CHECK (max_turns > 0),
+    turn_count integer NOT NULL DEFAULT 0,
+    next_turn_number bigint NOT NULL DEFAULT 1,
+    input_tokens bigint NOT NULL DEFAULT 0,
+    cache_read_tokens bigint NOT NULL DEFAULT 0,
+    cache_write_tokens bigint NOT NULL DEFAULT 0,
+    output_tokens bigint NOT NULL DEFAULT 0,
+    reasoning_tokens bigint NOT NULL DEFAULT 0,
+    cost_usd numeric NOT NULL DEFAULT 0 CHECK (cost_usd >= 0),
+    flagged boolean NOT NULL DEFAULT false,
+    flag_reason text,
+    flagged_by text,
+    flagged_at timestamptz,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_activity_at timestamptz NOT NULL DEFAULT now(),
+    closed_at timestamptz,
+    PRIMARY KEY (organization_id, id)
+);
+CREATE INDEX sessions_by_activity ON turnkeeper.sessions (organization_id, last_activity_at DESC, id DESC);
+CREATE INDEX sessions_by_user ON turnkeeper.sessions (organization_id, user_name, last_activity_at DESC, id DESC);
+CREATE INDEX sessions_to_expire ON turnkeeper.sessions (last_activity_at) WHERE status = 'active';
+
+CREATE TABLE turnkeeper.turns (
+    organization_id uuid NOT NULL,
+    id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    number bigint NOT NULL,
+    user_name text NOT NULL,
+    status text NOT NULL,
+    attempt integer NOT NULL DEFAULT 0,
+    recovery text NOT NULL CHECK (recovery IN ('restart', 'fail')),
+    user_message_id uuid NOT NULL,
+    answer_id uuid NOT NULL,
+    message_id uuid,
+    max_output_tokens integer NOT NULL CHECK (max_output_tokens > 0),
+    deadline_seconds double precision NOT NULL CHECK (deadline_seconds > 0),
+    provider text,
+    model text,
+    finish_reason text CHECK (finish_reason IN ('stop', 'length', 'content_filter', 'refusal')),
+    stop_reason text CHECK (stop_reason IN ('user', 'budget', 'session_closed', 'superseded')),
+    input_tokens bigint NOT NULL DEFAULT 0 CHECK (input_tokens >= 0),
+    cache_read_tokens bigint NOT NULL DEFAULT 0 CHECK (cache_read_tokens >= 0),
+    cache_write_tokens bigint NOT NULL DEFAULT 0 CHECK (cache_write_tokens >= 0),
+    output_tokens bigint NOT NULL DEFAULT 0 CHECK (output_tokens >= 0),
+    reasoning_tokens bigint NOT NULL DEFAULT 0 CHECK (reasoning_tokens BETWEEN 0 AND output_tokens),
+    usage_source text CHECK (usage_source IN ('provider', 'partial', 'estimated')),
+    cost_usd numeric NOT NULL DEFAULT 0 CHECK (cost_usd >= 0),
+    error jsonb,
+    last_seq bigint NOT NULL,
+    history_trimmed integer NOT NULL DEFAULT 0,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    title text,
+    traceparent text NOT NULL DEFAULT '',
+    request_id text NOT NULL DEFAULT '',
+    worker_id uuid,
+    lease_expires_at timestamptz,
+    rung_at timestamptz NOT NULL DEFAULT now(),
+    queued_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    first_token_at timestamptz,
+    stop_requested_at timestamptz,
+    stop_observed_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (organization_id, id),
+    UNIQUE (organization_id, session_id, number),
+    FOREIGN KEY (organization_id, session_id) REFERENCES turnkeeper.sessions (organization_id, id),
+    CONSTRAINT turns_status CHECK (status IN ('queued', 'running', 'stopping', 'completed', 'stopped', 'failed', 'expired')),
+    CONSTRAINT turns_terminal_is_finished CHECK ((status IN ('completed', 'stopped', 'failed', 'expired')) = (finished_at IS NOT NULL)),
+    CONSTRAINT turns_stopped_says_why CHECK (status NOT IN ('stopping', 'stopped') OR stop_reason IS NOT NULL),
+    CONSTRAINT turns_failed_says_why CHECK ((status = 'failed') = (error IS NOT NULL))
+);
+COMMENT ON COLUMN turnkeeper.turns.title IS 'the title that this turn gave its session: the event title_updated can be written again from the row';
+-- A turn's id is all that a doorbell says; workers find it without knowing the organization.
+CREATE UNIQUE INDEX turns_by_id ON turnkeeper.turns (id);
+-- One turn at a time per session is this index, not a check.
+CREATE UNIQUE INDEX turns_one_running ON turnkeeper.turns (organization_id, session_id)
+    WHERE status IN ('running', 'stopping');
+CREATE INDEX turns_active ON turnkeeper.turns (organization_id, session_id, number)
+    WHERE status IN ('queued', 'running', 'stopping');
+CREATE INDEX turns_queued ON turnkeeper.turns (queued_at) WHERE status = 'queued';
+CREATE INDEX turns_leased ON turnkeeper.turns (lease_expires_at) WHERE status IN ('running', 'stopping');
+
+CREATE TABLE turnkeeper.messages (
+    organization_id uuid NOT NULL,
+    id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    position bigint NOT NULL,
+    role text NOT NULL CHECK (role IN ('user', 'assistant', 'tool')),
+    content text NOT NULL,
+    reasoning text,
+    status text NOT NULL CHECK (status IN ('complete', 'partial')),
+    finish_reason text,
+    input_tokens bigint,
+    cache_read_tokens bigint,
+    cache_write_tokens bigint,
+    output_tokens bigint,
+    reasoning_tokens bigint,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (organization_id, id),
+    UNIQUE (organization_id, session_id, position),
+    UNIQUE (organization_id, turn_id, role),
+    FOREIGN KEY (organization_id, session_id) REFERENCES turnkeeper.sessions (organization_id, id),
+    FOREIGN KEY (organization_id, turn_id) REFERENCES turnkeeper.turns (organization_id, id)
+);
+COMMENT ON COLUMN turnkeeper.messages.position IS 'twice the turn''s number for its question, one more for its answer';
+
+-- What a running attempt had said when its lease was last renewed; gone when the turn is settled.
+CREATE TABLE turnkeeper.checkpoints (
+    organization_id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    seq bigint NOT NULL,
+    called boolean NOT NULL,
+    content text NOT NULL,
+    reasoning text NOT NULL,
+    input_tokens bigint NOT NULL DEFAULT 0,
+    cache_read_tokens bigint NOT NULL DEFAULT 0,
+    cache_write_tokens bigint NOT NULL DEFAULT 0,
+    output_tokens bigint NOT NULL DEFAULT 0,
+    reasoning_tokens bigint NOT NULL DEFAULT 0,
+    usage_source text NOT NULL DEFAULT 'estimated',
+    saved_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (organization_id, turn_id),
+    FOREIGN KEY (organization_id, turn_id) REFERENCES turnkeeper.turns (organization_id, id)
+);
+
+CREATE TABLE turnkeeper.ledger (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    user_name text NOT NULL,
+    attempt integer NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    input_tokens bigint NOT NULL CHECK (input_tokens >= 0),
+    cache_read_tokens bigint NOT NULL CHECK (cache_read_tokens >= 0),
+    cache_write_tokens bigint NOT NULL CHECK (cache_write_tokens >= 0),
+    output_tokens bigint NOT NULL CHECK (output_tokens >= 0),
+    reasoning_tokens bigint NOT NULL CHECK (reasoning_tokens >= 0),
+    usage_source text NOT NULL CHECK (usage_source IN ('provider', 'partial', 'estimated')),
+    price jsonb NOT NULL,
+    cost_usd numeric NOT NULL CHECK (cost_usd >= 0),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (organization_id, id),
+    UNIQUE (organization_id, turn_id, attempt)
+);
+CREATE INDEX ledger_by_time ON turnkeeper.ledger (organization_id, created_at DESC, id DESC);
+
+-- Totals of the ledger by UTC day and month, kept in the transaction that writes the ledger's row.
+CREATE TABLE turnkeeper.spend (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    period text NOT NULL CHECK (period IN ('day', 'month')),
+    starts_on date NOT NULL,
+    attempts bigint NOT NULL DEFAULT 0,
+    input_tokens bigint NOT NULL DEFAULT 0,
+    cache_read_tokens bigint NOT NULL DEFAULT 0,
+    cache_write_tokens bigint NOT NULL DEFAULT 0,
+    output_tokens bigint NOT NULL DEFAULT 0,
+    spent_usd numeric NOT NULL DEFAULT 0 CHECK (spent_usd >= 0),
+    PRIMARY KEY (organization_id, period, starts_on)
+);
+
+CREATE TABLE turnkeeper.idempotency_keys (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    key text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+    fingerprint bytea NOT NULL,
+    turn_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (organization_id, key),
+    FOREIGN KEY (organization_id, turn_id) REFERENCES turnkeeper.turns (organization_id, id)
+);
+CREATE INDEX idempotency_keys_by_age ON turnkeeper.idempotency_keys (created_at);
+
+-- Worker processes; knows no organization.
+CREATE TABLE turnkeeper.workers (
+    id uuid PRIMARY KEY,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    renewed_at timestamptz NOT NULL DEFAULT now(),
+    claimed_at timestamptz,
+    running integer NOT NULL DEFAULT 0
+);
+
+-- Row-level security: reads without an organization see nothing, writes raise.
+DO $do$
+DECLARE
+    name text;
+    own text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['organizations', 'api_keys', 'sessions', 'turns', 'messages', 'checkpoints',
+                                'ledger', 'spend', 'idempotency_keys'] LOOP
+        own := CASE name WHEN 'organizations' THEN 'id' ELSE 'organization_id' END;
+        EXECUTE format('ALTER TABLE turnkeeper.%I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE turnkeeper.%I FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY own_select ON turnkeeper.%I FOR SELECT TO turnkeeper_app
+                        USING (%I = (SELECT turnkeeper.current_organization()))', name, own);
+        EXECUTE format('CREATE POLICY own_insert ON turnkeeper.%I FOR INSERT TO turnkeeper_app
+                        WITH CHECK (%I = (SELECT turnkeeper.required_organization()))', name, own);
+        EXECUTE format('CREATE POLICY own_update ON turnkeeper.%I FOR UPDATE TO turnkeeper_app
+                        USING (%I = (SELECT turnkeeper.required_organization()))
+                        WITH CHECK (%I = (SELECT turnkeeper.required_organization()))', name, own, own);
+        EXECUTE format('CREATE POLICY own_delete ON turnkeeper.%I FOR DELETE TO turnkeeper_app
+                        USING (%I = (SELECT turnkeeper.required_organization()))', name, own);
+        -- The owner's commands (orgs create, keys create) and the functions below.
+        EXECUTE format('CREATE POLICY across_organizations ON turnkeeper.%I TO turnkeeper_across, CURRENT_USER
+                        USING (true) WITH CHECK (true)', name);
+    END LOOP;
+END
+$do$;
+
+GRANT SELECT ON turnkeeper.organizations TO turnkeeper_app;
+GRANT SELECT, INSERT, UPDATE ON turnkeeper.api_keys TO turnkeeper_app;
+GRANT SELECT, INSERT, UPDATE ON turnkeeper.sessions, turnkeeper.turns, turnkeeper.spend TO turnkeeper_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoints, turnkeeper.idempotency_keys
+    TO turnkeeper_app;
+GRANT SELECT, INSERT ON turnkeeper.ledger TO turnkeeper_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.workers TO turnkeeper_app;
+
+GRANT SELECT ON turnkeeper.organizations TO turnkeeper_across;
+GRANT SELECT, UPDATE ON turnkeeper.api_keys, turnkeeper.sessions, turnkeeper.turns TO turnkeeper_across;
+GRANT SELECT, INSERT, UPDATE ON turnkeeper.checkpoints TO turnkeeper_across;
+GRANT SELECT, DELETE ON turnkeeper.idempotency_keys TO turnkeeper_across;
+
+-- Functions across organizations, each doing one thing.
+
+CREATE FUNCTION turnkeeper.authenticate(secret bytea)
+RETURNS TABLE (organization_id uuid, key_id uuid, role text, user_name text, ai_enabled boolean)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    WITH used AS (
+        UPDATE turnkeeper.api_keys SET last_used_at = now()
+        WHERE secret_sha256 = secret AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+          AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+    )
+    SELECT k.organization_id, k.id, k.role, k.user_name, o.ai_enabled
+    FROM turnkeeper.api_keys k JOIN turnkeeper.organizations o ON o.id = k.organization_id
+    WHERE k.secret_sha256 = secret AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+$$;
+
+CREATE FUNCTION turnkeeper.claim_turn(turn uuid, worker uuid, lease_seconds double precision)
+RETURNS TABLE (organization_id uuid)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    UPDATE turnkeeper.turns AS t
+    SET status = 'running', attempt = t.attempt + 1, worker_id = worker,
+        lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds),
+        started_at = coalesce(t.started_at, clock_timestamp())
+    WHERE t.id = turn
+      AND (t.status = 'queued' OR (t.status = 'running' AND t.lease_expires_at < clock_timestamp()))
+      AND NOT EXISTS (
+          SELECT FROM turnkeeper.turns AS earlier
+          WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
+            AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
+    RETURNING t.organization_id
+$$;
+
+-- Renews every lease of one worker in one statement, saves the texts that changed and says what is still
+-- owned; a turn that does not come back is lost.
+CREATE FUNCTION turnkeeper.renew_leases(
+    worker uuid, lease_seconds double precision, turns uuid[], attempts integer[])
+RETURNS TABLE (turn_id uuid, stop_reason text)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    UPDATE turnkeeper.turns AS t
+    SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
+    FROM unnest(turns, attempts) AS held (id, attempt)
+    WHERE t.id = held.id AND t.attempt = held.attempt AND t.worker_id = worker
+      AND t.status IN ('running', 'stopping')
+    RETURNING t.id, CASE t.status WHEN 'stopping' THEN t.stop_reason END
+$$;
+
+CREATE FUNCTION turnkeeper.save_checkpoints(
+    worker uuid, turns uuid[], attempts integer[], seqs bigint[], calls boolean[], contents text[],
+    reasonings text[], inputs bigint[], cache_reads bigint[], cache_writes bigint[], outputs bigint[],
+    reasoning_counts bigint[], sources text[])
+RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    INSERT INTO turnkeeper.checkpoints AS c (organization_id, turn_id, attempt, seq, called, content, reasoning,
+        input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source)
+    SELECT t.organization_id, t.id, held.attempt, held.seq, held.called, held.content, held.reasoning,
+        held.input_tokens, held.cache_read, held.cache_write, held.output_tokens, held.reasoning_count, held.source
+    FROM unnest(turns, attempts, seqs, calls, contents, reasonings, inputs, cache_reads, cache_writes, outputs,
+                reasoning_counts, sources)
+        AS held (id, attempt, seq, called, content, reasoning, input_tokens, cache_read, cache_write, output_tokens,
+                 reasoning_count, source)
+    JOIN turnkeeper.turns AS t ON t.id = held.id AND t.attempt = held.attempt AND t.worker_id = worker
+        AND t.status IN ('running', 'stopping')
+    ORDER BY t.id
+    ON CONFLICT (organization_id, turn_id) DO UPDATE
+    SET attempt = excluded.attempt, seq = excluded.seq, called = excluded.called, content = excluded.content,
+        reasoning = excluded.reasoning, input_tokens = excluded.input_tokens,
+        cache_read_tokens = excluded.cache_read_tokens, cache_write_tokens = excluded.cache_write_tokens,
+        output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens,
+        usage_source = excluded.usage_source, saved_at = now()
+    WHERE excluded.attempt >= c.attempt
+$$;
+
+-- Turns whose worker let the lease run out.
+CREATE FUNCTION turnkeeper.lost_turns(most integer)
+RETURNS TABLE (organization_id uuid, turn_id uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT t.organization_id, t.id FROM turnkeeper.turns AS t
+    WHERE t.status IN ('running', 'stopping') AND t.lease_expires_at < clock_timestamp()
+    ORDER BY t.lease_expires_at LIMIT most
+$$;
+
+-- Queued turns that no worker has heard of for a while; each is given out once per `again_seconds`.
+CREATE FUNCTION turnkeeper.unheard_turns(again_seconds double precision, most integer)
+RETURNS TABLE (turn_id uuid, traceparent text)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    UPDATE turnkeeper.turns AS t SET rung_at = clock_timestamp()
+    WHERE t.id IN (
+        SELECT q.id FROM turnkeeper.turns AS q
+        WHERE q.status = 'queued' AND q.rung_at < clock_timestamp() - make_interval(secs => again_seconds)
+        ORDER BY q.queued_at LIMIT most FOR UPDATE SKIP LOCKED)
+    RETURNING t.id, t.traceparent
+$$;
+
+CREATE FUNCTION turnkeeper.overdue_turns(queue_seconds double precision, most integer)
+RETURNS TABLE (organization_id uuid, turn_id uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT t.organization_id, t.id FROM turnkeeper.turns AS t
+    WHERE t.status = 'queued' AND t.queued_at < clock_timestamp() - make_interval(secs => queue_seconds)
+    ORDER BY t.queued_at LIMIT most
+$$;
+
+CREATE FUNCTION turnkeeper.expire_sessions(idle_seconds double precision, age_seconds double precision, most integer)
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    WITH stale AS (
+        SELECT s.organization_id, s.id FROM turnkeeper.sessions AS s
+        WHERE s.status = 'active'
+          AND (s.last_activity_at < now() - make_interval(secs => idle_seconds)
+               OR s.created_at < now() - make_interval(secs => age_seconds))
+          AND NOT EXISTS (
+              SELECT FROM turnkeeper.turns AS t
+              WHERE t.organization_id = s.organization_id AND t.session_id = s.id
+                AND t.status IN ('queued', 'running', 'stopping'))
+        LIMIT most FOR UPDATE SKIP LOCKED
+    ), expired AS (
+        UPDATE turnkeeper.sessions AS s SET status = 'expired', closed_at = now() FROM stale
+        WHERE s.organization_id = stale.organization_id AND s.id = stale.id RETURNING 1
+    )
+    SELECT count(*)::integer FROM expired
+$$;
+
+CREATE FUNCTION turnkeeper.forget_idempotency_keys(older_than_seconds double precision, most integer)
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    WITH old AS (
+        SELECT k.organization_id, k.key FROM turnkeeper.idempotency_keys AS k
+        WHERE k.created_at < now() - make_interval(secs => older_than_seconds) LIMIT most
+    ), forgotten AS (
+        DELETE FROM turnkeeper.idempotency_keys AS k USING old
+        WHERE k.organization_id = old.organization_id AND k.key = old.key RETURNING 1
+    )
+    SELECT count(*)::integer FROM forgotten
+$$;
+
+-- Handing a function to another role needs membership in it and its right to create in the schema, for
+-- as long as the handing over takes.
+GRANT CREATE ON SCHEMA turnkeeper TO turnkeeper_across;
+DO $do$
+DECLARE
+    signature regprocedure;
+BEGIN
+    FOR signature IN
+        SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'turnkeeper' AND p.prosecdef
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO turnkeeper_app', signature);
+        EXECUTE format('ALTER FUNCTION %s OWNER TO turnkeeper_across', signature);
+    END LOOP;
+END
+$do$;
+REVOKE CREATE ON SCHEMA turnkeeper FROM turnkeeper_across;
+GRANT EXECUTE ON FUNCTION turnkeeper.current_organization(), turnkeeper.required_organization()
+    TO turnkeeper_app, turnkeeper_across;

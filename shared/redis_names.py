@@ -1,0 +1,31 @@
+"""Every key and channel in Redis, in one place.
+
+All names of a session share the hash tag `{session id}`, so Redis Cluster keeps them in one slot
+and a script may touch them together.
+"""
+
+from typing import Final
+from uuid import UUID
+
+ABORT_CHANNEL: Final = "tk:aborts"
+"""Nudges to workers: the payload is the id of a turn that was asked to stop."""
+
+
+def log_key(session_id: UUID | str, turn_id: UUID | str) -> str:
+    """Name the Stream that holds a turn's events, ids `<attempt>-<seq>`."""
+    return f"tk:{{{session_id}}}:log:{turn_id}"
+
+
+def events_channel(session_id: UUID | str) -> str:
+    """Name the pub/sub channel that carries the events of all turns of a session."""
+    return f"tk:{{{session_id}}}:events"
+
+
+def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
+    """Name the abort flag of a turn; its value is the stop reason."""
+    return f"tk:{{{session_id}}}:abort:{turn_id}"
+
+
+def ticket_key(digest: str) -> str:
+    """Name a ticket by the SHA-256 of its secret, in hexadecimal."""
+    return f"tk:ticket:{digest}"

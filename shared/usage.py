@@ -1,0 +1,59 @@
+"""Tokens that a turn used, in classes that do not overlap.
+
+Dialects count differently (OpenAI's prompt tokens contain its cached ones, Anthropic's do
+not); an adapter translates once, and everything behind it adds up plain numbers.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class UsageSource(StrEnum):
+    """Who says how much was used."""
+
+    PROVIDER = "provider"
+    """The provider's final figures."""
+    PARTIAL = "partial"
+    """The provider's running figures, up to where the stream ended."""
+    ESTIMATED = "estimated"
+    """Our estimate: the provider sent none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts; `reasoning_tokens` are part of `output_tokens`, all others are disjoint."""
+
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the wire form."""
+        return {
+            "input_tokens": self.input_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
+            "output_tokens": self.output_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+        }
+
+    def is_empty(self) -> bool:
+        """Say whether no token was used at all."""
+        return self == Usage()
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the tokens of `text` without the provider's tokenizer.
+
+    Four characters of English are about a token (OpenAI's and Anthropic's rule of thumb); other
+    scripts take more tokens for each character, which counting UTF-8 bytes follows.
+
+    Args:
+        text: What was sent or received.
+
+    Returns:
+        At least 1 for text that is not empty.
+    """
+    return -(-len(text.encode("utf-8", "replace")) // 4)
