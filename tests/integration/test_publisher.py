@@ -1,0 +1,268 @@
+"""The publisher against a real Redis: what is in the log is what was told, whatever happens to Redis."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from time import monotonic
+
+import pytest
+import redis
+
+from shared.events import EventType
+from shared.ids import new_id
+from shared.redis_names import log_key
+from worker.publisher import Channel, Publisher
+
+DEADLINE_SECONDS = 10
+ACCEPTED = [(1, b'{"seq":1}'), (2, b'{"seq":2}')]
+
+
+class Fences:
+    """Stands where the lease keeper does: trusts and holds until told otherwise."""
+
+    def __init__(self) -> None:
+        self.trusted = True
+        self.held = True
+        self.fenced = 0
+
+    def is_trusted(self) -> bool:
+        return self.trusted
+
+    async def holds_lease(self, turn_id, attempt) -> bool:
+        return self.held
+
+    def fence(self) -> None:
+        self.fenced += 1
+
+
+class Stage:
+    """A publisher, one turn and a client that looks at the log."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.redis = redis.Redis.from_url(url)
+        self.fences = Fences()
+        self.session, self.turn, self.message = new_id(), new_id(), new_id()
+
+    def begin(self, **options) -> Publisher:
+        self.publisher = Publisher(
+            options.pop("url", self.url),
+            is_trusted=self.fences.is_trusted,
+            holds_lease=self.fences.holds_lease,
+            max_entries=20_000,
+            live_ttl_seconds=500,
+            done_ttl_seconds=300,
+            buffer_bytes=options.pop("buffer_bytes", 1 << 20),
+        )
+        self.publisher.start()
+        return self.publisher
+
+    async def open(self, attempt=1) -> Channel:
+        await until(lambda: self.publisher._wire is not None)
+        last = await self.publisher.open(self.session, self.turn, ACCEPTED)
+        return self.publisher.channel(self.session, self.turn, attempt, last, self.message, self.fences.fence)
+
+    @property
+    def key(self) -> str:
+        return log_key(self.session, self.turn)
+
+    def log(self):
+        return [
+            (entry_id.decode(), next(iter(fields)).decode(), json.loads(next(iter(fields.values()))))
+            for entry_id, fields in self.redis.xrange(self.key)
+        ]
+
+    def text(self) -> str:
+        text = ""
+        for _, field, event in self.log():
+            text = event["content"] if field == "s" else text + event.get("delta", "")
+        return text
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def play(stage: Stage, work: Callable[[Stage], Awaitable[None]], **options) -> None:
+    async def run() -> None:
+        publisher = stage.begin(**options)
+        try:
+            await work(stage)
+        finally:
+            await publisher.stop(1.0)
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def stage(redis_url):
+    stage = Stage(redis_url)
+    yield stage
+    stage.redis.close()
+
+
+def test_events_are_numbered_without_a_hole_and_published_as_they_are_logged(stage):
+    heard = stage.redis.pubsub()
+    heard.subscribe(f"tk:{{{stage.session}}}:events")
+    assert heard.get_message(timeout=5)["type"] == "subscribe"
+
+    async def work(stage):
+        channel = await stage.open()
+        channel.event(EventType.TURN_STARTED, {"provider": "p", "model": "m"})
+        for word in ("a", "b", "c"):
+            channel.delta(False, word)
+            await until(channel.is_idle)
+        channel.encoded(b'{"type":"done","seq":7}')
+        channel.close()
+        await until(channel.is_idle)
+
+    play(stage, work)
+    assert [entry_id for entry_id, _, _ in stage.log()] == ["0-1", "0-2", "1-3", "1-4", "1-5", "1-6", "1-7"]
+    published = [json.loads(heard.get_message(timeout=5)["data"]) for _ in range(7)]
+    assert published == [event for _, _, event in stage.log()]
+    assert 0 < stage.redis.ttl(stage.key) <= 300
+    heard.close()
+
+
+def test_deltas_that_come_together_leave_as_one_event_but_never_mixed_with_thinking(stage):
+    async def work(stage):
+        channel = await stage.open()
+        for reasoning, text in ((True, "hm"), (True, "m"), (False, "a"), (False, "b"), (True, "x")):
+            channel.delta(reasoning, text)
+        await until(channel.is_idle)
+
+    play(stage, work)
+    deltas = [(event["type"], event["delta"]) for _, _, event in stage.log()[2:]]
+    assert deltas == [("reasoning_delta", "hmm"), ("content_delta", "ab"), ("reasoning_delta", "x")]
+
+
+def test_killed_connections_lose_and_double_nothing(stage):
+    async def work(stage):
+        channel = await stage.open()
+        for number in range(400):
+            channel.delta(False, f"{number} ")
+            if number % 40 == 7:
+                stage.redis.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(0)
+        await until(channel.is_idle)
+
+    play(stage, work)
+    assert stage.text() == "".join(f"{number} " for number in range(400))
+    seqs = [event["seq"] for _, _, event in stage.log()]
+    assert all(later == earlier + 1 for earlier, later in pairwise(seqs))
+
+
+def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "before ")
+        await until(channel.is_idle)
+        stage.redis.flushall()
+        channel.delta(False, "after")
+        await until(channel.is_idle)
+        channel.delta(False, " and on")
+        await until(channel.is_idle)
+
+    play(stage, work)
+    (first_id, field, snapshot), *rest = stage.log()
+    assert field == "s"
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["message_id"] == str(stage.message)
+    assert first_id == f"1-{snapshot['seq']}"
+    assert [event["seq"] for _, _, event in rest] == list(range(snapshot["seq"] + 1, snapshot["seq"] + 1 + len(rest)))
+    assert stage.text() == "before after and on"
+
+
+def test_a_worker_that_lost_its_lease_cannot_begin_a_log_again(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "before")
+        await until(channel.is_idle)
+        stage.fences.held = False
+        stage.redis.flushall()
+        channel.delta(False, "after")
+        await until(lambda: stage.fences.fenced == 1)
+
+    play(stage, work)
+    assert stage.log() == []
+
+
+def test_an_older_attempt_can_neither_write_nor_publish(stage):
+    heard = stage.redis.pubsub()
+
+    async def work(stage):
+        old = await stage.open(attempt=1)
+        new = await stage.open(attempt=2)
+        new.delta(False, "new")
+        await until(new.is_idle)
+        heard.subscribe(f"tk:{{{stage.session}}}:events")
+        assert heard.get_message(timeout=5)["type"] == "subscribe"
+        old.delta(False, "old")
+        await until(lambda: stage.fences.fenced == 1)
+
+    play(stage, work)
+    assert stage.text() == "new"
+    assert heard.get_message(timeout=0.05) is None
+    heard.close()
+
+
+def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
+    async def work(stage):
+        channel = await stage.open()
+        stage.fences.trusted = False
+        channel.delta(False, "zombie")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert stage.text() == ""
+        stage.fences.trusted = True
+        await until(channel.is_idle)
+
+    play(stage, work)
+    assert stage.text() == "zombie"
+
+
+def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "a")
+        await until(channel.is_idle)
+        stage.fences.trusted = False  # nothing leaves, as if Redis hung
+        for _ in range(100):
+            channel.delta(False, "x" * 100)
+        await until(lambda: channel.wants_restart(monotonic()))
+        stage.fences.trusted = True
+        stage.redis.client_kill_filter(_type="normal", skipme=True)
+        await until(channel.is_idle)
+        channel.delta(False, "z")
+        await until(channel.is_idle)
+
+    play(stage, work, buffer_bytes=5000)
+    assert stage.text() == "a" + "x" * 10_000 + "z"
+    assert [field for _, field, _ in stage.log()].count("s") == 1
+
+
+def test_a_second_opening_of_a_log_changes_nothing(stage):
+    async def work(stage):
+        first = await stage.open()
+        first.delta(False, "a")
+        await until(first.is_idle)
+        assert await stage.publisher.open(stage.session, stage.turn, ACCEPTED) == 3
+
+    play(stage, work)
+    assert len(stage.log()) == 3
+
+
+def test_what_another_thread_reads_is_text_exactly_through_its_number(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "seen")
+        await until(channel.is_idle)
+        channel.delta(False, " pending")
+        seq, content, reasoning = channel.text_so_far()
+        assert (seq, content, reasoning) == (3, "seen", "")
+        await until(channel.is_idle)
+
+    play(stage, work)

@@ -1,0 +1,1 @@
+"""Claims turns, streams them from the provider, publishes their events and settles them."""

@@ -1,0 +1,214 @@
+"""One attempt at a turn: from the prompt to the outcome, all of it in the loop's thread.
+
+A stop or a lost lease cancels the attempt's task wherever it waits (connecting, silent, mid-stream),
+and leaving the provider's context closes the upstream connection at once (I7).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final, assert_never
+
+from shared.errors import Fault, ProviderError
+from shared.events import EventType
+from shared.turns import StopReason
+from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Stopped
+from worker.prompt import prompt_tokens
+from worker.provider import (
+    ContentDelta,
+    Finish,
+    Item,
+    MessageStart,
+    Prompt,
+    Provider,
+    ReasoningDelta,
+    RunningUsage,
+)
+from worker.publisher import Channel
+
+_log = logging.getLogger("turnkeeper.attempt")
+
+_NO_USAGE: Final = Usage()
+
+
+class Attempt:
+    """The state of one attempt; the lease keeper's thread reads it, only the loop writes it.
+
+    Args:
+        channel: Where its events go.
+        prompt: What the provider is sent.
+        message_id: The stored message's id, as `message_start` tells it.
+        seconds_left: Until the turn's deadline.
+    """
+
+    __slots__ = (
+        "_content",
+        "_deadline",
+        "_deltas",
+        "_finish",
+        "_message_id",
+        "_prompt",
+        "_reasoning",
+        "_running",
+        "_task",
+        "called",
+        "channel",
+        "first_text_at",
+        "is_fenced",
+        "stop_observed_at",
+        "stop_reason",
+    )
+
+    def __init__(self, channel: Channel, prompt: Prompt, message_id: str, seconds_left: float) -> None:
+        """Prepare; `run` starts it."""
+        self.channel = channel
+        self.called = False
+        self.first_text_at: float | None = None
+        self.stop_reason: StopReason | None = None
+        self.stop_observed_at: float | None = None
+        self.is_fenced = False
+        self._prompt = prompt
+        self._message_id = message_id
+        self._deadline = monotonic() + seconds_left
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._deltas = 0
+        self._running: Usage | None = None
+        self._finish: Finish | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, provider: Provider) -> Outcome:
+        """Stream the answer and say how it ended; never raises."""
+        if self.is_fenced:
+            return Fenced()
+        if self.stop_reason is not None:
+            return self._stopped(self.stop_reason, provider)
+        self._task = asyncio.create_task(self._stream(provider))
+        done, _ = await asyncio.wait({self._task}, timeout=max(0.0, self._deadline - monotonic()))
+        if not done:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        return self._outcome(provider, timed_out=not done)
+
+    def stop(self, reason: StopReason) -> None:
+        """End it because somebody asked; the first reason counts."""
+        if self.stop_reason is None and not self.is_fenced:
+            self.stop_reason = reason
+            self._cancel()
+
+    def fence(self) -> None:
+        """End it without a trace: the lease is lost (I3)."""
+        if not self.is_fenced:
+            self.is_fenced = True
+            self.channel.discard()
+            self._cancel()
+
+    def answer(self, provider: Provider) -> Answer:
+        """Return what was brought so far."""
+        usage, source = self._usage(provider)
+        return Answer("".join(self._content), "".join(self._reasoning), self.called, usage, source)
+
+    def checkpoint(self, provider: Provider) -> tuple[int, Answer] | None:
+        """Return what was encoded so far and the number of its last event, for another thread to save.
+
+        None when the text changed too quickly to be read; the next round tries again.
+        """
+        shown = self.channel.text_so_far()
+        if shown is None:
+            return None
+        seq, content, reasoning = shown
+        usage, source = self._usage(provider)
+        return seq, Answer(content, reasoning, self.called, usage, source)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _sent(self) -> None:
+        self.called = True
+
+    async def _stream(self, provider: Provider) -> None:
+        async with provider.stream(self._prompt, on_sent=self._sent) as batches:
+            async for batch in batches:
+                self._take(batch)
+
+    def _take(self, batch: Sequence[Item]) -> None:
+        for item in batch:
+            match item:
+                case ContentDelta(text):
+                    self._show(False, text)
+                case ReasoningDelta(text):
+                    self._show(True, text)
+                case RunningUsage(usage):
+                    self._running = usage
+                case MessageStart():
+                    self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
+                case Finish():
+                    self._finish = item
+                case _:
+                    assert_never(item)
+
+    def _show(self, reasoning: bool, text: str) -> None:
+        if self.first_text_at is None:
+            self.first_text_at = monotonic()
+        self._deltas += 1
+        (self._reasoning if reasoning else self._content).append(text)
+        self.channel.delta(reasoning, text)
+
+    def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
+        task = self._task
+        assert task is not None
+        error = None if task.cancelled() else task.exception()
+        if self.is_fenced:
+            return Fenced()
+        if self._finish is not None and error is None:
+            return self._completed(self._finish, provider)
+        if self.stop_reason is not None:
+            return self._stopped(self.stop_reason, provider)
+        answer = self.answer(provider)
+        if timed_out:
+            return Failed(answer, Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
+        if isinstance(error, ProviderError):
+            return Failed(answer, error.fault, error.detail, error.retry_after_ms)
+        _log.error("the attempt ended by an error of ours", exc_info=error)
+        return Failed(answer, Fault.INTERNAL, "an error inside the service ended the turn")
+
+    def _completed(self, finish: Finish, provider: Provider) -> Completed:
+        answer = self.answer(provider)
+        fields = {"usage": answer.usage.as_dict(), "finish_reason": finish.reason.value}
+        self.channel.event(EventType.MESSAGE_END, fields)
+        return Completed(answer, finish.reason)
+
+    def _stopped(self, reason: StopReason, provider: Provider) -> Stopped:
+        self.stop_observed_at = monotonic()
+        self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
+        return Stopped(self.answer(provider), reason)
+
+    def _usage(self, provider: Provider) -> tuple[Usage, UsageSource]:
+        """Return the provider's word where it gave one, else its running figures, else an estimate.
+
+        A delta is a token at least, so their number is the least that was generated.
+        """
+        if self._finish is not None and self._finish.usage is not None:
+            return self._finish.usage, UsageSource.PROVIDER
+        if not self.called:
+            return _NO_USAGE, UsageSource.ESTIMATED
+        content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
+        thought = estimate_tokens(reasoning)
+        output = max(estimate_tokens(content) + thought, self._deltas)
+        running = self._running
+        if running is None:
+            return Usage(
+                input_tokens=prompt_tokens(self._prompt), output_tokens=output, reasoning_tokens=thought
+            ), UsageSource.ESTIMATED
+        if provider.capabilities.running_usage:
+            return running, UsageSource.PARTIAL
+        return Usage(
+            input_tokens=running.input_tokens,
+            cache_read_tokens=running.cache_read_tokens,
+            cache_write_tokens=running.cache_write_tokens,
+            output_tokens=max(output, running.output_tokens),
+            reasoning_tokens=max(thought, running.reasoning_tokens),
+        ), UsageSource.PARTIAL

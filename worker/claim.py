@@ -1,0 +1,122 @@
+"""Taking a turn: the row decides who runs it, and says all that the attempt needs.
+
+One transaction claims by compare-and-set, enters the organization of the row (never one from a
+message) and reads the history, which is committed by then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from shared.database import Database, enter_organization
+from worker.prompt import StoredMessage
+
+_BYTES_PER_TOKEN: Final = 16
+"""More than any text has; bounds what is read of a long history before its tokens are estimated."""
+
+_CLAIM: Final = text(
+    "select organization_id from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds)"
+)
+_TURN: Final = text(
+    """
+    select t.id, t.organization_id, t.session_id, t.number, t.attempt, t.status, t.recovery, t.answer_id,
+           t.max_output_tokens, t.last_seq, t.title, t.queued_at, t.traceparent,
+           t.finish_reason, t.stop_reason, t.stop_requested_at, t.finished_at,
+           t.input_tokens, t.cache_read_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens,
+           t.usage_source, t.cost_usd, t.error,
+           t.deadline_seconds - extract(epoch from clock_timestamp() - t.started_at) as seconds_left,
+           s.system_prompt, c.seq as checkpoint_seq
+    from turnkeeper.turns t
+    join turnkeeper.sessions s on s.organization_id = t.organization_id and s.id = t.session_id
+    left join turnkeeper.checkpoints c on c.organization_id = t.organization_id and c.turn_id = t.id
+    where t.organization_id = :organization_id and t.id = :turn_id
+    """
+)
+_HISTORY: Final = text(
+    """
+    select position / 2 as turn_number, role, content from (
+        select position, role, content,
+               sum(octet_length(content)) over (order by position desc) - octet_length(content) as newer_bytes
+        from turnkeeper.messages
+        where organization_id = :organization_id and session_id = :session_id and position <= :question
+    ) as newest_first
+    where newer_bytes <= :most_bytes
+    order by position
+    """
+)
+_EARLIER_TURNS: Final = text(
+    """
+    select count(*) from turnkeeper.messages
+    where organization_id = :organization_id and session_id = :session_id and position < :question and role = 'user'
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A turn that this worker owns, as the row was when it was claimed.
+
+    Args:
+        row: The turn's columns, with `seconds_left`, the session's `system_prompt` and the number
+            that an earlier attempt's checkpoint reached.
+        history: Settled messages below this turn, as far as the context could hold them, then the question.
+        dropped_turns: Earlier turns that were not even read because the history is too long.
+    """
+
+    row: Row[Any]
+    history: Sequence[StoredMessage]
+    dropped_turns: int
+
+    @property
+    def turn_id(self) -> UUID:
+        """The turn."""
+        return UUID(str(self.row.id))
+
+    @property
+    def organization_id(self) -> UUID:
+        """Whose turn it is."""
+        return UUID(str(self.row.organization_id))
+
+    @property
+    def attempt(self) -> int:
+        """The fencing token (I3)."""
+        return int(self.row.attempt)
+
+
+def claim_turn(
+    database: Database, turn_id: UUID, worker_id: UUID, *, lease_seconds: float, context_tokens: int
+) -> Claim | None:
+    """Claim a turn; None means that it is not to be had: taken, settled, not its session's next, or no turn.
+
+    Raises:
+        UnavailableError: PostgreSQL cannot be reached.
+    """
+    with database.across() as db:
+        organization_id = db.execute(
+            _CLAIM, {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds}
+        ).scalar_one_or_none()
+        if organization_id is None:
+            return None
+        enter_organization(db, organization_id)
+        row = db.execute(_TURN, {"organization_id": organization_id, "turn_id": turn_id}).one()
+        return _with_history(db, row, context_tokens * _BYTES_PER_TOKEN)
+
+
+def _with_history(db: Connection, row: Row[Any], most_bytes: int) -> Claim:
+    of_session = {
+        "organization_id": row.organization_id,
+        "session_id": row.session_id,
+        "question": row.number * 2,
+    }
+    history = [
+        StoredMessage(message.turn_number, message.role, message.content)
+        for message in db.execute(_HISTORY, {**of_session, "most_bytes": most_bytes})
+    ]
+    while history and history[0].role != "user":
+        del history[0]  # its question did not fit
+    turns_read = len({message.turn_number for message in history})
+    dropped = int(db.execute(_EARLIER_TURNS, of_session).scalar_one()) - (turns_read - 1) if turns_read else 0
+    return Claim(row, history, max(0, dropped))

@@ -1,0 +1,50 @@
+"""The event loop of a worker process, in a thread of its own: all network work of all turns."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import uvloop
+
+_T = TypeVar("_T")
+
+_CALL_SECONDS: Final = 30.0
+
+
+class LoopThread:
+    """Runs a uvloop loop in a daemon thread while the context is open."""
+
+    def __init__(self) -> None:
+        """Make the loop; it runs inside the context."""
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the loop and wait for its thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=_CALL_SECONDS)
+
+    def call(self, work: Coroutine[Any, Any, _T], timeout_seconds: float = _CALL_SECONDS) -> _T:
+        """Run `work` in the loop and return its result.
+
+        Raises:
+            TimeoutError: It took longer than `timeout_seconds`.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_seconds)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()

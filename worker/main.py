@@ -1,0 +1,219 @@
+"""The worker process: builds every part once and lets Celery ring it.
+
+SIGTERM ends the claiming; what runs may finish for the drain's length, then its leases are left to
+other workers.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from celery import Celery, signals
+from celery.exceptions import SecurityWarning
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from shared.celery_settings import celery_settings
+from shared.database import Database
+from shared.doorbell import QUEUE_NAME, TASK_NAME
+from shared.errors import SettingsError, UnavailableError
+from shared.ids import new_id, parse_id
+from shared.logs import configure_logging
+from shared.settings import Settings, load_settings
+from worker.aborts import AbortWatcher
+from worker.leases import LeaseKeeper
+from worker.loop import LoopThread
+from worker.providers import build_provider
+from worker.publisher import Publisher
+from worker.runner import Runner
+from worker.sweeper import Sweeper
+
+_log = logging.getLogger("turnkeeper.worker")
+
+_LAST_EVENTS_SECONDS: Final = 2.0
+"""How long the end of the process waits for the last `done` to reach Redis."""
+
+
+class Worker:
+    """All parts of a worker process.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Describe the parts; `start` connects them."""
+        self._settings = settings
+        self._id = new_id()
+        self._loop_thread = LoopThread()
+        self._database = _database(settings, settings.database_pool_size)
+        # Renewals and sweeps must not wait behind five hundred turns for a connection.
+        self._lease_database = _database(settings, 2)
+        self._sweep_database = _database(settings, 2)
+        self.celery = Celery("turnkeeper", set_as_current=False)
+        self.celery.conf.update(celery_settings(settings.redis_url))
+
+    def start(self) -> None:
+        """Check the database's role, connect and register the task.
+
+        Raises:
+            SettingsError: The database's role is too powerful, or the schema is missing.
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        self._database.refuse_powerful_role()
+        self._loop_thread.__enter__()
+        self._loop_thread.call(self._connect())
+        self._leases.start()
+        self._sweeper.start()
+
+        @self.celery.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
+        def run_turn(turn_id: str, traceparent: str = "") -> None:
+            parsed = parse_id(turn_id)
+            if parsed is None:
+                _log.error("a doorbell named no turn")
+                return
+            self.runner.run(parsed, traceparent)
+
+        signals.worker_shutting_down.connect(self._drain, weak=False)
+        _log.info(
+            "the worker is ready",
+            extra={
+                "worker_id": str(self._id),
+                "provider": self._provider.name,
+                "model": self._provider.model,
+            },
+        )
+
+    def stop(self) -> None:
+        """Send what is left to send, give back what is left and disconnect."""
+        self._sweeper.stop()
+        self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
+        self._leases.stop()
+        self._loop_thread.call(self._disconnect())
+        self._loop_thread.__exit__(None, None, None)
+        for database in (self._database, self._lease_database, self._sweep_database):
+            database.dispose()
+
+    def _drain(self, **_signal: Any) -> None:
+        """Claim nothing more, and after the grace period give up what still runs."""
+        self.runner.drain()
+        _log.info("draining", extra={"running": self._leases.running()})
+        timer = threading.Timer(self._settings.drain_seconds, self._leases.fence_all)
+        timer.daemon = True
+        timer.start()
+
+    async def _connect(self) -> None:
+        settings, loop = self._settings, asyncio.get_running_loop()
+        self._provider = build_provider(settings.provider)
+        self._leases = LeaseKeeper(
+            self._lease_database,
+            self._id,
+            self._provider,
+            loop,
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.lease_renew_seconds,
+            trust_seconds=settings.lease_trust_seconds,
+        )
+        self._publisher = Publisher(
+            settings.redis_url,
+            is_trusted=self._leases.is_trusted,
+            holds_lease=self._holds_lease,
+            max_entries=settings.log_max_entries,
+            live_ttl_seconds=int(
+                settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
+            ),
+            done_ttl_seconds=settings.log_ttl_seconds,
+            buffer_bytes=settings.publish_buffer_bytes,
+        )
+        self._publisher.start()
+        self._aborts = AbortWatcher(settings.redis_url, self._leases)
+        self._watching = asyncio.create_task(self._aborts.run())
+        self.runner = Runner(
+            settings,
+            self._id,
+            self._database,
+            self._provider,
+            self._publisher,
+            self._leases,
+            self._aborts,
+            loop,
+        )
+        self._sweeper = Sweeper(settings, self._id, self._sweep_database, self._publisher, loop, self._ring)
+
+    async def _disconnect(self) -> None:
+        self._watching.cancel()
+        await asyncio.wait({self._watching}, timeout=_LAST_EVENTS_SECONDS)
+        await self._provider.aclose()
+
+    async def _holds_lease(self, turn_id: UUID, attempt: int) -> bool:
+        return await asyncio.to_thread(self._leases.holds_lease, turn_id, attempt)
+
+    def _ring(self, turn_id: str, traceparent: str) -> None:
+        try:
+            self.celery.send_task(
+                TASK_NAME, args=[turn_id, traceparent], queue=QUEUE_NAME, ignore_result=True
+            )
+        except (KombuError, RedisError, OSError) as error:
+            # The turn stays queued and is rung again in two seconds.
+            _log.warning("a doorbell could not be rung: %s", type(error).__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to end.
+
+    Args:
+        argv: `--concurrency N` overrides `WORKER_TURNS`.
+
+    Returns:
+        The exit status: 0 after a clean end, 2 when the configuration was refused.
+    """
+    parser = argparse.ArgumentParser(prog="turnkeeper worker", description=__doc__)
+    parser.add_argument("--concurrency", type=int, help="turns at once (default: WORKER_TURNS)")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load_settings(os.environ)
+        configure_logging(settings.log_level, "worker")
+        for warning in settings.warnings:
+            _log.warning(warning)
+        worker = Worker(settings)
+        worker.start()
+    except (SettingsError, UnavailableError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 -- refused before there is anything to log to
+        return 2
+    try:
+        # The broker carries JSON only and remote control is off: root may run it, as in a container.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        worker.celery.Worker(
+            pool="threads",
+            concurrency=arguments.concurrency or settings.worker_turns,
+            queues=[QUEUE_NAME],
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=settings.log_level,
+            hostname=f"{worker_name()}@%h",
+            quiet=True,
+        ).start()
+    finally:
+        worker.stop()
+    return 0
+
+
+def _database(settings: Settings, pool_size: int) -> Database:
+    return Database(settings.database_url, pool_size=pool_size, prepare=settings.database_prepare)
+
+
+def worker_name() -> str:
+    """Name the process for Celery: unique on its host."""
+    return f"turnkeeper-{os.getpid()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

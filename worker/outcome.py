@@ -1,0 +1,72 @@
+"""How an attempt ended, as a value; one `match` in `settle` turns it into a transition."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from shared.errors import Fault
+from shared.turns import FinishReason, StopReason
+from shared.usage import Usage, UsageSource
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an attempt brought, however it ended.
+
+    Args:
+        content: The text that was shown.
+        reasoning: The thinking that was shown.
+        called: Whether the request reached the provider, so tokens may have been used.
+        usage: What was used.
+        usage_source: Who says so.
+    """
+
+    content: str
+    reasoning: str
+    called: bool
+    usage: Usage
+    usage_source: UsageSource
+
+
+NOTHING = Answer("", "", called=False, usage=Usage(), usage_source=UsageSource.ESTIMATED)
+"""The answer of an attempt that ended before its call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The provider ended the answer."""
+
+    answer: Answer
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A stop was observed: the upstream connection is closed."""
+
+    answer: Answer
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended with a fault."""
+
+    answer: Answer
+    fault: Fault
+    detail: str
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The attempt died with its worker; the turn waits for the next, and what was used is billed."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The lease was lost: another attempt owns the turn and this one writes nothing (I3)."""
+
+
+Outcome: TypeAlias = Completed | Stopped | Failed | Fenced

@@ -1,0 +1,112 @@
+"""From a session's settled messages to what a provider is sent.
+
+Stopped and failed turns leave questions without answers, and chat templates refuse two user messages
+in a row; they are joined, so nothing that was said is lost. The oldest whole turns go when the
+context is full.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shared.errors import Fault, TurnkeeperError
+from shared.turns import Role
+from shared.usage import estimate_tokens
+from worker.provider import Prompt, PromptMessage
+
+_TOKENS_PER_MESSAGE = 4
+"""What a chat template adds around each message, as OpenAI's guide to counting tokens has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as the database has it; `role` may be one that this provider cannot take."""
+
+    turn_number: int
+    role: str
+    content: str
+
+
+class PromptRefusedError(TurnkeeperError):
+    """The history cannot be sent to this provider; nothing was called."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        """Keep the fault that the turn ends with."""
+        super().__init__(detail)
+        self.fault = fault
+        self.detail = detail
+
+
+def build_prompt(
+    messages: Sequence[StoredMessage],
+    *,
+    system: str | None,
+    max_output_tokens: int,
+    context_tokens: int,
+    traceparent: str | None = None,
+) -> tuple[Prompt, int]:
+    """Build the prompt for a turn.
+
+    Args:
+        messages: The settled messages of the turns before this one in order of position, then this
+            turn's question, once.
+        system: The session's system prompt.
+        max_output_tokens: The most that the answer may use; kept free in the context.
+        context_tokens: The most that prompt and answer may hold together.
+        traceparent: Trace context for the provider.
+
+    Returns:
+        The prompt, and how many of the oldest turns were left out.
+
+    Raises:
+        PromptRefusedError: The history holds tool use, or the question alone does not fit.
+    """
+    if any(message.role not in (Role.USER, Role.ASSISTANT) for message in messages):
+        raise PromptRefusedError(
+            Fault.TOOL_USE_IN_HISTORY,
+            "this session used tools, which the provider does not support: start a new one",
+        )
+    room = context_tokens - max_output_tokens - _size(system or "")
+    turns = _by_turn(messages)
+    sizes = [sum(_size(message.content) for message in turn) for turn in turns]
+    if sizes[-1] > room:
+        raise PromptRefusedError(
+            Fault.CONTEXT_TOO_LONG, "the message alone is longer than the model's context"
+        )
+    first = len(turns) - 1
+    left = room - sizes[-1]
+    while first > 0 and sizes[first - 1] <= left:
+        first -= 1
+        left -= sizes[first]
+    kept = (message for turn in turns[first:] for message in turn)
+    return Prompt(_alternating(kept), system, max_output_tokens, traceparent), first
+
+
+def prompt_tokens(prompt: Prompt) -> int:
+    """Estimate the input tokens of `prompt`, for a call whose provider did not say."""
+    return _size(prompt.system or "") + sum(_size(message.content) for message in prompt.messages)
+
+
+def _size(text: str) -> int:
+    return estimate_tokens(text) + _TOKENS_PER_MESSAGE if text else 0
+
+
+def _by_turn(messages: Iterable[StoredMessage]) -> list[list[StoredMessage]]:
+    turns: list[list[StoredMessage]] = []
+    for message in messages:
+        if turns and turns[-1][0].turn_number == message.turn_number:
+            turns[-1].append(message)
+        else:
+            turns.append([message])
+    return turns
+
+
+def _alternating(messages: Iterable[StoredMessage]) -> tuple[PromptMessage, ...]:
+    """Join neighbours of one role, and begin with the user."""
+    joined: list[PromptMessage] = []
+    for message in messages:
+        role = Role(message.role)
+        if joined and joined[-1].role is role:
+            joined[-1] = PromptMessage(role, f"{joined[-1].content}\n\n{message.content}")
+        elif joined or role is Role.USER:
+            joined.append(PromptMessage(role, message.content))
+    return tuple(joined)

@@ -1,0 +1,243 @@
+"""What went wrong upstream, translated once into `ProviderError`.
+
+The provider's own words go to the log, cut and redacted; what is stored and shown is ours.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+import httpx
+
+from shared.errors import Fault, ProviderError
+
+MAX_LOGGED_CHARACTERS: Final = 300
+MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
+"""A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
+
+_log = logging.getLogger("turnkeeper.provider")
+
+_FAULTS_BY_KIND: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        kind: fault
+        for fault, kinds in {
+            Fault.CONTEXT_TOO_LONG: (
+                "context_length_exceeded exceed_context_size_error contextwindowexceedederror"
+            ),
+            Fault.PROVIDER_AUTH: (
+                "authentication_error authenticationerror permission_error permissiondeniederror "
+                "invalid_api_key"
+            ),
+            Fault.PROVIDER_RATE_LIMITED: (
+                "rate_limit_error rate_limit_exceeded ratelimiterror too_many_requests insufficient_quota"
+            ),
+            Fault.PROVIDER_OVERLOADED: (
+                "overloaded_error overloaded api_error server_error internal_error internal_server_error "
+                "internalservererror service_unavailable serviceunavailableerror unavailable_error "
+                "timeout_error"
+            ),
+            Fault.PROVIDER_REJECTED: (
+                "invalid_request_error badrequesterror not_found_error notfounderror model_not_found "
+                "request_too_large billing_error"
+            ),
+        }.items()
+        for kind in kinds.split()
+    }
+)
+"""Error types and codes as Anthropic, OpenAI, vLLM, llama.cpp and LiteLLM spell them, in lower case."""
+
+_CONTEXT_PHRASES: Final = ("prompt is too long", "maximum context length")
+"""Anthropic and vLLM have no code for it, only these words in an ordinary rejection."""
+
+_DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
+    {
+        Fault.PROVIDER_AUTH: "the model provider refused the credentials",
+        Fault.PROVIDER_RATE_LIMITED: "the model provider limits the rate of requests",
+        Fault.PROVIDER_OVERLOADED: "the model provider is overloaded or failed",
+        Fault.PROVIDER_REJECTED: "the model provider rejected the request",
+        Fault.CONTEXT_TOO_LONG: "the prompt is longer than the model's context",
+        Fault.PROVIDER_PROTOCOL: "the model provider reported an error within its answer",
+    }
+)
+
+_SECRETS: Final = re.compile(
+    r"(?i)\b(sk|pk|key|xox\w)-[\w\-.]{6,}"
+    r"|\bbearer\s+[^\s\"',;]+"
+    r"|(?<=://)[^/\s@\"']+@"
+    r"|(?<=[?&])[\w\-.]*(?:key|token|sig|secret)[\w\-.]*=[^&\s\"']+"
+    r"|\b(?:x-api-key|api[_-]?key|authorization|password|secret)\b[\"']?\s*[:=]\s*[\"']?[^\s\"',;}]+"
+)
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Return the beginning of `text` on one line, without keys, tokens and passwords (I10)."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return " ".join(_SECRETS.sub("***", text).split())[:MAX_LOGGED_CHARACTERS]
+
+
+def fault_of_status(status: int) -> Fault:
+    """Name the fault of a response that is no answer."""
+    match status:
+        case 401 | 403:
+            return Fault.PROVIDER_AUTH
+        case 429:
+            return Fault.PROVIDER_RATE_LIMITED
+        case _ if status >= 500:
+            return Fault.PROVIDER_OVERLOADED
+        case _ if status >= 400:
+            return Fault.PROVIDER_REJECTED
+        case _:
+            return Fault.PROVIDER_PROTOCOL  # a redirect, or a success that is no stream
+
+
+def fault_of_error(error: object) -> Fault:
+    """Name the fault of an error object in a stream or a body; unknown ones are `provider_protocol`."""
+    if not isinstance(error, dict):
+        return Fault.PROVIDER_PROTOCOL
+    kinds = [str(error[name]).lower() for name in ("code", "type") if error.get(name) is not None]
+    faults = [_FAULTS_BY_KIND[kind] for kind in kinds if kind in _FAULTS_BY_KIND]
+    statuses = [int(kind) for kind in kinds if re.fullmatch(r"[45]\d\d", kind)]
+    faults += [fault_of_status(status) for status in statuses]
+    if Fault.CONTEXT_TOO_LONG in faults:
+        return Fault.CONTEXT_TOO_LONG
+    fault = faults[0] if faults else Fault.PROVIDER_PROTOCOL
+    if fault is Fault.PROVIDER_REJECTED:
+        message = str(error.get("message", "")).lower()
+        if any(phrase in message for phrase in _CONTEXT_PHRASES):
+            return Fault.CONTEXT_TOO_LONG
+    return fault
+
+
+def error_in_stream(error: object, *secrets: str) -> ProviderError:
+    """Translate an error that came in place of a piece of the answer."""
+    fault = fault_of_error(error)
+    _log.warning(
+        "the provider reported an error within its answer",
+        extra={"fault": fault.value, "provider_said": redact(_in_words(error), *secrets)},
+    )
+    return ProviderError(fault, _DETAILS[fault])
+
+
+def error_of_response(
+    status: int, headers: httpx.Headers, body: bytes, now: datetime, *secrets: str
+) -> ProviderError:
+    """Translate a response whose status is not 200.
+
+    Args:
+        status: Its status.
+        headers: Its headers.
+        body: The beginning of its body.
+        now: The time of day, for a Retry-After that names a date.
+        secrets: What must not be logged.
+    """
+    fault = fault_of_status(status)
+    if fault is Fault.PROVIDER_REJECTED and fault_of_error(_error_in(body)) is Fault.CONTEXT_TOO_LONG:
+        fault = Fault.CONTEXT_TOO_LONG
+    _log.warning(
+        "the provider refused a request",
+        extra={
+            "fault": fault.value,
+            "provider_status": status,
+            "provider_said": redact(body.decode("utf-8", "replace"), *secrets),
+        },
+    )
+    if fault is Fault.PROVIDER_PROTOCOL:
+        detail = f"the model provider answered with status {status}, which is no answer"
+    else:
+        detail = f"{_DETAILS[fault]} (status {status})"
+    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now))
+
+
+def error_of_other_content(body: bytes, *secrets: str) -> ProviderError:
+    """Translate a 200 that is no event stream: how some gateways say that something is wrong."""
+    _log.warning(
+        "the provider's answer is no event stream",
+        extra={
+            "fault": Fault.PROVIDER_PROTOCOL.value,
+            "provider_said": redact(body.decode("utf-8", "replace"), *secrets),
+        },
+    )
+    return ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream")
+
+
+def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:
+    """Return what the response asks to wait in milliseconds, or None; at most a day.
+
+    `retry-after-ms` is what OpenAI and Azure send beside the standard header (RFC 9110 section 10.2.3).
+    """
+    seconds = _number(headers.get("retry-after-ms", ""))
+    if seconds is not None:
+        seconds /= 1000
+    else:
+        value = headers.get("retry-after", "").strip()
+        seconds = _number(value)
+        if seconds is None:
+            seconds = _seconds_until(value, now)
+    return None if seconds is None else round(min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS) * 1000)
+
+
+def error_of_transport(exc: httpx.TransportError, *, sent: bool, answered: bool) -> ProviderError:
+    """Translate a failed exchange.
+
+    Args:
+        exc: How httpx names it.
+        sent: Whether the request had been written.
+        answered: Whether the response had begun.
+    """
+    match exc:
+        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+            fault, detail = (
+                Fault.PROVIDER_TIMEOUT,
+                "no connection to the model provider within the time limit",
+            )
+        case httpx.TimeoutException():
+            fault, detail = Fault.PROVIDER_TIMEOUT, "the model provider did not take the request in time"
+        case httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
+            fault, detail = Fault.INTERNAL, "the request to the model provider could not be written"
+        case httpx.RemoteProtocolError() if answered:
+            fault, detail = Fault.PROVIDER_PROTOCOL, "the model provider's answer broke off"
+        case httpx.RemoteProtocolError():
+            fault, detail = (
+                Fault.PROVIDER_PROTOCOL,
+                "the model provider closed the connection or sent no HTTP",
+            )
+        case _ if answered:
+            fault, detail = Fault.PROVIDER_PROTOCOL, "the connection broke within the model provider's answer"
+        case _:
+            fault, detail = Fault.PROVIDER_UNREACHABLE, "the model provider could not be reached"
+    return ProviderError(fault, detail, sent=sent)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text.strip()) else None
+
+
+def _seconds_until(text: str, now: datetime) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
+
+
+def _error_in(body: bytes) -> Any:
+    """Find the error object of a body: most nest it in `error`, older vLLM does not."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return parsed.get("error", parsed) if isinstance(parsed, dict) else None
+
+
+def _in_words(error: object) -> str:
+    try:
+        return json.dumps(error)
+    except (TypeError, ValueError, RecursionError):
+        return type(error).__name__

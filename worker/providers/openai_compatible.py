@@ -1,0 +1,215 @@
+"""The chat completions dialect, as OpenAI, vLLM, llama.cpp, Ollama and LiteLLM speak it.
+
+Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a reason alone is no end.
+"""
+
+import logging
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shared.errors import Fault, ProviderError
+from shared.settings import ProviderSettings
+from shared.turns import FinishReason
+from shared.usage import Usage
+from worker.provider import Capabilities, Prompt
+from worker.providers.answer import Answer, token_count, unreadable
+from worker.providers.decoding import JsonDecoder
+from worker.providers.faults import error_in_stream
+
+_log = logging.getLogger("turnkeeper.provider")
+
+_FINISH_REASONS: Final = MappingProxyType(
+    {
+        "stop": FinishReason.STOP,
+        "length": FinishReason.LENGTH,
+        "content_filter": FinishReason.CONTENT_FILTER,
+        "refusal": FinishReason.REFUSAL,
+    }
+)
+_TOOL_REASONS: Final = frozenset({"tool_calls", "function_call"})
+_BROKEN_REASONS: Final = frozenset({"abort", "error", "insufficient_system_resource"})
+"""What vLLM, OpenRouter and DeepSeek say when generation was cut off on their side."""
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # the newer name of it in vLLM, and Ollama's
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: Any = None  # read figure by figure: a wrong one must not cost the answer
+    error: Any = None
+
+
+_decode: Final = JsonDecoder(_Chunk)
+
+
+class OpenAICompatible:
+    """How to ask, and how to read the answer."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        """Keep what the requests need."""
+        self.url = f"{settings.base_url}/chat/completions"
+        self.headers = {"authorization": f"Bearer {settings.api_key.reveal()}"}
+        self.capabilities = Capabilities(running_usage=settings.running_usage)
+        self._model = settings.model
+        self._secret = settings.api_key.reveal()
+        self._stream_options = {"include_usage": True}
+        if settings.running_usage:
+            self._stream_options["continuous_usage_stats"] = True
+        # The hold rests on this limit, so it must have the name that the server obeys: OpenAI's newer
+        # models refuse `max_tokens`, and other servers may ignore `max_completion_tokens`.
+        is_openai = (urlsplit(settings.base_url).hostname or "").endswith("openai.com")
+        self._limit_name = "max_completion_tokens" if is_openai else "max_tokens"
+
+    def body(self, prompt: Prompt) -> bytes:
+        """Encode a request."""
+        messages = [{"role": message.role.value, "content": message.content} for message in prompt.messages]
+        if prompt.system is not None:
+            messages.insert(0, {"role": "system", "content": prompt.system})
+        return msgspec.json.encode(
+            {
+                "model": self._model,
+                "messages": messages,
+                self._limit_name: prompt.max_output_tokens,
+                "stream": True,
+                "stream_options": self._stream_options,
+            }
+        )
+
+    def reader(self, answer: Answer) -> "ChunkReader":
+        """Return a reader of one answer."""
+        return ChunkReader(answer, self._secret)
+
+
+class ChunkReader:
+    """Reads chat completion chunks."""
+
+    __slots__ = (
+        "_answer",
+        "_cached",
+        "_completion",
+        "_prompt",
+        "_reason",
+        "_reasoning",
+        "_refused",
+        "_secret",
+    )
+
+    def __init__(self, answer: Answer, secret: str) -> None:
+        """Begin an answer.
+
+        Args:
+            answer: Where what is read goes.
+            secret: What must not be logged.
+        """
+        self._answer = answer
+        self._secret = secret
+        self._reason: str | None = None
+        self._refused = False
+        # The largest valid figures so far, as the provider counts them.
+        self._prompt = self._cached = self._completion = self._reasoning = 0
+
+    def feed(self, name: str, data: bytes) -> None:
+        """Read one event.
+
+        Raises:
+            ProviderError: It is an error, a tool call, or cannot be read.
+        """
+        if data == b"[DONE]" or data.strip() == b"[DONE]":
+            self._answer.finish(self._finish_reason(), self._final_usage())
+            return
+        if name == "ping":
+            return
+        try:
+            chunk = _decode(data)
+        except ValueError as exc:
+            raise unreadable() from exc
+        if chunk.error is not None or name == "error":
+            raise error_in_stream(chunk.error, self._secret)
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+        for choice in chunk.choices or ():
+            if choice.index == 0:
+                self._read(choice)
+
+    def _read(self, choice: _Choice) -> None:
+        answer = self._answer
+        answer.begin()
+        delta = choice.delta
+        if delta is not None:
+            if delta.tool_calls or delta.function_call:
+                raise _tool_call()
+            if thought := delta.reasoning_content or delta.reasoning:
+                answer.think(thought)
+            if delta.content:
+                answer.say(delta.content)
+            if delta.refusal:
+                self._refused = True
+                answer.say(delta.refusal)
+        if choice.finish_reason:
+            self._reason = choice.finish_reason
+            if choice.finish_reason in _TOOL_REASONS:
+                raise _tool_call()
+            if choice.finish_reason in _BROKEN_REASONS:
+                raise ProviderError(
+                    Fault.PROVIDER_OVERLOADED, "the model provider gave the answer up before its end"
+                )
+
+    def _finish_reason(self) -> FinishReason:
+        if self._refused:
+            return FinishReason.REFUSAL
+        reason = _FINISH_REASONS.get(self._reason or "stop")
+        if reason is None:
+            _log.warning("unknown finish reason", extra={"finish_reason": (self._reason or "")[:40]})
+            return FinishReason.STOP
+        return reason
+
+    def _count(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        self._prompt = max(self._prompt, token_count(usage.get("prompt_tokens")))
+        self._completion = max(self._completion, token_count(usage.get("completion_tokens")))
+        self._cached = max(self._cached, _detail(usage, "prompt_tokens_details", "cached_tokens"))
+        self._reasoning = max(
+            self._reasoning, _detail(usage, "completion_tokens_details", "reasoning_tokens")
+        )
+        if self._prompt or self._completion:
+            self._answer.use(self._usage())
+
+    def _usage(self) -> Usage:
+        cached = min(self._cached, self._prompt)  # prompt tokens contain the cached ones
+        return Usage(
+            input_tokens=self._prompt - cached,
+            cache_read_tokens=cached,
+            output_tokens=self._completion,
+            reasoning_tokens=min(self._reasoning, self._completion),
+        )
+
+    def _final_usage(self) -> Usage | None:
+        """Return the figures, unless text stands against none counted for it: nothing said is free."""
+        is_counted = self._prompt > 0 and (self._completion > 0 or not self._answer.is_spoken)
+        return self._usage() if is_counted else None
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    return token_count(details.get(name)) if isinstance(details, dict) else 0
+
+
+def _tool_call() -> ProviderError:
+    return ProviderError(Fault.TOOL_CALL_UNSUPPORTED, "the model called a tool, and none was offered")

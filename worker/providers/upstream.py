@@ -1,0 +1,314 @@
+"""Asks a provider over HTTP and reads its event stream; what differs between dialects is a `Dialect`."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import httpx
+
+from shared.errors import Fault, ProviderError
+from shared.settings import ProviderSettings
+from worker.provider import Capabilities, Item, Prompt
+from worker.providers.answer import Answer, Reader
+from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
+from worker.providers.silence import SilenceWatch
+from worker.sse import SseDecoder, SseEvent, SseLimitError
+
+MAX_ERROR_BYTES: Final = 8 * 1024
+"""What is read of a refusal: enough for its code, whatever else it holds."""
+ERROR_BODY_SECONDS: Final = 2.0
+"""How long a refusal's body is waited for; its status alone is enough to go on."""
+MAX_EVENTS: Final = 200_000
+"""Far above one event for each token of the longest answers; a stream with more is a flood."""
+DRAIN_SECONDS: Final = 0.1
+DRAIN_BYTES: Final = 16 * 1024
+"""After the terminal mark the response's own end is awaited this long and this far, since a connection
+that is used again saves the next turn a TLS handshake. No settling turn waits longer for that."""
+
+_SENT: Final = "http11.send_request_body.complete"
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Dialect(Protocol):
+    """How a kind of provider is asked, and how its answer is read."""
+
+    url: str
+    headers: dict[str, str]
+    capabilities: Capabilities
+
+    def body(self, prompt: Prompt) -> bytes:
+        """Encode a request."""
+
+    def reader(self, answer: Answer) -> Reader:
+        """Return a reader that writes one stream to `answer`."""
+
+
+class UpstreamProvider:
+    """A `Provider` over HTTP.
+
+    Args:
+        settings: Names, limits and times.
+        dialect: What to say and how to read.
+        client: Sends the requests; closed with the provider.
+    """
+
+    def __init__(self, settings: ProviderSettings, dialect: Dialect, client: httpx.AsyncClient) -> None:
+        """Keep what the streams need."""
+        self.name = settings.name.value
+        self.model = settings.model
+        self.capabilities = dialect.capabilities
+        self._settings = settings
+        self._dialect = dialect
+        self._client = client
+        self._headers = {
+            "accept": "text/event-stream",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "user-agent": "turnkeeper",
+            **dialect.headers,
+        }
+
+    def stream(
+        self, prompt: Prompt, *, on_sent: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Item]]]:
+        """Send `prompt` and read the answer; see `Provider.stream`."""
+        return self._stream(prompt, on_sent)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def _stream(
+        self, prompt: Prompt, on_sent: Callable[[], None] | None
+    ) -> AsyncGenerator[AsyncIterator[Sequence[Item]], None]:
+        exchange = _Exchange(self._settings, self._dialect, self._client, on_sent)
+        try:
+            await exchange.open(self._request(prompt, exchange.trace))
+            yield exchange
+        finally:
+            await exchange.close()  # I7
+
+    def _request(self, prompt: Prompt, trace: Callable[[str, object], Awaitable[None]]) -> httpx.Request:
+        headers = dict(self._headers)
+        if prompt.traceparent is not None and _TRACEPARENT.fullmatch(prompt.traceparent):
+            headers["traceparent"] = (
+                prompt.traceparent
+            )  # a client's value: nothing else may stand in a header
+        settings = self._settings
+        return self._client.build_request(
+            "POST",
+            self._dialect.url,
+            content=self._dialect.body(prompt),
+            headers=headers,
+            # Reading has no time limit here: the watch has it, which comments do not quiet.
+            timeout=httpx.Timeout(
+                connect=settings.connect_timeout_seconds,
+                pool=settings.connect_timeout_seconds,
+                write=settings.first_token_timeout_seconds,
+                read=None,
+            ),
+            extensions={"trace": trace},
+        )
+
+
+class _Exchange:
+    """One request and its answer; iterating gives batches of items."""
+
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_bytes_left",
+        "_client",
+        "_decoder",
+        "_events_left",
+        "_failure",
+        "_is_sent",
+        "_on_sent",
+        "_reader",
+        "_response",
+        "_secret",
+        "_silence",
+    )
+
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        dialect: Dialect,
+        client: httpx.AsyncClient,
+        on_sent: Callable[[], None] | None,
+    ) -> None:
+        self._client = client
+        self._secret = settings.api_key.reveal()
+        self._on_sent = on_sent
+        self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
+        self._answer = Answer(settings.max_text_bytes)
+        self._reader = dialect.reader(self._answer)
+        self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
+        self._bytes_left = settings.max_answer_bytes
+        self._events_left = MAX_EVENTS
+        self._response: httpx.Response | None = None
+        self._body: AsyncIterator[bytes] | None = None
+        self._is_sent = False
+        self._failure: ProviderError | None = None
+
+    async def trace(self, event: str, _: object) -> None:
+        """Learn from the transport when the request is written (httpcore's `trace` extension)."""
+        if event == _SENT:
+            self._note_sent()
+
+    async def open(self, request: httpx.Request) -> None:
+        """Send the request and wait until the stream begins.
+
+        Raises:
+            ProviderError: It does not.
+        """
+        self._response = response = await self._send(request)
+        self._body = _chunks_of(response)
+        if response.status_code != HTTPStatus.OK:
+            body = await self._beginning()
+            raise error_of_response(
+                response.status_code, response.headers, body, datetime.now(UTC), self._secret
+            )
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in {"", "identity"}:
+            raise _protocol("the model provider's answer is compressed, which was not asked for")
+        content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "text/event-stream":
+            raise error_of_other_content(await self._beginning(), self._secret)
+
+    async def close(self) -> None:
+        """Close the connection, unless the response was read to its end."""
+        self._silence.stop()
+        if self._response is None:
+            return
+        # A socket that fails while it is closed is closed.
+        with suppress(httpx.TransportError):
+            await self._response.aclose()
+        if isinstance(self._body, AsyncGenerator):
+            await self._body.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
+        return self
+
+    async def __anext__(self) -> Sequence[Item]:
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._answer.is_finished:
+                await self._drain()
+                raise StopAsyncIteration
+            await self._read_chunk()
+            if items := self._answer.take():
+                self._silence.hear(is_text=self._answer.is_spoken)
+                return items
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        if self._client.is_closed:
+            raise ProviderError(Fault.PROVIDER_UNREACHABLE, "the provider is closed", sent=False)
+        self._silence.wait()
+        try:
+            response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+        except httpx.TransportError as exc:
+            raise error_of_transport(exc, sent=self._is_sent, answered=False) from exc
+        except asyncio.CancelledError:
+            if self._silence.interrupted():
+                raise _too_silent() from None
+            raise
+        finally:
+            self._silence.go_on()
+        self._note_sent()  # for a transport that does not say when
+        return response
+
+    async def _read_chunk(self) -> None:
+        assert self._body is not None
+        self._silence.wait()
+        try:
+            chunk = await self._body.__anext__()
+        except StopAsyncIteration:
+            self._end(_protocol("the model provider's answer ended before its end was marked"))
+            return
+        except httpx.TransportError as exc:
+            failure = error_of_transport(exc, sent=True, answered=True)
+            failure.__cause__ = exc
+            self._end(failure)
+            return
+        except asyncio.CancelledError:
+            if self._silence.interrupted():
+                raise _too_silent() from None
+            raise
+        finally:
+            self._silence.go_on()
+        self._bytes_left -= len(chunk)
+        if self._bytes_left < 0:
+            self._failure = _protocol("the model provider's answer is too large")
+        else:
+            self._read(self._decoder.feed(chunk))
+
+    def _read(self, events: Iterator[SseEvent]) -> None:
+        """Read events up to the terminal mark or a failure; what came before a failure stands."""
+        try:
+            for name, data in events:
+                self._events_left -= 1
+                if self._events_left < 0:
+                    raise _protocol("the model provider's answer has too many events")
+                self._reader.feed(name, data)
+                if self._answer.is_finished:
+                    return
+        except SseLimitError as exc:
+            self._failure = _protocol(f"in the model provider's stream {exc}")
+        except ProviderError as exc:
+            self._failure = exc
+
+    def _end(self, failure: ProviderError) -> None:
+        """Fail, unless the event that the end cut off is the terminal mark or names a better reason."""
+        self._read(self._decoder.finish())
+        if self._failure is None and not self._answer.is_finished:
+            self._failure = failure
+
+    async def _beginning(self) -> bytes:
+        """Return the beginning of a body that is no answer."""
+        assert self._body is not None
+        body = bytearray()
+        with suppress(TimeoutError, httpx.TransportError):
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                async for chunk in self._body:
+                    body += chunk
+                    if len(body) >= MAX_ERROR_BYTES:
+                        break
+        return bytes(body[:MAX_ERROR_BYTES])
+
+    async def _drain(self) -> None:
+        assert self._body is not None
+        left = DRAIN_BYTES
+        with suppress(TimeoutError, httpx.TransportError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async for chunk in self._body:
+                    left -= len(chunk)
+                    if left < 0:
+                        return
+
+    def _note_sent(self) -> None:
+        if not self._is_sent:
+            self._is_sent = True
+            self._silence.start()
+            if self._on_sent is not None:
+                self._on_sent()
+
+
+def _chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Return the body as the network gives it: httpx's own iterators decompress, and split anew."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.stream.__aiter__()
+
+
+def _protocol(detail: str) -> ProviderError:
+    return ProviderError(Fault.PROVIDER_PROTOCOL, detail)
+
+
+def _too_silent() -> ProviderError:
+    return ProviderError(Fault.PROVIDER_TIMEOUT, "the model provider sent no text within the time limit")

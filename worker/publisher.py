@@ -1,0 +1,565 @@
+"""Publishes the events of all turns of a process with natural batching.
+
+While one flush is on its way to Redis the deltas of all turns gather; the next flush carries them in
+one write, consecutive deltas of a turn as one event. There is no timer: alone, a delta leaves at
+once; under load the batches grow by themselves. Everything here belongs to the loop's thread.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+import hiredis
+
+from shared.errors import UnavailableError
+from shared.events import EventEncoder, EventType, timestamp
+from shared.log_scripts import APPEND, OPEN, RESTART, Appended
+from shared.redis_names import events_channel, log_key
+from shared.turns import TurnStatus
+from shared.wire import Wire, pack
+
+_log = logging.getLogger("turnkeeper.publisher")
+
+_RECONNECT_SECONDS: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+_REPLY_SECONDS: Final = 5.0
+"""A flush without a reply for this long counts as a lost connection."""
+_RETRY_SECONDS: Final = 0.5
+"""Redis answered with an error (out of memory, loading): when the turn's events are tried again."""
+_LINGER_SECONDS: Final = 60.0
+"""How long a settled turn's last events wait for a Redis that is away; then readers use the row."""
+_OPEN_SECONDS: Final = 1.0
+_READ_TRIES: Final = 100
+_DRAIN_POLL_SECONDS: Final = 0.005
+
+_SHA: Final = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
+    for script in (OPEN, APPEND, RESTART)
+}
+
+_Pending = list[Any]
+"""`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
+
+
+class Channel:
+    """One attempt's way to its log and its readers.
+
+    Args:
+        publisher: Who sends.
+        session_id: Whose channel it is.
+        turn_id: Whose log it is.
+        attempt: The fencing token: first part of every id.
+        seq: The last number that was given before this attempt.
+        message_id: The answer's id, for a snapshot.
+        on_fenced: Called when a newer attempt has written.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_encoder",
+        "_expires_at",
+        "_first_unacked",
+        "_in_flight",
+        "_last",
+        "_message_id",
+        "_needs_snapshot",
+        "_on_fenced",
+        "_pending",
+        "_pending_bytes",
+        "_publisher",
+        "_retry_at",
+        "_session_id",
+        "_shown",
+        "_snapshot_in_flight",
+        "_thought",
+        "_turn_id",
+        "_unacked",
+        "_unacked_bytes",
+        "_version",
+        "channel",
+        "log",
+        "seq",
+    )
+
+    def __init__(
+        self,
+        publisher: "Publisher",
+        session_id: UUID,
+        turn_id: UUID,
+        attempt: int,
+        seq: int,
+        message_id: UUID,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        """Prepare; `Publisher.open` begins the log."""
+        self.log = log_key(session_id, turn_id)
+        self.channel = events_channel(session_id)
+        self.seq = seq
+        self._publisher = publisher
+        self._encoder = EventEncoder(session_id, turn_id)
+        self._session_id = session_id
+        self._turn_id = turn_id
+        self._attempt = attempt
+        self._message_id = message_id
+        self._on_fenced = on_fenced
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self._last: _Pending | None = None
+        self._unacked: list[bytes] = []
+        self._unacked_bytes = 0
+        self._first_unacked = seq + 1
+        self._in_flight = False
+        self._needs_snapshot = False
+        self._snapshot_in_flight = False
+        self._retry_at = 0.0
+        self._expires_at = 0.0
+        self._shown: list[str] = []
+        self._thought: list[str] = []
+        self._version = 0
+
+    def delta(self, reasoning: bool, text: str) -> None:
+        """Show a piece of the answer or of the thinking."""
+        last = self._last
+        if last is not None and last[0] is reasoning:
+            last[1].append(text)
+        else:
+            self._last = [reasoning, [text]]
+            self._pending.append(self._last)
+        self._pending_bytes += len(text)
+        self._publisher.mark(self)
+
+    def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
+        """Tell a fact that is no delta."""
+        self._last = None
+        self._pending.append([event_type, fields])
+        self._pending_bytes += 256
+        self._publisher.mark(self)
+
+    def encoded(self, event: bytes) -> None:
+        """Tell a fact that stands already encoded with the next number."""
+        self._last = None
+        self._pending.append([None, event])
+        self._pending_bytes += len(event)
+        self._publisher.mark(self)
+
+    def next_seq(self) -> int:
+        """Return the number that an event told now will get."""
+        return self.seq + len(self._pending) + 1
+
+    async def drained(self, within_seconds: float) -> bool:
+        """Wait until all that was told is in Redis; False when that took too long."""
+        deadline = monotonic() + within_seconds
+        while not self.is_idle() and monotonic() < deadline:  # noqa: ASYNC110 -- rare, and no event to set on the delta path
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        return self.is_idle()
+
+    def close(self) -> None:
+        """Say that nothing more follows: forget the turn when all of it is in Redis, or after a while."""
+        self._expires_at = monotonic() + _LINGER_SECONDS
+        self._publisher.mark(self)
+
+    def discard(self) -> None:
+        """Drop what was not sent: the lease is lost and nothing may be shown any more (I3)."""
+        self._pending.clear()
+        self._unacked.clear()
+        self._pending_bytes = self._unacked_bytes = 0
+        self._last = None
+        self._publisher.forget(self)
+
+    def text_so_far(self) -> tuple[int, str, str] | None:
+        """Return the number of the last encoded event, and content and reasoning exactly through it.
+
+        For other threads: the version is odd while the loop encodes and differs after it did, so what
+        was read between is thrown away. None when that happened several times over.
+        """
+        for _ in range(_READ_TRIES):
+            version = self._version
+            seq, content, reasoning = self.seq, list(self._shown), list(self._thought)
+            if version % 2 == 0 and version == self._version:
+                return seq, "".join(content), "".join(reasoning)
+        return None
+
+    # What follows is the publisher's side.
+
+    def waiting_bytes(self) -> int:
+        """Return about how much is held for Redis."""
+        return self._pending_bytes + self._unacked_bytes
+
+    def is_idle(self) -> bool:
+        """Say whether everything told so far is in Redis."""
+        return not (self._pending or self._unacked or self._in_flight or self._needs_snapshot)
+
+    def is_finished(self, now: float) -> bool:
+        """Say whether the publisher may forget it."""
+        return bool(self._expires_at) and (self.is_idle() or now > self._expires_at)
+
+    def take(self, ts: str, now: float, max_entries: int, ttl_seconds: int) -> bytes | None:
+        """Encode what is pending and return the command that appends it, or None when nothing may go."""
+        if self._in_flight or self._needs_snapshot or now < self._retry_at:
+            return None
+        self._version += 1
+        for entry in self._pending:
+            self.seq += 1
+            self._unacked.append(self._encode(entry, ts))
+        self._version += 1
+        self._pending.clear()
+        self._unacked_bytes += self._pending_bytes
+        self._pending_bytes = 0
+        self._last = None
+        if not self._unacked:
+            return None
+        self._in_flight = True
+        ttl = ttl_seconds if self._expires_at else 0
+        return pack(
+            "EVALSHA", _SHA[APPEND], 2, self.log, self.channel, self._attempt, self._first_unacked, max_entries, ttl,
+            *self._unacked,
+        )  # fmt: skip
+
+    def _encode(self, entry: _Pending, ts: str) -> bytes:
+        kind, content = entry
+        if kind is False or kind is True:
+            text = content[0] if len(content) == 1 else "".join(content)
+            (self._thought if kind else self._shown).append(text)
+            return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
+        if kind is None:
+            return bytes(content)
+        if kind is EventType.MESSAGE_RESET:
+            self._shown.clear()
+            self._thought.clear()
+        return self._encoder.encode(kind, self.seq, self._attempt, ts, content)
+
+    def answered(self, reply: object) -> None:
+        """Take Redis' answer to what `take` gave."""
+        self._in_flight = False
+        match reply:
+            case Appended.WRITTEN:
+                self._settle_unacked()
+            case Appended.LOG_GONE:
+                self._needs_snapshot = True
+                self._publisher.restart(self)
+                return
+            case Appended.FENCED:
+                _log.warning("a newer attempt has written", extra={"turn_id": str(self._turn_id)})
+                self.discard()
+                self._on_fenced()
+                return
+            case _:
+                _log.warning("redis refused an append: %s", reply, extra={"turn_id": str(self._turn_id)})
+                self._retry_at = monotonic() + _RETRY_SECONDS
+        self._publisher.mark(self)
+
+    def connection_lost(self) -> None:
+        """Keep what was not acknowledged, to be sent again under the same numbers."""
+        self._in_flight = False
+        self._snapshot_in_flight = False
+
+    def overflow(self) -> None:
+        """Give up the backlog's single events: readers get a snapshot instead (I4)."""
+        ts = timestamp(datetime.now(UTC))
+        self._version += 1
+        for entry in self._pending:
+            self.seq += 1
+            self._encode(entry, ts)
+        self._version += 1
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._last = None
+        self._settle_unacked()
+        self._needs_snapshot = True
+
+    def wants_restart(self, now: float) -> bool:
+        """Say whether a snapshot must go before anything else, and none is on its way."""
+        return (
+            self._needs_snapshot
+            and not (self._snapshot_in_flight or self._in_flight)
+            and now >= self._retry_at
+        )
+
+    def snapshot(self, ttl_seconds: int) -> bytes:
+        """Return the command that begins the log again with the text so far."""
+        fields = {
+            "status": TurnStatus.RUNNING.value,
+            "message_id": str(self._message_id),
+            "content": "".join(self._shown),
+            "reasoning": "".join(self._thought),
+        }
+        self._snapshot_in_flight = True
+        ts = timestamp(datetime.now(UTC))
+        encoded = self._encoder.encode(EventType.SNAPSHOT, self.seq, self._attempt, ts, fields)
+        return pack(
+            "EVALSHA",
+            _SHA[RESTART],
+            2,
+            self.log,
+            self.channel,
+            f"{self._attempt}-{self.seq}",
+            encoded,
+            ttl_seconds,
+        )
+
+    def restarted(self, reply: object) -> None:
+        """Take Redis' answer to `snapshot`."""
+        self._snapshot_in_flight = False
+        if reply == Appended.WRITTEN:
+            self._needs_snapshot = False
+            self._settle_unacked()
+        else:
+            _log.warning("redis refused a snapshot: %s", reply, extra={"turn_id": str(self._turn_id)})
+            self._retry_at = monotonic() + _RETRY_SECONDS
+        self._publisher.mark(self)
+
+    def give_up(self) -> None:
+        """Forget it: the turn is no longer ours to show."""
+        self.discard()
+        self._on_fenced()
+
+    def identity(self) -> tuple[UUID, int]:
+        """Return the turn and the attempt, for the check of the lease."""
+        return self._turn_id, self._attempt
+
+    def _settle_unacked(self) -> None:
+        self._unacked.clear()
+        self._unacked_bytes = 0
+        self._first_unacked = self.seq + 1
+
+
+class Publisher:
+    """Sends the channels' events to Redis in one write for each flush.
+
+    Args:
+        redis_url: Where.
+        is_trusted: Whether this process still may publish: its leases were renewed recently. # I3
+        holds_lease: Asks PostgreSQL whether an attempt still owns its turn.
+        max_entries: Most events of a log.
+        live_ttl_seconds: Life of the log of a running turn.
+        done_ttl_seconds: Life of a log after its end.
+        buffer_bytes: Most bytes held while Redis is away; beyond, single events become snapshots.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        is_trusted: Callable[[], bool],
+        holds_lease: Callable[[UUID, int], Awaitable[bool]],
+        max_entries: int,
+        live_ttl_seconds: int,
+        done_ttl_seconds: int,
+        buffer_bytes: int,
+    ) -> None:
+        """Prepare; `start` connects."""
+        self._url = redis_url
+        self._is_trusted = is_trusted
+        self._holds_lease = holds_lease
+        self._max_entries = max_entries
+        self._live_ttl_seconds = live_ttl_seconds
+        self._done_ttl_seconds = done_ttl_seconds
+        self._buffer_bytes = buffer_bytes
+        self._wire: Wire | None = None
+        self._expected: deque[Callable[[object], None]] = deque()
+        self._sent_at = 0.0
+        self._dirty: dict[Channel, None] = {}
+        self._channels: set[Channel] = set()
+        self._is_scheduled = False
+        self._lost = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Connect in the background and stay connected."""
+        self._spawn(self._stay_connected())
+        self._spawn(self._watch())
+
+    async def stop(self, within_seconds: float) -> None:
+        """Send what is left, for at most `within_seconds`, and disconnect."""
+        deadline = monotonic() + within_seconds
+        while monotonic() < deadline and any(not channel.is_idle() for channel in self._channels):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # idleness is the state of many channels, and this is the end
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._wire is not None:
+            self._wire.close()
+
+    def channel(
+        self,
+        session_id: UUID,
+        turn_id: UUID,
+        attempt: int,
+        seq: int,
+        message_id: UUID,
+        on_fenced: Callable[[], None],
+    ) -> Channel:
+        """Return the channel of an attempt whose earlier events ended with `seq`."""
+        channel = Channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced)
+        self._channels.add(channel)
+        return channel
+
+    async def open(self, session_id: UUID, turn_id: UUID, accepted: Sequence[tuple[int, bytes]]) -> int:
+        """Begin a turn's log, unless it is there, with the events of its acceptance.
+
+        Returns:
+            The number of the last event in the log; 0 when Redis did not answer within a second.
+        """
+        if self._wire is None:
+            return 0
+        entries: list[str | bytes] = []
+        for seq, event in accepted:
+            entries += (f"0-{seq}", event)
+        answer: asyncio.Future[object] = self._loop.create_future()
+        self._send(
+            pack(
+                "EVALSHA", _SHA[OPEN], 2, log_key(session_id, turn_id), events_channel(session_id),
+                self._max_entries, self._live_ttl_seconds, *entries,
+            ),
+            lambda reply: None if answer.done() else answer.set_result(reply),
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                reply = await answer
+        except TimeoutError:
+            return 0
+        return int(reply.rpartition(b"-")[2]) if isinstance(reply, bytes) else 0
+
+    def mark(self, channel: Channel) -> None:
+        """Note that `channel` has news; the flush follows in this iteration of the loop or after the last."""
+        self._dirty[channel] = None
+        if not self._is_scheduled and not self._expected:
+            self._is_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def forget(self, channel: Channel) -> None:
+        """Drop a channel."""
+        self._dirty.pop(channel, None)
+        self._channels.discard(channel)
+
+    def restart(self, channel: Channel) -> None:
+        """Begin a lost log again, once PostgreSQL has said that the turn is still ours."""
+        self._spawn(self._restart(channel))
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        if self._wire is None or self._expected or not self._is_trusted():
+            return
+        now = monotonic()
+        ts = timestamp(datetime.now(UTC))
+        dirty, self._dirty = self._dirty, {}
+        commands: list[bytes] = []
+        for channel in dirty:
+            command = channel.take(ts, now, self._max_entries, self._done_ttl_seconds)
+            if command is not None:
+                commands.append(command)
+                self._expected.append(channel.answered)
+            elif channel.is_finished(now):
+                self.forget(channel)
+            elif not channel.is_idle():
+                self._dirty[channel] = None
+        if commands:
+            self._sent_at = now
+            self._wire.write(commands[0] if len(commands) == 1 else b"".join(commands))
+
+    def _send(self, command: bytes, on_reply: Callable[[object], None]) -> None:
+        if self._wire is not None:
+            self._sent_at = monotonic()
+            self._expected.append(on_reply)
+            self._wire.write(command)
+
+    def _replied(self, reply: object) -> None:
+        if (
+            isinstance(reply, hiredis.ReplyError)
+            and str(reply).startswith("NOSCRIPT")
+            and self._wire is not None
+        ):
+            self._load_scripts(self._wire)
+        self._expected.popleft()(reply)
+
+    def _read(self) -> None:
+        """After one network read: when the last flush is answered, the next may go."""
+        if self._expected:
+            self._sent_at = monotonic()
+        elif self._dirty and not self._is_scheduled:
+            self._flush()
+
+    def _load_scripts(self, wire: Wire) -> None:
+        for script in _SHA:
+            self._expected.append(lambda _reply: None)
+            wire.write(pack("SCRIPT", "LOAD", script))
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        while True:
+            self._lost.clear()
+            try:
+                wire = await Wire.open(
+                    self._url,
+                    on_reply=self._replied,
+                    on_lost=self._disconnected,
+                    on_read=self._read,
+                    client_name="turnkeeper-publisher",
+                )
+            except UnavailableError as error:
+                if failures == 0:
+                    _log.warning("the publisher cannot reach redis: %s", error)
+                await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            self._wire = wire
+            self._sent_at = monotonic()
+            self._load_scripts(wire)
+            for channel in self._channels:
+                self._dirty[channel] = None
+            await self._lost.wait()
+
+    def _disconnected(self) -> None:
+        _log.warning("the publisher lost its connection to redis")
+        self._wire = None
+        self._expected.clear()
+        for channel in self._channels:
+            channel.connection_lost()
+        self._lost.set()
+
+    async def _restart(self, channel: Channel) -> None:
+        turn_id, attempt = channel.identity()
+        try:
+            is_ours = await self._holds_lease(turn_id, attempt)
+        except UnavailableError:
+            is_ours = self._is_trusted()  # the lease is still good by our own clock
+        if not is_ours:
+            channel.give_up()
+        elif self._wire is not None and self._is_trusted() and channel.wants_restart(monotonic()):
+            self._send(channel.snapshot(self._live_ttl_seconds), channel.restarted)
+
+    async def _watch(self) -> None:
+        """Each quarter of a second: give up silent connections, retry, forget, bound the backlog."""
+        while True:
+            await asyncio.sleep(0.25)
+            now = monotonic()
+            if self._wire is not None and self._expected and now - self._sent_at > _REPLY_SECONDS:
+                wire = self._wire
+                self._disconnected()
+                wire.abort()
+            for channel in [channel for channel in self._channels if channel.is_finished(now)]:
+                self.forget(channel)
+            if sum(channel.waiting_bytes() for channel in self._channels) > self._buffer_bytes:
+                max(self._channels, key=Channel.waiting_bytes).overflow()
+            if self._wire is not None and not self._expected and self._is_trusted():
+                for channel in [channel for channel in self._channels if channel.wants_restart(now)]:
+                    self.restart(channel)
+            if self._dirty and not self._expected and not self._is_scheduled:
+                self._flush()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a publisher task ended", exc_info=error)

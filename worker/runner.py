@@ -1,0 +1,225 @@
+"""A turn's life in a worker: claim, stream, settle, tell.
+
+The Celery task's thread runs these steps and talks to PostgreSQL; the network part is handed to the
+loop, so a thousand turns need no thousand sockets in threads.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from threading import Event
+from time import monotonic
+from typing import Any, Final, assert_never
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shared.database import Database
+from shared.errors import UnavailableError
+from shared.events import EventType
+from shared.events_of_turn import accept_events, done_event
+from shared.logs import log_ids
+from shared.settings import Settings
+from shared.turns import TERMINAL, TurnStatus
+from worker.aborts import AbortWatcher
+from worker.attempt import Attempt
+from worker.claim import Claim, claim_turn
+from worker.leases import LeaseKeeper
+from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Stopped
+from worker.prompt import PromptRefusedError, build_prompt
+from worker.provider import Prompt, Provider
+from worker.publisher import Channel, Publisher
+from worker.settle import Ending, Settlement, error_of, settle, settled_row
+
+_log = logging.getLogger("turnkeeper.runner")
+
+_LOOP_GRACE_SECONDS: Final = 30.0
+"""How much longer than the turn's deadline the thread waits for the loop before it gives the turn up."""
+_SETTLE_RETRY_SECONDS: Final = 0.2
+_TOLD_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An attempt that ended and is not yet settled."""
+
+    outcome: Outcome
+    channel: Channel
+    settlement: Settlement
+
+
+class Runner:
+    """Runs turns; `run` is called in any number of threads at once.
+
+    Args:
+        settings: The configuration.
+        worker_id: Who claims.
+        database: The pool for claims and settlements.
+        provider: Who answers.
+        publisher: Where events go.
+        leases: Renews what is claimed.
+        aborts: Tells of stops.
+        loop: Where the network part runs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        database: Database,
+        provider: Provider,
+        publisher: Publisher,
+        leases: LeaseKeeper,
+        aborts: AbortWatcher,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Keep the parts."""
+        self._settings = settings
+        self._worker_id = worker_id
+        self._database = database
+        self._provider = provider
+        self._publisher = publisher
+        self._leases = leases
+        self._aborts = aborts
+        self._loop = loop
+        self._draining = Event()
+
+    def drain(self) -> None:
+        """Claim nothing more; what a doorbell still brings is rung again for another worker."""
+        self._draining.set()
+
+    def run(self, turn_id: UUID, traceparent: str) -> None:
+        """Run a turn if it is to be had; whatever happens, nothing is raised that a retry could mend."""
+        if self._draining.is_set():
+            return
+        try:
+            claim = claim_turn(
+                self._database,
+                turn_id,
+                self._worker_id,
+                lease_seconds=self._settings.lease_seconds,
+                context_tokens=self._settings.context_tokens,
+            )
+        except UnavailableError as error:
+            _log.warning("a turn was not claimed: %s", error, extra={"turn_id": str(turn_id)})
+            return  # it stays queued, the sweeper rings again
+        if claim is None:
+            return
+        with log_ids(turn_id=turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
+            self._run(claim, traceparent or claim.row.traceparent or None)
+
+    def _run(self, claim: Claim, traceparent: str | None) -> None:
+        prompt, trimmed, refused = self._prompt(claim, traceparent)
+        work = self._stream(claim, prompt, trimmed, refused)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
+        try:
+            match ended.outcome:
+                case Fenced():
+                    _log.warning("the lease was lost; nothing is written")
+                case Completed() | Stopped() | Failed() as ending:
+                    self._finish(ended, ending)
+                case _:
+                    assert_never(ended.outcome)
+        finally:
+            self._leases.release(claim.turn_id, claim.attempt)
+
+    def _prompt(self, claim: Claim, traceparent: str | None) -> tuple[Prompt, int, Failed | None]:
+        row = claim.row
+        try:
+            prompt, trimmed = build_prompt(
+                claim.history,
+                system=row.system_prompt,
+                max_output_tokens=row.max_output_tokens,
+                context_tokens=self._settings.context_tokens,
+                traceparent=traceparent,
+            )
+        except PromptRefusedError as error:
+            nothing = Prompt((), None, row.max_output_tokens)
+            return nothing, 0, Failed(NOTHING, error.fault, error.detail)
+        return prompt, trimmed + claim.dropped_turns, None
+
+    async def _stream(self, claim: Claim, prompt: Prompt, trimmed: int, refused: Failed | None) -> _Ended:
+        """Run the attempt in the loop."""
+        row = claim.row
+        last = await self._publisher.open(row.session_id, claim.turn_id, accept_events(row))
+        attempt: Attempt | None = None
+
+        def fence() -> None:
+            if attempt is not None:
+                attempt.fence()
+
+        channel = self._publisher.channel(
+            row.session_id,
+            claim.turn_id,
+            claim.attempt,
+            max(last, row.last_seq, row.checkpoint_seq or 0),
+            row.answer_id,
+            fence,
+        )
+        attempt = Attempt(channel, prompt, str(row.answer_id), float(row.seconds_left))
+        self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
+        self._aborts.check([(row.session_id, claim.turn_id)])
+        channel.event(
+            EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
+        )
+        outcome: Outcome = refused if refused is not None else await attempt.run(self._provider)
+        return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
+
+    def _finish(self, ended: _Ended, ending: Ending) -> None:
+        """Settle, then tell; `done` comes after the commit."""
+        row = self._settle(ended.settlement, ending)
+        if row is None:
+            _log.warning("the claim was lost before it was settled; nothing is written")
+            self._loop.call_soon_threadsafe(ended.channel.discard)
+            return
+        _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
+        told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row), self._loop)
+        told.result(timeout=_TOLD_SECONDS)
+
+    def _settle(self, settlement: Settlement, ending: Ending) -> Row[Any] | None:
+        """Write the outcome; while the lease is good, as often as it takes."""
+        is_repeated = False
+        while True:
+            try:
+                row = settle(self._database, self._settings.provider, settlement, ending)
+                if row is None and is_repeated:
+                    return self._own_earlier(settlement)
+                return row
+            except UnavailableError as error:
+                if not self._leases.is_trusted():
+                    return None
+                _log.warning("settling is tried again: %s", error)
+                is_repeated = True
+                Event().wait(_SETTLE_RETRY_SECONDS)
+
+    def _own_earlier(self, settlement: Settlement) -> Row[Any] | None:
+        """Return the row if an earlier try, whose answer was lost, had committed."""
+        row = settled_row(self._database, settlement)
+        is_ours = (
+            TurnStatus(row.status) in TERMINAL
+            and row.attempt == settlement.attempt
+            and row.worker_id == self._worker_id
+        )
+        return row if is_ours else None
+
+    async def _tell(self, channel: Channel, ending: Ending, row: Row[Any]) -> None:
+        error = error_of(ending)
+        if error is not None:
+            channel.event(EventType.ERROR, {"error": error})
+        channel.encoded(done_event(row, ending.answer.content))
+        channel.close()
+
+
+def _settlement(claim: Claim, attempt: Attempt, outcome: Outcome, trimmed: int) -> Settlement:
+    now = monotonic()
+    first, stopped = attempt.first_text_at, attempt.stop_observed_at
+    return Settlement(
+        organization_id=claim.organization_id,
+        turn_id=claim.turn_id,
+        attempt=claim.attempt,
+        last_seq=attempt.channel.next_seq() + (1 if isinstance(outcome, Failed) else 0),
+        history_trimmed=trimmed,
+        first_token_ago_seconds=None if first is None else now - first,
+        stop_observed_ago_seconds=None if stopped is None else now - stopped,
+    )

@@ -1,0 +1,236 @@
+"""Writing how a turn ended, once: one statement, guarded by the attempt (I2, I3).
+
+Status, answer, ledger, totals of the session and of the day and month stand or fall together.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, assert_never
+from uuid import UUID
+
+from sqlalchemy import Row, text
+
+from shared.database import Database
+from shared.errors import FAULT_TITLES, Fault, fault_error
+from shared.ids import new_id
+from shared.prices import price_of
+from shared.settings import ProviderSettings
+from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
+from worker.outcome import Answer, Completed, Failed, Requeued, Stopped
+
+_COLUMNS: Final = """
+    t.id, t.session_id, t.status, t.attempt, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens,
+    t.cache_write_tokens, t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.last_seq, t.title,
+    t.queued_at, t.stop_requested_at, t.finished_at, t.worker_id
+"""
+
+_SETTLE: Final = text(
+    f"""
+    with given as (
+        select cast(:status as text) as status, cast(:is_terminal as boolean) as is_terminal,
+            cast(:called as boolean) as called, cast(:content as text) as content,
+            cast(:input_tokens as bigint) as input_tokens, cast(:cache_read_tokens as bigint) as cache_read_tokens,
+            cast(:cache_write_tokens as bigint) as cache_write_tokens, cast(:output_tokens as bigint) as output_tokens,
+            cast(:reasoning_tokens as bigint) as reasoning_tokens, cast(:cost_usd as numeric) as cost_usd,
+            cast(:provider as text) as provider, cast(:model as text) as model,
+            cast(:usage_source as text) as usage_source
+    ), settled as (
+        update turnkeeper.turns as t set
+            status = g.status,
+            finish_reason = cast(:finish_reason as text),
+            stop_reason = case when g.status = 'stopped' then coalesce(t.stop_reason, cast(:stop_reason as text))
+                               else t.stop_reason end,
+            error = cast(:error as jsonb),
+            message_id = case when g.is_terminal and g.content <> '' then t.answer_id end,
+            provider = g.provider,
+            model = g.model,
+            input_tokens = t.input_tokens + g.input_tokens,
+            cache_read_tokens = t.cache_read_tokens + g.cache_read_tokens,
+            cache_write_tokens = t.cache_write_tokens + g.cache_write_tokens,
+            output_tokens = t.output_tokens + g.output_tokens,
+            reasoning_tokens = t.reasoning_tokens + g.reasoning_tokens,
+            usage_source = coalesce(g.usage_source, t.usage_source),
+            cost_usd = t.cost_usd + g.cost_usd,
+            last_seq = cast(:last_seq as bigint),
+            history_trimmed = cast(:history_trimmed as integer),
+            first_token_at = coalesce(
+                t.first_token_at, clock_timestamp() - make_interval(secs => cast(:first_token_ago as float8))),
+            stop_observed_at = coalesce(
+                t.stop_observed_at, clock_timestamp() - make_interval(secs => cast(:stop_observed_ago as float8))),
+            finished_at = case when g.is_terminal then clock_timestamp() end,
+            worker_id = coalesce(cast(:settler as uuid), t.worker_id),
+            lease_expires_at = null,
+            rung_at = case when g.is_terminal then t.rung_at else '-infinity' end
+        from given as g
+        where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
+          and t.status = any(:sources)
+          and (not cast(:is_lost as boolean) or t.lease_expires_at < clock_timestamp())
+        returning {_COLUMNS}, t.organization_id, t.user_name, t.number, t.answer_id
+    ), answer as (
+        insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content, reasoning,
+            status, finish_reason, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens)
+        select s.organization_id, s.answer_id, s.session_id, s.id, s.number * 2 + 1, 'assistant', g.content,
+            cast(:reasoning as text), case when g.status = 'completed' then 'complete' else 'partial' end,
+            s.finish_reason, g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens,
+            g.reasoning_tokens
+        from settled as s, given as g where g.is_terminal and g.content <> ''
+    ), billed as (
+        insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
+            input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source, price,
+            cost_usd)
+        select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, s.attempt, g.provider, g.model,
+            g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens, g.reasoning_tokens,
+            g.usage_source, cast(:price as jsonb), g.cost_usd
+        from settled as s, given as g where g.called
+    ), of_session as (
+        update turnkeeper.sessions as o set
+            turn_count = o.turn_count + case when g.is_terminal and s.usage_source is not null then 1 else 0 end,
+            input_tokens = o.input_tokens + g.input_tokens,
+            cache_read_tokens = o.cache_read_tokens + g.cache_read_tokens,
+            cache_write_tokens = o.cache_write_tokens + g.cache_write_tokens,
+            output_tokens = o.output_tokens + g.output_tokens,
+            reasoning_tokens = o.reasoning_tokens + g.reasoning_tokens,
+            cost_usd = o.cost_usd + g.cost_usd,
+            last_activity_at = greatest(o.last_activity_at, clock_timestamp())
+        from settled as s, given as g where o.organization_id = s.organization_id and o.id = s.session_id
+    ), totals as (
+        insert into turnkeeper.spend as p (organization_id, period, starts_on, attempts, input_tokens,
+            cache_read_tokens, cache_write_tokens, output_tokens, spent_usd)
+        select s.organization_id, period, date_trunc(period, clock_timestamp() at time zone 'UTC')::date, 1,
+            g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens, g.cost_usd
+        from settled as s, given as g, unnest(array['day', 'month']) as period where g.called
+        order by period
+        on conflict (organization_id, period, starts_on) do update set
+            attempts = p.attempts + 1,
+            input_tokens = p.input_tokens + excluded.input_tokens,
+            cache_read_tokens = p.cache_read_tokens + excluded.cache_read_tokens,
+            cache_write_tokens = p.cache_write_tokens + excluded.cache_write_tokens,
+            output_tokens = p.output_tokens + excluded.output_tokens,
+            spent_usd = p.spent_usd + excluded.spent_usd
+    ), forgotten as (
+        delete from turnkeeper.checkpoints as c using settled as s, given as g
+        where g.is_terminal and c.organization_id = s.organization_id and c.turn_id = s.id
+    )
+    select {_COLUMNS} from settled as t
+    """  # noqa: S608 -- the columns are ours
+)
+_READ: Final = text(
+    f"select {_COLUMNS} from turnkeeper.turns as t where t.organization_id = :organization_id and t.id = :turn_id"  # noqa: S608
+)
+
+Ending: TypeAlias = Completed | Stopped | Failed | Requeued
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What settling needs besides the outcome.
+
+    Args:
+        organization_id: Whose turn it is.
+        turn_id: The turn.
+        attempt: The fencing token.
+        last_seq: The number of `done`.
+        history_trimmed: Turns left out of the prompt.
+        first_token_ago_seconds: Since the first text; None when there was none.
+        stop_observed_ago_seconds: Since the upstream connection was closed for a stop; None for no stop.
+        lost_to: The worker whose sweeper settles in place of the one that let the lease run out; None
+            when the owner settles.
+    """
+
+    organization_id: UUID
+    turn_id: UUID
+    attempt: int
+    last_seq: int
+    history_trimmed: int = 0
+    first_token_ago_seconds: float | None = None
+    stop_observed_ago_seconds: float | None = None
+    lost_to: UUID | None = None
+
+
+def settle(
+    database: Database, provider: ProviderSettings, settlement: Settlement, ending: Ending
+) -> Row[Any] | None:
+    """Write the claimed turn's outcome once.
+
+    Returns:
+        The settled row; None when the claim was lost and nothing was written.
+
+    Raises:
+        UnavailableError: PostgreSQL did not answer; whether the outcome was written is not known until
+            `settled_row` tells.
+    """
+    with database.of(settlement.organization_id) as db:
+        return db.execute(_SETTLE, _parameters(provider, settlement, ending)).one_or_none()
+
+
+def settled_row(database: Database, settlement: Settlement) -> Row[Any]:
+    """Read the turn again, after a commit whose answer was lost."""
+    with database.of(settlement.organization_id) as db:
+        return db.execute(
+            _READ, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
+        ).one()
+
+
+def error_of(ending: Ending) -> dict[str, Any] | None:
+    """Return the `error` of a turn that ended so, None for one that did not fail."""
+    match ending:
+        case Failed(_, fault, detail, retry_after_ms):
+            return fault_error(fault, detail or FAULT_TITLES[fault], retry_after_ms)
+        case Completed() | Stopped() | Requeued():
+            return None
+        case _:
+            assert_never(ending)
+
+
+def lost(answer: Answer) -> Failed:
+    """Return the ending of a turn whose workers were lost."""
+    return Failed(answer, Fault.WORKER_LOST, "the worker that ran the turn was lost")
+
+
+def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Ending) -> Mapping[str, Any]:
+    answer = ending.answer
+    price = price_of(provider, answer.usage)
+    status, signal = _transition(ending)
+    error = error_of(ending)
+    return {
+        "organization_id": settlement.organization_id,
+        "turn_id": settlement.turn_id,
+        "attempt": settlement.attempt,
+        "sources": sorted(sources_into(signal, status) - {TurnStatus.QUEUED}),
+        "status": status.value,
+        "is_terminal": status in TERMINAL,
+        "settler": settlement.lost_to,
+        "is_lost": settlement.lost_to is not None,
+        "finish_reason": ending.finish_reason.value if isinstance(ending, Completed) else None,
+        "stop_reason": ending.reason.value if isinstance(ending, Stopped) else None,
+        "error": None if error is None else json.dumps(error),
+        "content": answer.content,
+        "reasoning": answer.reasoning or None,
+        "called": answer.called,
+        "provider": provider.name.value,
+        "model": provider.model,
+        **answer.usage.as_dict(),
+        "usage_source": answer.usage_source.value if answer.called else None,
+        "price": json.dumps(price.as_dict()),
+        "cost_usd": price.cost(answer.usage),
+        "ledger_id": new_id(),
+        "last_seq": settlement.last_seq,
+        "history_trimmed": settlement.history_trimmed,
+        "first_token_ago": settlement.first_token_ago_seconds,
+        "stop_observed_ago": settlement.stop_observed_ago_seconds,
+    }
+
+
+def _transition(ending: Ending) -> tuple[TurnStatus, Signal]:
+    match ending:
+        case Completed():
+            return TurnStatus.COMPLETED, Signal.COMPLETE
+        case Stopped():
+            return TurnStatus.STOPPED, Signal.OBSERVE_STOP
+        case Failed():
+            return TurnStatus.FAILED, Signal.FAIL
+        case Requeued():
+            return TurnStatus.QUEUED, Signal.REQUEUE
+        case _:
+            assert_never(ending)

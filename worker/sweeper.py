@@ -1,0 +1,315 @@
+"""Ends or requeues what dead workers left, rings again where a doorbell was lost, expires what waited too long.
+
+Every worker runs it each second; an advisory lock lets one of them work, so there is no extra process
+that could be missing.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from uuid import UUID
+
+import redis
+from sqlalchemy import Row, text
+
+from shared.database import Database
+from shared.errors import Fault, UnavailableError
+from shared.events import EventType, decode_header
+from shared.events_of_turn import accept_events, done_event
+from shared.redis_names import log_key
+from shared.settings import Settings
+from shared.transcript import Transcript
+from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
+from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.outcome import Answer, Requeued, Stopped
+from worker.publisher import Publisher
+from worker.settle import Ending, Settlement, error_of, lost, settle
+
+_log = logging.getLogger("turnkeeper.sweeper")
+
+_LOCK: Final = 0x73776565
+"""Advisory lock: one sweeper at a time, whichever worker it is in."""
+_EVERY_SECONDS: Final = 1.0
+_RING_AGAIN_SECONDS: Final = 2.0
+_MOST_AT_ONCE: Final = 200
+_MOST_ATTEMPTS: Final = 3
+_HOUSEKEEPING_ROUNDS: Final = 15
+_TELL_SECONDS: Final = 5.0
+_SHOWN_SECONDS: Final = 1.0
+_BYTES_PER_TOKEN: Final = 4
+
+_TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
+_UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
+_LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
+_OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
+_EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds, :age_seconds, :most)")
+_FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
+_LEFT_BEHIND: Final = text(
+    """
+    select t.id, t.session_id, t.status, t.attempt, t.recovery, t.answer_id, t.stop_reason, t.last_seq, t.title,
+           t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
+           c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens, c.reasoning_tokens,
+           c.usage_source,
+           (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
+            where m.organization_id = t.organization_id and m.session_id = t.session_id
+              and m.position <= t.number * 2) as prompt_bytes
+    from turnkeeper.turns as t
+    left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
+    where t.organization_id = :organization_id and t.id = :turn_id
+    """
+)
+_EXPIRE: Final = text(
+    """
+    update turnkeeper.turns as t
+    set status = 'expired', last_seq = t.last_seq + 1, finished_at = clock_timestamp()
+    where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
+      and t.queued_at < clock_timestamp() - make_interval(secs => :queue_seconds)
+    returning t.*
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What is known of a dead attempt: its row, what was shown and where its events ended."""
+
+    row: Row[Any]
+    answer: Answer
+    last_seq: int
+
+
+class Sweeper:
+    """Sweeps each second until `stop`.
+
+    Args:
+        settings: The configuration.
+        worker_id: Who sweeps.
+        database: A pool that does not compete with running turns.
+        publisher: Tells readers what was decided.
+        loop: Where the publisher lives.
+        ring: Sends a doorbell, given turn and trace context.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        database: Database,
+        publisher: Publisher,
+        loop: asyncio.AbstractEventLoop,
+        ring: Callable[[str, str], None],
+    ) -> None:
+        """Prepare; `start` begins."""
+        self._settings = settings
+        self._worker_id = worker_id
+        self._database = database
+        self._publisher = publisher
+        self._loop = loop
+        self._ring = ring
+        self._redis = redis.Redis.from_url(
+            settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
+        )
+        self._round = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the round and end."""
+        self._stopping.set()
+        self._thread.join(timeout=_TELL_SECONDS)
+
+    def _sweep_until_stopped(self) -> None:
+        while not self._stopping.wait(_EVERY_SECONDS):
+            try:
+                self.sweep()
+            except UnavailableError as error:
+                _log.warning("the sweep waits for the database: %s", error)
+            except Exception:  # noqa: BLE001
+                # The sweeper is what ends turns when all else fails: one bad row must not end it.
+                _log.exception("a sweep failed")
+
+    def sweep(self) -> None:
+        """Do one round, if no other worker is doing it."""
+        self._round += 1
+        with self._database.across() as db:
+            if not db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
+                return
+            lost_turns = db.execute(_LOST, {"most": _MOST_AT_ONCE}).all()
+            overdue = db.execute(
+                _OVERDUE, {"queue_seconds": self._settings.queue_timeout_seconds, "most": _MOST_AT_ONCE}
+            ).all()
+            if self._round % _HOUSEKEEPING_ROUNDS == 0:
+                self._keep_house(db)
+        for row in lost_turns:
+            self._recover(row.organization_id, row.turn_id)
+        for row in overdue:
+            self._expire(row.organization_id, row.turn_id)
+        # Last, so that what was requeued just now is rung in this round.
+        with self._database.across() as db:
+            unheard = db.execute(
+                _UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": _MOST_AT_ONCE}
+            ).all()
+        for row in unheard:
+            self._ring(str(row.turn_id), row.traceparent)
+
+    def _keep_house(self, db: Any) -> None:
+        db.execute(
+            _EXPIRE_SESSIONS,
+            {
+                "idle_seconds": self._settings.session_idle_seconds,
+                "age_seconds": self._settings.session_age_seconds,
+                "most": _MOST_AT_ONCE,
+            },
+        )
+        db.execute(
+            _FORGET_KEYS,
+            {"older_than_seconds": self._settings.idempotency_seconds, "most": _MOST_AT_ONCE},
+        )
+
+    def _recover(self, organization_id: UUID, turn_id: UUID) -> None:
+        """Settle or requeue a turn whose lease ran out; whoever is first wins (I2)."""
+        with self._database.of(organization_id) as db:
+            row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
+        left = self._left(row)
+        ending = _ending(left)
+        events = _events(ending)
+        settlement = Settlement(
+            organization_id,
+            turn_id,
+            row.attempt,
+            left.last_seq + len(events) + (0 if isinstance(ending, Requeued) else 1),
+            lost_to=self._worker_id,
+        )
+        settled = settle(self._database, self._settings.provider, settlement, ending)
+        if settled is None:
+            return  # it came back to life, or another settled it
+        _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
+        done = None if isinstance(ending, Requeued) else done_event(settled, ending.answer.content)
+        self._tell(settled, left.last_seq, events, done)
+
+    def _left(self, row: Row[Any]) -> _Left:
+        """Gather what the dead attempt showed: the log knows more than the last checkpoint."""
+        content, reasoning = row.content or "", row.reasoning or ""
+        last_seq = max(row.last_seq, row.checkpoint_seq or 0)
+        called = bool(row.called)
+        transcript = self._transcript(row)
+        if transcript is not None and transcript.seq >= last_seq:
+            last_seq = transcript.seq
+            content, reasoning = transcript.content, transcript.reasoning
+            called = called or transcript.message_id is not None
+        answer = Answer(content, reasoning, called, _usage(row, content, reasoning), _source(row))
+        return _Left(row, answer, last_seq)
+
+    def _transcript(self, row: Row[Any]) -> Transcript | None:
+        """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""
+        try:
+            entries = cast("list[Any]", self._redis.xrange(log_key(row.session_id, row.id)))
+        except redis.RedisError as error:
+            _log.warning("a lost turn's log cannot be read: %s", type(error).__name__)
+            return None
+        encoded = [event for _, fields in entries for event in fields.values()]
+        if not encoded:
+            return None
+        first = decode_header(encoded[0])
+        transcript = Transcript()
+        if first.seq > 1 and first.type != EventType.SNAPSHOT:
+            if first.seq > (row.checkpoint_seq or 0) + 1:
+                return None
+            transcript = Transcript.resume(
+                seq=row.checkpoint_seq,
+                attempt=row.checkpoint_attempt,
+                status=row.status,
+                message_id=str(row.answer_id),
+                content=row.content,
+                reasoning=row.reasoning,
+            )
+        for event in encoded:
+            if decode_header(event).seq > transcript.seq:
+                transcript.apply(event)
+        return transcript
+
+    def _tell(
+        self,
+        row: Row[Any],
+        last_seq: int,
+        events: Sequence[tuple[EventType, Mapping[str, Any]]],
+        done: bytes | None,
+    ) -> None:
+        """Show readers what was decided, before a doorbell lets the next attempt speak."""
+
+        async def tell() -> None:
+            await self._publisher.open(row.session_id, row.id, accept_events(row))
+            channel = self._publisher.channel(
+                row.session_id, row.id, row.attempt, last_seq, row.id, lambda: None
+            )
+            for event_type, fields in events:
+                channel.event(event_type, fields)
+            if done is not None:
+                channel.encoded(done)
+                channel.close()
+            else:
+                await channel.drained(_SHOWN_SECONDS)
+                channel.discard()
+
+        asyncio.run_coroutine_threadsafe(tell(), self._loop).result(timeout=_TELL_SECONDS)
+
+    def _expire(self, organization_id: UUID, turn_id: UUID) -> None:
+        with self._database.of(organization_id) as db:
+            expired = db.execute(
+                _EXPIRE,
+                {
+                    "organization_id": organization_id,
+                    "turn_id": turn_id,
+                    "sources": sorted(sources_of(Signal.EXPIRE)),
+                    "queue_seconds": self._settings.queue_timeout_seconds,
+                },
+            ).one_or_none()
+        if expired is None:
+            return
+
+        self._tell(expired, expired.last_seq - 1, (), done_event(expired, None))
+
+
+def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
+    """Return what readers are told of a dead attempt, before `done` where that follows."""
+    match ending:
+        case Requeued(answer) if answer.content or answer.reasoning:
+            return ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
+        case Stopped(_, reason):
+            return ((EventType.STOP_REQUESTED, {"stop_reason": reason.value}),)
+        case _:
+            error = error_of(ending)
+            return () if error is None else ((EventType.ERROR, {"error": error}),)
+
+
+def _ending(left: _Left) -> Ending:
+    row, answer = left.row, left.answer
+    if row.status == TurnStatus.STOPPING:
+        return Stopped(answer, StopReason(row.stop_reason))
+    has_text = bool(answer.content or answer.reasoning)
+    if row.attempt >= _MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
+        return lost(answer)
+    return Requeued(answer)
+
+
+def _usage(row: Row[Any], content: str, reasoning: str) -> Usage:
+    """Return what a dead attempt used: its checkpoint's figures, or an estimate where that knows less."""
+    thought = max(row.reasoning_tokens or 0, estimate_tokens(reasoning))
+    return Usage(
+        input_tokens=row.input_tokens or int(row.prompt_bytes) // _BYTES_PER_TOKEN,
+        cache_read_tokens=row.cache_read_tokens or 0,
+        cache_write_tokens=row.cache_write_tokens or 0,
+        output_tokens=max(row.output_tokens or 0, estimate_tokens(content) + thought),
+        reasoning_tokens=thought,
+    )
+
+
+def _source(row: Row[Any]) -> UsageSource:
+    return UsageSource(row.usage_source or UsageSource.ESTIMATED)
