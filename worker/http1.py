@@ -110,7 +110,8 @@ class Http1Connection(asyncio.Protocol):
             httpx.ReadError: The connection broke.
             httpx.RemoteProtocolError: What came is not HTTP, or is over a limit.
         """
-        await self._until(lambda: self._has_head, timeout_seconds)
+        while not self._has_head:
+            await self._more(timeout_seconds)
 
     async def read(self, timeout_seconds: float | None) -> bytes:
         """Return the body bytes that have gathered, waiting for the first; empty at the body's end.
@@ -120,10 +121,10 @@ class Http1Connection(asyncio.Protocol):
             httpx.ReadError: The connection broke.
             httpx.RemoteProtocolError: The body broke off, or cannot be parsed.
         """
-        if not self._chunks:
-            await self._until(lambda: bool(self._chunks) or self._is_complete, timeout_seconds)
-            if not self._chunks:
+        while not self._chunks:
+            if self._is_complete:
                 return b""
+            await self._more(timeout_seconds)
         chunks, self._chunks = self._chunks, []
         self._buffered = 0
         if self._is_paused and self._transport is not None:
@@ -253,16 +254,16 @@ class Http1Connection(asyncio.Protocol):
 
     # Waiting.
 
-    async def _until(self, is_so: Callable[[], bool], timeout_seconds: float | None) -> None:
+    async def _more(self, timeout_seconds: float | None) -> None:
+        """Wait until something came from the server; what came before an error is used up first."""
+        if self._error is not None:
+            raise self._error
         if timeout_seconds is None:
-            while not is_so():
-                if self._error is not None:
-                    raise self._error
-                await self._changed()
+            await self._changed()
             return
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._until(is_so, None)
+                await self._changed()
         except TimeoutError as exc:
             raise httpx.ReadTimeout("the server is silent") from exc
 

@@ -61,7 +61,7 @@ _SETTLE: Final = text(
             finished_at = case when g.is_terminal then clock_timestamp() end,
             worker_id = coalesce(cast(:settler as uuid), t.worker_id),
             lease_expires_at = null,
-            rung_at = case when g.is_terminal then t.rung_at else '-infinity' end
+            rung_at = case when g.is_terminal then t.rung_at else to_timestamp(0) end
         from given as g
         where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
           and t.status = any(:sources)

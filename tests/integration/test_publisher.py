@@ -82,7 +82,7 @@ class Stage:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 -- any condition, and this is how tests wait
             await asyncio.sleep(0.005)
 
 
@@ -172,7 +172,9 @@ def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
     assert snapshot["type"] == "snapshot"
     assert snapshot["message_id"] == str(stage.message)
     assert first_id == f"1-{snapshot['seq']}"
-    assert [event["seq"] for _, _, event in rest] == list(range(snapshot["seq"] + 1, snapshot["seq"] + 1 + len(rest)))
+    assert [event["seq"] for _, _, event in rest] == list(
+        range(snapshot["seq"] + 1, snapshot["seq"] + 1 + len(rest))
+    )
     assert stage.text() == "before after and on"
 
 

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from shared.text import TextCleaner, clean
 
 
-
 def test_nul_is_dropped_because_postgresql_refuses_it():
     assert clean("a\0b") == "ab"
 
