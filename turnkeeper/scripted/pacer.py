@@ -1,0 +1,57 @@
+"""One timer for all streams: due times are rounded up to a millisecond and called together.
+
+A timer for each token would cost more than the token.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+_TICKS_PER_SECOND: Final = 1000
+"""The event loop's own timers are no finer."""
+
+
+class Pacer:
+    """Calls back at due times.
+
+    Args:
+        loop: Whose clock and timer are used.
+    """
+
+    __slots__ = ("_calls", "_loop", "_ticks", "_timer", "_timer_tick")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: dict[int, list[Callable[[], None]]] = {}
+        self._ticks: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_tick = 0
+
+    def at(self, due: float, call: Callable[[], None]) -> None:
+        """Call `call` when the loop's clock has reached `due` seconds; it cannot be taken back."""
+        tick = int(due * _TICKS_PER_SECOND) + 1
+        calls = self._calls.get(tick)
+        if calls is not None:
+            calls.append(call)
+            return
+        self._calls[tick] = [call]
+        heapq.heappush(self._ticks, tick)
+        if self._timer is None or tick < self._timer_tick:
+            self._arm(tick)
+
+    def _arm(self, tick: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_tick = tick
+        self._timer = self._loop.call_at(tick / _TICKS_PER_SECOND, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._loop.time() * _TICKS_PER_SECOND
+        while self._ticks and self._ticks[0] <= now:
+            for call in self._calls.pop(heapq.heappop(self._ticks)):
+                call()
+        # A call may have armed the timer for a later tick than the next one.
+        if self._ticks:
+            self._arm(self._ticks[0])
