@@ -1,0 +1,280 @@
+"""One attempt: every way in which it can end, in every phase."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared.errors import Fault, ProviderError
+from shared.events import EventType
+from shared.turns import FinishReason, Role, StopReason
+from shared.usage import Usage, UsageSource
+from worker.attempt import Attempt
+from worker.outcome import Completed, Failed, Fenced, Stopped
+from worker.provider import (
+    Capabilities,
+    ContentDelta,
+    Finish,
+    MessageStart,
+    Prompt,
+    PromptMessage,
+    ReasoningDelta,
+    RunningUsage,
+)
+
+PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
+USED = Usage(input_tokens=3, output_tokens=2)
+
+
+class Tape:
+    """A channel that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+        self.discarded = False
+
+    def delta(self, reasoning, text):
+        self.told.append(("reasoning" if reasoning else "content", text))
+
+    def event(self, event_type, fields=None):
+        self.told.append((event_type, fields))
+
+    def discard(self):
+        self.discarded = True
+
+    def text_so_far(self):
+        return 7, "".join(text for kind, text in self.told if kind == "content"), ""
+
+
+class Playing:
+    """A provider that plays steps: a batch, an error to raise, or an event to wait for."""
+
+    name = "scripted"
+    model = "m"
+
+    def __init__(self, *steps, capabilities=None, sends=True, connects: asyncio.Event | None = None) -> None:
+        self.steps = steps
+        self.capabilities = capabilities or Capabilities()
+        self.sends = sends
+        self.connects = connects
+        self.opened = asyncio.Event()
+        self.closed = 0
+
+    @asynccontextmanager
+    async def stream(self, prompt, *, on_sent: Callable[[], None] | None = None):
+        self.opened.set()
+        try:
+            if self.connects is not None:
+                await self.connects.wait()
+            if self.sends and on_sent is not None:
+                on_sent()
+            yield self._batches()
+        finally:
+            self.closed += 1
+
+    async def _batches(self) -> AsyncIterator[list]:
+        for step in self.steps:
+            match step:
+                case Exception():
+                    raise step
+                case asyncio.Event():
+                    await step.wait()
+                case _:
+                    yield step
+
+
+def attempt(seconds_left=60.0):
+    return Attempt(Tape(), PROMPT, "message-id", seconds_left)
+
+
+def run(provider_of, *, during=None, seconds_left=60.0):
+    """Run one attempt; `during(attempt, provider)` is awaited beside it."""
+
+    async def both():
+        provider = provider_of()
+        one = attempt(seconds_left)
+        beside = asyncio.create_task(during(one, provider)) if during else None
+        outcome = await asyncio.wait_for(one.run(provider), 10)
+        if beside is not None:
+            await beside
+        return one, provider, outcome
+
+    return asyncio.run(both())
+
+
+def test_a_whole_answer_is_completed_with_the_providers_usage():
+    one, provider, outcome = run(
+        lambda: Playing(
+            [MessageStart(), ReasoningDelta("hm"), ContentDelta("a")],
+            [ContentDelta("b"), Finish(FinishReason.STOP, USED)],
+        )
+    )
+    assert isinstance(outcome, Completed)
+    assert (outcome.answer.content, outcome.answer.reasoning) == ("ab", "hm")
+    assert (outcome.answer.usage, outcome.answer.usage_source) == (USED, UsageSource.PROVIDER)
+    assert one.channel.told == [
+        (EventType.MESSAGE_START, {"message_id": "message-id"}),
+        ("reasoning", "hm"),
+        ("content", "a"),
+        ("content", "b"),
+        (EventType.MESSAGE_END, {"usage": USED.as_dict(), "finish_reason": "stop"}),
+    ]
+    assert provider.closed == 1
+
+
+def test_an_answer_without_usage_is_estimated_and_says_so():
+    _, _, outcome = run(
+        lambda: Playing([MessageStart(), ContentDelta("x" * 8), Finish(FinishReason.STOP, None)])
+    )
+    assert outcome.answer.usage_source is UsageSource.ESTIMATED
+    assert outcome.answer.usage == Usage(input_tokens=14, output_tokens=2)
+
+
+def stop_when(condition: Callable[[Attempt, Playing], bool], reason=StopReason.USER):
+    async def during(one, provider):
+        await provider.opened.wait()
+        while not condition(one, provider):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.stop(reason)
+
+    return during
+
+
+@pytest.mark.parametrize(
+    ("phase", "make", "condition", "called"),
+    [
+        ("connecting", lambda: Playing(connects=asyncio.Event()), lambda one, _: True, False),
+        ("silent before the first token", lambda: Playing(asyncio.Event()), lambda one, _: one.called, True),
+        (
+            "mid-stream",
+            lambda: Playing([MessageStart(), ContentDelta("kept")], asyncio.Event()),
+            lambda one, _: len(one.channel.told) == 2,
+            True,
+        ),
+    ],
+)
+def test_a_stop_closes_the_upstream_connection_in_every_phase(phase, make, condition, called):
+    one, provider, outcome = run(make, during=stop_when(condition))
+    assert isinstance(outcome, Stopped), phase
+    assert outcome.reason is StopReason.USER
+    assert provider.closed == 1
+    assert one.stop_observed_at is not None
+    assert outcome.answer.called is called
+    assert outcome.answer.usage.is_empty() is not called
+    assert one.channel.told[-1] == (EventType.STOP_REQUESTED, {"stop_reason": "user"})
+
+
+def test_a_stop_that_came_before_the_start_opens_no_connection():
+    async def both():
+        provider, one = Playing([MessageStart()]), attempt()
+        one.stop(StopReason.SESSION_CLOSED)
+        return provider, await one.run(provider)
+
+    provider, outcome = asyncio.run(both())
+    assert outcome == Stopped(outcome.answer, StopReason.SESSION_CLOSED)
+    assert not provider.opened.is_set()
+    assert not outcome.answer.called
+
+
+def test_a_stopped_turn_is_not_free():
+    _, _, outcome = run(
+        lambda: Playing([MessageStart(), *[ContentDelta("a")] * 9], asyncio.Event()),
+        during=stop_when(lambda one, _: len(one.channel.told) == 10),
+    )
+    assert outcome.answer.content == "a" * 9
+    assert outcome.answer.usage == Usage(input_tokens=14, output_tokens=9)
+    assert outcome.answer.usage_source is UsageSource.ESTIMATED
+
+
+def test_a_stopped_turn_uses_the_providers_running_usage_where_it_follows_the_output():
+    running = Usage(input_tokens=30, output_tokens=1)
+    _, _, outcome = run(
+        lambda: Playing(
+            [MessageStart(), ContentDelta("a"), RunningUsage(running)],
+            asyncio.Event(),
+            capabilities=Capabilities(running_usage=True),
+        ),
+        during=stop_when(lambda one, _: len(one.channel.told) == 2),
+    )
+    assert (outcome.answer.usage, outcome.answer.usage_source) == (running, UsageSource.PARTIAL)
+
+
+def test_the_inputs_figures_from_the_start_are_kept_and_the_output_is_what_was_shown():
+    running = Usage(input_tokens=30, cache_read_tokens=5, output_tokens=1)
+    _, _, outcome = run(
+        lambda: Playing(
+            [MessageStart(), RunningUsage(running), *[ContentDelta("abcd")] * 6], asyncio.Event()
+        ),
+        during=stop_when(lambda one, _: len(one.channel.told) == 7),
+    )
+    assert outcome.answer.usage == Usage(input_tokens=30, cache_read_tokens=5, output_tokens=6)
+    assert outcome.answer.usage_source is UsageSource.PARTIAL
+
+
+def test_a_fault_keeps_the_partial_text():
+    fault = ProviderError(Fault.PROVIDER_OVERLOADED, "busy", retry_after_ms=500)
+    _, provider, outcome = run(lambda: Playing([MessageStart(), ContentDelta("part")], fault))
+    assert isinstance(outcome, Failed)
+    assert (outcome.fault, outcome.detail, outcome.retry_after_ms) == (Fault.PROVIDER_OVERLOADED, "busy", 500)
+    assert outcome.answer.content == "part"
+    assert provider.closed == 1
+
+
+def test_a_fault_before_the_request_was_sent_costs_nothing():
+    _, _, outcome = run(
+        lambda: Playing(ProviderError(Fault.PROVIDER_UNREACHABLE, "no", sent=False), sends=False)
+    )
+    assert not outcome.answer.called
+    assert outcome.answer.usage.is_empty()
+
+
+def test_the_turns_deadline_is_told_apart_from_a_users_stop():
+    _, provider, outcome = run(
+        lambda: Playing([MessageStart(), ContentDelta("a")], asyncio.Event()), seconds_left=0.05
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.fault is Fault.TURN_TIMEOUT
+    assert outcome.answer.content == "a"
+    assert provider.closed == 1
+
+
+def test_a_stop_that_meets_the_end_leaves_the_answer_completed():
+    async def during(one, provider):
+        await provider.opened.wait()
+        while not any(kind is EventType.MESSAGE_END for kind, _ in one.channel.told):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.stop(StopReason.USER)
+
+    _, _, outcome = run(
+        lambda: Playing([MessageStart(), ContentDelta("a"), Finish(FinishReason.STOP, USED)]), during=during
+    )
+    assert isinstance(outcome, Completed)
+
+
+def test_an_attempt_that_lost_its_lease_leaves_no_trace():
+    async def during(one, provider):
+        await provider.opened.wait()
+        while not one.channel.told:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.fence()
+
+    one, provider, outcome = run(lambda: Playing([MessageStart()], asyncio.Event()), during=during)
+    assert isinstance(outcome, Fenced)
+    assert one.channel.discarded
+    assert provider.closed == 1
+
+
+def test_an_error_of_ours_ends_the_turn_and_says_nothing_of_itself(caplog):
+    _, _, outcome = run(lambda: Playing([MessageStart()], RuntimeError("secret")))
+    assert isinstance(outcome, Failed)
+    assert outcome.fault is Fault.INTERNAL
+    assert "secret" not in outcome.detail
+
+
+def test_a_checkpoint_is_what_was_shown_through_its_number():
+    one, provider, _ = run(
+        lambda: Playing([MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED)])
+    )
+    seq, answer = one.checkpoint(provider)
+    assert (seq, answer.content, answer.called) == (7, "ab", True)
