@@ -45,9 +45,13 @@ class AbortWatcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._poll())
-            tasks.create_task(self._listen())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._poll())
+                tasks.create_task(self._listen())
+        finally:
+            if self._flags is not None:
+                self._flags.abort()
 
     def check(self, turns: Sequence[tuple[UUID, UUID]]) -> None:
         """Ask for the flags of some turns, each as session and turn, in one write."""
@@ -105,7 +109,7 @@ class AbortWatcher:
                     # A write to a dead peer is what makes the kernel notice; the flags are polled anyway.
                     wire.write(pack("PING"))
         finally:
-            wire.close()
+            wire.abort()
 
     def _nudged(self, reply: object) -> None:
         match reply:

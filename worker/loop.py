@@ -11,6 +11,8 @@ import uvloop
 _T = TypeVar("_T")
 
 _CALL_SECONDS: Final = 30.0
+_LAST_ROUNDS: Final = 5
+"""Rounds that closed transports need to tell their protocols and let go of their sockets."""
 
 
 class LoopThread:
@@ -46,5 +48,7 @@ class LoopThread:
         try:
             self.loop.run_forever()
         finally:
+            for _ in range(_LAST_ROUNDS):
+                self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()

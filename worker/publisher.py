@@ -384,7 +384,7 @@ class Publisher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._wire is not None:
-            self._wire.close()
+            self._wire.abort()
 
     def channel(
         self,

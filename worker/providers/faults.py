@@ -67,10 +67,10 @@ _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
 
 _SECRETS: Final = re.compile(
     r"(?i)\b(sk|pk|key|xox\w)-[\w\-.]{6,}"
-    r"|\bbearer\s+[^\s\"',;]+"
+    r"|\b(?:bearer|basic)\s+[^\s\"',;]+"
     r"|(?<=://)[^/\s@\"']+@"
     r"|(?<=[?&])[\w\-.]*(?:key|token|sig|secret)[\w\-.]*=[^&\s\"']+"
-    r"|\b(?:x-api-key|api[_-]?key|authorization|password|secret)\b[\"']?\s*[:=]\s*[\"']?[^\s\"',;}]+"
+    r"|\b(?:x-api-key|api[_-]?key|authorization|password|secret)\b[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?[^\s\"',;}]+"
 )
 
 

@@ -73,7 +73,7 @@ class OpenAICompatible:
             self._stream_options["continuous_usage_stats"] = True
         # The hold rests on this limit, so it must have the name that the server obeys: OpenAI's newer
         # models refuse `max_tokens`, and other servers may ignore `max_completion_tokens`.
-        is_openai = (urlsplit(settings.base_url).hostname or "").endswith("openai.com")
+        is_openai = f".{urlsplit(settings.base_url).hostname}".endswith(".openai.com")
         self._limit_name = "max_completion_tokens" if is_openai else "max_tokens"
 
     def body(self, prompt: Prompt) -> bytes:

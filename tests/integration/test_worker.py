@@ -1,0 +1,309 @@
+"""A whole worker, but for Celery, against real PostgreSQL, Redis and a provider over HTTP."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import text
+
+from shared.ids import new_id
+from shared.redis_names import ABORT_CHANNEL, abort_key, log_key
+from shared.settings import load_settings
+from worker.claim import claim_turn
+from worker.main import Worker
+
+DEADLINE_SECONDS = 20
+
+
+def until(condition: Callable[[], object]) -> object:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        threading.Event().wait(0.01)
+    return value
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory):
+    port_file = tmp_path_factory.mktemp("provider") / "port"
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from turnkeeper.scripted import main; sys.exit(main(sys.argv[1:]))",
+    ]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--port-file", str(port_file)], stdout=subprocess.DEVNULL
+    ) as process:
+        until(lambda: port_file.exists() and port_file.read_text().strip())
+        yield f"http://127.0.0.1:{port_file.read_text().strip()}"
+        process.terminate()
+        process.wait(timeout=10)
+
+
+class Desk:
+    """Queues turns, rings for them and looks at what became of them."""
+
+    def __init__(self, database, organization, worker, settings, provider) -> None:
+        self.database = database
+        self.organization = organization
+        self.worker = worker
+        self.settings = settings
+        self.redis = redis.Redis.from_url(settings.redis_url)
+        self.session = new_id()
+        self.number = 0
+        self.provider = httpx.Client(base_url=provider)
+        self.threads: list[threading.Thread] = []
+        self.sql(
+            "insert into turnkeeper.sessions (organization_id, id, user_name, max_turns) values (:o, :s, 'u', 50)"
+        )
+
+    def sql(self, statement, **parameters):
+        with self.database.of(self.organization) as db:
+            result = db.execute(text(statement), {"o": self.organization, "s": self.session, **parameters})
+            return result.all() if result.returns_rows else []
+
+    def queue(self, content, recovery="restart"):
+        self.number += 1
+        turn = new_id()
+        message = new_id()
+        self.sql(
+            "insert into turnkeeper.turns (organization_id, id, session_id, number, user_name, status, recovery,"
+            " user_message_id, answer_id, max_output_tokens, deadline_seconds, last_seq, title) values"
+            " (:o, :t, :s, :n, 'u', 'queued', :r, :m, :a, 500, 60, 2, 'Title')",
+            t=turn, n=self.number, r=recovery, m=message, a=new_id(),
+        )  # fmt: skip
+        self.sql(
+            "insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content,"
+            " status)"
+            " values (:o, :m, :s, :t, :n * 2, 'user', :c, 'complete')",
+            m=message, t=turn, n=self.number, c=content,
+        )  # fmt: skip
+        return turn
+
+    def ring(self, turn):
+        thread = threading.Thread(target=self.worker.runner.run, args=(turn, ""))
+        thread.start()
+        self.threads.append(thread)
+
+    def row(self, turn):
+        return self.sql("select * from turnkeeper.turns where id = :t", t=turn)[0]
+
+    def ended(self, turn):
+        return until(lambda: row if (row := self.row(turn)).finished_at else None)
+
+    def log(self, turn):
+        return [
+            json.loads(next(iter(fields.values())))
+            for _, fields in self.redis.xrange(log_key(self.session, turn))
+        ]
+
+    def told(self, turn):
+        """Return the log once `done` is in it."""
+        until(lambda: any(event["type"] == "done" for event in self.log(turn)))
+        return self.log(turn)
+
+    def shown(self, turn):
+        content = ""
+        for event in self.log(turn):
+            match event["type"]:
+                case "content_delta":
+                    content += event["delta"]
+                case "message_reset":
+                    content = ""
+        return content
+
+    def answer(self, turn):
+        rows = self.sql(
+            "select content, status from turnkeeper.messages where turn_id = :t and role = 'assistant'",
+            t=turn,
+        )
+        return rows[0] if rows else None
+
+    def is_streaming(self, turn):
+        return any(event["type"] == "content_delta" for event in self.log(turn))
+
+    def ask_to_stop(self, turn):
+        self.sql(
+            "update turnkeeper.turns set status = 'stopping', stop_reason = 'user', stop_requested_at = now()"
+            " where id = :t and status = 'running'",
+            t=turn,
+        )
+
+    def close(self):
+        for thread in self.threads:
+            thread.join(timeout=DEADLINE_SECONDS)
+            assert not thread.is_alive()
+        self.redis.close()
+        self.provider.close()
+
+
+@pytest.fixture
+def desk(database, environment, organization, provider):
+    settings = load_settings(
+        {
+            **environment,
+            "SCRIPTED_BASE_URL": f"{provider}/v1",
+            "LEASE_SECONDS": "3",
+            "LEASE_TRUST_SECONDS": "2",
+            "LEASE_RENEW_SECONDS": "0.2",
+        }
+    )
+    worker = Worker(settings)
+    worker.start()
+    desk = Desk(database, organization, worker, settings, provider)
+    yield desk
+    desk.close()
+    worker.stop()
+
+
+def test_a_turn_is_told_from_its_acceptance_to_done_and_stored_as_it_was_shown(desk):
+    turn = desk.queue("[[tokens=30 rate=300]]")
+    desk.ring(turn)
+    row = desk.ended(turn)
+    events = desk.told(turn)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds = [event["type"] for event in events if event["type"] != "content_delta"]
+    assert kinds == ["turn_queued", "title_updated", "turn_started", "message_start", "message_end", "done"]
+    content, status = desk.answer(turn)
+    assert (content, status) == (desk.shown(turn), "complete")
+    done = events[-1]
+    assert done["content_sha256"] == sha256(content.encode()).hexdigest()
+    assert (done["status"], done["seq"], done["usage"]["output_tokens"]) == ("completed", row.last_seq, 30)
+    assert row.first_token_at is not None
+    assert row.cost_usd > 0
+
+
+def test_the_provider_gets_the_question_once_after_the_history(desk):
+    first = desk.queue("[[text=one]]")
+    desk.ring(first)
+    desk.ended(first)
+    second = desk.queue("[[text=two]] and a question")
+    desk.ring(second)
+    desk.ended(second)
+    (record,) = desk.provider.get("/_log", params={"contains": "two]] and a question"}).json()["data"]
+    assert [message["content"] for message in record["messages"]] == [
+        "[[text=one]]",
+        "one",
+        "[[text=two]] and a question",
+    ]
+
+
+def test_a_stop_reaches_the_worker_by_its_flag_and_nudge(desk):
+    turn = desk.queue("[[tokens=400 rate=50]]")
+    desk.ring(turn)
+    until(lambda: desk.is_streaming(turn))
+    desk.ask_to_stop(turn)
+    desk.redis.set(abort_key(desk.session, turn), "user", ex=60)
+    desk.redis.publish(ABORT_CHANNEL, str(turn))
+    row = desk.ended(turn)
+    assert (row.status, row.stop_reason) == ("stopped", "user")
+    assert row.stop_observed_at is not None
+    assert [event["type"] for event in desk.told(turn)[-2:]] == ["stop_requested", "done"]
+    content, status = desk.answer(turn)
+    assert (content, status) == (desk.shown(turn), "partial")
+    assert row.cost_usd > 0
+    assert row.usage_source == "estimated"
+
+
+def test_a_stop_reaches_the_worker_by_the_lease_renewal_when_redis_says_nothing(desk):
+    turn = desk.queue("[[hang=3]]")
+    desk.ring(turn)
+    until(lambda: desk.is_streaming(turn))
+    desk.ask_to_stop(turn)
+    assert desk.ended(turn).status == "stopped"
+
+
+def test_a_failed_turn_says_why_and_keeps_its_text(desk):
+    turn = desk.queue("[[tokens=20 cut=5]]")
+    desk.ring(turn)
+    row = desk.ended(turn)
+    assert (row.status, row.error["code"]) == ("failed", "provider_protocol")
+    events = desk.told(turn)
+    assert [event["type"] for event in events[-2:]] == ["error", "done"]
+    assert events[-1]["seq"] == row.last_seq
+    assert desk.answer(turn).status == "partial"
+
+
+def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
+    turn = desk.queue("[[tokens=40 rate=200]]")
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    assert dead.attempt == 1
+    for seq, event in enumerate(
+        (
+            {"type": "turn_queued"},
+            {"type": "title_updated", "title": "Title"},
+            {"type": "turn_started"},
+            {"type": "message_start", "message_id": str(dead.row.answer_id)},
+            {"type": "content_delta", "delta": "void"},
+        ),
+        start=1,
+    ):
+        attempt = 0 if seq < 3 else 1
+        encoded = json.dumps({"session_id": "s", "turn_id": "t", "seq": seq, "attempt": attempt, **event})
+        desk.redis.xadd(log_key(desk.session, turn), {"e": encoded}, id=f"{attempt}-{seq}")
+    until(lambda: desk.row(turn).status == "queued")
+    desk.ring(turn)
+    row = desk.ended(turn)
+    assert (row.status, row.attempt) == ("completed", 2)
+    events = desk.told(turn)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["type"] for event in events][5:7] == ["message_reset", "turn_started"]
+    assert desk.answer(turn).content == desk.shown(turn)
+    assert "void" not in desk.shown(turn)
+    bills = desk.sql(
+        "select attempt, usage_source from turnkeeper.ledger where turn_id = :t order by 1", t=turn
+    )
+    assert [tuple(bill) for bill in bills] == [(1, "estimated"), (2, "provider")]
+
+
+def test_a_turn_that_is_to_fail_when_its_worker_dies_keeps_what_was_shown(desk):
+    turn = desk.queue("anything", recovery="fail")
+    claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    encoded = json.dumps({"type": "snapshot", "session_id": "s", "turn_id": "t", "seq": 4, "attempt": 1,
+                          "message_id": "m", "content": "kept", "reasoning": "", "status": "running"})  # fmt: skip
+    desk.redis.xadd(log_key(desk.session, turn), {"s": encoded}, id="1-4")
+    row = desk.ended(turn)
+    assert (row.status, row.error["code"]) == ("failed", "worker_lost")
+    assert desk.answer(turn).content == "kept"
+    assert [event["seq"] for event in desk.told(turn)] == [4, 5, 6]
+
+
+def test_a_stop_of_a_turn_whose_worker_died_ends_it_stopped(desk):
+    turn = desk.queue("anything")
+    claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    desk.ask_to_stop(turn)
+    assert desk.ended(turn).status == "stopped"
+    assert desk.told(turn)[-1]["type"] == "done"
+
+
+def test_a_turn_whose_doorbell_was_lost_is_rung_again(desk):
+    turn = desk.queue("anything")
+    desk.sql("update turnkeeper.turns set rung_at = now() - interval '1 minute' where id = :t", t=turn)
+    until(lambda: desk.redis.llen("turns:turns") > 0)
+
+
+def test_a_turn_that_no_worker_took_expires_and_done_says_so(desk):
+    turn = desk.queue("anything")
+    desk.sql("update turnkeeper.turns set queued_at = now() - interval '1 day' where id = :t", t=turn)
+    assert desk.ended(turn).status == "expired"
+    assert desk.told(turn)[-1]["status"] == "expired"
+
+
+def test_a_worker_says_that_it_is_alive(desk):
+    (row,) = desk.sql("select now() - renewed_at < interval '10 seconds' as fresh from turnkeeper.workers")
+    assert row.fresh
+
+
+def test_a_draining_worker_claims_nothing(desk):
+    desk.worker.runner.drain()
+    turn = desk.queue("anything")
+    desk.ring(turn)
+    desk.threads[-1].join(timeout=DEADLINE_SECONDS)
+    assert desk.row(turn).status == "queued"
