@@ -31,6 +31,17 @@ from worker.publisher import Channel
 _log = logging.getLogger("turnkeeper.attempt")
 
 _NO_USAGE: Final = Usage()
+_REFUSALS: Final = frozenset(
+    {
+        Fault.PROVIDER_REJECTED,
+        Fault.PROVIDER_AUTH,
+        Fault.PROVIDER_RATE_LIMITED,
+        Fault.PROVIDER_OVERLOADED,
+        Fault.PROVIDER_PROTOCOL,
+        Fault.CONTEXT_TOO_LONG,
+    }
+)
+"""Faults that cost nothing when no answer had begun: the provider did not take the request."""
 
 
 class Attempt:
@@ -47,7 +58,9 @@ class Attempt:
         "_content",
         "_deadline",
         "_deltas",
+        "_error",
         "_finish",
+        "_is_begun",
         "_message_id",
         "_prompt",
         "_reasoning",
@@ -78,6 +91,8 @@ class Attempt:
         self._running: Usage | None = None
         self._finish: Finish | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_begun = False
+        self._error: BaseException | None = None
 
     async def run(self, provider: Provider) -> Outcome:
         """Stream the answer and say how it ended; never raises."""
@@ -144,6 +159,7 @@ class Attempt:
                 case RunningUsage(usage):
                     self._running = usage
                 case MessageStart():
+                    self._is_begun = True
                     self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
                 case Finish():
                     self._finish = item
@@ -160,7 +176,7 @@ class Attempt:
     def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
         task = self._task
         assert task is not None
-        error = None if task.cancelled() else task.exception()
+        self._error = error = None if task.cancelled() else task.exception()
         if self.is_fenced:
             return Fenced()
         if self._finish is not None and error is None:
@@ -186,6 +202,14 @@ class Attempt:
         self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
         return Stopped(self.answer(provider), reason)
 
+    def _is_refused(self) -> bool:
+        return (
+            not self._is_begun
+            and self._running is None
+            and isinstance(self._error, ProviderError)
+            and self._error.fault in _REFUSALS
+        )
+
     def _usage(self, provider: Provider) -> tuple[Usage, UsageSource]:
         """Return the provider's word where it gave one, else its running figures, else an estimate.
 
@@ -193,7 +217,7 @@ class Attempt:
         """
         if self._finish is not None and self._finish.usage is not None:
             return self._finish.usage, UsageSource.PROVIDER
-        if not self.called:
+        if not self.called or self._is_refused():
             return _NO_USAGE, UsageSource.ESTIMATED
         content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
         thought = estimate_tokens(reasoning)

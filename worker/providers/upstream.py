@@ -25,9 +25,8 @@ ERROR_BODY_SECONDS: Final = 2.0
 MAX_EVENTS: Final = 200_000
 """Far above one event for each token of the longest answers; a stream with more is a flood."""
 DRAIN_SECONDS: Final = 0.1
-DRAIN_BYTES: Final = 16 * 1024
-"""After the terminal mark the response's own end is awaited this long and this far, since a connection
-that is used again saves the next turn a TLS handshake. No settling turn waits longer for that."""
+"""After the terminal mark the response's own end is awaited this long, since a connection that is used
+again saves the next turn a TLS handshake; a turn that waits to be settled waits no longer for that."""
 
 _SENT: Final = "http11.send_request_body.complete"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -284,13 +283,10 @@ class _Exchange:
 
     async def _drain(self) -> None:
         assert self._body is not None
-        left = DRAIN_BYTES
         with suppress(TimeoutError, httpx.TransportError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                async for chunk in self._body:
-                    left -= len(chunk)
-                    if left < 0:
-                        return
+                async for _ in self._body:
+                    pass
 
     def _note_sent(self) -> None:
         if not self._is_sent:

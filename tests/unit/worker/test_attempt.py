@@ -278,3 +278,24 @@ def test_a_checkpoint_is_what_was_shown_through_its_number():
     )
     seq, answer = one.checkpoint(provider)
     assert (seq, answer.content, answer.called) == (7, "ab", True)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.PROVIDER_RATE_LIMITED, Fault.PROVIDER_REJECTED, Fault.PROVIDER_PROTOCOL]
+)
+def test_a_request_that_the_provider_refused_costs_nothing(fault):
+    _, _, outcome = run(lambda: Playing(ProviderError(fault, "no")))
+    assert outcome.answer.called
+    assert outcome.answer.usage.is_empty()
+
+
+@pytest.mark.parametrize("fault", [Fault.PROVIDER_TIMEOUT, Fault.PROVIDER_UNREACHABLE])
+def test_a_request_that_the_provider_may_have_worked_on_is_billed_for_its_input(fault):
+    _, _, outcome = run(lambda: Playing(ProviderError(fault, "lost")))
+    assert outcome.answer.usage == Usage(input_tokens=14)
+
+
+def test_an_answer_that_began_before_the_fault_is_billed():
+    fault = ProviderError(Fault.PROVIDER_PROTOCOL, "cut")
+    _, _, outcome = run(lambda: Playing([MessageStart(), ContentDelta("x" * 8)], fault))
+    assert outcome.answer.usage == Usage(input_tokens=14, output_tokens=2)

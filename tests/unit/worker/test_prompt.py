@@ -22,7 +22,9 @@ def stored(*texts):
 
 
 def build(messages, context_tokens=10_000, system=None):
-    return build_prompt(messages, system=system, max_output_tokens=ANSWER_TOKENS, context_tokens=context_tokens)
+    return build_prompt(
+        messages, system=system, max_output_tokens=ANSWER_TOKENS, context_tokens=context_tokens
+    )
 
 
 def test_the_question_comes_last_and_once():

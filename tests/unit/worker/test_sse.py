@@ -118,7 +118,8 @@ def test_every_line_end_gives_the_same_events(lines, one, other, where):
 
 @given(streams, places, st.integers(1, 40), st.integers(1, 40))
 def test_a_limit_ends_every_chunking_after_the_same_events(stream, where, line_bytes, event_bytes):
-    stream = stream.removeprefix(b"\xef\xbb\xbf")  # whose three bytes count only in an unfinished line
+    while stream.startswith(b"\xef\xbb\xbf"):  # whose three bytes count only in an unfinished line
+        stream = stream[3:]
     together = decode([stream], line_bytes, event_bytes)
     apart = decode(cut(stream, where), line_bytes, event_bytes)
     assert apart == together
