@@ -1,0 +1,79 @@
+# Two commands are enough: `make run` and `make test`. They need Python 3.11 to 3.13, make and the Python index.
+# What they install goes to .venv, from lock files with hashes; what they run keeps its data in .turnkeeper.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+# Another interpreter: make run PYTHON=/opt/python3.12/bin/python3
+PYTHON ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+# Found by running them: a name on the path (a pyenv shim, say) need not be a Python that works.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv run test check docs-check format lock bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(PY):
+	@for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+		if "$$candidate" -c '$(USABLE)' >/dev/null 2>&1; then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "make: no Python 3.11, 3.12 or 3.13 with venv and ensurepip was found$(if $(PYTHON), at $(PYTHON))." >&2; \
+		echo "make: install one (Debian: apt install python3-venv), or name one: make run PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV)
+
+# Installed once, and again when a lock or the project's own list changes.
+$(VENV)/.installed-run: requirements.lock pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.installed-run
+
+venv: $(VENV)/.installed-dev  ## build .venv with everything that developing needs
+
+run: $(VENV)/.installed-run  ## run everything here: make run ARGS="--port 9000 --worker 2"
+	@exec $(VENV)/bin/turnkeeper up $(ARGS)
+
+test: $(VENV)/.installed-dev  ## run the tests: make test ARGS="tests/unit -x"
+	$(PY) -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev docs-check  ## lint, formatting, types, imports and generated pages
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+docs-check: $(VENV)/.installed-dev  ## fail when a generated page is not what the code says
+	$(PY) -m turnkeeper.reference --check
+
+format: $(VENV)/.installed-dev  ## format the code and mend what can be mended
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+LOCK = echo setuptools | $(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --upgrade pyproject.toml -
+lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lock files
+	$(PY) -m pip install --quiet uv
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --group dev --output-file requirements-dev.lock
+
+bench: $(VENV)/.installed-dev  ## measure what the README says: make bench ARGS="..."
+	$(PY) -m bench $(ARGS)
+
+clean:  ## remove what was built; the data in .turnkeeper stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""The API over real servers, called without a socket in between."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from shared.settings import Settings
+
+MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+"""A well-formed id of nothing."""
+
+
+class Api:
+    """Calls the application with a key."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.services = app.extensions["turnkeeper"]
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> TestResponse:
+        sent = dict(headers or {})
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        return self.app.test_client().open(path, method=method, headers=sent, **{"buffered": True, **options})
+
+    def get(self, path: str, key: str | None = None, **options: Any) -> TestResponse:
+        return self.call("GET", path, key, **options)
+
+    def post(self, path: str, key: str | None = None, **options: Any) -> TestResponse:
+        return self.call("POST", path, key, **options)
+
+    def session(self, key: str, **fields: Any) -> str:
+        """Open a session and return its id."""
+        answer = self.post("/v1/sessions", key, json=fields)
+        assert answer.status_code == 201, answer.json
+        return answer.json["id"]
+
+    def turn(self, key: str, session_id: str, content: str = "Hello", **options: Any) -> str:
+        """Post a turn and return its id."""
+        answer = self.post(f"/v1/sessions/{session_id}/turns", key, json={"content": content}, **options)
+        assert answer.status_code == 202, answer.json
+        return answer.json["id"]
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    """The application on the test's servers."""
+    app = create_app("web", settings)
+    yield Api(app)
+    app.extensions["turnkeeper"].close()
+
+
+@pytest.fixture
+def missing_id() -> str:
+    """A well-formed id of nothing."""
+    return MISSING_ID
+
+
+@pytest.fixture
+def as_owner(owner_url: str) -> Iterator[Callable[..., list[Any]]]:
+    """Runs a statement as the owner: for what only a worker or the passing of time would do."""
+    engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
+
+    def run(statement: str, **parameters: Any) -> list[Any]:
+        with engine.begin() as db:
+            found = db.execute(text(statement), parameters)
+            return list(found) if found.returns_rows else []
+
+    yield run
+    engine.dispose()

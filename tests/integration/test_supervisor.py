@@ -1,0 +1,158 @@
+"""Keeping real processes alive, and ending them."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from turnkeeper.embedded import EmbeddedServerError
+from turnkeeper.supervisor import Child, Program, Server, Wakeup, end_all
+
+LIMIT_SECONDS = 20.0
+PATIENT = "import signal, time\nprint('up', flush=True)\nsignal.pause()"
+STUBBORN = (
+    "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\n"
+    "while True: signal.pause()"
+)
+PARENT = (
+    "import subprocess, sys\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+    "print(child.pid, flush=True)\nchild.wait()"
+)
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited too long for: {what}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    made: list[Child] = []
+
+    def make_child(script: str, *, grace_seconds: float = LIMIT_SECONDS) -> Child:
+        log = tmp_path / f"{len(made)}.log"
+        command = (sys.executable, "-c", script)
+        child = Child(Program("it", "it", command, dict(os.environ), log, None, grace_seconds))
+        made.append(child)
+        list(child.keep(time.monotonic()))
+        wait_until(lambda: log.read_text() != "" or not child.is_running, "the child to speak")
+        return child
+
+    yield make_child
+    for child in made:
+        child.end(deadline=0.0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_child_is_started_again_and_it_is_said(make):
+    child = make(PATIENT)
+    before = child.pids
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: not child.is_running, "the child to die")
+    assert list(child.keep(time.monotonic())) == ["it was ended by SIGKILL: started again"]
+    assert child.is_running
+    assert child.pids != before
+
+
+def test_a_child_that_dies_at_once_waits_for_its_next_start(make):
+    child = make("import sys; sys.exit(3)")
+    now = time.monotonic()
+    wait_until(lambda: not child.is_running, "the child to die")
+    (first,) = child.keep(now)
+    assert first == "it ended with code 3: started again"
+    assert not child.is_steady(now)
+    wait_until(lambda: not child.is_running, "the child to die again")
+    (second,) = child.keep(now)
+    assert second.startswith("it ended with code 3: started again in 0.5 s")
+    assert child.quick_deaths == 2
+    assert list(child.keep(now + 0.4)) == []
+    assert child.pids == []
+    list(child.keep(now + 0.6))
+    assert child.pids != []
+
+
+def test_what_a_dead_child_had_started_ends_with_it(make):
+    child = make(PARENT)
+    grandchild = int(child.log.read_text())
+    os.kill(child.pids[0], signal.SIGKILL)
+    wait_until(lambda: not child.is_running, "the child to die")
+    list(child.keep(time.monotonic()))
+    wait_until(lambda: not is_alive(grandchild), "the grandchild to end")
+
+
+def test_a_child_ends_when_it_is_asked(make):
+    children = [make(PATIENT), make(PATIENT)]
+    with Wakeup().listening() as wakeup:
+        assert end_all(children, wakeup) == []
+    assert not any(child.is_running for child in children)
+
+
+def test_a_child_that_does_not_end_in_its_grace_is_killed(make):
+    child = make(STUBBORN, grace_seconds=0.2)
+    with Wakeup().listening() as wakeup:
+        assert end_all([child], wakeup) == ["it"]
+    assert not child.is_running
+
+
+def test_a_second_ctrl_c_hurries(make):
+    child = make(STUBBORN)
+    with Wakeup().listening() as wakeup:
+        impatient = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        impatient.start()
+        began = time.monotonic()
+        assert end_all([child], wakeup) == ["it"]
+        impatient.join()
+    assert time.monotonic() - began < LIMIT_SECONDS / 2
+
+
+def test_signals_are_counted_and_wake_up_and_are_given_back_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with Wakeup().listening() as wakeup:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wakeup.wait(LIMIT_SECONDS)
+        assert wakeup.stops == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Flaky:
+    """A server that starts only at the second try."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.tries = 0
+
+    def start(self) -> str:
+        self.tries += 1
+        if self.tries < 2:
+            raise EmbeddedServerError("the port is in use")
+        self.pid = 7
+        return "somewhere"
+
+    def stop(self) -> None:
+        self.pid = 0
+
+
+def test_a_server_that_does_not_start_is_tried_again_later():
+    flaky = Flaky()
+    server = Server("redis", flaky)
+    now = time.monotonic()
+    assert list(server.keep(now)) == ["redis ended: started again", "redis did not start: the port is in use"]
+    assert list(server.keep(now)) == ["redis ended: started again in 0.5 s"]
+    assert server.pids == []
+    assert list(server.keep(now + 0.6)) == []
+    assert server.pids == [7]

@@ -1,0 +1,47 @@
+"""The `.env` file."""
+
+import pytest
+
+from shared.errors import SettingsError
+from turnkeeper.dotenv import parse_dotenv, read_dotenv
+
+
+def test_assignments_quotes_and_comments_are_read_as_people_write_them():
+    text = """
+    # a comment
+    PLAIN=one two
+    export EXPORTED=yes
+    DOUBLE="with # and 'quotes'"
+    SINGLE='$NOT expanded'
+    TRAILING=value # why
+    HASH=a#b
+    EMPTY=
+    SPACED = around
+    """
+    assert parse_dotenv(text) == {
+        "PLAIN": "one two",
+        "EXPORTED": "yes",
+        "DOUBLE": "with # and 'quotes'",
+        "SINGLE": "$NOT expanded",
+        "TRAILING": "value",
+        "HASH": "a#b",
+        "EMPTY": "",
+        "SPACED": "around",
+    }
+
+
+def test_every_bad_line_is_named_and_none_is_repeated():
+    with pytest.raises(SettingsError) as refused:
+        parse_dotenv("sk-secret\nGOOD=1\n2BAD=secret\n")
+    assert len(refused.value.problems) == 2
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_file_says_nothing(tmp_path):
+    assert read_dotenv(tmp_path / ".env") == {}
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / ".env").write_bytes(b"A=\xff\xfe")
+    with pytest.raises(SettingsError):
+        read_dotenv(tmp_path / ".env")

@@ -1,0 +1,366 @@
+"""The `turnkeeper` command: parses, loads only what the command needs, and turns errors into exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+from uuid import UUID
+
+from shared.errors import SettingsError, TurnkeeperError
+from turnkeeper.records import DATA_FOLDER
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+
+WRONG_USE: Final = 2
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+MOST_PROCESSES: Final = 32
+"""Of one kind in `up`: it is for one machine; more are started one by one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return the exit code: 0 done, 1 failed, 2 wrong use or configuration."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    match arguments:
+        # These two have command lines of their own.
+        case ["provider", *rest]:
+            from turnkeeper.scripted import main as provider
+
+            return provider(rest)
+        case ["worker", *rest]:
+            return run(lambda: worker(rest))
+    options = parser().parse_args(arguments)
+    command: Command = options.command
+    return run(lambda: command(options))
+
+
+def run(command: Callable[[], int]) -> int:
+    """Run a command and say its errors as a person reads them."""
+    try:
+        return command()
+    except SettingsError as refused:
+        print(f"turnkeeper: {refused}", file=sys.stderr)
+        return WRONG_USE
+    except TurnkeeperError as failed:
+        print(f"turnkeeper: {failed}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the grammar of the command line."""
+    top = argparse.ArgumentParser(prog="turnkeeper", description="Durable LLM chat turns.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    add_up(commands.add_parser("up", help="run everything here, servers included"))
+    for role in ("web", "relay"):
+        add_service(commands.add_parser(role, help=f"run the {role} (gunicorn)"), role)
+    commands.add_parser("worker", help="run a worker (Celery)", add_help=False)
+    migrate_parser = commands.add_parser("migrate", help="bring the database's schema up to date")
+    migrate_parser.set_defaults(command=as_owner(migrate))
+    add_orgs(commands.add_parser("orgs", help="make and list organizations"))
+    add_keys(commands.add_parser("keys", help="make, list and revoke API keys"))
+    add_client(
+        commands.add_parser("smoke", help="replay a turn against a running service and check it"), smoke
+    )
+    add_client(commands.add_parser("chat", help="chat on the terminal with a running service"), chat)
+    commands.add_parser("provider", help="run the scripted provider", add_help=False)
+    return top
+
+
+def count_of_processes(text: str) -> int:
+    """Parse a number of processes."""
+    count = int(text)
+    if not 1 <= count <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"use 1 to {MOST_PROCESSES}")
+    return count
+
+
+def port_number(text: str) -> int:
+    """Parse a TCP port; 0 is any free one."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("use 0 to 65535")
+    return port
+
+
+def add_up(up_parser: argparse.ArgumentParser) -> None:
+    """Give `up` its options."""
+    up_parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    up_parser.add_argument(
+        "--port", type=port_number, help="port to listen on (default: 8080, or the next free)"
+    )
+    up_parser.add_argument(
+        "--data", type=Path, default=DATA_FOLDER, help="folder of the data (default: %(default)s)"
+    )
+    up_parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="write where it runs, as JSON, once it is ready"
+    )
+    for kind in ("web", "relay", "worker"):
+        up_parser.add_argument(
+            f"--{kind}",
+            type=count_of_processes,
+            default=1,
+            metavar="N",
+            help=f"{kind} processes (default: 1)",
+        )
+    up_parser.set_defaults(command=up)
+
+
+def up(options: argparse.Namespace) -> int:
+    """Run everything."""
+    from rich.console import Console
+
+    from turnkeeper.up import Plan, up
+
+    processes = {"web": options.web, "relay": options.relay, "worker": options.worker}
+    plan = Plan(options.data, options.state, options.host, options.port, processes)
+    return up(plan, os.environ, Console())
+
+
+def add_service(service_parser: argparse.ArgumentParser, role: str) -> None:
+    """Give `web` and `relay` their options."""
+    port = {"web": 8080, "relay": 8081}[role]
+    where = service_parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--bind",
+        default=f"127.0.0.1:{port}",
+        help="HOST:PORT or unix:PATH to listen on (default: %(default)s)",
+    )
+    where.add_argument("--handoff", metavar="PATH", help="socket to take connections over from a front")
+    service_parser.add_argument(
+        "--processes", type=count_of_processes, default=1, help="serving processes (default: 1)"
+    )
+    service_parser.add_argument(
+        "--grace",
+        type=int,
+        default=25,
+        metavar="SECONDS",
+        help="for requests at a stop (default: %(default)s)",
+    )
+    service_parser.add_argument("--pid-file", type=Path, help="where to write which process serves")
+    service_parser.add_argument("--app", default="api.app:create_app", help=argparse.SUPPRESS)
+    service_parser.set_defaults(command=serve, role=role)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run gunicorn; it ends the process."""
+    from shared.logs import configure_logging
+    from shared.settings import load_settings
+    from turnkeeper.serve import Service, serve
+
+    settings = load_settings(os.environ)
+    configure_logging(settings.log_level, options.role)
+    service = Service(
+        role=options.role,
+        bind=options.handoff or options.bind,
+        is_handoff=bool(options.handoff),
+        factory=options.app,
+        processes=options.processes,
+        threads=settings.web_threads,
+        grace_seconds=options.grace,
+        pid_file=options.pid_file,
+    )
+    serve(service)
+    return 0
+
+
+def worker(arguments: Sequence[str]) -> int:
+    """Run a worker in this very process."""
+    from worker.main import main as run_worker
+
+    return run_worker(arguments)
+
+
+def as_owner(command: Command) -> Command:
+    """Return a command that says what the database refused, in one line."""
+
+    def run_command(options: argparse.Namespace) -> int:
+        from turnkeeper.logins import owning_database
+
+        with owning_database():
+            return command(options)
+
+    return run_command
+
+
+def migrate(_: argparse.Namespace) -> int:
+    """Migrate as the owner; the application's login is made from `DATABASE_URL`."""
+    from shared.migrate import migrate
+
+    environ = environment()
+    migrate(owner_url(environ), environ.get("DATABASE_URL", "").strip())
+    return 0
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment, with what `.env` adds to it."""
+    from turnkeeper.dotenv import read_dotenv
+
+    return {**read_dotenv(Path(".env")), **os.environ}
+
+
+def owner_url(environ: Mapping[str, str]) -> str:
+    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs here.
+
+    Raises:
+        SettingsError: There is neither.
+    """
+    from turnkeeper.records import STATE_NAME, read_state
+
+    if named := environ.get("DATABASE_OWNER_URL", "").strip():
+        return named
+    state = read_state(DATA_FOLDER / STATE_NAME)
+    if state is None:
+        raise SettingsError(["DATABASE_OWNER_URL is required where no `turnkeeper up` runs: set it"])
+    return state.database_owner_url
+
+
+def add_orgs(orgs_parser: argparse.ArgumentParser) -> None:
+    """Give `orgs` its commands."""
+    commands = orgs_parser.add_subparsers(required=True, metavar="COMMAND")
+    create = commands.add_parser("create", help="make an organization and print its id")
+    create.add_argument("name")
+    create.set_defaults(command=as_owner(create_organization))
+    commands.add_parser("list", help="list organizations").set_defaults(command=as_owner(list_organizations))
+
+
+def create_organization(options: argparse.Namespace) -> int:
+    """Make an organization."""
+    from shared import accounts
+
+    print(accounts.create_organization(owner_url(environment()), options.name))
+    return 0
+
+
+def list_organizations(_: argparse.Namespace) -> int:
+    """List organizations, oldest first."""
+    from shared import accounts
+
+    for organization_id, name in accounts.list_organizations(owner_url(environment())):
+        print(f"{organization_id}  {name}")
+    return 0
+
+
+def add_keys(keys_parser: argparse.ArgumentParser) -> None:
+    """Give `keys` its commands."""
+    commands = keys_parser.add_subparsers(required=True, metavar="COMMAND")
+    create = commands.add_parser("create", help="make a key and print it, this once")
+    create.add_argument("--role", choices=("user", "service", "admin"), default="service")
+    create.add_argument("--user", help="whom a `user` key is bound to")
+    create.add_argument("--name", default="", help="what you call it")
+    create.set_defaults(command=as_owner(create_key))
+    listing = commands.add_parser("list", help="list an organization's keys")
+    listing.set_defaults(command=as_owner(list_keys))
+    revoke = commands.add_parser("revoke", help="revoke a key")
+    revoke.add_argument("key", type=UUID, help="its id, as `keys list` shows it")
+    revoke.set_defaults(command=as_owner(revoke_key))
+    for one in (create, listing):
+        one.add_argument("--org", help="id or name (default: the only one)")
+
+
+def organization(url: str, named: str | None) -> UUID:
+    """Return the organization that was meant.
+
+    Raises:
+        SettingsError: It is unknown, or none was named and there are several.
+    """
+    from shared import accounts
+
+    known = accounts.list_organizations(url)
+    meant = [row_id for row_id, name in known if named is None or named in {str(row_id), name}]
+    if len(meant) != 1:
+        names = (
+            ", ".join(f"{name!r} ({row_id})" for row_id, name in known)
+            or "none yet: `turnkeeper orgs create NAME`"
+        )
+        raise SettingsError([f"--org must name one organization; there are: {names}"])
+    return meant[0]
+
+
+def create_key(options: argparse.Namespace) -> int:
+    """Make a key and print it."""
+    from shared import accounts
+
+    if (options.role == "user") != bool(options.user):
+        raise SettingsError(["--user is required with --role user, and only there"])
+    url = owner_url(environment())
+    print(
+        accounts.create_key(
+            url, organization(url, options.org), options.role, user=options.user, name=options.name
+        )
+    )
+    return 0
+
+
+def list_keys(options: argparse.Namespace) -> int:
+    """List keys, newest first."""
+    from shared import accounts
+
+    url = owner_url(environment())
+    for row in accounts.list_keys(url, organization(url, options.org)):
+        state = "revoked" if row.revoked_at else "active"
+        print(f"{row.id}  {row.role:<8} {state:<8} {row.prefix}…  {row.user or ''}  {row.name}".rstrip())
+    return 0
+
+
+def revoke_key(options: argparse.Namespace) -> int:
+    """Revoke a key."""
+    from shared import accounts
+
+    if accounts.revoke_key(owner_url(environment()), options.key):
+        return 0
+    print(f"turnkeeper: there is no key {options.key} that is not revoked", file=sys.stderr)
+    return FAILED
+
+
+def add_client(client_parser: argparse.ArgumentParser, command: Command) -> None:
+    """Give a command that talks to a running service its options."""
+    client_parser.add_argument(
+        "--url", help="address of the service (default: that of the `up` that runs here)"
+    )
+    client_parser.add_argument("--key", help="API key (default: TURNKEEPER_KEY, or the `up`'s user key)")
+    client_parser.add_argument(
+        "--data", type=Path, default=DATA_FOLDER, help="folder of the `up` (default: %(default)s)"
+    )
+    client_parser.add_argument("--message", help="what to say" if command is smoke else argparse.SUPPRESS)
+    client_parser.set_defaults(command=command)
+
+
+def where(options: argparse.Namespace) -> tuple[str, str]:
+    """Return the address and key of the service that is meant.
+
+    Raises:
+        SettingsError: Neither the options nor a running `up` say it.
+    """
+    from turnkeeper.records import STATE_NAME, read_state
+
+    state = read_state(options.data / STATE_NAME)
+    url = options.url or (state.url if state else "")
+    key = options.key or os.environ.get("TURNKEEPER_KEY", "") or (state.user_key if state else "")
+    missing = [
+        f"{name} is required where no `turnkeeper up` runs"
+        for name, value in (("--url", url), ("--key (or TURNKEEPER_KEY)", key))
+        if not value
+    ]
+    if missing:
+        raise SettingsError(missing)
+    return url.rstrip("/"), key
+
+
+def smoke(options: argparse.Namespace) -> int:
+    """Replay a turn and check it."""
+    from turnkeeper.smoke import smoke
+
+    url, key = where(options)
+    return smoke(url, key, options.message)
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Chat on the terminal."""
+    from turnkeeper.chat import chat
+
+    url, key = where(options)
+    return chat(url, key)

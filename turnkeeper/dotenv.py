@@ -1,0 +1,54 @@
+"""Reads a `.env` file: `NAME=value` lines, as people write them for a shell and for Docker."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from shared.errors import SettingsError
+
+_LINE: Final = re.compile(
+    r"""^\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*
+        (?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<plain>.*?))\s*(?:(?<=\s)\#.*)?$""",
+    re.VERBOSE,
+)
+
+
+def parse_dotenv(text: str) -> dict[str, str]:
+    """Return the variables of a `.env` file.
+
+    Values may stand in quotes; ` #` begins a comment. Nothing is expanded or unescaped.
+
+    Raises:
+        SettingsError: A line is neither blank, a comment nor an assignment; its value is not repeated.
+    """
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = _LINE.match(line)
+        if found is None:
+            problems.append(f".env line {number} is not of the form NAME=value: mend or remove it")
+            continue
+        values[found["name"]] = next(
+            part for part in (found["double"], found["single"], found["plain"], "") if part is not None
+        )
+    if problems:
+        raise SettingsError(problems)
+    return values
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """Return the variables of a file; none when it does not exist.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    try:
+        return parse_dotenv(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise SettingsError(
+            [f"{path} cannot be read ({unreadable.__class__.__name__}): mend it"]
+        ) from unreadable

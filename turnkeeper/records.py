@@ -1,0 +1,80 @@
+"""What `turnkeeper up` keeps beside the data: its keys, and where it runs at the moment.
+
+Both files hold secrets, so they are made with mode 0600 and replaced in one step.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+DATA_FOLDER: Final = Path(".turnkeeper")
+STATE_NAME: Final = "state.json"
+KEYS_NAME: Final = "keys.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The first organization and its keys."""
+
+    organization_id: UUID
+    service_key: str = field(repr=False)
+    user_key: str = field(repr=False)
+    admin_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A running service, as `--state` says it."""
+
+    url: str
+    service_key: str = field(repr=False)
+    user_key: str = field(repr=False)
+    admin_key: str = field(repr=False)
+    database_url: str = field(repr=False)
+    database_owner_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    provider_url: str
+    pid: int
+    pids: Mapping[str, Sequence[int]]
+
+
+def write_private(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that only we may read; a reader sees the old file or the new one, never half."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    fresh.replace(path)
+
+
+def write_state(path: Path, state: State) -> None:
+    """Say where the service runs."""
+    write_private(path, asdict(state))
+
+
+def read_state(path: Path) -> State | None:
+    """Return where a service runs; None when none does, as far as the file says."""
+    try:
+        return State(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_keys(path: Path, keys: Keys) -> None:
+    """Keep the keys for later runs."""
+    write_private(path, {**asdict(keys), "organization_id": str(keys.organization_id)})
+
+
+def read_keys(path: Path) -> Keys | None:
+    """Return the kept keys; None when there are none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Keys(**{**content, "organization_id": UUID(content["organization_id"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
