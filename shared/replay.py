@@ -181,8 +181,6 @@ def follow(position: Position, tail: Tail) -> Sequence[Entry] | None:
             return None
         carried.append(entry)
         expected += 1
-        if entry.is_done():
-            break
     return carried
 
 

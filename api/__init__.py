@@ -1,0 +1,1 @@
+"""Accepts turns, lets them be watched and stopped; thin, and knows no provider."""

@@ -1,0 +1,118 @@
+"""The web and the relay process: one application, built here from one configuration.
+
+Every path is served by both; they differ in what is sent to them, so that open streams never starve
+requests. Nothing connects or starts a thread before it is used: a server may fork after this.
+"""
+
+import logging
+import os
+from typing import Final
+
+from flask import Flask
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from api.auth import Authenticator
+from api.openapi import openapi
+from api.operation import begin_request, end_request, register_operations
+from api.outbox import CeleryDoorbell, Outbox
+from api.problems import register_problems
+from api.relay import websocket
+from api.relay.hub import Hub, Limits
+from api.requests import BODY_BYTES
+from api.routes import OPERATIONS
+from api.services import Services, provide
+from api.site import site
+from api.store import PostgresStreamStore
+from api.streams import handshake_authenticator, origin_check
+from api.waiting import Waiting
+from shared.database import Database
+from shared.logs import configure_logging
+from shared.settings import Settings, load_settings
+
+_log = logging.getLogger("turnkeeper.api")
+
+SHUTDOWN: Final = "turnkeeper_shutdown"
+"""Name in `app.extensions` of what ends a process's streams when it is told to end."""
+_REDIS_SECONDS: Final = 2
+_REDIS_CONNECTIONS: Final = 64
+_WAITING_SHARE: Final = 2
+"""One of so many request threads may wait for a turn's end."""
+
+
+def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
+    """Build the application.
+
+    Args:
+        role: `web` or `relay`; how the process is named in logs.
+        settings: The configuration; read from the environment when None.
+
+    Raises:
+        SettingsError: The configuration cannot run, or the database's role is too powerful.
+        UnavailableError: PostgreSQL cannot be reached.
+    """
+    if settings is None:
+        settings = load_settings(os.environ)
+        configure_logging(settings.log_level, role)
+    for warning in settings.warnings:
+        _log.warning("%s", warning)
+    parts = _build(settings)
+    try:
+        parts.database.refuse_powerful_role()
+    finally:
+        parts.database.dispose()  # a connection must not be shared over a fork
+    app = Flask("turnkeeper", static_folder=None)
+    # One more than is allowed: of a body of unknown length Werkzeug reads as much and says no word.
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
+    app.url_map.merge_slashes = False  # `//v1` is not found, rather than somewhere else
+    provide(app, parts)
+    app.before_request(begin_request)
+    app.after_request(end_request)
+    register_problems(app)
+    register_operations(app, OPERATIONS)
+    websocket.register(
+        app,
+        parts.hub,
+        authenticate=handshake_authenticator(parts.authenticator),
+        origin_is_allowed=origin_check(settings),
+    )
+    app.extensions[SHUTDOWN] = parts.hub.shutdown
+    app.register_blueprint(openapi)
+    app.register_blueprint(site)
+    return app
+
+
+def _build(settings: Settings) -> Services:
+    database = Database(
+        settings.database_url, pool_size=settings.database_pool_size, prepare=settings.database_prepare
+    )
+    redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+        socket_keepalive=True,
+        max_connections=_REDIS_CONNECTIONS,
+        # Once, for a connection that went stale; a Redis that is away is not waited for.
+        retry=Retry(NoBackoff(), 1),
+    )
+    lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
+    authenticator = Authenticator(database, redis)
+    outbox = Outbox(
+        redis,
+        CeleryDoorbell(settings.redis_url),
+        log_entries=settings.log_max_entries,
+        log_ttl_seconds=int(lives_seconds),
+        ended_ttl_seconds=settings.log_ttl_seconds,
+    )
+    store = PostgresStreamStore(database, outbox, authenticator)
+    return Services(
+        settings=settings,
+        database=database,
+        redis=redis,
+        authenticator=authenticator,
+        outbox=outbox,
+        waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
+        store=store,
+        hub=Hub(settings.redis_url, store, Limits(most_sockets=settings.max_sockets)),
+    )

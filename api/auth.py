@@ -1,0 +1,187 @@
+"""Who is asking: an API key or a stream ticket becomes a `Caller`.
+
+A key's answer is kept for a few seconds, so that a busy client costs no round trip a request; a revoked
+key therefore works for at most that long.
+"""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from redis import Redis, RedisError
+from sqlalchemy import text
+
+from api.relay.store import Caller
+from api.statements import keys
+from shared.accounts import digest
+from shared.database import Database
+from shared.errors import ProblemCode, RefusedError, UnavailableError
+from shared.redis_names import ticket_key
+
+_log = logging.getLogger("turnkeeper.auth")
+
+TRUST_SECONDS: Final = 10.0
+_MOST_KEPT: Final = 10_000
+"""Some 5 MB."""
+_LONGEST_KEY: Final = 200
+_AUTHENTICATE: Final = text(
+    "select organization_id, key_id, role, user_name from turnkeeper.authenticate(:secret)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A ticket as it is given, once."""
+
+    secret: str
+    expires_at: datetime
+
+
+class Authenticator:
+    """Finds out who is asking.
+
+    Args:
+        database: Where keys are.
+        redis: Where tickets are.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, database: Database, redis: "Redis", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of_header(self, authorization: str | None) -> Caller:
+        """Return the caller of an `Authorization` header.
+
+        Raises:
+            RefusedError: There is no key or it is not valid.
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise _unauthorized("send `Authorization: Bearer <api key>`")
+        caller = self.of_key(key.strip())
+        if caller is None:
+            raise _unauthorized("the key is unknown, revoked or expired")
+        return caller
+
+    def of_key(self, key: str) -> Caller | None:
+        """Return the caller that a key stands for, None when it is not valid.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        if len(key) > _LONGEST_KEY:
+            return None
+        secret = digest(key)
+        if (known := self._recall(secret)) is not None:
+            return known
+        with self._database.across() as db:
+            row = db.execute(_AUTHENTICATE, {"secret": secret}).one_or_none()
+        if row is None:
+            return None  # not kept: a guesser must not push the others out
+        caller = Caller(
+            organization_id=row.organization_id,
+            key_id=row.key_id,
+            role=row.role,
+            user=row.user_name,
+            session_id=None,
+        )
+        self._remember(secret, caller)
+        return caller
+
+    def forget(self, key_id: UUID) -> None:
+        """Stop trusting a key in this process at once."""
+        with self._lock:
+            for secret in [secret for secret, (_, caller) in self._known.items() if caller.key_id == key_id]:
+                del self._known[secret]
+
+    def issue_ticket(self, caller: Caller, session_id: UUID, ttl_seconds: int) -> Ticket:
+        """Make a ticket that opens one stream of a session.
+
+        Raises:
+            UnavailableError: Redis cannot be reached.
+        """
+        secret = "tkt_" + secrets.token_urlsafe(32)
+        scope = {
+            "organization_id": str(caller.organization_id),
+            "key_id": str(caller.key_id),
+            "role": caller.role,
+            "user": caller.user,
+            "session_id": str(session_id),
+        }
+        expires_at = datetime.now(UTC) + timedelta(seconds=ttl_seconds)
+        try:
+            self._redis.set(ticket_key(digest(secret).hex()), json.dumps(scope), ex=ttl_seconds)
+        except RedisError as exc:
+            raise UnavailableError("redis cannot be reached: tickets need it") from exc
+        return Ticket(secret, expires_at)
+
+    def redeem_ticket(self, ticket: str) -> Caller | None:
+        """Return the caller that a ticket stands for and use it up; None when it is not valid.
+
+        Raises:
+            UnavailableError: Redis or PostgreSQL cannot be reached.
+        """
+        if len(ticket) > _LONGEST_KEY:
+            return None
+        try:
+            scope = self._redis.getdel(ticket_key(digest(ticket).hex()))
+        except RedisError as exc:
+            raise UnavailableError("redis cannot be reached: tickets need it") from exc
+        if scope is None:
+            return None
+        fields = json.loads(scope)
+        caller = Caller(
+            organization_id=UUID(fields["organization_id"]),
+            key_id=UUID(fields["key_id"]),
+            role=fields["role"],
+            user=fields["user"],
+            session_id=UUID(fields["session_id"]),
+        )
+        return caller if self.is_valid(caller) else None
+
+    def is_valid(self, caller: Caller) -> bool:
+        """Say whether the caller's key is neither revoked nor expired by now.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        if caller.key_id is None:
+            return False
+        with self._database.of(caller.organization_id) as db:
+            return keys.key_is_valid(db, caller.organization_id, caller.key_id)
+
+    def _recall(self, secret: bytes) -> Caller | None:
+        with self._lock:
+            known = self._known.get(secret)
+            if known is None:
+                return None
+            until, caller = known
+            if self._clock() < until:
+                return caller
+            del self._known[secret]
+            return None
+
+    def _remember(self, secret: bytes, caller: Caller) -> None:
+        with self._lock:
+            self._known[secret] = (self._clock() + TRUST_SECONDS, caller)
+            while len(self._known) > _MOST_KEPT:
+                self._known.popitem(last=False)
+
+
+def _unauthorized(detail: str) -> RefusedError:
+    return RefusedError(ProblemCode.UNAUTHORIZED, detail)

@@ -1,0 +1,119 @@
+"""Cursors of lists: where the last page ended, opaque to clients.
+
+They name a position in the order, not a count, so rows that come or go between two pages neither
+repeat nor hide others.
+"""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from shared.errors import ProblemCode, RefusedError
+from shared.ids import parse_id
+
+_LONGEST: Final = 200
+_LARGEST: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityCursor:
+    """A position among sessions, by their last activity."""
+
+    last_activity_at: datetime
+    id: UUID
+
+    def encode(self) -> str:
+        """Return the wire form."""
+        return _encode([self.last_activity_at.isoformat(), str(self.id)])
+
+    @classmethod
+    def decode(cls, text: str) -> "ActivityCursor":
+        """Read what `encode` wrote.
+
+        Raises:
+            RefusedError: `text` is not one of our cursors.
+        """
+        match _decode(text):
+            case [str(moment), str(id_text)]:
+                found = parse_id(id_text)
+                try:
+                    at = datetime.fromisoformat(moment)
+                except ValueError:
+                    raise _refused() from None
+                if found is not None and at.tzinfo is not None:
+                    return cls(at, found)
+        raise _refused()
+
+
+@dataclass(frozen=True, slots=True)
+class NumberCursor:
+    """A position among things that are numbered: a session's messages and turns."""
+
+    number: int
+
+    def encode(self) -> str:
+        """Return the wire form."""
+        return _encode([self.number])
+
+    @classmethod
+    def decode(cls, text: str) -> "NumberCursor":
+        """Read what `encode` wrote.
+
+        Raises:
+            RefusedError: `text` is not one of our cursors.
+        """
+        match _decode(text):
+            case [int(number)] if not isinstance(number, bool) and 0 <= number <= _LARGEST:
+                return cls(number)
+        raise _refused()
+
+
+@dataclass(frozen=True, slots=True)
+class IdCursor:
+    """A position among things in the order of their ids, which is that of their making."""
+
+    id: UUID
+
+    def encode(self) -> str:
+        """Return the wire form."""
+        return _encode([str(self.id)])
+
+    @classmethod
+    def decode(cls, text: str) -> "IdCursor":
+        """Read what `encode` wrote.
+
+        Raises:
+            RefusedError: `text` is not one of our cursors.
+        """
+        match _decode(text):
+            case [str(id_text)] if (found := parse_id(id_text)) is not None:
+                return cls(found)
+        raise _refused()
+
+
+def _encode(parts: list[str | int]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _decode(text: str) -> object:
+    if len(text) > _LONGEST or not text.isascii():
+        raise _refused()
+    try:
+        decoded: object = json.loads(
+            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        )
+    except (binascii.Error, ValueError, RecursionError):
+        raise _refused() from None
+    return decoded
+
+
+def _refused() -> RefusedError:
+    return RefusedError(
+        ProblemCode.VALIDATION_FAILED,
+        "the cursor is not one that this list gave: begin without one",
+        errors=[{"pointer": "/query/cursor", "detail": "must be the `next_cursor` of an earlier page"}],
+    )

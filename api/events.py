@@ -1,0 +1,134 @@
+"""A turn's events: as a stream where `Accept` names it, else as a page of JSON.
+
+The page follows the same delivery rule as the streams (I4): what the log no longer holds is named by a
+`gap` and made up for by a `snapshot`.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, assert_never, cast
+from uuid import UUID
+
+from flask import Request, Response, request
+from redis import Redis, RedisError
+from sqlalchemy import Row
+
+from api import models, queries
+from api.operation import Call, Operation, Reply
+from api.statements import turns
+from api.store import state_of
+from api.streams import stream_of, wants_stream
+from shared.errors import ProblemCode, RefusedError
+from shared.events import timestamp
+from shared.events_of_turn import accept_events
+from shared.redis_names import log_key
+from shared.replay import Answer, Entry, Outgoing, Position, ReadLog, ReadRow, Tail, Turn, catch_up, tail_of
+from shared.turns import TurnStatus
+
+_log = logging.getLogger("turnkeeper.events")
+
+_BATCH: Final = 500
+_LARGEST: Final = 2**53
+_DIGITS: Final = 15
+
+
+def list_events(call: Call, turn_id: UUID, query: queries.EventRange) -> Reply | Response:
+    """Read a turn's events after a cursor, or follow them as an event stream."""
+    with call.services.database.of(call.caller.organization_id) as db:
+        row = turns.turn_with_text(db, call.caller, turn_id)
+    if row is None:
+        raise RefusedError(ProblemCode.NOT_FOUND, "there is no such turn")
+    after = cursor_of(request, query.after)
+    if wants_stream(request):
+        return stream_of(call, turn_id, after=after)
+    position, sent = _read(call.services.redis, row, after)
+    shown = sent[: query.limit]
+    if len(shown) < len(sent):
+        numbered = [outgoing.seq for outgoing in shown if outgoing.seq is not None]
+        position = Position(numbered[-1] if numbered else after, None)
+    data = [json.loads(outgoing.encoded) for outgoing in shown]
+    return Reply(200, models.EventPage(data=data, last_seq=position.seq, done=position.is_over))
+
+
+def cursor_of(given: Request, after: int | None) -> int:
+    """Return the last seq that the client has.
+
+    `Last-Event-ID` comes first: an EventSource that reconnects sends it along with the URL, whose
+    `after` is from before. What is no number is no cursor.
+    """
+    header = given.headers.get("Last-Event-ID", "")
+    if header.isascii() and header.isdigit() and len(header) <= _DIGITS:
+        return int(header)
+    return min(after or 0, _LARGEST)
+
+
+def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence[Outgoing]]:
+    """Answer the delivery rule's questions from Redis and the row that was read."""
+    turn, state = Turn(row.session_id, row.id), state_of(row).row_state()
+    asking = catch_up(Position(after, None), turn, timestamp(datetime.now(UTC)), row=state)
+    answer: Answer = None
+    try:
+        question = next(asking)
+        while True:
+            match question:
+                case ReadLog(behind):
+                    answer = _tail(redis, turn, behind)
+                    if answer is not None and not answer.entries and answer.base is None:
+                        answer = _opening(row, behind)
+                case ReadRow():
+                    answer = state
+                case _:
+                    assert_never(question)
+            question = asking.send(answer)
+    except StopIteration as end:
+        found: tuple[Position, Sequence[Outgoing]] = end.value
+        return found
+
+
+def _opening(row: Row[Any], after: int) -> Tail:
+    """Return the log that a turn which no worker has had yet is about to get."""
+    if row.status != TurnStatus.QUEUED or row.attempt:
+        return Tail(())
+    entries = [Entry(0, seq, event) for seq, event in accept_events(row)]
+    return tail_of(reversed(entries), after)[0]
+
+
+def _tail(redis: "Redis", turn: Turn, after: int) -> Tail | None:
+    """Read the log behind `after`; None when Redis does not answer."""
+    try:
+        return tail_of(_newest_first(redis, log_key(turn.session_id, turn.turn_id)), after)[0]
+    except RedisError as exc:
+        _log.warning("a turn's log could not be read", exc_info=exc)
+        return None
+
+
+def _newest_first(redis: "Redis", key: str) -> Iterator[Entry]:
+    end = "+"
+    while True:
+        batch = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.xrevrange(key, end, "-", count=_BATCH))
+        for entry_id, fields in batch:
+            attempt, _, seq = entry_id.decode().partition("-")
+            is_snapshot = b"s" in fields
+            yield Entry(
+                int(attempt), int(seq), fields[b"s" if is_snapshot else b"e"], is_snapshot=is_snapshot
+            )
+        if len(batch) < _BATCH:
+            return
+        end = f"({batch[-1][0].decode()}"
+
+
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/v1/turns/{turn_id}/events",
+        "Streams",
+        {200: models.EventPage},
+        list_events,
+        (ProblemCode.NOT_FOUND,),
+        query=queries.EventRange,
+        headers={"Last-Event-ID": "The last `seq` that is known; takes precedence over `after`."},
+        streams=True,
+    ),
+)

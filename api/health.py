@@ -1,0 +1,71 @@
+"""Whether the process answers, and whether the service can do its work."""
+
+import logging
+from typing import Final
+
+from redis import RedisError
+from sqlalchemy import text
+
+from api import models
+from api.operation import Operation, Reply
+from api.services import Services
+from shared.errors import UnavailableError
+
+_log = logging.getLogger("turnkeeper.health")
+
+_WORKER_SECONDS: Final = 15
+_WORKER: Final = text(
+    """
+    select exists (select from turnkeeper.workers
+                   where renewed_at > clock_timestamp() - make_interval(secs => :seconds))
+    """
+)
+
+
+def healthz(services: Services) -> Reply:
+    """Say that the process answers."""
+    del services
+    return Reply(200, models.Health())
+
+
+def readyz(services: Services) -> Reply:
+    """Check PostgreSQL, Redis and whether a worker lives; 503 when one of them does not."""
+    checks = {**_of_database(services), "redis": _of_redis(services)}
+    is_ready = all(check.ok for check in checks.values())
+    return Reply(
+        200 if is_ready else 503, models.Readiness(status="ok" if is_ready else "degraded", checks=checks)
+    )
+
+
+def _of_database(services: Services) -> dict[str, models.Check]:
+    try:
+        with services.database.across() as db:
+            has_worker = bool(db.execute(_WORKER, {"seconds": _WORKER_SECONDS}).scalar_one())
+    except UnavailableError:
+        return {
+            "postgres": models.Check(ok=False, detail="cannot be reached"),
+            "worker": models.Check(ok=False, detail="not known without postgres"),
+        }
+    worker = (
+        models.Check(ok=True)
+        if has_worker
+        else models.Check(ok=False, detail=f"none was heard of for {_WORKER_SECONDS} seconds")
+    )
+    return {"postgres": models.Check(ok=True), "worker": worker}
+
+
+def _of_redis(services: Services) -> models.Check:
+    try:
+        services.redis.ping()
+    except RedisError:
+        return models.Check(ok=False, detail="cannot be reached")
+    return models.Check(ok=True)
+
+
+_TAG: Final = "Service"
+OPERATIONS: Final = (
+    Operation("GET", "/healthz", _TAG, {200: models.Health}, healthz, roles=frozenset()),
+    Operation(
+        "GET", "/readyz", _TAG, {200: models.Readiness, 503: models.Readiness}, readyz, roles=frozenset()
+    ),
+)

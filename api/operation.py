@@ -1,0 +1,179 @@
+"""An operation of the API: what it takes, who may call it and what it answers, beside its function.
+
+The routes, the checks before the function runs and the OpenAPI page all come from this one
+declaration, so none can say what another does not do.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from flask import Flask, Response, g, request
+from pydantic import BaseModel
+
+from api.relay.store import Caller
+from api.requests import path_id, read_body, read_query, request_id_of
+from api.services import Services, services
+from shared.accounts import KeyRole
+from shared.errors import ProblemCode, RefusedError
+from shared.logs import log_ids
+
+_log = logging.getLogger("turnkeeper.requests")
+
+ANYONE: Final = frozenset(KeyRole)
+ADMINS: Final = frozenset({KeyRole.ADMIN})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request."""
+
+    services: Services
+    caller: Caller
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an operation answers.
+
+    Args:
+        status: The HTTP status.
+        body: The body; None for none.
+        headers: Headers of its own.
+    """
+
+    status: int
+    body: BaseModel | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[..., Reply | Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path.
+
+    Args:
+        method: `GET`, `POST` …
+        path: With its ids in braces, as in OpenAPI.
+        tag: The chapter it belongs to.
+        answers: The model of each successful status; None for no body.
+        run: Its function: takes a `Call` (or `Services` when it is public), the ids by name, `query`
+            and `body`.
+        problems: The codes that it may answer besides those that any call may.
+        body: The model of its body.
+        is_body_optional: Whether no body stands for `{}`.
+        query: The model of its query.
+        roles: Who may call it; empty: anyone, without a key.
+        headers: Request headers that it reads, with their meaning.
+        streams: Whether it may answer with an event stream.
+    """
+
+    method: str
+    path: str
+    tag: str
+    answers: Mapping[int, type[BaseModel] | None]
+    run: Handler
+    problems: tuple[ProblemCode, ...] = ()
+    body: type[BaseModel] | None = None
+    is_body_optional: bool = False
+    query: type[BaseModel] | None = None
+    roles: frozenset[KeyRole] = ANYONE
+    headers: Mapping[str, str] = field(default_factory=dict)
+    streams: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its `operationId`."""
+        return self.run.__name__
+
+
+def register_operations(app: Flask, operations: tuple[Operation, ...]) -> None:
+    """Route `operations`."""
+    for operation in operations:
+        app.add_url_rule(
+            operation.path.replace("{", "<").replace("}", ">"),
+            endpoint=operation.name,
+            view_func=_view(operation),
+            methods=[operation.method],
+        )
+
+
+def begin_request() -> None:
+    """Give the request its id (before every request)."""
+    g.request_id = request_id_of(request)
+    g.began = time.perf_counter()
+
+
+def end_request(response: Response) -> Response:
+    """Put the request's id on the answer and a line in the log (after every request)."""
+    request_id = g.get("request_id", "")
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.mimetype in {"application/json", "application/problem+json"}:
+        response.headers.setdefault("Cache-Control", "no-store")
+    if request.path.startswith("/v1"):
+        # The route's pattern and never the path: what a client puts there may be anything.
+        _log.info(
+            "request",
+            extra={
+                "request_id": request_id,
+                "method": request.method,
+                "route": request.url_rule.rule if request.url_rule else None,
+                "status": response.status_code,
+                "duration_ms": round((time.perf_counter() - g.began) * 1000, 3) if "began" in g else None,
+            },
+        )
+    return response
+
+
+def _view(operation: Operation) -> Callable[..., Response]:
+    def view(**path: str) -> Response:
+        request_id: str = g.request_id
+        with log_ids(request_id=request_id):
+            arguments: dict[str, Any] = {}
+            if operation.roles:
+                caller = services().authenticator.of_header(request.headers.get("Authorization"))
+                _check_role(operation, caller)
+                context: Call | Services = Call(services(), caller, request_id)
+            else:
+                context = services()
+            arguments |= _ids(path)
+            if operation.query is not None:
+                arguments["query"] = read_query(request, operation.query)
+            if operation.body is not None:
+                arguments["body"] = read_body(request, operation.body, is_optional=operation.is_body_optional)
+            return _response(operation.run(context, **arguments))
+
+    view.__doc__ = operation.run.__doc__
+    return view
+
+
+def _check_role(operation: Operation, caller: Caller) -> None:
+    if caller.role not in operation.roles:
+        raise RefusedError(
+            ProblemCode.FORBIDDEN,
+            f"a key of the role {caller.role!r} may not do this: use one of {', '.join(sorted(operation.roles))}",
+        )
+
+
+def _ids(path: Mapping[str, str]) -> dict[str, UUID]:
+    return {name: path_id(value) for name, value in path.items()}
+
+
+def _response(reply: Reply | Response) -> Response:
+    if isinstance(reply, Response):
+        return reply
+    if reply.body is None:
+        return Response(status=reply.status, headers=dict(reply.headers))
+    return Response(
+        reply.body.model_dump_json(by_alias=True),
+        status=reply.status,
+        headers=dict(reply.headers),
+        content_type="application/json",
+    )

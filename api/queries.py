@@ -1,0 +1,75 @@
+"""Query parameters: text on the wire, so numbers are plain digits and nothing else."""
+
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from shared.turns import SessionStatus
+
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _WHOLE.fullmatch(value):
+            raise ValueError("must be a whole number that is not negative")
+        return int(value)
+    return value
+
+
+def _decimal(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _DECIMAL.fullmatch(value):
+            raise ValueError("must be a number that is not negative")
+        return float(value)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Decimal = Annotated[float, BeforeValidator(_decimal)]
+Cursor = Annotated[str | None, WithJsonSchema({"type": "string"})]
+
+
+class Query(BaseModel):
+    """An operation's query parameters; unknown ones are ignored, as URLs gather them on their way."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Page(Query):
+    """Which part of a list."""
+
+    limit: Whole = Field(default=20, ge=1, le=100)
+    cursor: Cursor = Field(default=None, description="`next_cursor` of the page before.")
+
+
+class SessionPage(Page):
+    """Which sessions."""
+
+    status: SessionStatus | None = None
+    user: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class SearchPage(Page):
+    """What to search for."""
+
+    q: str = Field(min_length=1, max_length=200, description="Text in titles and messages, in any case.")
+
+
+class Wait(Query):
+    """How long to wait."""
+
+    wait: Decimal = Field(default=0, ge=0, le=60, description="Seconds to wait for the turn's end.")
+
+
+class EventRange(Query):
+    """Which events."""
+
+    after: Whole | None = Field(default=None, description="The last `seq` that is known.")
+    limit: Whole = Field(default=500, ge=1, le=1000)
+
+
+class Nothing(Query):
+    """No parameters."""

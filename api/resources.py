@@ -1,0 +1,153 @@
+"""Rows as the wire shows them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from api import models
+from shared.events import timestamp
+from shared.events_of_turn import usage_of
+from shared.money import format_usd
+from shared.settings import Settings
+
+_EXCERPT_CHARACTERS = 160
+_ELLIPSIS = "…"
+
+
+def session(row: Row[Any], settings: Settings) -> models.Session:
+    """Show a session; provider and model are what a turn really runs on."""
+    return models.Session(**_session_fields(row, settings))
+
+
+def found_session(row: Row[Any], settings: Settings, query: str) -> models.FoundSession:
+    """Show a session that a search for `query` found."""
+    text = row.message_excerpt if row.message_excerpt is not None else row.title
+    return models.FoundSession(**_session_fields(row, settings), matched=excerpt(text, query))
+
+
+def _session_fields(row: Row[Any], settings: Settings) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "user": row.user_name,
+        "title": row.title,
+        "status": row.status,
+        "provider": settings.provider.name.value,
+        "model": settings.provider.model,
+        "system_prompt": row.system_prompt,
+        "max_turns": row.max_turns,
+        "turn_count": row.turn_count,
+        "usage": _usage(row),
+        "cost_usd": format_usd(Decimal(row.cost_usd)),
+        "active_turn_id": _id(row.active_turn_id),
+        "flagged": row.flagged,
+        "metadata": row.metadata,
+        "created_at": timestamp(row.created_at),
+        "last_activity_at": timestamp(row.last_activity_at),
+    }
+
+
+def message(row: Row[Any]) -> models.Message:
+    """Show a message; a user's has no usage."""
+    return models.Message(
+        id=str(row.id),
+        session_id=str(row.session_id),
+        turn_id=str(row.turn_id),
+        position=row.position,
+        role=row.role,
+        content=row.content,
+        status=row.status,
+        finish_reason=row.finish_reason,
+        usage=None if row.output_tokens is None else _usage(row),
+        created_at=timestamp(row.created_at),
+    )
+
+
+def turn(row: Row[Any], settings: Settings) -> models.Turn:
+    """Show a turn; before it starts, provider and model are those that it would run on."""
+    path = turn_path(row.id)
+    session_path = f"/v1/sessions/{row.session_id}"
+    return models.Turn(
+        id=str(row.id),
+        session_id=str(row.session_id),
+        status=row.status,
+        attempt=row.attempt,
+        provider=row.provider or settings.provider.name.value,
+        model=row.model or settings.provider.model,
+        message_id=_id(row.message_id),
+        user_message_id=str(row.user_message_id),
+        finish_reason=row.finish_reason,
+        stop_reason=row.stop_reason,
+        usage=_usage(row),
+        cost_usd=format_usd(Decimal(row.cost_usd)),
+        usage_source=row.usage_source,
+        error=row.error,
+        last_seq=row.last_seq,
+        history_trimmed=row.history_trimmed,
+        queued_at=timestamp(row.queued_at),
+        started_at=_time(row.started_at),
+        first_token_at=_time(row.first_token_at),
+        stop_requested_at=_time(row.stop_requested_at),
+        stop_observed_at=_time(row.stop_observed_at),
+        finished_at=_time(row.finished_at),
+        metadata=row.metadata,
+        links=models.TurnLinks(
+            self=path,
+            events=f"{path}/events",
+            stop=f"{path}/stop",
+            session=session_path,
+            messages=f"{session_path}/messages",
+        ),
+    )
+
+
+def turn_path(turn_id: UUID) -> str:
+    """Return a turn's URL path."""
+    return f"/v1/turns/{turn_id}"
+
+
+def key_fields(row: Row[Any]) -> dict[str, Any]:
+    """Return the fields of a key, without its secret."""
+    return {
+        "id": str(row.id),
+        "role": row.role,
+        "user": row.user_name,
+        "name": row.name,
+        "prefix": row.prefix,
+        "created_at": timestamp(row.created_at),
+        "expires_at": _time(row.expires_at),
+        "revoked_at": _time(row.revoked_at),
+        "last_used_at": _time(row.last_used_at),
+    }
+
+
+def excerpt(text: str, query: str) -> str:
+    """Return some 160 characters of `text` around its first `query`, in any case."""
+    words = " ".join(text.split())
+    found = max(0, words.lower().find(" ".join(query.split()).lower()))
+    begin = max(0, min(found - (_EXCERPT_CHARACTERS - len(query)) // 2, len(words) - _EXCERPT_CHARACTERS))
+    end = begin + max(_EXCERPT_CHARACTERS, len(query))
+    return (
+        (_ELLIPSIS if begin > 0 else "") + words[begin:end].strip() + (_ELLIPSIS if end < len(words) else "")
+    )
+
+
+def page(rows: Sequence[Row[Any]], limit: int) -> tuple[Sequence[Row[Any]], Row[Any] | None]:
+    """Split `limit + 1` rows into a page and, when another follows, the row that it ends with."""
+    shown = rows[:limit]
+    return shown, shown[-1] if len(rows) > limit else None
+
+
+def _usage(row: Row[Any]) -> models.UsageCounts:
+    return models.UsageCounts(**usage_of(row).as_dict())
+
+
+def _id(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else timestamp(moment)

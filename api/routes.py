@@ -1,0 +1,16 @@
+"""Every operation of the API, in the order of its reference."""
+
+from typing import Final
+
+from api import events, health, keys, messages, sessions, tickets, turns
+from api.operation import Operation
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *sessions.OPERATIONS,
+    *messages.OPERATIONS,
+    *turns.OPERATIONS,
+    *events.OPERATIONS,
+    *tickets.OPERATIONS,
+    *keys.OPERATIONS,
+    *health.OPERATIONS,
+)

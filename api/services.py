@@ -1,0 +1,51 @@
+"""What every request may use, built once by `create_app`; nothing in it connects before it is used."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from flask import Flask, current_app
+
+from api.auth import Authenticator
+from api.outbox import Outbox
+from api.relay.hub import Hub
+from api.store import PostgresStreamStore
+from api.waiting import Waiting
+from shared.database import Database
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_EXTENSION: Final = "turnkeeper"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a web or relay process."""
+
+    settings: Settings
+    database: Database
+    redis: "Redis"
+    authenticator: Authenticator
+    outbox: Outbox
+    waiting: Waiting
+    store: PostgresStreamStore
+    hub: Hub
+
+    def close(self) -> None:
+        """End the streams, send what waits to be sent, for a moment, and close every connection."""
+        self.hub.shutdown()
+        self.outbox.close()
+        self.redis.close()
+        self.database.dispose()
+
+
+def services() -> Services:
+    """Return the running application's parts."""
+    found: Services = current_app.extensions[_EXTENSION]
+    return found
+
+
+def provide(app: Flask, parts: Services) -> None:
+    """Give `app` its parts."""
+    app.extensions[_EXTENSION] = parts

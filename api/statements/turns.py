@@ -1,0 +1,201 @@
+"""Turns: read, list, stop."""
+
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from api.relay.store import Caller
+from api.statements.caller import scope_of
+from shared.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
+
+_MOST_SINCE: Final = 20
+"""A session's turns run one after another: more do not begin while a subscription is broken."""
+_VISIBLE: Final = """
+    t.organization_id = :organization_id
+    and (cast(:only_user as text) is null or t.user_name = :only_user)
+"""
+_STORED: Final = """
+    t.id, t.session_id, t.number, t.status, t.attempt, t.provider, t.model, t.message_id, t.user_message_id,
+    t.answer_id, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens, t.cache_write_tokens,
+    t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.history_trimmed, t.title,
+    t.queued_at, t.started_at, t.first_token_at, t.stop_requested_at, t.stop_observed_at, t.finished_at, t.metadata
+"""
+STORED_COLUMNS: Final = f"{_STORED}, t.last_seq"
+"""What a turn is rendered from and its events are written from."""
+_CHECKPOINT: Final = """
+    left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
+"""
+_READ: Final = f"{_STORED}, greatest(t.last_seq, c.seq) as last_seq"
+
+_FIND: Final = text(
+    f"select {_READ} from turnkeeper.turns as t {_CHECKPOINT} where {_VISIBLE} and t.id = :turn_id"
+)
+_STATUS: Final = text(f"select t.status from turnkeeper.turns as t where {_VISIBLE} and t.id = :turn_id")
+_LIST: Final = text(
+    f"""
+    select {_READ} from turnkeeper.turns as t {_CHECKPOINT}
+    where {_VISIBLE} and t.session_id = :session_id
+      and (cast(:before as bigint) is null or t.number < :before)
+    order by t.number desc limit :most
+    """
+)
+_ACTIVE_OF_SESSION: Final = text(
+    f"""
+    select t.id from turnkeeper.turns as t
+    where {_VISIBLE} and t.session_id = :session_id and t.status = any(:active)
+    order by t.number limit 1
+    """
+)
+_STATE: Final = text(
+    f"""
+    select {STORED_COLUMNS}, c.seq as checkpoint_seq, c.attempt as checkpoint_attempt,
+           coalesce(m.content, c.content, '') as content, coalesce(m.reasoning, c.reasoning, '') as reasoning
+    from turnkeeper.turns as t {_CHECKPOINT}
+    left join turnkeeper.messages as m on m.organization_id = t.organization_id and m.id = t.message_id
+    where {_VISIBLE} and t.id = :turn_id
+    """
+)
+_SINCE: Final = text(
+    f"""
+    select t.id from turnkeeper.turns as t
+    where {_VISIBLE} and t.session_id = :session_id
+      and t.number > coalesce((select k.number from turnkeeper.turns as k
+                               where k.organization_id = t.organization_id and k.session_id = t.session_id
+                                 and k.id = cast(:known as uuid)), 0)
+    order by t.number limit {_MOST_SINCE}
+    """
+)
+_NEWEST: Final = text(
+    f"""
+    select t.id from turnkeeper.turns as t where {_VISIBLE} and t.session_id = :session_id
+    order by t.number desc limit 1
+    """
+)
+
+# A turn that waits is stopped here and at once; one that runs is asked. What an earlier attempt had shown of
+# a turn that waits again is kept (I5): its checkpoint becomes the partial answer.
+_STOP: Final = text(
+    f"""
+    with stopped as (
+        update turnkeeper.turns as t set
+            status = case when t.status = any(:waiting) then 'stopped' else 'stopping' end,
+            stop_reason = :stop_reason,
+            stop_requested_at = statement_timestamp(),
+            stop_observed_at = case when t.status = any(:waiting) then statement_timestamp() end,
+            finished_at = case when t.status = any(:waiting) then statement_timestamp() end,
+            last_seq = case when t.status = any(:waiting)
+                            then greatest(t.last_seq, (select c.seq from turnkeeper.checkpoints as c
+                                                       where c.organization_id = t.organization_id
+                                                         and c.turn_id = t.id)) + 2
+                            else t.last_seq end,
+            message_id = case when t.status = any(:waiting) and exists (
+                                  select from turnkeeper.checkpoints as c
+                                  where c.organization_id = t.organization_id and c.turn_id = t.id
+                                    and c.content <> '')
+                              then t.answer_id end
+        where {_VISIBLE} and t.id = :turn_id and t.status = any(:sources)
+        returning t.*
+    ), kept as (
+        insert into turnkeeper.messages
+            (organization_id, id, session_id, turn_id, position, role, content, reasoning, status)
+        select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant', c.content,
+               nullif(c.reasoning, ''), 'partial'
+        from stopped as t {_CHECKPOINT} where t.message_id is not null
+    ), forgotten as (
+        delete from turnkeeper.checkpoints as c using stopped as t
+        where t.status = 'stopped' and c.organization_id = t.organization_id and c.turn_id = t.id
+        returning c.content
+    ), touched as (
+        update turnkeeper.sessions as s set last_activity_at = greatest(s.last_activity_at, t.finished_at)
+        from stopped as t
+        where t.status = 'stopped' and s.organization_id = t.organization_id and s.id = t.session_id
+    )
+    select {STORED_COLUMNS}, coalesce((select content from forgotten), '') as content from stopped as t
+    """
+)
+_STOPS_AT_ONCE: Final = sources_into(Signal.STOP, TurnStatus.STOPPED)
+_ASKS: Final = sources_into(Signal.STOP, TurnStatus.STOPPING) - {TurnStatus.STOPPING}
+"""A turn that was asked before keeps the first asking's time and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedTurn:
+    """What a stop found.
+
+    Args:
+        row: The turn as it is now.
+        is_new: Whether this stop changed it.
+        content: The text kept of a turn that waited again after an attempt.
+    """
+
+    row: Row[Any]
+    is_new: bool
+    content: str = ""
+
+
+def find_turn(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
+    """Return a turn that the caller may see."""
+    return db.execute(_FIND, {**scope_of(caller), "turn_id": turn_id}).one_or_none()
+
+
+def turn_status(db: Connection, caller: Caller, turn_id: UUID) -> TurnStatus | None:
+    """Return the status of a turn that the caller may see."""
+    status = db.execute(_STATUS, {**scope_of(caller), "turn_id": turn_id}).scalar_one_or_none()
+    return None if status is None else TurnStatus(status)
+
+
+def list_turns(
+    db: Connection, caller: Caller, session_id: UUID, *, before: int | None, most: int
+) -> list[Row[Any]]:
+    """Return a session's turns with numbers below `before`, newest first."""
+    parameters = {**scope_of(caller), "session_id": session_id, "before": before, "most": most}
+    return list(db.execute(_LIST, parameters))
+
+
+def active_turn(db: Connection, caller: Caller, session_id: UUID) -> UUID | None:
+    """Return the oldest turn of a session that has not ended."""
+    parameters = {**scope_of(caller), "session_id": session_id, "active": sorted(ACTIVE)}
+    found: UUID | None = db.execute(_ACTIVE_OF_SESSION, parameters).scalar_one_or_none()
+    return found
+
+
+def newest_turn(db: Connection, caller: Caller, session_id: UUID) -> UUID | None:
+    """Return the turn of a session that was accepted last."""
+    parameters = {**scope_of(caller), "session_id": session_id}
+    found: UUID | None = db.execute(_NEWEST, parameters).scalar_one_or_none()
+    return found
+
+
+def turns_since(db: Connection, caller: Caller, session_id: UUID, known: UUID | None) -> list[UUID]:
+    """Return the turns accepted after `known`, oldest first, at most 20; with None from the first."""
+    parameters = {**scope_of(caller), "session_id": session_id, "known": known}
+    return list(db.execute(_SINCE, parameters).scalars())
+
+
+def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
+    """Return a turn with the text that is stored of it: the answer, or the last checkpoint."""
+    return db.execute(_STATE, {**scope_of(caller), "turn_id": turn_id}).one_or_none()
+
+
+def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason) -> StoppedTurn | None:
+    """Stop a turn that waits, ask one that runs; one that was asked or has ended is left as it is.
+
+    Returns:
+        The turn as it is now; None when the caller sees no such turn.
+    """
+    parameters = {
+        **scope_of(caller),
+        "turn_id": turn_id,
+        "stop_reason": reason.value,
+        "waiting": sorted(_STOPS_AT_ONCE),
+        "sources": sorted(_STOPS_AT_ONCE | _ASKS),
+    }
+    row = db.execute(_STOP, parameters).one_or_none()
+    if row is not None:
+        return StoppedTurn(row, is_new=True, content=row.content)
+    unchanged = find_turn(db, caller, turn_id)
+    return None if unchanged is None else StoppedTurn(unchanged, is_new=False)

@@ -1,0 +1,50 @@
+"""Stop: the row first, then whoever must hear of it.
+
+One way for the API's stop, a closing session and a websocket's `stop`, so that none forgets a step.
+"""
+
+from uuid import UUID
+
+from api.outbox import Ended, Nudge, Outbox
+from api.relay.store import Caller
+from api.statements import turns
+from api.statements.turns import StoppedTurn
+from shared.database import Database
+from shared.events_of_turn import accept_events, queued_stop_events
+from shared.turns import StopReason, TurnStatus
+
+
+def stop(
+    database: Database, outbox: Outbox, caller: Caller, turn_id: UUID, reason: StopReason
+) -> StoppedTurn | None:
+    """Stop a turn; repeating it changes nothing.
+
+    Returns:
+        The turn as it is now; None when the caller sees no such turn.
+
+    Raises:
+        UnavailableError: PostgreSQL cannot be reached.
+    """
+    with database.of(caller.organization_id) as db:
+        stopped = turns.stop_turn(db, caller, turn_id, reason)
+    if stopped is not None:
+        _tell(outbox, stopped)
+    return stopped
+
+
+def _tell(outbox: Outbox, stopped: StoppedTurn) -> None:
+    row = stopped.row
+    if row.status == TurnStatus.STOPPING:
+        # Also when it was asked before: whoever repeats a stop may do so because the first nudge was lost.
+        outbox.put(Nudge(row.session_id, row.id, row.stop_reason))
+    elif stopped.is_new:
+        outbox.put(
+            Ended(
+                row.session_id,
+                row.id,
+                row.attempt,
+                accept_events(row),
+                row.last_seq - 1,
+                queued_stop_events(row, stopped.content),
+            )
+        )

@@ -1,0 +1,90 @@
+"""Where a request's answer becomes a stream: the hub's, whichever process this is."""
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from flask import Request, Response, request
+
+from api.auth import Authenticator
+from api.operation import Call
+from api.relay.sse import stream_events
+from api.relay.store import Caller
+from shared.errors import ProblemCode, RefusedError
+from shared.settings import Settings
+
+_EVENT_STREAM: Final = "text/event-stream"
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def wants_stream(given: Request) -> bool:
+    """Say whether `Accept` names an event stream; `*/*` does not."""
+    return any(value == _EVENT_STREAM and quality > 0 for value, quality in given.accept_mimetypes)
+
+
+def refuse_without_room(call: Call) -> None:
+    """Refuse before anything is written what could not be streamed afterwards.
+
+    Raises:
+        RefusedError: Too many streams are open.
+    """
+    if not call.services.hub.has_room(call.caller):
+        raise RefusedError(
+            ProblemCode.RATE_LIMITED, "too many streams are open: close some", members={"scope": "streams"}
+        )
+
+
+def stream_of(call: Call, turn_id: UUID, *, after: int) -> Response:
+    """Answer with a turn's events past `after`, ending with `done`.
+
+    Raises:
+        RefusedError: The caller sees no such turn, or too many streams are open.
+    """
+    state = call.services.store.turn(call.caller, turn_id)
+    if state is None:
+        raise RefusedError(ProblemCode.NOT_FOUND, "there is no such turn")
+    answer = stream_events(call.services.hub, call.caller, state, after=after, request_id=call.request_id)
+    answer.direct_passthrough = (
+        False  # Werkzeug calls what is to be done on close only for an iterator of its own
+    )
+    return answer
+
+
+def handshake_authenticator(
+    authenticator: Authenticator,
+) -> Callable[[str | None, str | None], Caller | None]:
+    """Return who a websocket's handshake is from: a key's caller, else a ticket's."""
+
+    def authenticate(bearer: str | None, ticket: str | None) -> Caller | None:
+        if bearer:
+            return authenticator.of_key(bearer)
+        return authenticator.redeem_ticket(ticket) if ticket else None
+
+    return authenticate
+
+
+def origin_check(settings: Settings) -> Callable[[str], bool]:
+    """Return which origins may open a websocket: the configured, else the one that we are reached at."""
+
+    def is_allowed(origin: str) -> bool:
+        if settings.allowed_origins:
+            return origin.lower() in settings.allowed_origins
+        return is_same_host(origin, request.host)
+
+    return is_allowed
+
+
+def is_same_host(origin: str, host: str) -> bool:
+    """Say whether an `Origin` names the host, and port, of a `Host` header."""
+    try:
+        of_origin, of_host = urlsplit(origin), urlsplit(f"//{host}")
+        default = _DEFAULT_PORTS.get(of_origin.scheme)
+        return (
+            default is not None
+            and of_origin.hostname is not None
+            and of_origin.hostname == of_host.hostname
+            and (of_origin.port or default) == (of_host.port or default)
+        )
+    except ValueError:
+        return False

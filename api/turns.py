@@ -1,0 +1,223 @@
+"""Turns: ask for one, look at it, wait for it, stop it."""
+
+import hashlib
+import json
+import threading
+from datetime import timedelta
+from typing import Any, Final, assert_never
+from uuid import UUID
+
+from flask import Response, request
+from sqlalchemy import Row
+
+from api import models, queries, resources
+from api.cursors import NumberCursor
+from api.operation import Call, Operation, Reply
+from api.outbox import Ring
+from api.relay.store import Caller
+from api.requests import idempotency_key_of, invalid, traceparent_of
+from api.sessions import require_session
+from api.statements import turns
+from api.statements.accept import (
+    Accepted,
+    Expired,
+    Limits,
+    Replayed,
+    TurnRequest,
+    accept_turn,
+    session_expired,
+)
+from api.stops import stop
+from api.streams import refuse_without_room, stream_of, wants_stream
+from shared.errors import ProblemCode, RefusedError
+from shared.events_of_turn import accept_events
+from shared.settings import Settings
+from shared.turns import TERMINAL, StopReason
+
+_ONLY_STRATEGY: Final = "reject"
+_OPEN_SECONDS: Final = 1.0
+"""A stream begins with the log's first event; with Redis away, with a snapshot."""
+_STRATEGIES: Final = ("reject", "enqueue", "interrupt", "rollback")
+
+
+def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | Response:
+    """Ask for an answer; when this is answered, the message and the turn are committed."""
+    settings, caller = call.services.settings, call.caller
+    wanted = _turn_request(call, session_id, body)
+    is_streamed = wants_stream(request)
+    if is_streamed:
+        refuse_without_room(call)
+    with call.services.database.of(caller.organization_id) as db:
+        outcome = accept_turn(db, caller, wanted, _limits(settings))
+    match outcome:
+        case Expired():
+            raise session_expired()
+        case Replayed(turn_id):
+            row, status, headers = _find(call, turn_id), 200, {"Idempotency-Replayed": "true"}
+        case Accepted(row):
+            # After the commit, never inside: a worker that comes at once finds the row.
+            opened = threading.Event() if is_streamed else None
+            call.services.outbox.put(
+                Ring(row.session_id, row.id, wanted.traceparent, accept_events(row), opened)
+            )
+            if opened is not None:
+                opened.wait(_OPEN_SECONDS)
+            status, headers = 202, {}
+        case _:
+            assert_never(outcome)
+    if is_streamed:
+        return stream_of(call, row.id, after=0)
+    headers["Location"] = resources.turn_path(row.id)
+    return Reply(status, resources.turn(row, settings), headers)
+
+
+def list_turns(call: Call, session_id: UUID, query: queries.Page) -> Reply:
+    """List a session's turns, newest first."""
+    before = None if query.cursor is None else NumberCursor.decode(query.cursor).number
+    require_session(call, session_id)
+    with call.services.database.of(call.caller.organization_id) as db:
+        rows = turns.list_turns(db, call.caller, session_id, before=before, most=query.limit + 1)
+    shown, last = resources.page(rows, query.limit)
+    data = [resources.turn(row, call.services.settings) for row in shown]
+    cursor = None if last is None else NumberCursor(last.number).encode()
+    return Reply(200, models.TurnList(data=data, next_cursor=cursor))
+
+
+def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply:
+    """Read a turn; with `wait`, once it has ended or that time is over."""
+    call.services.waiting.until_ended(call.caller, turn_id, query.wait)
+    return Reply(200, resources.turn(_find(call, turn_id), call.services.settings))
+
+
+def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
+    """Stop a turn, whatever its phase; idempotent."""
+    stopped = stop(call.services.database, call.services.outbox, call.caller, turn_id, StopReason.USER)
+    if stopped is None:
+        raise _no_such_turn()
+    row = stopped.row
+    if row.status not in TERMINAL and body.wait_ms:
+        call.services.waiting.until_ended(call.caller, turn_id, body.wait_ms / 1000)
+        row = _find(call, turn_id)
+    shown = resources.turn(row, call.services.settings)
+    return Reply(200 if shown.status in TERMINAL else 202, shown)
+
+
+def _find(call: Call, turn_id: UUID) -> Row[Any]:
+    with call.services.database.of(call.caller.organization_id) as db:
+        row = turns.find_turn(db, call.caller, turn_id)
+    if row is None:
+        raise _no_such_turn()
+    return row
+
+
+def _no_such_turn() -> RefusedError:
+    return RefusedError(ProblemCode.NOT_FOUND, "there is no such turn")
+
+
+def _turn_request(call: Call, session_id: UUID, body: models.NewTurn) -> TurnRequest:
+    """Fill in the defaults and check what depends on the configuration.
+
+    Raises:
+        RefusedError: A field is wrong.
+    """
+    settings = call.services.settings
+    if body.multitask_strategy not in _STRATEGIES:
+        raise invalid("/multitask_strategy", f"must be one of {', '.join(_STRATEGIES)}")
+    if body.multitask_strategy != _ONLY_STRATEGY:
+        raise invalid(
+            "/multitask_strategy", f"{body.multitask_strategy!r} is not available yet: use 'reject'"
+        )
+    if (body.max_output_tokens or 0) > settings.max_output_tokens:
+        raise invalid("/max_output_tokens", f"must not be more than {settings.max_output_tokens}")
+    deadline = body.deadline_seconds or settings.turn_timeout_seconds
+    if deadline > settings.turn_timeout_seconds:
+        raise invalid("/deadline_seconds", f"must not be more than {settings.turn_timeout_seconds:g}")
+    return TurnRequest(
+        session_id=session_id,
+        content=body.content,
+        max_output_tokens=body.max_output_tokens or settings.max_output_tokens,
+        deadline_seconds=deadline,
+        recovery=body.recovery,
+        metadata=body.metadata or {},
+        traceparent=traceparent_of(request),
+        request_id=call.request_id,
+        key=idempotency_key_of(request),
+        fingerprint=fingerprint(call.caller, session_id, body),
+    )
+
+
+def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes:
+    """Return what an Idempotency-Key stands for.
+
+    The user of a `user` key is part of it and the key's id is not: a replay may come after the key was
+    rotated, and must never hand one user another's turn.
+    """
+    scope = ["user", caller.user] if caller.role == "user" else ["organization"]
+    canonical = json.dumps(
+        [scope, str(session_id), body.model_dump(mode="json")], sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        session_idle=timedelta(seconds=settings.session_idle_seconds),
+        session_age=timedelta(seconds=settings.session_age_seconds),
+        idempotency=timedelta(seconds=settings.idempotency_seconds),
+    )
+
+
+_TAG: Final = "Turns"
+OPERATIONS: Final = (
+    Operation(
+        "POST",
+        "/v1/sessions/{session_id}/turns",
+        _TAG,
+        {202: models.Turn, 200: models.Turn},
+        create_turn,
+        (
+            ProblemCode.AI_DISABLED,
+            ProblemCode.NOT_FOUND,
+            ProblemCode.SESSION_BUSY,
+            ProblemCode.IDEMPOTENCY_IN_PROGRESS,
+            ProblemCode.SESSION_CLOSED,
+            ProblemCode.SESSION_EXPIRED,
+            ProblemCode.IDEMPOTENCY_CONFLICT,
+            ProblemCode.TURN_LIMIT_REACHED,
+        ),
+        body=models.NewTurn,
+        headers={
+            "Idempotency-Key": "At most 255 visible ASCII characters; the same request with it makes one turn.",
+            "traceparent": "W3C trace context; goes with the turn to the provider.",
+        },
+        streams=True,
+    ),
+    Operation(
+        "GET",
+        "/v1/sessions/{session_id}/turns",
+        _TAG,
+        {200: models.TurnList},
+        list_turns,
+        (ProblemCode.NOT_FOUND,),
+        query=queries.Page,
+    ),
+    Operation(
+        "GET",
+        "/v1/turns/{turn_id}",
+        _TAG,
+        {200: models.Turn},
+        get_turn,
+        (ProblemCode.NOT_FOUND,),
+        query=queries.Wait,
+    ),
+    Operation(
+        "POST",
+        "/v1/turns/{turn_id}/stop",
+        _TAG,
+        {200: models.Turn, 202: models.Turn},
+        stop_turn,
+        (ProblemCode.NOT_FOUND,),
+        body=models.Stop,
+        is_body_optional=True,
+    ),
+)
