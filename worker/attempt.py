@@ -27,6 +27,7 @@ from worker.provider import (
     RunningUsage,
 )
 from worker.publisher import Channel
+from worker.retry import Retries
 
 _log = logging.getLogger("turnkeeper.attempt")
 
@@ -52,6 +53,7 @@ class Attempt:
         prompt: What the provider is sent.
         message_id: The stored message's id, as `message_start` tells it.
         seconds_left: Until the turn's deadline.
+        retries: The rule by which a call that failed before any text is tried again.
     """
 
     __slots__ = (
@@ -60,11 +62,14 @@ class Attempt:
         "_deltas",
         "_error",
         "_finish",
+        "_is_announced",
         "_is_begun",
         "_message_id",
         "_prompt",
         "_reasoning",
+        "_retries",
         "_running",
+        "_spent",
         "_task",
         "called",
         "channel",
@@ -74,7 +79,9 @@ class Attempt:
         "stop_reason",
     )
 
-    def __init__(self, channel: Channel, prompt: Prompt, message_id: str, seconds_left: float) -> None:
+    def __init__(
+        self, channel: Channel, prompt: Prompt, message_id: str, seconds_left: float, retries: Retries
+    ) -> None:
         """Prepare; `run` starts it."""
         self.channel = channel
         self.called = False
@@ -92,20 +99,55 @@ class Attempt:
         self._finish: Finish | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_begun = False
+        self._is_announced = False
         self._error: BaseException | None = None
+        self._retries = retries
+        self._spent = _NO_USAGE
 
     async def run(self, provider: Provider) -> Outcome:
         """Stream the answer and say how it ended; never raises."""
-        if self.is_fenced:
-            return Fenced()
-        if self.stop_reason is not None:
-            return self._stopped(self.stop_reason, provider)
+        tries = 0
+        while True:
+            if self.is_fenced:
+                return Fenced()
+            if self.stop_reason is not None:
+                return self._stopped(self.stop_reason, provider)
+            tries += 1
+            outcome = await self._call(provider)
+            wait = self._wait_before_retry(outcome, tries)
+            if wait is None:
+                return outcome
+            _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
+            self._begin_again(provider)
+            self._task = asyncio.create_task(asyncio.sleep(wait))  # a stop or a fence cancels it
+            await asyncio.wait({self._task})
+
+    async def _call(self, provider: Provider) -> Outcome:
         self._task = asyncio.create_task(self._stream(provider))
         done, _ = await asyncio.wait({self._task}, timeout=max(0.0, self._deadline - monotonic()))
         if not done:
             self._task.cancel()
             await asyncio.wait({self._task})
         return self._outcome(provider, timed_out=not done)
+
+    def _wait_before_retry(self, outcome: Outcome, tries: int) -> float | None:
+        """Return the seconds until the next try; None once text was shown, and where none can help."""
+        if not isinstance(outcome, Failed) or self._deltas:
+            return None
+        return self._retries.wait_before(
+            outcome.fault,
+            tries=tries,
+            retry_after_ms=outcome.retry_after_ms,
+            seconds_left=self._deadline - monotonic(),
+        )
+
+    def _begin_again(self, provider: Provider) -> None:
+        """Forget the failed call, but for what it may have cost."""
+        usage, _ = self._usage(provider)
+        self._spent = usage
+        self._is_begun = False
+        self._running = None
+        self._error = None
 
     def stop(self, reason: StopReason) -> None:
         """End it because somebody asked; the first reason counts."""
@@ -159,12 +201,17 @@ class Attempt:
                 case RunningUsage(usage):
                     self._running = usage
                 case MessageStart():
-                    self._is_begun = True
-                    self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
+                    self._begin()
                 case Finish():
                     self._finish = item
                 case _:
                     assert_never(item)
+
+    def _begin(self) -> None:
+        self._is_begun = True
+        if not self._is_announced:  # a call that failed before its text may have said it already
+            self._is_announced = True
+            self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
 
     def _show(self, reasoning: bool, text: str) -> None:
         if self.first_text_at is None:
@@ -211,6 +258,13 @@ class Attempt:
         )
 
     def _usage(self, provider: Provider) -> tuple[Usage, UsageSource]:
+        """Return what all calls of this attempt used; an estimate where one of them is."""
+        usage, source = self._usage_of_call(provider)
+        if self._spent.is_empty():
+            return usage, source
+        return usage + self._spent, UsageSource.ESTIMATED
+
+    def _usage_of_call(self, provider: Provider) -> tuple[Usage, UsageSource]:
         """Return the provider's word where it gave one, else its running figures, else an estimate.
 
         A delta is a token at least, so their number is the least that was generated.

@@ -7,6 +7,7 @@ loop, so a thousand turns need no thousand sockets in threads.
 import asyncio
 import logging
 from dataclasses import dataclass
+from random import Random
 from threading import Event
 from time import monotonic
 from typing import Any, Final, assert_never
@@ -29,6 +30,7 @@ from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
 from worker.publisher import Channel, Publisher
+from worker.retry import Retries
 from worker.settle import Ending, Settlement, error_of, settle, settled_row
 
 _log = logging.getLogger("turnkeeper.runner")
@@ -83,6 +85,7 @@ class Runner:
         self._aborts = aborts
         self._loop = loop
         self._draining = Event()
+        self._random = Random()  # noqa: S311 -- spreads retries, guards nothing
 
     def drain(self) -> None:
         """Claim nothing more; what a doorbell still brings is rung again for another worker."""
@@ -157,7 +160,9 @@ class Runner:
             row.answer_id,
             fence,
         )
-        attempt = Attempt(channel, prompt, str(row.answer_id), float(row.seconds_left))
+        attempt = Attempt(
+            channel, prompt, str(row.answer_id), float(row.seconds_left), Retries(self._random.random)
+        )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
         self._aborts.check([(row.session_id, claim.turn_id)])
         channel.event(

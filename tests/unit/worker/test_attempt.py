@@ -84,8 +84,25 @@ class Playing:
                     yield step
 
 
+class Once:
+    """Never tries again."""
+
+    def wait_before(self, fault, **_):
+        return None
+
+
+class Again(Once):
+    """Tries again a number of times, without waiting."""
+
+    def __init__(self, times, seconds=0.0):
+        self.times, self.seconds = times, seconds
+
+    def wait_before(self, fault, *, tries, **_):
+        return self.seconds if tries <= self.times else None
+
+
 def attempt(seconds_left=60.0):
-    return Attempt(Tape(), PROMPT, "message-id", seconds_left)
+    return Attempt(Tape(), PROMPT, "message-id", seconds_left, Once())
 
 
 def run(provider_of, *, during=None, seconds_left=60.0):
@@ -299,3 +316,73 @@ def test_an_answer_that_began_before_the_fault_is_billed():
     fault = ProviderError(Fault.PROVIDER_PROTOCOL, "cut")
     _, _, outcome = run(lambda: Playing([MessageStart(), ContentDelta("x" * 8)], fault))
     assert outcome.answer.usage == Usage(input_tokens=14, output_tokens=2)
+
+
+class Moody(Playing):
+    """A provider whose calls go differently."""
+
+    def __init__(self, *calls):
+        super().__init__()
+        self.calls = list(calls)
+
+    def stream(self, prompt, *, on_sent=None):
+        self.steps = self.calls.pop(0)
+        return super().stream(prompt, on_sent=on_sent)
+
+
+def run_again(calls, times=1, during=None, seconds=0.0):
+    async def both():
+        provider = Moody(*calls)
+        one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds))
+        beside = asyncio.create_task(during(one, provider)) if during else None
+        outcome = await asyncio.wait_for(one.run(provider), 10)
+        if beside is not None:
+            await beside
+        return one, provider, outcome
+
+    return asyncio.run(both())
+
+
+BUSY = ProviderError(Fault.PROVIDER_OVERLOADED, "busy")
+WHOLE = [[MessageStart(), ContentDelta("ok"), Finish(FinishReason.STOP, USED)]]
+
+
+def test_a_call_that_failed_before_any_text_is_tried_again_and_the_reader_sees_one_answer():
+    one, provider, outcome = run_again([[BUSY], [[MessageStart()], BUSY], WHOLE], times=2)
+    assert isinstance(outcome, Completed)
+    assert provider.closed == 3
+    assert [kind for kind, _ in one.channel.told] == [
+        EventType.MESSAGE_START,
+        "content",
+        EventType.MESSAGE_END,
+    ]
+
+
+def test_a_refused_call_that_was_tried_again_costs_nothing_extra():
+    _, _, outcome = run_again([[BUSY], WHOLE])
+    assert (outcome.answer.usage, outcome.answer.usage_source) == (USED, UsageSource.PROVIDER)
+
+
+def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
+    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    _, _, outcome = run_again([[silent], WHOLE])
+    assert outcome.answer.usage == Usage(input_tokens=14 + 3, output_tokens=2)
+    assert outcome.answer.usage_source is UsageSource.ESTIMATED
+
+
+def test_once_text_was_shown_no_call_is_tried_again():
+    _, provider, outcome = run_again([[[MessageStart(), ContentDelta("part")], BUSY], WHOLE])
+    assert isinstance(outcome, Failed)
+    assert provider.closed == 1
+
+
+def test_a_stop_ends_the_wait_for_the_next_try():
+    async def during(one, provider):
+        while not provider.closed:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        one.stop(StopReason.USER)
+
+    _, provider, outcome = run_again([[BUSY], WHOLE], during=during, seconds=60.0)
+    assert isinstance(outcome, Stopped)
+    assert provider.closed == 1

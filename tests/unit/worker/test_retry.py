@@ -1,0 +1,56 @@
+"""When a call is tried again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import Fault
+from worker.retry import Retries
+
+HALF = Retries(lambda: 0.5)
+
+
+def wait(fault, tries=1, retry_after_ms=None, seconds_left=300.0):
+    return HALF.wait_before(fault, tries=tries, retry_after_ms=retry_after_ms, seconds_left=seconds_left)
+
+
+def test_an_unreachable_provider_is_tried_twice_more():
+    assert [wait(Fault.PROVIDER_UNREACHABLE, tries) is not None for tries in (1, 2, 3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("fault", [Fault.PROVIDER_PROTOCOL, Fault.PROVIDER_TIMEOUT])
+def test_a_call_that_may_have_cost_its_input_is_tried_once_more(fault):
+    assert [wait(fault, tries) is not None for tries in (1, 2)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.PROVIDER_REJECTED,
+        Fault.PROVIDER_AUTH,
+        Fault.CONTEXT_TOO_LONG,
+        Fault.TOOL_CALL_UNSUPPORTED,
+        Fault.TURN_TIMEOUT,
+        Fault.INTERNAL,
+    ],
+)
+def test_what_would_fail_the_same_way_is_not_tried_again(fault):
+    assert wait(fault) is None
+
+
+def test_the_providers_own_word_is_kept():
+    assert wait(Fault.PROVIDER_RATE_LIMITED, retry_after_ms=7000) == 7.0
+
+
+def test_a_wait_that_does_not_fit_the_deadline_is_not_begun():
+    assert wait(Fault.PROVIDER_RATE_LIMITED, retry_after_ms=7000, seconds_left=7.0) is None
+
+
+def test_a_limit_that_does_not_say_when_it_ends_is_not_waited_for():
+    assert wait(Fault.PROVIDER_RATE_LIMITED) is None
+
+
+@given(st.sampled_from(sorted(Fault)), st.integers(1, 9), st.floats(0, 1), st.floats(0, 600))
+def test_waits_are_between_a_fifth_of_a_second_and_four_and_within_the_deadline(fault, tries, chance, left):
+    seconds = Retries(lambda: chance).wait_before(fault, tries=tries, retry_after_ms=None, seconds_left=left)
+    assert seconds is None or (0.2 <= seconds <= 4.0 and seconds < left)
