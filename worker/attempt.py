@@ -14,7 +14,7 @@ from shared.errors import Fault, ProviderError
 from shared.events import EventType
 from shared.turns import StopReason
 from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Stopped
+from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import prompt_tokens
 from worker.provider import (
     ContentDelta,
@@ -75,6 +75,7 @@ class Attempt:
         "channel",
         "first_text_at",
         "is_fenced",
+        "is_handed_back",
         "stop_observed_at",
         "stop_reason",
     )
@@ -89,6 +90,7 @@ class Attempt:
         self.stop_reason: StopReason | None = None
         self.stop_observed_at: float | None = None
         self.is_fenced = False
+        self.is_handed_back = False
         self._prompt = prompt
         self._message_id = message_id
         self._deadline = monotonic() + seconds_left
@@ -112,6 +114,8 @@ class Attempt:
                 return Fenced()
             if self.stop_reason is not None:
                 return self._stopped(self.stop_reason, provider)
+            if self.is_handed_back:
+                return Requeued(self.answer(provider), handed_back=True)
             tries += 1
             outcome = await self._call(provider)
             wait = self._wait_before_retry(outcome, tries)
@@ -153,6 +157,12 @@ class Attempt:
         """End it because somebody asked; the first reason counts."""
         if self.stop_reason is None and not self.is_fenced:
             self.stop_reason = reason
+            self._cancel()
+
+    def hand_back(self) -> None:
+        """End it because the worker ends; the turn goes on elsewhere."""
+        if self.stop_reason is None and not self.is_fenced and not self.is_handed_back:
+            self.is_handed_back = True
             self._cancel()
 
     def fence(self) -> None:
@@ -231,6 +241,8 @@ class Attempt:
         if self.stop_reason is not None:
             return self._stopped(self.stop_reason, provider)
         answer = self.answer(provider)
+        if self.is_handed_back and task.cancelled():
+            return Requeued(answer, handed_back=True)
         if timed_out:
             return Failed(answer, Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
         if isinstance(error, ProviderError):

@@ -141,12 +141,12 @@ class LeaseKeeper:
         with self._guard:
             return [(held.session_id, turn_id) for turn_id, held in self._held.items()]
 
-    def fence_all(self) -> None:
-        """Give up every turn that runs here; their leases run out or were handed back."""
+    def hand_back_all(self) -> None:
+        """Let every turn that runs here go on elsewhere: the worker ends."""
         with self._guard:
             held = list(self._held.values())
         for entry in held:
-            self._loop.call_soon_threadsafe(entry.attempt.fence)
+            self._loop.call_soon_threadsafe(entry.attempt.hand_back)
 
     def running(self) -> int:
         """Return how many turns run here."""

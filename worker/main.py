@@ -1,7 +1,7 @@
 """The worker process: builds every part once and lets Celery ring it.
 
-SIGTERM ends the claiming; what runs may finish for the drain's length, then its leases are left to
-other workers.
+SIGTERM ends the claiming; what runs may finish for the drain's length, then it is handed back and rung
+for, without waiting for a lease to run out.
 """
 
 import argparse
@@ -102,10 +102,10 @@ class Worker:
             database.dispose()
 
     def _drain(self, **_signal: Any) -> None:
-        """Claim nothing more, and after the grace period give up what still runs."""
+        """Claim nothing more, and after the grace period hand back what still runs."""
         self.runner.drain()
         _log.info("draining", extra={"running": self._leases.running()})
-        timer = threading.Timer(self._settings.drain_seconds, self._leases.fence_all)
+        timer = threading.Timer(self._settings.drain_seconds, self._leases.hand_back_all)
         timer.daemon = True
         timer.start()
 
@@ -144,6 +144,7 @@ class Worker:
             self._leases,
             self._aborts,
             loop,
+            self._ring,
         )
         self._sweeper = Sweeper(settings, self._id, self._sweep_database, self._publisher, loop, self._ring)
 

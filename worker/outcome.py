@@ -59,9 +59,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Requeued:
-    """The attempt died with its worker; the turn waits for the next, and what was used is billed."""
+    """The turn waits for its next attempt; what this one used is billed.
+
+    Args:
+        answer: What it brought, void when text was shown.
+        handed_back: A draining worker gave it back, so it does not count against the most attempts.
+    """
 
     answer: Answer
+    handed_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +75,4 @@ class Fenced:
     """The lease was lost: another attempt owns the turn and this one writes nothing (I3)."""
 
 
-Outcome: TypeAlias = Completed | Stopped | Failed | Fenced
+Outcome: TypeAlias = Completed | Stopped | Failed | Requeued | Fenced

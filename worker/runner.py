@@ -6,7 +6,8 @@ loop, so a thousand turns need no thousand sockets in threads.
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import Random
 from threading import Event
 from time import monotonic
@@ -16,22 +17,22 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.database import Database
-from shared.errors import UnavailableError
+from shared.errors import Fault, UnavailableError
 from shared.events import EventType
 from shared.events_of_turn import accept_events, done_event
 from shared.logs import log_ids
 from shared.settings import Settings
-from shared.turns import TERMINAL, TurnStatus
+from shared.turns import TERMINAL, Recovery, TurnStatus
 from worker.aborts import AbortWatcher
 from worker.attempt import Attempt
 from worker.claim import Claim, claim_turn
 from worker.leases import LeaseKeeper
-from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Stopped
+from worker.outcome import NOTHING, Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
 from worker.publisher import Channel, Publisher
 from worker.retry import Retries
-from worker.settle import Ending, Settlement, error_of, settle, settled_row
+from worker.settle import Ending, Settlement, error_of, lost, settle, settled_row
 
 _log = logging.getLogger("turnkeeper.runner")
 
@@ -39,6 +40,7 @@ _LOOP_GRACE_SECONDS: Final = 30.0
 """How much longer than the turn's deadline the thread waits for the loop before it gives the turn up."""
 _SETTLE_RETRY_SECONDS: Final = 0.2
 _TOLD_SECONDS: Final = 5.0
+_SHOWN_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Runner:
         leases: Renews what is claimed.
         aborts: Tells of stops.
         loop: Where the network part runs.
+        ring: Sends a doorbell, given turn and trace context: for what is handed back.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class Runner:
         leases: LeaseKeeper,
         aborts: AbortWatcher,
         loop: asyncio.AbstractEventLoop,
+        ring: Callable[[str, str], None],
     ) -> None:
         """Keep the parts."""
+        self._ring = ring
         self._settings = settings
         self._worker_id = worker_id
         self._database = database
@@ -120,6 +125,8 @@ class Runner:
             match ended.outcome:
                 case Fenced():
                     _log.warning("the lease was lost; nothing is written")
+                case Requeued(answer):
+                    self._hand_back(claim, ended, answer)
                 case Completed() | Stopped() | Failed() as ending:
                     self._finish(ended, ending)
                 case _:
@@ -181,6 +188,32 @@ class Runner:
         _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
         told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row), self._loop)
         told.result(timeout=_TOLD_SECONDS)
+
+    def _hand_back(self, claim: Claim, ended: _Ended, answer: Answer) -> None:
+        """Give the turn to another worker at once; a turn that asked for it ends with what was shown."""
+        has_text = bool(answer.content or answer.reasoning)
+        if has_text and claim.row.recovery == Recovery.FAIL:
+            last_seq = ended.settlement.last_seq + 1  # `error` comes before `done`
+            self._finish(
+                replace(ended, settlement=replace(ended.settlement, last_seq=last_seq)), lost(answer)
+            )
+            return
+        # The last number is that of the reset, or of what was told before it.
+        told = ended.settlement.last_seq - (0 if has_text else 1)
+        settlement = replace(ended.settlement, last_seq=told)
+        if self._settle(settlement, Requeued(answer, handed_back=True)) is None:
+            self._loop.call_soon_threadsafe(ended.channel.discard)
+            return
+        _log.info("a turn was handed back")
+        told_all = asyncio.run_coroutine_threadsafe(self._tell_reset(ended.channel, has_text), self._loop)
+        told_all.result(timeout=_TOLD_SECONDS)
+        self._ring(str(claim.turn_id), claim.row.traceparent)
+
+    async def _tell_reset(self, channel: Channel, has_text: bool) -> None:
+        if has_text:
+            channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
+        await channel.drained(_SHOWN_SECONDS)
+        channel.discard()
 
     def _settle(self, settlement: Settlement, ending: Ending) -> Row[Any] | None:
         """Write the outcome; while the lease is good, as often as it takes."""

@@ -61,6 +61,7 @@ _SETTLE: Final = text(
             finished_at = case when g.is_terminal then clock_timestamp() end,
             worker_id = coalesce(cast(:settler as uuid), t.worker_id),
             lease_expires_at = null,
+            handed_back = t.handed_back + cast(:handed_back as integer),
             rung_at = case when g.is_terminal then t.rung_at else to_timestamp(0) end
         from given as g
         where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
@@ -200,6 +201,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "sources": sorted(sources_into(signal, status) - {TurnStatus.QUEUED}),
         "status": status.value,
         "is_terminal": status in TERMINAL,
+        "handed_back": int(isinstance(ending, Requeued) and ending.handed_back),
         "settler": settlement.lost_to,
         "is_lost": settlement.lost_to is not None,
         "finish_reason": ending.finish_reason.value if isinstance(ending, Completed) else None,

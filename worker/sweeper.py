@@ -49,8 +49,8 @@ _EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds,
 _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
 _LEFT_BEHIND: Final = text(
     """
-    select t.id, t.session_id, t.status, t.attempt, t.recovery, t.answer_id, t.stop_reason, t.last_seq, t.title,
-           t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
+    select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
+           t.last_seq, t.title, t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
            c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens, c.reasoning_tokens,
            c.usage_source,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
@@ -294,7 +294,7 @@ def _ending(left: _Left) -> Ending:
     if row.status == TurnStatus.STOPPING:
         return Stopped(answer, StopReason(row.stop_reason))
     has_text = bool(answer.content or answer.reasoning)
-    if row.attempt >= _MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
+    if row.attempt - row.handed_back >= _MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
         return lost(answer)
     return Requeued(answer)
 

@@ -307,3 +307,31 @@ def test_a_draining_worker_claims_nothing(desk):
     desk.ring(turn)
     desk.threads[-1].join(timeout=DEADLINE_SECONDS)
     assert desk.row(turn).status == "queued"
+
+
+def test_a_worker_that_ends_hands_its_turns_back_without_counting_the_attempt(desk):
+    turn = desk.queue("[[tokens=400 rate=50]]")
+    desk.ring(turn)
+    until(lambda: desk.is_streaming(turn))
+    desk.worker._leases.hand_back_all()
+    desk.threads[-1].join(timeout=DEADLINE_SECONDS)
+    row = desk.row(turn)
+    assert (row.status, row.attempt, row.handed_back) == ("queued", 1, 1)
+    assert desk.log(turn)[-1]["type"] == "message_reset"
+    assert desk.log(turn)[-1]["seq"] == row.last_seq
+    (bill,) = desk.sql("select usage_source, cost_usd from turnkeeper.ledger where turn_id = :t", t=turn)
+    assert bill.cost_usd > 0
+    assert desk.redis.llen("turns:turns") > 0
+
+
+def test_a_turn_that_is_to_fail_when_its_worker_ends_keeps_what_was_shown(desk):
+    turn = desk.queue("[[tokens=400 rate=50]]", recovery="fail")
+    desk.ring(turn)
+    until(lambda: desk.is_streaming(turn))
+    desk.worker._leases.hand_back_all()
+    row = desk.ended(turn)
+    assert (row.status, row.error["code"]) == ("failed", "worker_lost")
+    events = desk.told(turn)
+    assert [event["type"] for event in events[-2:]] == ["error", "done"]
+    assert events[-1]["seq"] == row.last_seq == len(events)
+    assert desk.answer(turn).content == desk.shown(turn)

@@ -84,6 +84,7 @@ CREATE TABLE turnkeeper.turns (
     user_name text NOT NULL,
     status text NOT NULL,
     attempt integer NOT NULL DEFAULT 0,
+    handed_back integer NOT NULL DEFAULT 0 CHECK (handed_back BETWEEN 0 AND attempt),
     recovery text NOT NULL CHECK (recovery IN ('restart', 'fail')),
     user_message_id uuid NOT NULL,
     answer_id uuid NOT NULL,
@@ -125,6 +126,7 @@ CREATE TABLE turnkeeper.turns (
     CONSTRAINT turns_stopped_says_why CHECK (status NOT IN ('stopping', 'stopped') OR stop_reason IS NOT NULL),
     CONSTRAINT turns_failed_says_why CHECK ((status = 'failed') = (error IS NOT NULL))
 );
+COMMENT ON COLUMN turnkeeper.turns.handed_back IS 'attempts that a draining worker gave back: they do not count against the most';
 COMMENT ON COLUMN turnkeeper.turns.title IS 'the title that this turn gave its session: the event title_updated can be written again from the row';
 -- A turn's id is all that a doorbell says; workers find it without knowing the organization.
 CREATE UNIQUE INDEX turns_by_id ON turnkeeper.turns (id);
