@@ -1,0 +1,245 @@
+/** Shows an open session: its turns, its stream's state, what it cost, and where the next message is written. */
+
+import { Problem } from "./api.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { announce, button, el, setText } from "./dom.js";
+import { ExchangeView } from "./exchange.js";
+import { tokenDetails, tokens, usd } from "./format.js";
+import { Notice } from "./notice.js";
+import { connection, outcome } from "./words.js";
+
+const NEAR_PX = 80; // closer than this to the end counts as reading along
+const CLOSED = { closed: "This session is closed", expired: "This session has expired: start a new one" };
+
+export class ChatView {
+  #app;
+  #conversation;
+  #composer;
+  #notice = new Notice();
+  #exchanges = new Map();
+  #dirty = new Set(); // ids of turns to draw in the next frame: deltas come faster than frames
+  #frame = null;
+  #clock = null;
+  #follows = true;
+  #resized = new ResizeObserver(() => {
+    if (this.#follows) this.#toEnd(); // a notice or a longer message took room
+  });
+  #parts;
+
+  /**
+   * @param {object} app what the page offers its views
+   * @param {object} session the session's resource
+   */
+  constructor(app, session) {
+    this.#app = app;
+    this.#conversation = new Conversation(app.api, session, (what, detail) => this.#changed(what, detail));
+    this.#composer = new Composer(session.id, {
+      onSend: (content, key) => this.#send(content, key),
+      onStop: () => this.#stop(),
+    });
+    this.pressed = this.pressed.bind(this);
+    this.#build();
+    this.#drawSession();
+  }
+
+  #build() {
+    const title = el("h1", { tabindex: "-1" });
+    const spent = el("span", { class: "spent" });
+    const state = el("button", { type: "button", class: "state", on: { click: () => this.#conversation.wake() } });
+    const leave = button("Close session", "archive", () => this.#close(), { quiet: true, class: "close" });
+    const log = el("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Conversation" });
+    const scroll = el("div", { class: "scroll", tabindex: "0", on: { scroll: () => this.#scrolled() } }, log);
+    const jump = button("To the newest", "down", () => this.#toEnd(), { class: "jump", hidden: true, quiet: true });
+    this.#parts = { title, spent, state, leave, log, scroll, jump };
+    this.node = el(
+      "main",
+      { class: "chat" },
+      el("header", { class: "bar" }, this.#app.menuButton(), el("div", { class: "about" }, title, spent), state, leave),
+      scroll,
+      el("div", { class: "dock" }, jump, this.#notice.node, this.#composer.node),
+    );
+  }
+
+  /** Load and follow. A draft whose sending was interrupted goes out again, with its first key. */
+  async open({ isNew = false } = {}) {
+    document.addEventListener("keydown", this.pressed);
+    this.#resized.observe(this.#parts.scroll);
+    this.#clock = setInterval(() => this.#drawState(), 1000);
+    try {
+      await this.#conversation.open({ isNew });
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#notice.show(problem, { name: "Try again", run: () => this.#app.reopen() });
+      return;
+    }
+    await this.#composer.resume();
+  }
+
+  close() {
+    document.removeEventListener("keydown", this.pressed);
+    clearInterval(this.#clock);
+    this.#resized.disconnect();
+    cancelAnimationFrame(this.#frame);
+    this.#conversation.close();
+  }
+
+  pressed(event) {
+    const isElsewhere = event.target.closest?.(".side") || document.querySelector("dialog[open]") !== null;
+    if (event.key === "Escape" && !event.isComposing && !isElsewhere) this.#stop();
+  }
+
+  async #send(content, key) {
+    this.#notice.clear();
+    this.#follows = true;
+    try {
+      await this.#conversation.send(content, key);
+      this.#app.sessionsChanged();
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#notice.show(problem);
+      if (["session_busy", "session_closed", "session_expired"].includes(problem.code)) this.#reread();
+      return false;
+    }
+  }
+
+  async #stop() {
+    const { active } = this.#conversation;
+    if (active === null || active.status === "stopping") return;
+    announce("Stopping");
+    try {
+      await this.#conversation.stop(active.id);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#notice.show(problem);
+    }
+  }
+
+  async #close() {
+    const words = "It stays readable. An answer that is being written is stopped.";
+    if (!(await this.#app.confirm("Close this session?", words, "Close session"))) return;
+    try {
+      await this.#app.api.closeSession(this.#conversation.session.id);
+      await this.#conversation.read();
+      this.#app.sessionsChanged();
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#notice.show(problem);
+    }
+  }
+
+  async #reread() {
+    await this.#conversation.read().catch((problem) => {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#notice.show(problem);
+    });
+  }
+
+  #changed(what, detail) {
+    switch (what) {
+      case "session":
+        this.#drawSession();
+        this.#app.sessionsChanged();
+        break;
+      case "state":
+        this.#drawState();
+        break;
+      case "problem":
+        this.#notice.show(detail);
+        break;
+      case "turns":
+        this.#drawTurns();
+        break;
+      default:
+        this.#dirty.add(detail);
+        this.#frame ??= requestAnimationFrame(() => this.#drawDirty());
+    }
+  }
+
+  #drawSession() {
+    const { session } = this.#conversation;
+    const { title, spent, leave } = this.#parts;
+    setText(title, session.title || "New session");
+    document.title = `${session.title || "New session"} · Turnkeeper`;
+    const isUsed = session.turn_count > 0 && session.usage;
+    setText(spent, isUsed ? `${usd(session.cost_usd)} · ${tokens(session.usage)}` : "");
+    spent.title = isUsed ? `This session: ${tokenDetails(session.usage)}` : "";
+    leave.hidden = session.status !== "active";
+    this.#drawComposer();
+  }
+
+  #drawState() {
+    const { streamState } = this.#conversation;
+    const { state } = this.#parts;
+    state.dataset.state = streamState.name;
+    setText(state, connection(streamState));
+    state.disabled = streamState.name !== "waiting";
+    state.title = streamState.name === "waiting" ? "Try now" : "The live connection";
+  }
+
+  #drawTurns() {
+    const { turns } = this.#conversation;
+    for (const [id, view] of this.#exchanges) {
+      if (turns.has(id)) continue;
+      view.node.remove();
+      this.#exchanges.delete(id);
+    }
+    let before = null;
+    for (const turn of turns.values()) {
+      const view = this.#exchangeFor(turn.id);
+      const place = before === null ? this.#parts.log.firstChild : before.nextSibling;
+      if (view.node !== place) this.#parts.log.insertBefore(view.node, place);
+      before = view.node;
+      this.#dirty.add(turn.id);
+    }
+    this.#drawDirty();
+  }
+
+  #exchangeFor(id) {
+    let view = this.#exchanges.get(id);
+    if (view === undefined) {
+      view = new ExchangeView({ onAgain: (question) => this.#composer.offer(question) });
+      this.#exchanges.set(id, view);
+    }
+    return view;
+  }
+
+  #drawDirty() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = null;
+    for (const id of this.#dirty) {
+      const turn = this.#conversation.turns.get(id);
+      if (turn === undefined) continue;
+      const view = this.#exchangeFor(id);
+      const wasOpen = view.node.dataset.status !== undefined && view.node.querySelector(".is-streaming") !== null;
+      view.update(turn, this.#conversation.exact.get(id));
+      if (wasOpen && turn.done) this.#announceEnd(turn);
+    }
+    this.#dirty.clear();
+    this.#drawComposer();
+    if (this.#follows) this.#toEnd();
+  }
+
+  #announceEnd(turn) {
+    const end = outcome(turn);
+    announce(end === null ? "The answer is complete." : `${end.title} ${end.detail}`);
+  }
+
+  #drawComposer() {
+    const { active, session } = this.#conversation;
+    const standing = active === null ? null : active.status === "stopping" ? "stopping" : "running";
+    this.#composer.update({ standing, closed: CLOSED[session.status] ?? null });
+  }
+
+  #scrolled() {
+    const { scroll, jump } = this.#parts;
+    this.#follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_PX;
+    jump.hidden = this.#follows;
+  }
+
+  #toEnd() {
+    const { scroll } = this.#parts;
+    scroll.scrollTop = scroll.scrollHeight;
+  }
+}

@@ -1,0 +1,138 @@
+"""A real Chromium for the page, and the page served from its folder for what needs no service behind it."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+PAGE_FOLDER = Path(__file__).parents[2] / "api" / "page"
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LIMIT_SECONDS = 20.0
+ORIGIN = "http://localhost"
+"""A secure context for the browser, as https is: hashes and the clipboard are there."""
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self' ws://localhost; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def chromium_path() -> str | None:
+    """Where Chromium is, on this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Chromium."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Of a module, not of the run: while it lives, no other test can start an event loop."""
+    path = chromium_path()
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no chromium on PATH: the browser tests are required here")
+        pytest.skip("no chromium on PATH (apt-get install chromium)")
+    expect.set_options(timeout=LIMIT_SECONDS * 1000)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path,
+            headless=False,  # its own flag chooses the new headless mode, which is the real browser
+            args=ARGUMENTS,
+            timeout=LIMIT_SECONDS * 1000,
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile."""
+    with profile(browser) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A tab of a fresh profile."""
+    with clean_tab(context) as tab:
+        yield tab
+
+
+@contextmanager
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile of its own, with nothing stored."""
+    fresh = browser.new_context(viewport={"width": 1100, "height": 750})
+    fresh.set_default_timeout(LIMIT_SECONDS * 1000)
+    yield fresh
+    fresh.close()
+
+
+@contextmanager
+def clean_tab(context: BrowserContext) -> Iterator[Page]:
+    """A tab in which no script may fail and no rule of the content security policy may be broken."""
+    tab = context.new_page()
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
+    tab.on("console", lambda line: errors.append(line.text) if "Content Security" in line.text else None)
+    yield tab
+    assert errors == []
+
+
+def serve_page(route: Route) -> None:
+    """Answer `/` and `/page/<file>` from the page's folder."""
+    name = route.request.url.removeprefix(ORIGIN).partition("?")[0].partition("#")[0].removeprefix("/page/")
+    file = PAGE_FOLDER / ("index.html" if name == "/" else name)
+    headers = {"Content-Type": TYPES[file.suffix], "Content-Security-Policy": CONTENT_SECURITY_POLICY}
+    route.fulfill(status=200, headers=headers, body=file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def site(browser: Browser) -> Iterator[Page]:
+    """The page's files at ORIGIN with nothing behind them; one tab for all tests that keep nothing in it."""
+    with profile(browser) as context, clean_tab(context) as tab:
+        tab.route(f"{ORIGIN}/**", serve_page)
+        tab.goto(ORIGIN)
+        yield tab
+
+
+@pytest.fixture
+def origin(page: Page) -> str:
+    """Where a test's own tab finds the page's files; what is routed later comes before them."""
+    page.route(f"{ORIGIN}/**", serve_page)
+    return ORIGIN
+
+
+Until = Callable[..., None]
+
+
+@pytest.fixture
+def until(page: Page) -> Until:
+    """Wait until a JavaScript expression holds; Playwright's own way needs `eval`, which the policy forbids."""
+
+    def wait(expression: str, argument: object = None) -> None:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not page.evaluate(expression, argument):
+            assert time.monotonic() < deadline, f"waited too long for: {expression}"
+            page.wait_for_timeout(10)
+
+    return wait

@@ -1,0 +1,417 @@
+"""The page against a service that misbehaves on purpose: holes, lost connections, refusals, lost answers.
+
+The service is played by the test, event by event, so that each fault comes at one known moment.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
+
+SESSION = "01890000-0000-7000-8000-000000000001"
+TURN = "01890000-0000-7000-8000-0000000000aa"
+USAGE = {
+    "input_tokens": 10,
+    "cache_read_tokens": 0,
+    "cache_write_tokens": 0,
+    "output_tokens": 3,
+    "reasoning_tokens": 0,
+}
+TIME = "2026-01-31T09:30:00.000Z"
+
+
+NO_ANSWER = (0, None)
+"""The request arrives and its answer never does."""
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row(status: str, **more: Any) -> dict[str, Any]:
+    """A turn as the HTTP API gives it."""
+    finished = TIME if status in {"completed", "stopped", "failed", "expired"} else None
+    return {
+        "id": TURN,
+        "session_id": SESSION,
+        "status": status,
+        "finished_at": finished,
+        "usage": USAGE,
+        "cost_usd": "0.001",
+        **more,
+    }
+
+
+def problem(status: int, code: str, title: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    return status, {
+        "type": "about:blank",
+        "status": status,
+        "code": code,
+        "title": title,
+        "detail": "",
+        **more,
+    }
+
+
+@dataclass
+class Service:
+    """Turnkeeper, as far as the page can tell."""
+
+    page: Page
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    status: str = "active"
+    sockets: list[WebSocketRoute] = field(default_factory=list)
+    subscriptions: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    answers: dict[tuple[str, str], Callable[[], tuple[int, Any] | None]] = field(default_factory=dict)
+    greets: bool = True
+
+    def session(self) -> dict[str, Any]:
+        active = next((turn["id"] for turn in self.turns if turn["finished_at"] is None), None)
+        return {
+            "id": SESSION, "user": "demo", "title": "A session", "status": self.status, "turn_count": len(self.turns),
+            "usage": USAGE, "cost_usd": "0.002", "active_turn_id": active, "last_activity_at": TIME,
+        }  # fmt: skip
+
+    def ask(self, question: str = "why?") -> None:
+        """There is a running turn already."""
+        self.turns.append(row("running", usage=None, cost_usd=None))
+        self.messages.append(
+            {
+                "id": "m1",
+                "turn_id": TURN,
+                "position": 2,
+                "role": "user",
+                "content": question,
+                "status": "complete",
+            }
+        )
+
+    def settle(self, status: str, content: str, **more: Any) -> None:
+        """The turn has ended, in the store."""
+        self.turns[:] = [row(status, **more)]
+        if content:
+            self.messages.append(
+                {
+                    "id": "m2",
+                    "turn_id": TURN,
+                    "position": 3,
+                    "role": "assistant",
+                    "content": content,
+                    "status": "partial",
+                }
+            )
+
+    def http(self, route: Route) -> None:
+        request = route.request
+        path = request.url.partition("localhost")[2].partition("?")[0]
+        self.requests.append((request.method, path, request.headers))
+        own = self.answers.get((request.method, path), lambda: None)()
+        if own == NO_ANSWER:
+            return
+        status, body = self.answer(request.method, path) if own is None else own
+        kind = "application/json" if status < 400 else "application/problem+json"
+        route.fulfill(status=status, headers={"Content-Type": kind}, body=json.dumps(body))
+
+    def answer(self, method: str, path: str) -> tuple[int, Any]:
+        match method, path.removeprefix("/v1"):
+            case "GET", "/sessions":
+                return 200, {"data": [self.session()], "next_cursor": None}
+            case "GET", tail if tail == f"/sessions/{SESSION}":
+                return 200, self.session()
+            case "GET", tail if tail.endswith("/messages"):
+                return 200, {"data": self.messages, "next_cursor": None}
+            case "GET", tail if tail.endswith("/turns"):
+                return 200, {"data": self.turns, "next_cursor": None}
+            case "GET", tail if tail == f"/turns/{TURN}":
+                return 200, self.turns[0]
+            case "POST", tail if tail.endswith("/turns"):
+                self.ask()
+                return 202, self.turns[0]
+            case "POST", tail if tail.endswith("/stop"):
+                return 202, row("stopping")
+            case "POST", "/tickets":
+                return 201, {"ticket": "t" * 8, "expires_at": TIME}
+        raise AssertionError(f"{method} {path} is not played")
+
+    def keys(self) -> list[str]:
+        """The idempotency keys of the turns that were posted."""
+        posts = [
+            headers for method, path, headers in self.requests if (method, path[-6:]) == ("POST", "/turns")
+        ]
+        return [headers["idempotency-key"] for headers in posts]
+
+    def connect(self, socket: WebSocketRoute) -> None:
+        self.sockets.append(socket)
+        socket.on_message(lambda text: self.receive(json.loads(text)))
+
+    def receive(self, frame: dict[str, Any]) -> None:
+        if frame["op"] == "subscribe":
+            self.subscriptions.append(frame)
+            if self.greets:
+                self.greet()
+
+    def greet(self, *replay: dict[str, Any]) -> None:
+        self.send({"type": "subscribed", "session_id": SESSION, "turn_id": TURN, "last_seq": 0})
+        self.send(*replay)
+        self.send({"type": "caught_up", "session_id": SESSION})
+
+    def send(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self.sockets[-1].send(json.dumps(event))
+
+    def wait_for(self, is_true: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if is_true():
+                return
+            self.page.wait_for_timeout(10)
+        raise AssertionError("waited too long")
+
+
+def event(kind: str, seq: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "session_id": SESSION,
+        "turn_id": TURN,
+        "seq": seq,
+        "attempt": 1,
+        "ts": TIME,
+        **fields,
+    }
+
+
+def done(seq: int, status: str, content: str, **fields: Any) -> dict[str, Any]:
+    usual = {"usage": USAGE, "cost_usd": "0.001", "content_sha256": sha256(content)}
+    return event("done", seq, status=status, **{**usual, **fields})
+
+
+@pytest.fixture
+def service(page: Page, origin: str) -> Service:
+    """The played service; the tab is signed in and has not opened anything yet."""
+    played = Service(page)
+    page.route(f"{origin}/v1/**", played.http)
+    page.route_web_socket(f"{origin.replace('http', 'ws')}/v1/stream", played.connect)
+    page.goto(f"{origin}/page/icon.svg")
+    page.evaluate("sessionStorage.setItem('turnkeeper.key', 'tsk_test')")
+    return played
+
+
+def open_session(service: Service) -> None:
+    service.page.goto(f"http://localhost/#/sessions/{SESSION}")
+    expect(service.page.locator(".state")).to_have_attribute("data-state", "live")
+
+
+def start(service: Service) -> None:
+    """A turn is being answered, and its first words are on screen."""
+    service.ask()
+    open_session(service)
+    service.send(event("turn_started", 1, provider="p", model="m"), event("content_delta", 2, delta="one "))
+    expect(text(service)).to_have_text("one ")
+
+
+def text(service: Service) -> Any:
+    return service.page.locator(".exchange .text")
+
+
+def exchange(service: Service) -> Any:
+    return service.page.locator(".exchange")
+
+
+def test_a_hole_is_filled_by_asking_for_what_is_missing(service: Service) -> None:
+    start(service)
+    service.greets = False
+    service.send(event("content_delta", 4, delta="three"))
+    service.wait_for(lambda: len(service.subscriptions) == 2)
+    assert service.subscriptions[-1] == {
+        "op": "subscribe", "session_id": SESSION, "turn_id": TURN, "after": 2, "replay": "events",
+    }  # fmt: skip
+    service.greet(event("content_delta", 3, delta="two "), event("content_delta", 4, delta="three"))
+    expect(text(service)).to_have_text("one two three")
+
+
+def test_a_gap_is_followed_by_its_snapshot(service: Service) -> None:
+    start(service)
+    snapshot = event("snapshot", 9, status="running", message_id="m2", content="one two", reasoning="")
+    service.send(
+        {"type": "gap", "turn_id": TURN, "from": 3, "to": 9},
+        snapshot,
+        event("content_delta", 10, delta=" three"),
+    )
+    expect(text(service)).to_have_text("one two three")
+
+
+def test_a_lost_connection_goes_on_where_reading_stopped(service: Service) -> None:
+    start(service)
+    service.greets = False
+    service.sockets[-1].close(code=4409, reason="too slow")
+    service.wait_for(lambda: len(service.subscriptions) == 2)
+    assert (service.subscriptions[-1]["after"], service.subscriptions[-1]["turn_id"]) == (2, TURN)
+    service.greet(event("content_delta", 2, delta="one "), event("content_delta", 3, delta="two"))
+    expect(text(service)).to_have_text("one two")
+
+
+def test_a_replay_that_never_ends_is_given_up_and_the_store_has_the_answer(service: Service) -> None:
+    service.page.clock.install()
+    service.ask()
+    service.greets = False
+    service.page.goto(f"http://localhost/#/sessions/{SESSION}")
+    service.wait_for(lambda: len(service.subscriptions) == 1)
+    service.settle("completed", "one two")
+    service.page.clock.run_for(20_000)
+    expect(text(service)).to_have_text("one two")
+    expect(service.page.locator(".is-streaming")).to_have_count(0)
+
+
+def test_a_connection_that_fell_silent_is_replaced(service: Service) -> None:
+    service.page.clock.install()
+    start(service)
+    service.page.clock.run_for(90_000)
+    service.wait_for(lambda: len(service.subscriptions) == 2)
+    assert service.subscriptions[-1]["after"] == 2
+
+
+def test_an_answer_that_ended_while_nobody_was_connected_is_read_from_the_store(service: Service) -> None:
+    start(service)
+    service.answers["POST", "/v1/tickets"] = lambda: problem(503, "unavailable", "Unavailable")
+    service.settle("completed", "one two three")
+    service.sockets[-1].close(code=1012, reason="restart")
+    expect(exchange(service)).to_have_attribute("data-status", "completed")
+    expect(text(service)).to_have_text("one two three")
+    expect(service.page.locator(".is-streaming")).to_have_count(0)
+
+
+@pytest.mark.parametrize("status", ["completed", "stopped", "failed", "expired"])
+def test_the_cursor_ends_with_done_whatever_the_end(service: Service, status: str) -> None:
+    start(service)
+    expect(service.page.locator(".is-streaming")).to_have_count(1)
+    usage = (
+        USAGE if status == "completed" else None
+    )  # the page must not wait for what only a complete answer has
+    service.settle(status, "one ", usage=usage)
+    service.send(done(3, status, "one ", usage=usage))
+    expect(exchange(service)).to_have_attribute("data-status", status)
+    expect(service.page.locator(".is-streaming")).to_have_count(0)
+    expect(exchange(service)).to_have_attribute("data-exact", "true")
+
+
+def test_text_that_differs_from_its_hash_is_replaced_by_the_stored_text(service: Service) -> None:
+    start(service)
+    service.settle("completed", "one two")
+    service.send(done(3, "completed", "one two"))
+    expect(text(service)).to_have_text("one two")
+    expect(exchange(service)).to_have_attribute("data-exact", "true")
+
+
+def test_done_over_a_hole_ends_the_turn_with_the_stored_text(service: Service) -> None:
+    start(service)
+    service.settle("stopped", "one two three", stop_reason="user")
+    service.send(done(30, "stopped", "one two three", stop_reason="user"))
+    expect(text(service)).to_have_text("one two three")
+    expect(service.page.locator(".outcome")).to_contain_text("Stopped.")
+    expect(service.page.locator(".is-streaming")).to_have_count(0)
+
+
+def test_a_turn_asked_elsewhere_appears_with_its_question(service: Service) -> None:
+    open_session(service)
+    service.ask("asked in another tab")
+    service.send(event("turn_queued", 1), event("content_delta", 2, delta="answer"))
+    expect(service.page.locator(".question")).to_have_text("asked in another tab")
+    expect(text(service)).to_have_text("answer")
+
+
+def test_a_post_whose_answer_was_lost_is_sent_again_with_the_same_key(service: Service) -> None:
+    open_session(service)
+    failures = iter(
+        [
+            problem(503, "unavailable", "Unavailable", retry_after_ms=10),
+            problem(502, "x", "Bad gateway", retry_after_ms=10),
+        ]
+    )
+    service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = lambda: next(failures, None)
+    service.page.get_by_label("Message").fill("why?")
+    service.page.get_by_label("Message").press("Enter")
+    expect(service.page.locator(".question")).to_have_text("why?")
+    assert service.keys() == service.keys()[:1] * 3
+    expect(service.page.get_by_label("Message")).to_have_value("")
+
+
+def test_a_refused_message_stays_in_its_field_and_the_refusal_is_in_words(service: Service) -> None:
+    open_session(service)
+    service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = lambda: problem(
+        429, "too_many_turns", "Too many turns at once", retry_after_ms=2000
+    )
+    service.page.get_by_label("Message").fill("why?")
+    service.page.get_by_label("Message").press("Enter")
+    expect(service.page.locator(".notice")).to_contain_text("Too many turns at once. Try again in 2 seconds.")
+    expect(service.page.get_by_label("Message")).to_have_value("why?")
+    service.page.reload()
+    expect(service.page.get_by_label("Message")).to_have_value("why?")
+
+
+def test_a_page_left_while_sending_sends_again_with_the_same_key(service: Service) -> None:
+    open_session(service)
+    service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = lambda: NO_ANSWER
+    service.page.get_by_label("Message").fill("was it sent?")
+    service.page.get_by_label("Message").press("Enter")
+    service.wait_for(lambda: len(service.keys()) == 1)
+    service.answers.clear()
+    service.page.reload()
+    expect(service.page.locator(".exchange")).to_have_count(1)
+    assert service.keys() == service.keys()[:1] * 2
+
+
+def test_a_stop_that_was_not_heard_is_said_and_can_be_tried_again(service: Service) -> None:
+    start(service)
+    service.answers["POST", f"/v1/turns/{TURN}/stop"] = lambda: problem(
+        403, "forbidden", "This key may not do that"
+    )
+    service.page.get_by_role("button", name="Stop").click()
+    expect(service.page.locator(".notice")).to_contain_text("This key may not do that.")
+    expect(service.page.get_by_role("button", name="Stop")).to_be_enabled()
+    expect(exchange(service)).to_have_attribute("data-status", "running")
+
+
+def test_a_revoked_key_leads_back_to_signing_in(service: Service) -> None:
+    open_session(service)
+    service.answers["POST", "/v1/tickets"] = lambda: problem(401, "unauthorized", "Unauthorized")
+    service.sockets[-1].close(code=4401, reason="authentication")
+    expect(service.page.get_by_label("API key")).to_be_visible()
+    expect(service.page.locator(".error")).to_contain_text("no longer valid")
+    assert service.page.evaluate("[sessionStorage['turnkeeper.key'], localStorage['turnkeeper.key']]") == [
+        None,
+        None,
+    ]
+
+
+def test_the_key_and_the_ticket_stand_in_no_address(service: Service) -> None:
+    start(service)
+    addresses = [path for _, path, _ in service.requests] + [socket.url for socket in service.sockets]
+    assert not any("tsk_" in address or "tttt" in address for address in addresses)
+    assert all(headers["authorization"] == "Bearer tsk_test" for _, _, headers in service.requests)
+
+
+def test_a_closed_session_is_read_only(service: Service) -> None:
+    service.status = "closed"
+    open_session(service)
+    expect(service.page.get_by_label("Message")).to_be_disabled()
+    expect(service.page.get_by_label("Message")).to_have_attribute("placeholder", "This session is closed")
+
+
+def test_reasoning_is_folded_away_from_the_answer(service: Service) -> None:
+    start(service)
+    service.send(event("reasoning_delta", 3, delta="because"))
+    expect(service.page.locator(".reasoning summary")).to_be_visible()
+    expect(service.page.locator(".thoughts")).to_be_hidden()
+    expect(service.page.locator(".thoughts")).to_have_text("because")
+    expect(text(service)).to_have_text("one ")
+
+
+def test_an_unknown_session_is_said_to_be_missing(service: Service) -> None:
+    service.answers["GET", f"/v1/sessions/{SESSION}"] = lambda: problem(404, "not_found", "Not found")
+    service.page.goto(f"http://localhost/#/sessions/{SESSION}")
+    expect(service.page.get_by_role("heading", name="Not found")).to_be_visible()
