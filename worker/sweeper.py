@@ -50,7 +50,8 @@ _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_tha
 _LEFT_BEHIND: Final = text(
     """
     select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
-           t.last_seq, t.title, t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
+           t.last_seq, t.title, t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
+           c.called, c.content, c.reasoning,
            c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens, c.reasoning_tokens,
            c.usage_source,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
