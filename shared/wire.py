@@ -118,7 +118,11 @@ class Wire(asyncio.Protocol):
         return self._transport is not None and not self._is_closed
 
     def close(self) -> None:
-        """Close after what was written has left, at most a second later; `on_lost` is not called."""
+        """Close when what was written has left, at most a second later; `on_lost` is not called.
+
+        Only a reply proves that a command arrived: with replies unread the kernel may reset the connection
+        over what Redis has not read yet.
+        """
         transport, self._is_closed = self._transport, True
         if transport is None:
             return
@@ -142,10 +146,10 @@ class Wire(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _MISSING:
-                if self._greeting is not None:
-                    self._greeting.answer(reply)
-                else:
+                if self._greeting is None:
                     self._on_reply(reply)
+                elif self._greeting.is_complete(reply):
+                    self._greeting = None
         except hiredis.ProtocolError:
             # Nothing after a garbled reply can be matched to its command.
             self._lose()
@@ -182,7 +186,6 @@ class Wire(asyncio.Protocol):
         # A name is a courtesy; some managed Redis refuse CLIENT.
         greeting.expect("CLIENT", may_fail=True)
         await greeting.finished
-        self._greeting = None
 
 
 class _Greeting:
@@ -197,16 +200,19 @@ class _Greeting:
     def expect(self, command: str, *, may_fail: bool = False) -> None:
         self._expected.append((command, may_fail))
 
-    def answer(self, reply: object) -> None:
-        command, may_fail = self._expected.popleft()
+    def is_complete(self, reply: object) -> bool:
+        """Take one reply; True when it was the last and all went well."""
         if self.finished.done():
-            return
+            return False  # refused or given up: what still comes is nobody's
+        command, may_fail = self._expected.popleft()
         # Only an error's first word is kept: the rest may repeat what was sent.
         kind = str(reply).split(" ", 1)[0] if isinstance(reply, hiredis.ReplyError) else ""
         if kind == "NOAUTH" or (kind and not may_fail):
             self.finished.set_exception(UnavailableError(f"redis refused {command}: {kind}"))
         elif not self._expected:
             self.finished.set_result(None)
+            return True
+        return False
 
     def fail(self) -> None:
         if not self.finished.done():

@@ -42,7 +42,9 @@ def test_cached_tokens_are_billed_at_their_own_rates():
         output_tokens=1_000_000,
         reasoning_tokens=400_000,
     )
-    assert price_of(sonnet, usage).cost(usage) == Decimal("3") + Decimal("0.30") + Decimal("3.75") + Decimal("15")
+    assert price_of(sonnet, usage).cost(usage) == Decimal("3") + Decimal("0.30") + Decimal("3.75") + Decimal(
+        "15"
+    )
 
 
 def test_a_long_prompt_is_billed_at_the_long_prompts_rate():
@@ -62,7 +64,11 @@ def test_an_unknown_model_is_billed_as_the_dearest_and_marked():
 def test_declared_prices_are_those_of_the_compatible_endpoint():
     assert COMPATIBLE.name is ProviderName.OPENAI_COMPATIBLE
     price = price_of(COMPATIBLE, Usage())
-    assert (price.input, price.output, price.cache_read) == (Decimal("0.02"), Decimal("0.03"), Decimal("0.02"))
+    assert (price.input, price.output, price.cache_read) == (
+        Decimal("0.02"),
+        Decimal("0.03"),
+        Decimal("0.02"),
+    )
 
 
 def test_an_estimate_is_a_token_for_four_bytes_and_never_nothing_for_something():

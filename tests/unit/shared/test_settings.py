@@ -31,7 +31,9 @@ def test_without_a_flag_anthropic_answers():
 
 
 def test_an_empty_variable_counts_as_unset_so_an_empty_base_url_does_not_refuse_anthropic():
-    settings = load_settings({**ANTHROPIC, "MCP_LLM_BASE_URL": "", "MCP_LLM_MODEL": "  ", "MCP_LLM_PROVIDER": ""})
+    settings = load_settings(
+        {**ANTHROPIC, "MCP_LLM_BASE_URL": "", "MCP_LLM_MODEL": "  ", "MCP_LLM_PROVIDER": ""}
+    )
     assert settings.provider.name is ProviderName.ANTHROPIC
 
 
@@ -119,7 +121,12 @@ def test_the_scripted_provider_never_runs_in_production():
 
 @pytest.mark.parametrize(
     "url",
-    ["http://llm.example.com/v1", "https://127.0.0.1/v1", "https://10.0.0.1/v1", "https://169.254.169.254/v1"],
+    [
+        "http://llm.example.com/v1",
+        "https://127.0.0.1/v1",
+        "https://10.0.0.1/v1",
+        "https://169.254.169.254/v1",
+    ],
 )
 def test_production_refuses_plain_http_and_internal_addresses_unless_listed(url):
     environ = {

@@ -1,0 +1,1 @@
+"""Streams to readers: one event loop per process delivers to every websocket and event stream."""

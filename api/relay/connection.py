@@ -1,0 +1,222 @@
+"""One reader's connection in the loop: its socket, its mailbox, its heartbeat and its end.
+
+What is said on it is a `Dialect`: websocket frames or server-sent events.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final, Protocol
+from uuid import UUID
+
+from api.relay.frames import CloseCode
+from api.relay.mailbox import Mailbox
+from api.relay.store import Caller
+from shared.replay import Outgoing
+
+_PEER_CLOSE_SECONDS: Final = 2.0
+"""How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
+_receive_buffer: Final = bytearray(1 << 16)
+"""One for all connections: the loop's thread reads one at a time, and what is kept is copied."""
+
+
+class Dialect(Protocol):
+    """How events, heartbeats and the end are said, and what the peer's bytes mean."""
+
+    is_event_stream: bool
+
+    def event(self, outgoing: Outgoing) -> bytes:
+        """Encode an event, a gap or a snapshot."""
+        ...
+
+    def heartbeat(self) -> bytes | None:
+        """Encode a sign of life; None when the peer has not answered the last ones."""
+        ...
+
+    def farewell(self, code: CloseCode, reason: str) -> bytes:
+        """Encode the end."""
+        ...
+
+    def receive(self, data: memoryview) -> None:
+        """Take bytes from the peer."""
+        ...
+
+    def peer_has_closed(self, data: memoryview) -> bool:
+        """Say whether bytes that came after our end are the peer's."""
+        ...
+
+    def stop(self) -> None:
+        """Do nothing more: the connection is closing."""
+        ...
+
+
+class Phase(Enum):
+    """Where a connection stands."""
+
+    OPEN = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+class Connection:
+    """A connection; all methods belong to the loop's thread."""
+
+    __slots__ = (
+        "_heartbeat_seconds",
+        "_loop",
+        "_mailbox",
+        "_on_closed",
+        "_on_closing",
+        "_sock",
+        "beat_at",
+        "caller",
+        "dialect",
+        "ends_when_flushed",
+        "is_event_stream",
+        "outbox",
+        "phase",
+        "sessions",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        caller: Caller,
+        *,
+        heartbeat_seconds: float,
+        on_closing: Callable[["Connection"], None],
+        on_closed: Callable[["Connection"], None],
+    ) -> None:
+        """Own `sock`, which does not block.
+
+        Args:
+            loop: The loop.
+            sock: Closed at the end.
+            caller: Who reads.
+            heartbeat_seconds: Between two signs of life.
+            on_closing: Nothing is to be delivered any more.
+            on_closed: The socket is closed.
+        """
+        self._loop = loop
+        self._sock = sock
+        self._on_closing = on_closing
+        self._on_closed = on_closed
+        self._mailbox = Mailbox(loop, sock, on_overflow=self._overflow, on_lost=self.drop)
+        self.caller = caller
+        self.dialect: Dialect
+        self.is_event_stream = False
+        self.outbox: list[bytes] = []
+        self.phase = Phase.OPEN
+        self.sessions: set[UUID] = set()
+        self.ends_when_flushed = False
+        self._heartbeat_seconds = heartbeat_seconds
+        self.beat_at = loop.time() + heartbeat_seconds
+
+    def open(self, dialect: Dialect) -> None:
+        """Begin to read; `dialect` understands what comes."""
+        self.dialect = dialect
+        self.is_event_stream = dialect.is_event_stream
+        self._loop.add_reader(self._sock, self._read)
+
+    def is_open(self) -> bool:
+        """Say whether anything may still be delivered."""
+        return self.phase is Phase.OPEN
+
+    def send(self, frame: bytes) -> None:
+        """Write one frame behind what waits in the outbox."""
+        self.outbox.append(frame)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the outbox in one go."""
+        frames = self.outbox
+        if frames:
+            self.outbox = []
+            self._mailbox.send(frames)
+        if self.ends_when_flushed:
+            self.close(CloseCode.NORMAL)
+
+    async def drained(self) -> bool:
+        """Wait until the socket took everything; False when the connection is closing.
+
+        A peer that takes nothing is given up after `STALL_SECONDS`, and who waits for it is cancelled.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._mailbox.when_drained(lambda: None if waiter.done() else waiter.set_result(None))
+        await waiter
+        return self.phase is Phase.OPEN
+
+    def beat(self, now: float) -> None:
+        """Send a sign of life, or give up a peer that shows none."""
+        self.beat_at = now + self._heartbeat_seconds
+        frame = self.dialect.heartbeat()
+        if frame is None:
+            self.close(CloseCode.INTERNAL_ERROR, "no pong")
+        else:
+            self.send(frame)
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Say why and close; the peer has two seconds to answer."""
+        if self.phase is not Phase.OPEN:
+            return
+        self._leave()
+        self._mailbox.finish(self.dialect.farewell(code, reason), self._linger)
+
+    def answer_close(self, frame: bytes) -> None:
+        """Answer the peer's close frame and close the socket, first, as RFC 6455 section 7.1.1 wants it."""
+        if self.phase is Phase.OPEN:
+            self._leave()
+            self._mailbox.finish(frame, self.drop)
+
+    def drop(self) -> None:
+        """Close the socket without a word."""
+        if self.phase is Phase.CLOSED:
+            return
+        if self.phase is Phase.OPEN:
+            self._leave()
+        self.phase = Phase.CLOSED
+        self._mailbox.close()
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+        self._on_closed(self)
+
+    def _leave(self) -> None:
+        self.phase = Phase.CLOSING
+        self.outbox = []
+        self.dialect.stop()
+        self._on_closing(self)
+
+    def _linger(self) -> None:
+        """Wait for the peer's own end: closing over its unread bytes would reset away our last ones."""
+        if self.phase is Phase.CLOSING:
+            if self.is_event_stream:
+                _shut_down(self._sock)
+            self._loop.call_later(_PEER_CLOSE_SECONDS, self.drop)
+
+    def _overflow(self) -> None:
+        self.close(CloseCode.TOO_SLOW, "too slow")
+
+    def _read(self) -> None:
+        try:
+            size = self._sock.recv_into(_receive_buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self.drop()
+            return
+        with memoryview(_receive_buffer)[:size] as data:
+            if self.phase is Phase.OPEN:
+                self.dialect.receive(data)
+            elif self.dialect.peer_has_closed(data):
+                self.drop()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # the peer was faster

@@ -1,0 +1,283 @@
+"""What is said on a websocket: PROTOCOL's operations in, events out, in frames of RFC 6455."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final, Literal, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from api.relay.connection import Connection, Phase
+from api.relay.delivery import Delivery
+from api.relay.frames import (
+    CloseCode,
+    FrameError,
+    FrameReader,
+    Opcode,
+    check_close,
+    encode,
+    encode_close,
+    encode_text,
+)
+from api.relay.questions import Questions
+from api.relay.store import StreamStore, TurnState
+from shared.errors import ProblemCode, UnavailableError
+from shared.ids import parse_id
+from shared.replay import Outgoing
+
+_log = logging.getLogger(__name__)
+
+MOST_FRAME_BYTES: Final = 16 * 1024
+MOST_SUBSCRIPTIONS: Final = 500
+"""Sessions on one socket; more than a product shows at once, and a bound on what one socket costs."""
+_FRAMES_PER_SECOND: Final = 50.0
+_BURST_FRAMES: Final = 600.0
+"""All subscriptions again after a reconnect, and some."""
+_MOST_UNANSWERED: Final = 2
+_PING: Final = encode_text(b'{"type":"ping"}') + encode(Opcode.PING, b"")
+"""The one is for scripts in browsers, which cannot see the other."""
+_PONG: Final = encode_text(b'{"type":"pong"}')
+
+
+class Subscribe(msgspec.Struct, tag_field="op", tag="subscribe", forbid_unknown_fields=True, frozen=True):
+    """Read a session: a turn of it from a cursor, then what comes."""
+
+    session_id: str
+    turn_id: str | None = None
+    after: int | None = None
+    replay: Literal["events", "snapshot"] = "events"
+
+
+class Unsubscribe(msgspec.Struct, tag_field="op", tag="unsubscribe", forbid_unknown_fields=True, frozen=True):
+    """Read a session no more."""
+
+    session_id: str
+
+
+class Stop(msgspec.Struct, tag_field="op", tag="stop", forbid_unknown_fields=True, frozen=True):
+    """Stop a turn."""
+
+    turn_id: str
+
+
+class Ping(msgspec.Struct, tag_field="op", tag="ping", forbid_unknown_fields=True, frozen=True):
+    """Ask for a sign of life."""
+
+
+Operation: TypeAlias = Subscribe | Unsubscribe | Stop | Ping
+_decode: Final = msgspec.json.Decoder(Operation).decode
+
+
+class Conversation:
+    """A websocket's `Dialect`: operations are done one after another, events go out as text frames."""
+
+    __slots__ = (
+        "_connection",
+        "_credit",
+        "_credit_at",
+        "_delivery",
+        "_doing",
+        "_loop",
+        "_operations",
+        "_questions",
+        "_reader",
+        "_store",
+        "_unanswered",
+    )
+    is_event_stream = False
+
+    def __init__(
+        self, connection: Connection, delivery: Delivery, store: StreamStore, questions: Questions
+    ) -> None:
+        """Talk on `connection`."""
+        self._connection = connection
+        self._delivery = delivery
+        self._store = store
+        self._questions = questions
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader(MOST_FRAME_BYTES)
+        self._operations: deque[Operation] | None = None
+        self._doing: asyncio.Task[None] | None = None
+        self._credit = _BURST_FRAMES
+        self._credit_at = self._loop.time()
+        self._unanswered = 0
+
+    def event(self, outgoing: Outgoing) -> bytes:
+        """Encode an event; its bytes are the message."""
+        return encode_text(outgoing.encoded)
+
+    def heartbeat(self) -> bytes | None:
+        """Encode a ping; None after two that nobody answered."""
+        if self._unanswered >= _MOST_UNANSWERED:
+            return None
+        self._unanswered += 1
+        return _PING
+
+    def farewell(self, code: CloseCode, reason: str) -> bytes:
+        """Encode a close frame."""
+        return encode_close(code, reason)
+
+    def receive(self, data: memoryview) -> None:
+        """Take frames from the client."""
+        self._unanswered = 0
+        try:
+            for received in self._reader.feed(data):
+                if self._connection.phase is not Phase.OPEN:
+                    return
+                if not self._may_say_more():
+                    self._connection.close(CloseCode.TOO_MANY, "too many frames")
+                    return
+                self._take(received.opcode, received.payload)
+        except FrameError as error:
+            # Where the broken frame ends is not known; the client's close frame is looked for in what follows.
+            self._reader = FrameReader(MOST_FRAME_BYTES)
+            self._connection.close(error.code, str(error))
+
+    def peer_has_closed(self, data: memoryview) -> bool:
+        """Say whether the client answered our close frame."""
+        try:
+            return any(received.opcode is Opcode.CLOSE for received in self._reader.feed(data))
+        except FrameError:
+            return False  # it closes its side, or the two seconds pass
+
+    def stop(self) -> None:
+        """Do none of the operations that wait."""
+        self._operations = None
+        if self._doing is not None:
+            self._doing.cancel()
+
+    def _may_say_more(self) -> bool:
+        now = self._loop.time()
+        self._credit = min(_BURST_FRAMES, self._credit + (now - self._credit_at) * _FRAMES_PER_SECOND) - 1
+        self._credit_at = now
+        return self._credit >= 0
+
+    def _take(self, opcode: Opcode, payload: bytes) -> None:
+        match opcode:
+            case Opcode.TEXT:
+                self._take_operation(payload)
+            case Opcode.PING:
+                self._connection.send(encode(Opcode.PONG, payload))  # RFC 6455 section 5.5.3
+            case Opcode.CLOSE:
+                code = check_close(payload)
+                self._connection.answer_close(encode_close(code))
+            case _:
+                pass  # a pong: hearing anything at all has counted already
+
+    def _take_operation(self, payload: bytes) -> None:
+        try:
+            operation = _decode(payload)
+        except (msgspec.DecodeError, RecursionError):
+            self._connection.close(CloseCode.BAD_FRAME, "bad frame")
+            return
+        if isinstance(operation, Subscribe) and (operation.after or 0) < 0:
+            self._connection.close(CloseCode.BAD_FRAME, "after is negative")
+        elif isinstance(operation, Ping):
+            self._connection.send(_PONG)
+        else:
+            # Bounded by the credit: no more than its burst can wait here.
+            self._operations = self._operations or deque()
+            self._operations.append(operation)
+            if self._doing is None:
+                self._doing = self._loop.create_task(self._do_all())
+                self._doing.add_done_callback(self._report)
+
+    async def _do_all(self) -> None:
+        try:
+            while self._operations:
+                operation = self._operations.popleft()
+                try:
+                    await self._do(operation)
+                except UnavailableError:
+                    self._refuse(operation, ProblemCode.UNAVAILABLE)
+        finally:
+            self._doing = None
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Close after a mistake of ours: the client must not wait for an answer for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("operation failed", exc_info=error)
+            self._connection.close(CloseCode.INTERNAL_ERROR)
+
+    async def _do(self, operation: Operation) -> None:
+        match operation:
+            case Subscribe():
+                await self._subscribe(operation)
+            case Unsubscribe():
+                session_id = parse_id(operation.session_id)
+                if session_id is not None:
+                    self._delivery.leave(self._connection, session_id)
+            case Stop():
+                turn_id = parse_id(operation.turn_id)
+                caller = self._connection.caller
+                if turn_id is None or not await self._questions.ask(
+                    self._store.request_stop, caller, turn_id
+                ):
+                    self._refuse(operation, ProblemCode.NOT_FOUND)
+            case Ping():
+                pass  # answered where it was read, ahead of what waits
+
+    async def _subscribe(self, operation: Subscribe) -> None:
+        connection = self._connection
+        session_id = parse_id(operation.session_id)
+        named = None if operation.turn_id is None else parse_id(operation.turn_id)
+        scope = connection.caller.session_id
+        is_out_of_scope = session_id is None or scope not in (None, session_id)
+        if session_id is None or is_out_of_scope or (named is None and operation.turn_id is not None):
+            self._refuse(operation, ProblemCode.NOT_FOUND)
+            return
+        if session_id not in connection.sessions and len(connection.sessions) >= MOST_SUBSCRIPTIONS:
+            connection.close(CloseCode.TOO_MANY, "too many subscriptions")
+            return
+        if not await self._questions.ask(self._store.session_is_visible, connection.caller, session_id):
+            self._refuse(operation, ProblemCode.NOT_FOUND)
+            return
+        # Subscribed first and read afterwards: what begins in between is heard.
+        member = await self._delivery.enter(connection, session_id)
+        try:
+            newest, state = await self._questions.ask(self._look_up, session_id, named)
+        except UnavailableError:
+            self._delivery.leave(connection, session_id)
+            raise
+        if named is not None and (state is None or state.session_id != session_id):
+            self._delivery.leave(connection, session_id)
+            self._refuse(operation, ProblemCode.NOT_FOUND)
+            return
+        self._delivery.set_newest(session_id, newest)
+        if state is None and newest is not None:
+            self._delivery.pass_over(member, session_id, newest)
+        self._say(
+            type="subscribed",
+            session_id=str(session_id),
+            turn_id=None if state is None else str(state.turn_id),
+            last_seq=0 if state is None else state.last_seq,
+        )
+        self._delivery.bring(
+            member,
+            session_id,
+            None if state is None else state.turn_id,
+            after=operation.after or 0,
+            by_snapshot=operation.replay == "snapshot",
+            row=None if state is None else state.row_state(),
+        )
+
+    def _look_up(self, session_id: UUID, named: UUID | None) -> tuple[UUID | None, TurnState | None]:
+        """Read, in one visit to the pool, the session's newest turn and the one to replay."""
+        caller = self._connection.caller
+        newest = self._store.newest_turn(caller, session_id)
+        turn_id = named or self._store.active_turn(caller, session_id)
+        return newest, None if turn_id is None else self._store.turn(caller, turn_id)
+
+    def _refuse(self, operation: Operation, code: ProblemCode) -> None:
+        match operation:
+            case Subscribe(session_id=session_id):
+                self._say(type="refused", op="subscribe", session_id=session_id, code=code)
+            case Stop(turn_id=turn_id):
+                self._say(type="refused", op="stop", turn_id=turn_id, code=code)
+            case _:
+                pass  # nothing else can be refused
+
+    def _say(self, **frame: str | int | None) -> None:
+        if self._connection.phase is Phase.OPEN:
+            self._connection.send(encode_text(msgspec.json.encode(frame)))

@@ -1,0 +1,65 @@
+"""What is said on an event stream: server-sent events of one turn (WHATWG HTML section 9.2), until `done`."""
+
+import asyncio
+from typing import Final
+from uuid import UUID
+
+from api.relay.connection import Connection
+from api.relay.delivery import Delivery
+from api.relay.frames import CloseCode
+from api.relay.store import TurnState
+from shared.replay import Outgoing
+
+PREAMBLE: Final = b"retry: 1000\n\n"
+_COMMENT: Final = b": keep-alive\n\n"
+
+
+class EventStream:
+    """An event stream's `Dialect`; the peer says nothing, only its end is heard."""
+
+    __slots__ = ("_delivery", "_doing", "_turn")
+    is_event_stream = True
+
+    def __init__(
+        self, connection: Connection, delivery: Delivery, turn: TurnState, *, after: int, head: bytes
+    ) -> None:
+        """Stream `turn` behind the cursor `after`, beginning with `head`."""
+        self._delivery = delivery
+        self._turn = turn
+        connection.outbox.append(head + PREAMBLE)
+        self._doing = asyncio.get_running_loop().create_task(self._stream(connection, after))
+
+    def event(self, outgoing: Outgoing) -> bytes:
+        """Encode an event; what is not numbered leaves the reader's cursor where it is."""
+        cursor = b"" if outgoing.seq is None else b"id: %d\n" % outgoing.seq
+        return b"%bevent: %b\ndata: %b\n\n" % (cursor, outgoing.event_type(), outgoing.encoded)
+
+    def heartbeat(self) -> bytes:
+        """Encode a comment."""
+        return _COMMENT
+
+    def farewell(self, code: CloseCode, reason: str) -> bytes:
+        """Say nothing: a stream that ends without `done` says enough."""
+        del code, reason
+        return b""
+
+    def receive(self, data: memoryview) -> None:
+        """Ignore what a client sends behind its request."""
+
+    def peer_has_closed(self, data: memoryview) -> bool:
+        """Say no: only the end of its side is an end."""
+        del data
+        return False
+
+    def stop(self) -> None:
+        """Do not begin any more."""
+        self._doing.cancel()
+
+    async def _stream(self, connection: Connection, after: int) -> None:
+        connection.flush()
+        session_id: UUID = self._turn.session_id
+        turn_id = self._turn.turn_id
+        member = await self._delivery.enter(connection, session_id, only_turn=turn_id)
+        # The row was read before the channel was live: only the log may be trusted with what is new.
+        row = self._turn.row_state() if self._turn.done is not None else None
+        self._delivery.bring(member, session_id, turn_id, after=after, row=row)

@@ -1,0 +1,187 @@
+"""Who reads what: a session's readers and, for each of its turns, where they are.
+
+Readers that have all of a turn so far share one position and one fast path; a reader that is still being
+brought there has its own, in the task that brings it.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from api.relay.connection import Connection
+from shared.redis_names import events_channel
+from shared.replay import Entry, Position, Turn
+
+FIRST_SILENCE_SECONDS: Final = 2.0
+LONGEST_SILENCE_SECONDS: Final = 15.0
+MOST_RETAINED: Final = 2_000
+"""Live events kept while a log is read; beyond it the log is read once more."""
+MOST_ENDED: Final = 32
+"""Turns that are over and remembered, so that a late repetition does not begin them again."""
+
+
+class Feed:
+    """The live part of one turn: what `joined` readers have had, and what came while a log is read."""
+
+    __slots__ = (
+        "_reads",
+        "ahead",
+        "attempt",
+        "check_at",
+        "is_mending",
+        "is_over",
+        "joined",
+        "mend_again",
+        "mend_not_before",
+        "retained",
+        "seq",
+        "silence",
+        "turn",
+    )
+
+    def __init__(self, turn: Turn, now: float) -> None:
+        """Start before the turn's first event."""
+        self.turn = turn
+        self.seq = 0
+        self.attempt = 0
+        self.is_over = False
+        self.joined: set[Connection] = set()
+        self.ahead: dict[Connection, Position] = {}
+        self.retained: list[Entry] | None = None
+        self._reads = 0
+        self.silence = FIRST_SILENCE_SECONDS
+        self.check_at = now + self.silence
+        self.is_mending = False
+        self.mend_again = False
+        self.mend_not_before = 0.0
+
+    def has_readers(self) -> bool:
+        """Say whether anybody depends on this feed's position."""
+        return bool(self.joined or self.ahead)
+
+    def position(self) -> Position:
+        """Return where the joined readers are."""
+        return Position(self.seq, self.attempt, is_over=self.is_over)
+
+    def move(self, position: Position) -> None:
+        """Put the joined readers at `position`."""
+        self.seq = position.seq
+        self.attempt = position.attempt or 0
+        self.is_over = position.is_over
+
+    def expect_news(self, now: float) -> None:
+        """Something came: ask again only after a short silence."""
+        self.silence = FIRST_SILENCE_SECONDS
+        self.check_at = now + FIRST_SILENCE_SECONDS
+
+    def expect_silence(self, now: float, *, may_grow: bool) -> None:
+        """Nothing came: ask less and less often."""
+        self.check_at = now + self.silence
+        if may_grow:
+            self.silence = min(self.silence * 2, LONGEST_SILENCE_SECONDS)
+
+    def begin_read(self) -> None:
+        """Keep live events from here on: the log is about to be read."""
+        self._reads += 1
+        if self.retained is None:
+            self.retained = []
+
+    def end_read(self) -> None:
+        """Forget them when nobody reads the log any more."""
+        self._reads -= 1
+        if self._reads == 0:
+            self.retained = None
+
+    def retain(self, entry: Entry) -> None:
+        """Keep a live event for those who read the log now."""
+        if self.retained is not None and len(self.retained) < MOST_RETAINED:
+            self.retained.append(entry)
+
+    def leave(self, connection: Connection) -> None:
+        """Deliver nothing more to `connection`."""
+        self.joined.discard(connection)
+        self.ahead.pop(connection, None)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One connection's interest in a session.
+
+    `is_live` after `caught_up`: turns that begin are delivered. A reader of one turn only never is.
+    """
+
+    connection: Connection
+    only_turn: UUID | None = None
+    is_live: bool = False
+    already_over: frozenset[str] = frozenset()
+    positions: dict[str, Position] = field(default_factory=dict)
+    """Where it was in the session's turns before it subscribed again."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Session:
+    """A session that is watched from this process."""
+
+    __slots__ = (
+        "_confirmed",
+        "channel",
+        "confirmations",
+        "feeds",
+        "is_newest_known",
+        "members",
+        "newest_turn",
+        "poll_at",
+        "session_id",
+        "silence",
+    )
+
+    def __init__(self, session_id: UUID, now: float) -> None:
+        """Watch `session_id`."""
+        self.session_id = session_id
+        self.channel = events_channel(session_id).encode()
+        self.feeds: dict[str, Feed] = {}
+        self.members: dict[Connection, Member] = {}
+        self.newest_turn: UUID | None = None
+        self.is_newest_known = False
+        self.confirmations = 0
+        self._confirmed: asyncio.Event | None = None
+        self.silence = FIRST_SILENCE_SECONDS
+        self.poll_at = now + self.silence
+
+    def feed(self, turn_id: UUID, now: float) -> Feed:
+        """Return the turn's feed, a new one when there is none."""
+        key = str(turn_id)
+        feed = self.feeds.get(key)
+        if feed is None:
+            self._forget_ended()
+            feed = self.feeds[key] = Feed(Turn(self.session_id, turn_id), now)
+        return feed
+
+    def live_connections(self) -> set[Connection]:
+        """Return who gets the events of a turn that begins."""
+        return {member.connection for member in self.members.values() if member.is_live}
+
+    def positions(self, connection: Connection) -> dict[str, Position]:
+        """Return where `connection` is in the turns that it has joined."""
+        ahead = {key: feed.ahead[connection] for key, feed in self.feeds.items() if connection in feed.ahead}
+        joined = {key: feed.position() for key, feed in self.feeds.items() if connection in feed.joined}
+        return ahead | joined
+
+    async def confirmed(self) -> None:
+        """Wait for the next confirmation of the channel."""
+        if self._confirmed is None:
+            self._confirmed = asyncio.Event()
+        await self._confirmed.wait()
+
+    def confirm(self) -> None:
+        """The channel is subscribed from now on."""
+        self.confirmations += 1
+        if self._confirmed is not None:
+            self._confirmed.set()
+            self._confirmed = None
+
+    def _forget_ended(self) -> None:
+        ended = [key for key, feed in self.feeds.items() if feed.is_over and not feed.has_readers()]
+        for key in ended[: max(0, len(ended) - MOST_ENDED)]:
+            del self.feeds[key]

@@ -1,0 +1,48 @@
+"""Takes a connection away from the WSGI server, so that a stream holds no thread.
+
+The server's own descriptor is pointed at a dead socket before the connection goes to the loop: a server
+does not only close what it accepted, it also shuts it down (gunicorn since 26, werkzeug always), and a
+shutdown reaches every duplicate of a socket.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+
+def can_take(environ: Mapping[str, Any]) -> bool:
+    """Say whether the request came over a plain connection of HTTP/1 that a known server shows."""
+    sock = _socket_of(environ)
+    # TLS keeps its keys in the process's SSLSocket, and HTTP/2 shares a connection between requests.
+    is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
+    return is_plain and environ.get("HTTP_VERSION") != "2"
+
+
+def take(environ: Mapping[str, Any]) -> socket.socket:
+    """Take the connection of a request; what the server does to it afterwards goes nowhere.
+
+    Returns:
+        The connection, non-blocking; the caller closes it.
+
+    Raises:
+        OSError: The connection is closed already.
+    """
+    sock = _socket_of(environ)
+    assert isinstance(sock, socket.socket)
+    taken = sock.dup()
+    try:
+        ours, theirs = socket.socketpair()
+        ours.close()
+        with theirs:
+            os.dup2(theirs.fileno(), sock.fileno(), inheritable=False)
+        taken.setblocking(False)
+    except BaseException:
+        taken.close()
+        raise
+    return taken
+
+
+def _socket_of(environ: Mapping[str, Any]) -> object:
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")

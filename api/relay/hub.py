@@ -1,0 +1,245 @@
+"""The relay of one process: one event loop in one thread, to which every stream's socket is handed.
+
+It starts with the first stream, so a server that forks after loading the application gets a loop in each
+process that serves, and none in the one that forked.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+
+from api.relay.connection import Connection, Dialect
+from api.relay.conversation import Conversation
+from api.relay.delivery import Delivery
+from api.relay.event_stream import EventStream
+from api.relay.frames import CloseCode
+from api.relay.questions import Questions
+from api.relay.store import Caller, StreamStore, TurnState
+from shared.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 0.25
+_START_SECONDS: Final = 5.0
+_GOODBYE_SECONDS: Final = 3.0
+"""From the close frames of a shutdown to the end; the peers need a round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many streams there may be."""
+
+    most_sockets: int = 20_000
+    """Of one process; at about 15 KiB a socket this is 300 MiB, and the usual limit of open files is near."""
+    most_sockets_per_key: int = 10_000
+    """Of one key: a product's back end may carry all of its users on one."""
+    recheck_seconds: float = 60.0
+    """A key that was revoked reads no longer than this."""
+    heartbeat_seconds: float = 15.0
+    """Two that nobody answers end a connection; proxies cut what is silent for a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the relay holds now, for metrics."""
+
+    websockets: int = 0
+    event_streams: int = 0
+    sessions: int = 0
+    turns: int = 0
+    is_connected: bool = False
+
+
+class Hub:
+    """Streams of one process. Its public methods may be called from any thread."""
+
+    def __init__(self, redis_url: str, store: StreamStore, limits: Limits = Limits()) -> None:
+        """Prepare; nothing runs before the first stream."""
+        self._redis_url = redis_url
+        self._store = store
+        self._limits = limits
+        # Entered again by a signal's handler that interrupts it.
+        self._lock = threading.RLock()
+        self._process: int | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Event | None = None
+        self._connections: set[Connection] = set()
+        self._per_key: Counter[Caller] = Counter()
+        self._delivery: Delivery | None = None
+        self._questions: Questions | None = None
+
+    def start(self) -> None:
+        """Start the loop, unless it runs in this process already.
+
+        Raises:
+            UnavailableError: The loop did not start, or is shutting down.
+        """
+        with self._lock:
+            if self._process == os.getpid():
+                return
+            started = threading.Event()
+            self._connections, self._per_key = set(), Counter()
+            self._thread = threading.Thread(target=self._run, args=(started,), name="relay", daemon=True)
+            self._thread.start()
+            if not started.wait(_START_SECONDS):
+                raise UnavailableError("the relay did not start in time")
+            self._process = os.getpid()
+
+    def carry_websocket(self, sock: socket.socket, caller: Caller) -> None:
+        """Take over a socket whose websocket handshake is done."""
+        self._adopt(sock, caller, self._converse)
+
+    def carry_event_stream(
+        self, sock: socket.socket, caller: Caller, turn: TurnState, *, after: int, head: bytes = b""
+    ) -> None:
+        """Take over a socket whose request was read; `head` is what goes before the events."""
+
+        def stream(connection: Connection) -> Dialect:
+            assert self._delivery is not None
+            return EventStream(connection, self._delivery, turn, after=after, head=head)
+
+        self._adopt(sock, caller, stream)
+
+    def has_room(self, caller: Caller) -> bool:
+        """Say whether one more stream of this caller is within the limits."""
+        return (
+            len(self._connections) < self._limits.most_sockets
+            and self._per_key[caller] < self._limits.most_sockets_per_key
+        )
+
+    def counts(self) -> Counts:
+        """Return what is held now; all zero before the first stream."""
+        delivery = self._delivery
+        if delivery is None or self._process != os.getpid():
+            return Counts()
+        sessions, turns = delivery.count()
+        streams = sum(connection.is_event_stream for connection in list(self._connections))
+        websockets = len(self._connections) - streams
+        return Counts(websockets, streams, sessions, turns, delivery.is_connected())
+
+    def shutdown(self, timeout_seconds: float = _GOODBYE_SECONDS + 2.0) -> None:
+        """Close every stream, websockets with 1012, and end the loop; may be called twice."""
+        with self._lock:
+            thread, loop, closing = self._thread, self._loop, self._closing
+            if self._process != os.getpid() or thread is None or loop is None or closing is None:
+                return
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(closing.set)
+        thread.join(timeout_seconds)
+
+    def _adopt(
+        self, sock: socket.socket, caller: Caller, dialect_of: Callable[[Connection], Dialect]
+    ) -> None:
+        try:
+            self.start()
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._open, sock, caller, dialect_of)
+        except RuntimeError as error:  # the loop is closed
+            sock.close()
+            raise UnavailableError("the relay is shutting down") from error
+        except BaseException:
+            sock.close()
+            raise
+
+    # Everything below runs in the loop's thread
+
+    def _run(self, started: threading.Event) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._main(started))
+
+    async def _main(self, started: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._questions = Questions()
+        self._delivery = Delivery(self._redis_url, self._store, self._questions)
+        self._delivery.start()
+        checking = self._loop.create_task(self._check_callers())
+        started.set()
+        try:
+            while not self._closing.is_set():
+                self._tick()
+                try:
+                    async with asyncio.timeout(_TICK_SECONDS):
+                        await self._closing.wait()
+                except TimeoutError:
+                    continue
+            await self._say_goodbye()
+        finally:
+            checking.cancel()
+            await asyncio.gather(checking, return_exceptions=True)
+            await self._delivery.stop()
+            for connection in list(self._connections):
+                connection.drop()
+            self._questions.close()
+
+    def _open(self, sock: socket.socket, caller: Caller, dialect_of: Callable[[Connection], Dialect]) -> None:
+        assert self._loop is not None
+        assert self._closing is not None
+        has_room = self.has_room(caller)
+        connection = Connection(
+            self._loop,
+            sock,
+            caller,
+            heartbeat_seconds=self._limits.heartbeat_seconds,
+            on_closing=self._forget,
+            on_closed=self._connections.discard,
+        )
+        self._connections.add(connection)
+        self._per_key[caller] += 1
+        connection.open(dialect_of(connection))
+        if self._closing.is_set():
+            connection.close(CloseCode.RESTART, "restart")
+        elif not has_room:
+            connection.close(CloseCode.TOO_MANY, "too many sockets")
+
+    def _converse(self, connection: Connection) -> Dialect:
+        assert self._delivery is not None
+        assert self._questions is not None
+        return Conversation(connection, self._delivery, self._store, self._questions)
+
+    def _forget(self, connection: Connection) -> None:
+        assert self._delivery is not None
+        self._delivery.forget(connection)
+        self._per_key[connection.caller] -= 1
+        if not self._per_key[connection.caller]:
+            del self._per_key[connection.caller]
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        assert self._delivery is not None
+        now = self._loop.time()
+        self._delivery.check(now)
+        for connection in list(self._connections):
+            if now >= connection.beat_at and connection.is_open():
+                connection.beat(now)
+
+    async def _check_callers(self) -> None:
+        """Close what a revoked key still reads (I9)."""
+        assert self._questions is not None
+        while True:
+            await asyncio.sleep(self._limits.recheck_seconds)
+            for caller in list(self._per_key):
+                try:
+                    is_valid = await self._questions.ask(self._store.caller_is_valid, caller)
+                except UnavailableError:
+                    continue  # as long as the database is away, nobody is shut out
+                if not is_valid:
+                    for connection in [one for one in self._connections if one.caller == caller]:
+                        connection.close(CloseCode.UNAUTHORIZED, "key is not valid any more")
+
+    async def _say_goodbye(self) -> None:
+        assert self._loop is not None
+        for connection in list(self._connections):
+            connection.close(CloseCode.RESTART, "restart")
+        deadline = self._loop.time() + _GOODBYE_SECONDS
+        while self._connections and self._loop.time() < deadline:  # noqa: ASYNC110 -- a few rounds, once
+            await asyncio.sleep(0.02)

@@ -1,0 +1,107 @@
+"""Reads turns' logs backwards from their end to a cursor, over one pipelined connection to Redis."""
+
+import asyncio
+from collections import deque
+from typing import Final
+from uuid import UUID
+
+import hiredis
+
+from shared.errors import UnavailableError
+from shared.redis_names import log_key
+from shared.replay import Entry, Tail, tail_of
+from shared.wire import Wire, pack
+
+_READ_SECONDS: Final = 3.0
+"""One round trip takes a millisecond; a Redis that needs longer is as good as away."""
+_MOST_IN_FLIGHT: Final = 64
+"""Reads at once: a storm of reconnects then queues here and not in Redis's output buffer."""
+_FIRST_BATCH: Final = 64
+_BATCH_GROWTH: Final = 8
+_MOST_ENTRIES: Final = 40_000
+"""Twice what a log is trimmed to; a log beyond it is not one of ours."""
+
+
+class LogReader:
+    """Reads logs; connects when first used and again after a loss. Belongs to the loop's thread."""
+
+    def __init__(self, url: str) -> None:
+        """Read from the Redis at `url`."""
+        self._url = url
+        self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
+        self._in_flight = asyncio.Semaphore(_MOST_IN_FLIGHT)
+        self._waiting: deque[asyncio.Future[object]] = deque()
+
+    async def tail(self, session_id: UUID, turn_id: UUID, after: int) -> Tail:
+        """Return the log behind `after`; an absent log is an empty one.
+
+        Raises:
+            UnavailableError: Redis did not answer in time.
+        """
+        key = log_key(session_id, turn_id)
+        entries: list[Entry] = []
+        end, count = "+", _FIRST_BATCH
+        async with self._in_flight:
+            while True:
+                batch = await self._ask(pack("XREVRANGE", key, end, "-", "COUNT", count))
+                read = [_entry(item) for item in batch]
+                entries.extend(entry for _, entry in read)
+                tail, is_reached = tail_of(entries, after)
+                if is_reached or len(read) < count or len(entries) > _MOST_ENTRIES:
+                    return tail
+                end, count = f"({read[-1][0]}", count * _BATCH_GROWTH
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._wire is not None:
+            self._wire.abort()
+        self._lose()
+
+    async def _ask(self, command: bytes) -> list[object]:
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                wire = await self._open()
+                reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                self._waiting.append(reply)
+                wire.write(command)
+                answer = await reply
+        except TimeoutError as error:
+            # The reply may still come; only a new connection keeps replies and questions together.
+            if self._wire is not None:
+                self._wire.abort()
+            self._lose()
+            raise UnavailableError("redis did not answer in time") from error
+        if not isinstance(answer, list):
+            kind = str(answer).split(" ", 1)[0] if isinstance(answer, hiredis.ReplyError) else "reply"
+            raise UnavailableError(f"redis refused to read a log: {kind}")
+        return answer
+
+    async def _open(self) -> Wire:
+        async with self._opening:
+            if self._wire is None or not self._wire.is_open():
+                self._wire = await Wire.open(
+                    self._url, on_reply=self._answer, on_lost=self._lose, client_name="tk-relay-log"
+                )
+            return self._wire
+
+    def _answer(self, reply: object) -> None:
+        waiting = self._waiting.popleft()
+        if not waiting.done():
+            waiting.set_result(reply)
+
+    def _lose(self) -> None:
+        self._wire = None
+        waiting, self._waiting = self._waiting, deque()
+        for reply in waiting:
+            if not reply.done():
+                reply.set_exception(UnavailableError("redis closed the connection"))
+
+
+def _entry(item: object) -> tuple[str, Entry]:
+    """Decode one entry of a Stream: its id and what it holds."""
+    assert isinstance(item, list)
+    raw_id, fields = item
+    entry_id = bytes(raw_id).decode()
+    attempt, _, seq = entry_id.partition("-")
+    return entry_id, Entry(int(attempt), int(seq), bytes(fields[1]), is_snapshot=fields[0] == b"s")

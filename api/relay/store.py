@@ -1,0 +1,92 @@
+"""What the relay asks the database, as a seam: blocking calls, made from a small pool of threads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from shared.replay import RowState
+from shared.turns import TurnStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who reads: a key of an organization, or a ticket, which is good for `session_id` only."""
+
+    organization_id: UUID
+    key_id: UUID | None
+    role: str
+    user: str | None
+    session_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """A turn as its row tells it.
+
+    `content` and `reasoning` reach through `text_seq`, which is `last_seq` for a turn that is over. `done` is
+    the encoded last event of such a turn, and its seq is `last_seq`.
+    """
+
+    turn_id: UUID
+    session_id: UUID
+    status: TurnStatus
+    attempt: int
+    last_seq: int
+    message_id: UUID | None
+    content: str
+    reasoning: str
+    text_seq: int
+    done: bytes | None
+
+    def row_state(self) -> RowState:
+        """Return what the delivery rule needs of it."""
+        return RowState(
+            status=self.status.value,
+            attempt=self.attempt,
+            last_seq=self.last_seq,
+            text_seq=self.text_seq,
+            message_id=None if self.message_id is None else str(self.message_id),
+            content=self.content,
+            reasoning=self.reasoning,
+            done=self.done,
+        )
+
+
+class StreamStore(Protocol):
+    """Reads of the database, each bounded by its statement timeout.
+
+    All of them answer as if what is not the caller's did not exist (I9), a ticket's scope included, and raise
+    `UnavailableError` when the database does not answer.
+    """
+
+    def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
+        """Say whether the caller may read the session."""
+        ...
+
+    def active_turn(self, caller: Caller, session_id: UUID) -> UUID | None:
+        """Return the oldest turn of the session that is not over."""
+        ...
+
+    def newest_turn(self, caller: Caller, session_id: UUID) -> UUID | None:
+        """Return the turn of the session that was accepted last, whatever became of it."""
+        ...
+
+    def turns_since(self, caller: Caller, session_id: UUID, known: UUID | None) -> Sequence[UUID]:
+        """Return the turns accepted after `known`, oldest first, at most 20; with None from the first.
+
+        A subscription that was broken asks for what began meanwhile, which may be over already.
+        """
+        ...
+
+    def turn(self, caller: Caller, turn_id: UUID) -> TurnState | None:
+        """Return a turn, or None for one that is not found or not this caller's."""
+        ...
+
+    def request_stop(self, caller: Caller, turn_id: UUID) -> bool:
+        """Stop a turn; False when it is not found."""
+        ...
+
+    def caller_is_valid(self, caller: Caller) -> bool:
+        """Say whether the key is neither revoked nor expired."""
+        ...

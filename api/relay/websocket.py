@@ -1,0 +1,87 @@
+"""`GET /v1/stream`: Flask does the handshake, then the socket goes to the hub and its thread returns.
+
+What refuses a handshake is a plain HTTP problem; afterwards there are only close codes.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from flask import Blueprint, Flask, Response, g, request
+from flask_sock import Sock
+from simple_websocket import Server
+
+from api.relay import handover
+from api.relay.hub import Hub
+from api.relay.store import Caller
+from shared.errors import ProblemCode, RefusedError
+
+SUBPROTOCOL: Final = "turnkeeper.v1"
+_TICKET_PREFIX: Final = "ticket."
+_BEARER_PREFIX: Final = "bearer "
+
+Authenticate: TypeAlias = Callable[[str | None, str | None], Caller | None]
+"""Gets the bearer key and the ticket of a handshake; None refuses it."""
+
+
+class _NoThread:
+    """Stands where simple-websocket would start a reader's thread: the hub reads."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        del target
+        self.name = ""
+
+    def start(self) -> None:
+        pass
+
+
+def register(
+    app: Flask, hub: Hub, *, authenticate: Authenticate, origin_is_allowed: Callable[[str], bool]
+) -> None:
+    """Add the route to `app`; the application renders `RefusedError`."""
+    options: dict[str, Any] = {"subprotocols": [SUBPROTOCOL], "thread_class": _NoThread}
+    app.config["SOCK_SERVER_OPTIONS"] = options
+    blueprint = Blueprint("stream", __name__)
+    sock = Sock()
+
+    @blueprint.before_request
+    def admit() -> None:
+        if request.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+            raise RefusedError(ProblemCode.INVALID_REQUEST, "this is a websocket; ask for an upgrade")
+        origin = request.headers.get("Origin")
+        if origin is not None and not origin_is_allowed(origin):
+            raise RefusedError(ProblemCode.FORBIDDEN, "this origin is not in ALLOWED_ORIGINS")
+        if not handover.can_take(request.environ):
+            raise RefusedError(
+                ProblemCode.INVALID_REQUEST, "websockets need a plain HTTP/1.1 connection to this process"
+            )
+        offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if any(offered) and SUBPROTOCOL not in offered:
+            raise RefusedError(ProblemCode.INVALID_REQUEST, f"offer the subprotocol {SUBPROTOCOL!r}")
+        g.stream_caller = authenticate(_bearer(), _ticket(offered))
+        if g.stream_caller is None:
+            raise RefusedError(ProblemCode.UNAUTHORIZED, "no valid key or ticket")
+        # simple-websocket accepts compression whenever it is offered; frames are passed on as they are.
+        request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+
+    @sock.route("/v1/stream", bp=blueprint, endpoint="websocket")  # type: ignore[untyped-decorator]
+    def stream(ws: Server) -> None:
+        caller: Caller = g.stream_caller
+        taken = handover.take(request.environ)
+        ws.connected = False  # flask-sock's own close has nothing left to do
+        hub.carry_websocket(taken, caller)
+
+    @blueprint.get("/v1/stream", endpoint="plain")
+    def refuse() -> Response:
+        raise AssertionError("admit refuses what is not a websocket")
+
+    app.register_blueprint(blueprint)
+
+
+def _bearer() -> str | None:
+    value = request.headers.get("Authorization", "")
+    is_bearer = value[: len(_BEARER_PREFIX)].lower() == _BEARER_PREFIX
+    return value[len(_BEARER_PREFIX) :].strip() if is_bearer else None
+
+
+def _ticket(offered: list[str]) -> str | None:
+    return next((name[len(_TICKET_PREFIX) :] for name in offered if name.startswith(_TICKET_PREFIX)), None)

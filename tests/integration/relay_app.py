@@ -1,0 +1,138 @@
+"""A small service around the relay, for its tests: Flask under gunicorn, with a store that is a folder of files.
+
+The tests write the rows; what is under test is everything behind them.
+"""
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from flask import Flask, Response, jsonify, request
+
+from api.relay.hub import Hub, Limits
+from api.relay.sse import parse_cursor, stream_events
+from api.relay.store import Caller, TurnState
+from api.relay.websocket import register
+from shared.errors import PROBLEMS, RefusedError, UnavailableError
+from shared.ids import parse_id
+from shared.turns import TERMINAL, TurnStatus
+
+ORGANIZATION = UUID(int=1)
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Turns as JSON files in acceptance order; `down` makes every question fail."""
+
+    folder: Path
+
+    def session_is_visible(self, caller, session_id):
+        self._check()
+        return (self.folder / f"{session_id}.session").exists()
+
+    def active_turn(self, caller, session_id):
+        active = (turn for turn in self._turns(session_id) if TurnStatus(turn["status"]) not in TERMINAL)
+        return next((UUID(turn["turn_id"]) for turn in active), None)
+
+    def newest_turn(self, caller, session_id):
+        turns = self._turns(session_id)
+        return UUID(turns[-1]["turn_id"]) if turns else None
+
+    def turns_since(self, caller, session_id, known):
+        ids = [UUID(turn["turn_id"]) for turn in self._turns(session_id)]
+        return ids[ids.index(known) + 1 :] if known else ids
+
+    def turn(self, caller, turn_id):
+        self._check()
+        path = self.folder / f"{turn_id}.turn"
+        return _state(json.loads(path.read_text())) if path.exists() else None
+
+    def request_stop(self, caller, turn_id):
+        state = self.turn(caller, turn_id)
+        if state is not None:
+            (self.folder / f"{turn_id}.stop").touch()
+        return state is not None
+
+    def caller_is_valid(self, caller):
+        return not (self.folder / "revoked").exists()
+
+    def _turns(self, session_id):
+        self._check()
+        turns = [json.loads(path.read_text()) for path in self.folder.glob("*.turn")]
+        return sorted((t for t in turns if t["session_id"] == str(session_id)), key=lambda t: t["position"])
+
+    def _check(self):
+        if (self.folder / "down").exists():
+            raise UnavailableError("down")
+
+
+def _state(row):
+    return TurnState(
+        turn_id=UUID(row["turn_id"]),
+        session_id=UUID(row["session_id"]),
+        status=TurnStatus(row["status"]),
+        attempt=row["attempt"],
+        last_seq=row["last_seq"],
+        message_id=None if row["message_id"] is None else UUID(row["message_id"]),
+        content=row["content"],
+        reasoning=row["reasoning"],
+        text_seq=row["text_seq"],
+        done=None if row["done"] is None else row["done"].encode(),
+    )
+
+
+def authenticate(bearer, ticket):
+    if bearer == "good-key":
+        return Caller(ORGANIZATION, UUID(int=2), "service", None, None)
+    if ticket is not None and ticket.startswith("for-"):
+        return Caller(ORGANIZATION, UUID(int=3), "user", "alice", UUID(ticket.removeprefix("for-")))
+    return None
+
+
+def create_app():
+    app = Flask(__name__)
+    store = FolderStore(Path(os.environ["STORE_FOLDER"]))
+    limits = Limits(
+        most_sockets_per_key=int(os.environ.get("MOST_SOCKETS", "5000")),
+        recheck_seconds=float(os.environ.get("RECHECK", "60")),
+        heartbeat_seconds=float(os.environ.get("HEARTBEAT", "15")),
+    )
+    hub = Hub(os.environ["REDIS_URL"], store, limits)
+    app.extensions["hub"] = hub
+    register(
+        app, hub, authenticate=authenticate, origin_is_allowed=lambda origin: origin == "https://app.example"
+    )
+
+    @app.errorhandler(RefusedError)
+    def refused(error):
+        response = jsonify(code=error.code)
+        response.content_type = "application/problem+json"
+        return response, PROBLEMS[error.code].status
+
+    @app.get("/health")
+    def health():
+        counts = hub.counts()
+        return jsonify(pid=os.getpid(), websockets=counts.websockets, event_streams=counts.event_streams)
+
+    @app.get("/v1/turns/<turn_id>/events")
+    def events(turn_id) -> Response:
+        caller = authenticate("good-key", None)
+        turn = store.turn(caller, parse_id(turn_id))
+        after = parse_cursor(request.headers.get("Last-Event-ID") or request.args.get("after"))
+        return stream_events(hub, caller, turn, after=after, request_id="r-1")
+
+    return app
+
+
+def post_worker_init(worker):
+    """Say goodbye on SIGTERM, before gunicorn waits for its threads."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(number, frame):
+        worker.wsgi.extensions["hub"].shutdown()
+        before(number, frame)
+
+    signal.signal(signal.SIGTERM, terminate)

@@ -1,0 +1,251 @@
+"""The nginx configuration, run: what goes where, what is passed on, and what is logged."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from turnkeeper.front import route
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 20.0
+MEBIBYTE = 1 << 20
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
+
+
+class Backend(BaseHTTPRequestHandler):
+    """Says which kind of process it is and what it was asked; `/events` sends one event and waits."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.headers.get("Upgrade"):
+            self.send_response(101)
+            self.send_header("Upgrade", self.headers["Upgrade"])
+            self.send_header("Connection", "Upgrade")
+            self.end_headers()
+            self.wfile.write(self.rfile.read(4))
+            self.close_connection = True
+        elif self.path.endswith("/events") and self.headers["Accept"] == "text/event-stream":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(b"data: first\n\n")
+            self.server.may_go_on.wait(LIMIT_SECONDS)
+            self.wfile.write(b"data: last\n\n")
+            self.close_connection = True
+        else:
+            self.answer()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer()
+
+    def answer(self) -> None:
+        said = {"kind": self.server.kind, "path": self.path, "headers": dict(self.headers)}
+        body = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("X-Request-Id", "req-1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class World:
+    """nginx before a web and a relay."""
+
+    port: int
+    backends: dict[str, ThreadingHTTPServer]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> httpx.Response:
+        with httpx.Client(base_url=self.url, timeout=LIMIT_SECONDS, trust_env=False) as client:
+            return client.request(method, path, content=body, headers=headers)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def configuration(port: int, web: int, relay: int) -> str:
+    """The file as it is, on other addresses."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    for ours, here in (
+        ("web:8080;", f"127.0.0.1:{web};"),
+        ("relay:8081;", f"127.0.0.1:{relay};"),
+        ("listen 8080", f"listen 127.0.0.1:{port}"),
+        ("worker_processes auto", "worker_processes 1"),
+        ("/tmp/", "temporary/"),
+        ("/dev/stdout", "access.log"),
+        ("/dev/stderr", "error.log"),
+    ):
+        assert ours in text, ours
+        text = text.replace(ours, here)
+    return text
+
+
+@contextlib.contextmanager
+def backend(kind: str) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
+    server.kind, server.may_go_on = kind, threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.may_go_on.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("nginx")
+    (folder / "temporary").mkdir()
+    folder.chmod(0o755)
+    port = free_port()
+    with backend("web") as web, backend("relay") as relay:
+        (folder / "nginx.conf").write_text(configuration(port, web.server_port, relay.server_port))
+        command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off; user root;"]
+        with (folder / "output").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            await_listening(port, process, folder / "output")
+            yield World(port, {"web": web, "relay": relay}, folder / "access.log")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(LIMIT_SECONDS)
+
+
+def await_listening(port: int, process: subprocess.Popen, output: Path) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("GET", "/", "*/*"),
+        ("GET", "/healthz", "*/*"),
+        ("POST", "/v1/sessions", "*/*"),
+        ("GET", "/v1/sessions/1/turns", "text/event-stream"),
+        ("POST", "/v1/sessions/1/turns", "application/json"),
+        ("POST", "/v1/sessions/1/turns", "text/event-stream"),
+        ("POST", "/v1/sessions/1/turns", "application/json, text/event-stream;q=0.9"),
+        ("GET", "/v1/turns/1?wait=30", "*/*"),
+        ("GET", "/v1/turns/1/events?after=3", "*/*"),
+        ("GET", "/v1/stream", "*/*"),
+        ("GET", "/v1/streams", "*/*"),
+    ],
+)
+def test_a_request_goes_where_the_front_of_up_would_send_it(
+    world: World, method: str, path: str, accept: str
+):
+    expected = route(f"{method} {path} HTTP/1.1\r\nAccept: {accept}\r\n\r\n".encode())
+    said = world.ask(method, path, b"{}" if method == "POST" else None, Accept=accept).json()
+    assert (said["kind"], said["path"]) == (expected, path)
+
+
+def test_the_process_sees_the_host_and_the_client(world: World):
+    said = world.ask("GET", "/", Host="chat.example.com:8443").json()
+    assert said["headers"]["Host"] == "chat.example.com:8443"
+    assert said["headers"]["X-Forwarded-For"] == "127.0.0.1"
+    assert "Upgrade" not in said["headers"]
+
+
+def test_an_upgrade_is_passed_on_in_both_directions(world: World):
+    with socket.create_connection(("127.0.0.1", world.port), timeout=LIMIT_SECONDS) as client:
+        client.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += client.recv(4096)
+        assert received.startswith(b"HTTP/1.1 101 ")
+        client.sendall(b"ping")
+        assert client.recv(4) == b"ping"
+
+
+def test_an_event_arrives_before_the_next_one_is_sent(world: World):
+    world.backends["relay"].may_go_on.clear()
+    headers = {"Accept": "text/event-stream"}
+    with (
+        httpx.Client(base_url=world.url, timeout=LIMIT_SECONDS, trust_env=False) as client,
+        client.stream("GET", "/v1/turns/1/events", headers=headers) as answer,
+    ):
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"data: first\n\n"
+        world.backends["relay"].may_go_on.set()
+        assert b"".join(pieces) == b"data: last\n\n"
+
+
+def test_a_body_of_a_mebibyte_passes_and_one_byte_more_is_refused_as_a_problem(world: World):
+    assert world.ask("POST", "/v1/sessions", b"x" * MEBIBYTE).status_code == 200
+    refused = world.ask("POST", "/v1/sessions", b"x" * (MEBIBYTE + 1))
+    assert (refused.status_code, refused.headers["Content-Type"]) == (413, "application/problem+json")
+    problem = refused.json()
+    assert problem["code"] == "payload_too_large"
+    assert problem["request_id"] == refused.headers["X-Request-Id"]
+
+
+def test_processes_that_are_away_are_unavailable(tmp_path: Path):
+    (tmp_path / "temporary").mkdir()
+    tmp_path.chmod(0o755)
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(configuration(port, free_port(), free_port()))
+    command = ["nginx", "-p", str(tmp_path), "-c", "nginx.conf", "-g", "daemon off; user root;"]
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        await_listening(port, process, tmp_path / "output")
+        answer = World(port, {}, tmp_path).ask("GET", "/v1/sessions/search?q=private")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        problem = answer.json()
+        assert (problem["code"], problem["retryable"]) == ("unavailable", True)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(LIMIT_SECONDS)
+    assert "private" not in "".join(path.read_text() for path in tmp_path.glob("*.log"))
+
+
+def test_a_log_line_has_the_path_and_the_id_and_no_query(world: World):
+    world.ask("GET", "/v1/sessions/search?q=private", Authorization="Bearer tsk_private")
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while "/v1/sessions/search" not in world.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "private" not in world.log.read_text()
+    (line,) = re.findall(r"^.*/v1/sessions/search.*$", world.log.read_text(), re.MULTILINE)
+    entry = json.loads(line)
+    assert (entry["method"], entry["status"], entry["request_id"]) == ("GET", 200, "req-1")
