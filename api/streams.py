@@ -1,6 +1,7 @@
 """Where a request's answer becomes a stream: the hub's, whichever process this is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -35,7 +36,9 @@ def refuse_without_room(call: Call) -> None:
         )
 
 
-def stream_of(call: Call, turn_id: UUID, *, after: int) -> Response:
+def stream_of(
+    call: Call, turn_id: UUID, *, after: int, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
     """Answer with a turn's events past `after`, ending with `done`.
 
     Raises:
@@ -44,10 +47,11 @@ def stream_of(call: Call, turn_id: UUID, *, after: int) -> Response:
     state = call.services.store.turn(call.caller, turn_id)
     if state is None:
         raise RefusedError(ProblemCode.NOT_FOUND, "there is no such turn")
-    answer = stream_events(call.services.hub, call.caller, state, after=after, request_id=call.request_id)
-    answer.direct_passthrough = (
-        False  # Werkzeug calls what is to be done on close only for an iterator of its own
+    answer = stream_events(
+        call.services.hub, call.caller, state, after=after, request_id=call.request_id, headers=headers
     )
+    # Werkzeug calls what is to be done on close only for an iterator of its own.
+    answer.direct_passthrough = False
     return answer
 
 

@@ -65,9 +65,9 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
             status, headers = 202, {}
         case _:
             assert_never(outcome)
-    if is_streamed:
-        return stream_of(call, row.id, after=0)
     headers["Location"] = resources.turn_path(row.id)
+    if is_streamed:
+        return stream_of(call, row.id, after=0, headers=headers)
     return Reply(status, resources.turn(row, settings), headers)
 
 

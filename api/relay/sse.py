@@ -5,8 +5,9 @@ and the response reads the other, so both ways share all of the delivery.
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -39,7 +40,13 @@ class _Taken(Response):
 
 
 def stream_events(
-    hub: Hub, caller: Caller, turn: TurnState, *, after: int = 0, request_id: str = ""
+    hub: Hub,
+    caller: Caller,
+    turn: TurnState,
+    *,
+    after: int = 0,
+    request_id: str = "",
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
     """Answer the current request with the turn's events behind `after`, until `done`.
 
@@ -49,6 +56,7 @@ def stream_events(
         turn: The turn as the row tells it.
         after: The cursor; 0 begins with the first event.
         request_id: For the `X-Request-Id` header.
+        headers: More headers of the answer.
 
     Returns:
         What the view returns; headers that are set on it afterwards may not arrive.
@@ -56,16 +64,16 @@ def stream_events(
     Raises:
         RefusedError: Too many streams are open.
     """
-    headers = HEADERS | ({"X-Request-Id": request_id} if request_id else {})
+    all_headers = HEADERS | ({"X-Request-Id": request_id} if request_id else {}) | dict(headers)
     if request.method == "HEAD":
-        return Response(headers=headers)
+        return Response(headers=all_headers)
     if not hub.has_room(caller):
         raise RefusedError(
             ProblemCode.RATE_LIMITED, "too many streams are open; close some", members={"scope": "streams"}
         )
     hub.start()
     if "gunicorn.socket" in request.environ and handover.can_take(request.environ):
-        head = _head(headers)
+        head = _head(all_headers)
         hub.carry_event_stream(handover.take(request.environ), caller, turn, after=after, head=head)
         return _Taken()
     ours, theirs = socket.socketpair()
@@ -75,7 +83,7 @@ def stream_events(
     except BaseException:
         ours.close()
         raise
-    response = Response(_pieces(ours), headers=headers)
+    response = Response(_pieces(ours), headers=all_headers)
     response.call_on_close(ours.close)
     return response
 

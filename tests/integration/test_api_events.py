@@ -153,10 +153,13 @@ def test_a_post_that_accepts_a_stream_gets_the_turns_events_from_the_first(api, 
     with api.post(path, keys.alice, json={"content": "Hi"}, headers=headers, buffered=False) as answer:
         assert (answer.status_code, answer.mimetype) == (200, "text/event-stream")
         (turn,) = api.get(path, keys.alice).json["data"]
+        assert answer.headers["Location"] == f"/v1/turns/{turn['id']}"
+        assert "Idempotency-Replayed" not in answer.headers
         api.post(f"/v1/turns/{turn['id']}/stop", keys.alice)
         expected = ["turn_queued", "title_updated", "stop_requested", "done"]
         assert [frame["event"] for frame in frames(answer.text)] == expected
     replayed = api.post(path, keys.alice, json={"content": "Hi"}, headers=headers)
+    assert replayed.headers["Idempotency-Replayed"] == "true"
     assert [frame["event"] for frame in frames(replayed.text)] == expected
 
 
