@@ -14,10 +14,13 @@ from shared.errors import UnavailableError
 _log = logging.getLogger("turnkeeper.health")
 
 _WORKER_SECONDS: Final = 15
-_WORKER: Final = text(
+_DEAF_SECONDS: Final = 60
+"""Four canaries of a worker that hears nothing else (see `worker.pulse`)."""
+_WORKERS: Final = text(
     """
-    select exists (select from turnkeeper.workers
-                   where renewed_at > clock_timestamp() - make_interval(secs => :seconds))
+    select count(*) as alive,
+        count(*) filter (where heard_at > clock_timestamp() - make_interval(secs => :deaf_seconds)) as hearing
+    from turnkeeper.workers where renewed_at > clock_timestamp() - make_interval(secs => :seconds)
     """
 )
 
@@ -29,7 +32,7 @@ def healthz(services: Services) -> Reply:
 
 
 def readyz(services: Services) -> Reply:
-    """Check PostgreSQL, Redis and whether a worker lives; 503 when one of them does not."""
+    """Check PostgreSQL, Redis and whether a worker lives and hears; 503 when one of them does not."""
     checks = {**_of_database(services), "redis": _of_redis(services)}
     is_ready = all(check.ok for check in checks.values())
     return Reply(
@@ -40,17 +43,18 @@ def readyz(services: Services) -> Reply:
 def _of_database(services: Services) -> dict[str, models.Check]:
     try:
         with services.database.across() as db:
-            has_worker = bool(db.execute(_WORKER, {"seconds": _WORKER_SECONDS}).scalar_one())
+            workers = db.execute(_WORKERS, {"seconds": _WORKER_SECONDS, "deaf_seconds": _DEAF_SECONDS}).one()
     except UnavailableError:
         return {
             "postgres": models.Check(ok=False, detail="cannot be reached"),
             "worker": models.Check(ok=False, detail="not known without postgres"),
         }
-    worker = (
-        models.Check(ok=True)
-        if has_worker
-        else models.Check(ok=False, detail=f"none was heard of for {_WORKER_SECONDS} seconds")
-    )
+    if workers.hearing:
+        worker = models.Check(ok=True)
+    elif workers.alive:
+        worker = models.Check(ok=False, detail=f"none has heard a doorbell for {_DEAF_SECONDS} seconds")
+    else:
+        worker = models.Check(ok=False, detail=f"none was heard of for {_WORKER_SECONDS} seconds")
     return {"postgres": models.Check(ok=True), "worker": worker}
 
 

@@ -9,4 +9,7 @@ from typing import Final
 TASK_NAME: Final = "turnkeeper.run_turn"
 """Called with `(turn_id, traceparent)`, both strings; `traceparent` may be empty."""
 
+CANARY_NAME: Final = "turnkeeper.canary"
+"""Called without arguments, by workers: whoever hears it knows that it hears."""
+
 QUEUE_NAME: Final = "turns"

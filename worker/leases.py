@@ -36,9 +36,10 @@ _SAVE: Final = text(
 )
 _HEARTBEAT: Final = text(
     """
-    insert into turnkeeper.workers as w (id, running, claimed_at)
-    values (:worker_id, :running, case when :claimed then now() end)
-    on conflict (id) do update set renewed_at = now(), running = excluded.running,
+    insert into turnkeeper.workers as w (id, running, claimed_at, heard_at)
+    values (:worker_id, :running, case when :claimed then now() end,
+            now() - make_interval(secs => cast(:silent_seconds as float8)))
+    on conflict (id) do update set renewed_at = now(), running = excluded.running, heard_at = excluded.heard_at,
         claimed_at = coalesce(excluded.claimed_at, w.claimed_at)
     """
 )
@@ -67,6 +68,7 @@ class LeaseKeeper:
         lease_seconds: How long a lease lasts.
         renew_seconds: How often it is renewed.
         trust_seconds: Age of the last renewal at which `is_trusted` turns false.
+        silent_seconds: Says how long this process has heard no doorbell; told to whoever asks for readiness.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class LeaseKeeper:
         lease_seconds: float,
         renew_seconds: float,
         trust_seconds: float,
+        silent_seconds: Callable[[], float],
     ) -> None:
         """Prepare; `start` begins to renew."""
         self._database = database
@@ -88,6 +91,7 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
         self._trust_seconds = trust_seconds
+        self._silent_seconds = silent_seconds
         self._held: dict[UUID, _Held] = {}
         self._guard = threading.Lock()
         self._renewed_at = monotonic()
@@ -183,7 +187,15 @@ class LeaseKeeper:
             claimed, self._claimed = self._claimed, False
         asked_at = monotonic()
         with self._database.across() as db:
-            db.execute(_HEARTBEAT, {"worker_id": self._worker_id, "running": len(held), "claimed": claimed})
+            db.execute(
+                _HEARTBEAT,
+                {
+                    "worker_id": self._worker_id,
+                    "running": len(held),
+                    "claimed": claimed,
+                    "silent_seconds": self._silent_seconds(),
+                },
+            )
             db.execute(_FORGET_DEAD_WORKERS)
             owned = self._renew_held(db, held) if held else {}
             self._save(db, {turn_id: held[turn_id] for turn_id in owned})

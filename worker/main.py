@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -22,7 +23,7 @@ from redis.exceptions import RedisError
 
 from shared.celery_settings import celery_settings
 from shared.database import Database
-from shared.doorbell import QUEUE_NAME, TASK_NAME
+from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
 from shared.logs import configure_logging
@@ -32,6 +33,7 @@ from worker.leases import LeaseKeeper
 from worker.loop import LoopThread
 from worker.providers import build_provider
 from worker.publisher import Publisher
+from worker.pulse import Pulse
 from worker.runner import Runner
 from worker.sweeper import Sweeper
 
@@ -39,6 +41,10 @@ _log = logging.getLogger("turnkeeper.worker")
 
 _LAST_EVENTS_SECONDS: Final = 2.0
 """How long the end of the process waits for the last `done` to reach Redis."""
+
+
+_LAST_SECONDS: Final = 15.0
+"""A deaf process that does not end in good order this long after its drain is ended anyway."""
 
 
 class Worker:
@@ -59,6 +65,7 @@ class Worker:
         self._sweep_database = _database(settings, 2)
         self.celery = Celery("turnkeeper", set_as_current=False)
         self.celery.conf.update(celery_settings(settings.redis_url))
+        self._pulse = Pulse(self._send_canary, self._is_full, self._end)
 
     def start(self) -> None:
         """Check the database's role, connect and register the task.
@@ -79,8 +86,14 @@ class Worker:
             if parsed is None:
                 _log.error("a doorbell named no turn")
                 return
+            self._pulse.hear()
             self.runner.run(parsed, traceparent)
 
+        @self.celery.task(name=CANARY_NAME)  # type: ignore[untyped-decorator]
+        def canary() -> None:
+            self._pulse.hear()
+
+        self._pulse.start()
         signals.worker_shutting_down.connect(self._drain, weak=False)
         _log.info(
             "the worker is ready",
@@ -93,6 +106,7 @@ class Worker:
 
     def stop(self) -> None:
         """Send what is left to send, give back what is left and disconnect."""
+        self._pulse.stop()
         self._sweeper.stop()
         self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
         self._leases.stop()
@@ -103,6 +117,7 @@ class Worker:
 
     def _drain(self, **_signal: Any) -> None:
         """Claim nothing more, and after the grace period hand back what still runs."""
+        self._pulse.stop()
         self.runner.drain()
         _log.info("draining", extra={"running": self._leases.running()})
         timer = threading.Timer(self._settings.drain_seconds, self._leases.hand_back_all)
@@ -120,6 +135,7 @@ class Worker:
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
             trust_seconds=settings.lease_trust_seconds,
+            silent_seconds=self._pulse.silent_seconds,
         )
         self._publisher = Publisher(
             settings.redis_url,
@@ -157,13 +173,29 @@ class Worker:
         return await asyncio.to_thread(self._leases.holds_lease, turn_id, attempt)
 
     def _ring(self, turn_id: str, traceparent: str) -> None:
+        """Ring for a turn; one that cannot be rung for stays queued and is rung for again in two seconds."""
+        self._send(TASK_NAME, turn_id, traceparent)
+
+    def _send_canary(self) -> bool:
+        return self._send(CANARY_NAME)
+
+    def _send(self, name: str, *arguments: str) -> bool:
         try:
-            self.celery.send_task(
-                TASK_NAME, args=[turn_id, traceparent], queue=QUEUE_NAME, ignore_result=True
-            )
+            self.celery.send_task(name, args=arguments, queue=QUEUE_NAME, ignore_result=True)
         except (KombuError, RedisError, OSError) as error:
-            # The turn stays queued and is rung again in two seconds.
             _log.warning("a doorbell could not be rung: %s", type(error).__name__)
+            return False
+        return True
+
+    def _is_full(self) -> bool:
+        return self._leases.running() >= self._settings.worker_turns
+
+    def _end(self) -> None:
+        """End this process as a deploy would; whoever started it starts another."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        last = threading.Timer(self._settings.drain_seconds + _LAST_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -243,6 +243,16 @@ def test_readiness_names_each_part(api, as_owner):
     assert api.get("/readyz").status_code == 503
 
 
+def test_a_deaf_worker_is_told_from_a_healthy_one(api, as_owner):
+    deaf = "insert into turnkeeper.workers (id, heard_at) values (gen_random_uuid(), now() - interval '61 seconds')"
+    as_owner(deaf)
+    answer = api.get("/readyz")
+    assert answer.status_code == 503
+    assert "doorbell" in answer.json["checks"]["worker"]["detail"]
+    as_owner("insert into turnkeeper.workers (id) values (gen_random_uuid())")
+    assert api.get("/readyz").status_code == 200
+
+
 def test_a_powerful_role_is_refused_at_boot(environment, owner_url):
     with pytest.raises(SettingsError, match="superuser"):
         create_app("web", load_settings(environment | {"DATABASE_URL": owner_url}))

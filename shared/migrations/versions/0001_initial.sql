@@ -237,8 +237,10 @@ CREATE TABLE turnkeeper.workers (
     started_at timestamptz NOT NULL DEFAULT now(),
     renewed_at timestamptz NOT NULL DEFAULT now(),
     claimed_at timestamptz,
+    heard_at timestamptz NOT NULL DEFAULT now(),
     running integer NOT NULL DEFAULT 0
 );
+COMMENT ON COLUMN turnkeeper.workers.heard_at IS 'when it last heard a doorbell or a canary: a deaf worker renews and does not hear';
 
 -- Row-level security: reads without an organization see nothing, writes raise.
 DO $do$
