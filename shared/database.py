@@ -20,7 +20,7 @@ from shared.errors import SettingsError, UnavailableError
 _log = logging.getLogger("turnkeeper.database")
 
 _CONNECT_SECONDS: Final = 3
-_POOL_WAIT_SECONDS: Final = 2
+REQUEST_WAIT_SECONDS: Final = 2.0
 """How long a request waits for a connection before it is told 503: longer waits only queue up."""
 _RECYCLE_SECONDS: Final = 300
 _SESSION_OPTIONS: Final = " ".join(
@@ -30,6 +30,7 @@ _SESSION_OPTIONS: Final = " ".join(
         "lock_timeout=3000",
         "idle_in_transaction_session_timeout=15000",
         "timezone=UTC",
+        "jit=off",
     )
 )
 
@@ -52,11 +53,19 @@ class Database:
         url: `postgresql://…`; the driver is psycopg.
         pool_size: Most connections at once.
         prepare: Whether statements are prepared on the server after their first uses.
+        pool_wait_seconds: Longest wait for a connection that is free.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 4, prepare: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 4,
+        prepare: bool = True,
+        pool_wait_seconds: float = REQUEST_WAIT_SECONDS,
+    ) -> None:
         """Describe the pool; nothing connects before it is used."""
-        self._engine = _engine(url, pool_size=pool_size, prepare=prepare)
+        self._engine = _engine(url, pool_size=pool_size, prepare=prepare, pool_wait_seconds=pool_wait_seconds)
 
     @contextmanager
     def of(self, organization_id: UUID) -> Iterator[Connection]:
@@ -122,7 +131,7 @@ def enter_organization(db: Connection, organization_id: UUID) -> None:
     db.execute(_SET_ORGANIZATION, {"organization_id": str(organization_id)})
 
 
-def _engine(url: str, *, pool_size: int, prepare: bool) -> Engine:
+def _engine(url: str, *, pool_size: int, prepare: bool, pool_wait_seconds: float) -> Engine:
     parsed = make_url(url).set(drivername="postgresql+psycopg")
     options = {
         "options": _SESSION_OPTIONS,
@@ -133,7 +142,7 @@ def _engine(url: str, *, pool_size: int, prepare: bool) -> Engine:
         parsed,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=_POOL_WAIT_SECONDS,
+        pool_timeout=pool_wait_seconds,
         pool_recycle=_RECYCLE_SECONDS,
         pool_pre_ping=True,
         pool_use_lifo=True,
