@@ -1,0 +1,64 @@
+"""The containers' health checks: `health.py http 8080` for what listens, `health.py worker` for what does not.
+
+A worker is known by its work: it renews leases and sweeps every few seconds, so its own connections to
+PostgreSQL are never silent for long. Asking for any worker would call a dead one healthy while others live.
+"""
+
+# ruff: noqa: INP001 -- a script of the image, not part of a package
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from typing import Final
+
+import psycopg
+
+LIMIT_SECONDS: Final = 4
+"""Below the five seconds that docker-compose.yml gives a check."""
+SILENCE_SECONDS: Final = 15
+"""Five renewals missed: what `/readyz` calls a missing worker, too."""
+IS_WORKING: Final = """
+    select exists (
+        select from pg_stat_activity
+        where usename = current_user and application_name = 'turnkeeper'
+          and client_addr is not distinct from inet_client_addr() and pid <> pg_backend_pid()
+          and state_change > clock_timestamp() - make_interval(secs => %s))
+"""
+
+
+def answers(port: int) -> bool:
+    """Say whether the process that listens on `port` answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=LIMIT_SECONDS) as answer:
+            return int(answer.status) == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def works(database_url: str) -> bool:
+    """Say whether a worker at this address talked to PostgreSQL recently."""
+    try:
+        with psycopg.connect(
+            database_url, connect_timeout=LIMIT_SECONDS, application_name="turnkeeper-health"
+        ) as db:
+            row = db.execute(IS_WORKING, (SILENCE_SECONDS,)).fetchone()
+    except psycopg.OperationalError:
+        return False
+    return bool(row and row[0])
+
+
+def main(arguments: list[str]) -> int:
+    """Return 0 for healthy, 1 for not, 2 for a check that does not exist."""
+    match arguments:
+        case ["http", port] if port.isdigit():
+            return 0 if answers(int(port)) else 1
+        case ["worker"]:
+            return 0 if works(os.environ["DATABASE_URL"]) else 1
+        case _:
+            sys.stderr.write("usage: health.py http PORT | health.py worker\n")
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
