@@ -75,8 +75,8 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
             match question:
                 case ReadLog(behind):
                     answer = _tail(redis, turn, behind)
-                    if answer is not None and not answer.entries and answer.base is None:
-                        answer = _opening(row, behind)
+                    if answer is None or (not answer.entries and answer.base is None):
+                        answer = _opening(row, behind) or answer
                 case ReadRow():
                     answer = state
                 case _:
@@ -87,10 +87,10 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
         return found
 
 
-def _opening(row: Row[Any], after: int) -> Tail:
-    """Return the log that a turn which no worker has had yet is about to get."""
+def _opening(row: Row[Any], after: int) -> Tail | None:
+    """Return the log that a turn which no worker has had yet is about to get; None for any other turn."""
     if row.status != TurnStatus.QUEUED or row.attempt:
-        return Tail(())
+        return None
     entries = [Entry(0, seq, event) for seq, event in accept_events(row)]
     return tail_of(reversed(entries), after)[0]
 

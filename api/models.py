@@ -17,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from api.multitask import MultitaskStrategy
 from shared.accounts import KeyRole
 from shared.errors import Fault
 from shared.turns import FinishReason, MessageStatus, Recovery, Role, SessionStatus, StopReason, TurnStatus
@@ -125,10 +126,10 @@ class NewTurn(Request):
         description="1 to 32,000 characters; stored as written.", examples=["What is a turn?"]
     )
     max_output_tokens: int | None = Field(default=None, ge=1)
-    multitask_strategy: str = Field(
-        default="reject",
-        description="What to do when a turn is queued or running.",
-        json_schema_extra={"enum": ["reject", "enqueue", "interrupt", "rollback"]},
+    multitask_strategy: Annotated[MultitaskStrategy, Field(strict=False)] = Field(
+        default=MultitaskStrategy.REJECT,
+        description="What to do when a turn is queued or running: `reject` (409), `enqueue` (first in, first out), "
+        "`interrupt` (stop it, keep its partial text), `rollback` (stop it and drop its messages).",
     )
     recovery: Annotated[Recovery, Field(strict=False)] = Field(
         default=Recovery.RESTART, description="What happens when an attempt dies after text was shown."

@@ -78,6 +78,7 @@ class Ended:
         accepted: The events of its acceptance, for a log that was never opened.
         first_seq: The number of the first of `events`.
         events: Its last events.
+        next_turn: The turn of its session that waited behind it, for which a worker is woken.
     """
 
     session_id: UUID
@@ -86,6 +87,7 @@ class Ended:
     accepted: Sequence[tuple[int, bytes]]
     first_seq: int
     events: Sequence[bytes]
+    next_turn: UUID | None = None
 
 
 Notice = Ring | Nudge | Ended
@@ -232,14 +234,19 @@ class Outbox:
         except (RedisError, OSError) as exc:
             self._fail("the outbox could not write to redis", exc)
         for notice in batch:
-            if isinstance(notice, Ring):
-                if notice.opened is not None:
-                    notice.opened.set()
-                self._ring(notice)
+            match notice:
+                case Ring(turn_id=turn_id, traceparent=traceparent, opened=opened):
+                    if opened is not None:
+                        opened.set()
+                    self._ring(turn_id, traceparent)
+                case Ended(next_turn=UUID() as next_turn):
+                    self._ring(next_turn, "")  # its trace stands in its row
+                case _:
+                    pass
 
-    def _ring(self, ring: Ring) -> None:
+    def _ring(self, turn_id: UUID, traceparent: str) -> None:
         try:
-            self._doorbell.ring(ring.turn_id, ring.traceparent)
+            self._doorbell.ring(turn_id, traceparent)
         except (RedisError, KombuError, OSError) as exc:
             self._fail("the outbox could not ring: a sweeper will", exc)
 

@@ -1,6 +1,7 @@
 """Stop: the row first, then whoever must hear of it.
 
-One way for the API's stop, a closing session and a websocket's `stop`, so that none forgets a step.
+One way for the API's stop, a closing session, a newer turn and a websocket's `stop`, so that none forgets a
+step.
 """
 
 from uuid import UUID
@@ -17,7 +18,7 @@ from shared.turns import StopReason, TurnStatus
 def stop(
     database: Database, outbox: Outbox, caller: Caller, turn_id: UUID, reason: StopReason
 ) -> StoppedTurn | None:
-    """Stop a turn; repeating it changes nothing.
+    """Stop a turn; repeating it changes nothing. With a closing session end all that waits behind it, too.
 
     Returns:
         The turn as it is now; None when the caller sees no such turn.
@@ -26,13 +27,19 @@ def stop(
         UnavailableError: PostgreSQL cannot be reached.
     """
     with database.of(caller.organization_id) as db:
-        stopped = turns.stop_turn(db, caller, turn_id, reason)
-    if stopped is not None:
-        _tell(outbox, stopped)
+        found = turns.find_turn(db, caller, turn_id) if reason is StopReason.SESSION_CLOSED else None
+        of_session = [] if found is None else turns.stop_session(db, caller, found.session_id, reason)
+        named = [turn for turn in of_session if turn.row.id == turn_id]
+        stopped = named[0] if named else turns.stop_turn(db, caller, turn_id, reason)
+    for turn in of_session:
+        tell_stop(outbox, turn)
+    if stopped is not None and not named:
+        tell_stop(outbox, stopped)
     return stopped
 
 
-def _tell(outbox: Outbox, stopped: StoppedTurn) -> None:
+def tell_stop(outbox: Outbox, stopped: StoppedTurn) -> None:
+    """Tell of a stop that was committed: the worker of a turn that runs, the readers of one that waited."""
     row = stopped.row
     if row.status == TurnStatus.STOPPING:
         # Also when it was asked before: whoever repeats a stop may do so because the first nudge was lost.
@@ -46,5 +53,6 @@ def _tell(outbox: Outbox, stopped: StoppedTurn) -> None:
                 accept_events(row),
                 row.last_seq - 1,
                 queued_stop_events(row, stopped.content),
+                stopped.next_turn,
             )
         )

@@ -11,6 +11,7 @@ from flask import Response, request
 from sqlalchemy import Row
 
 from api import models, queries, resources
+from api.backlog import backlog_of
 from api.cursors import NumberCursor
 from api.operation import Call, Operation, Reply
 from api.outbox import Ring
@@ -27,17 +28,15 @@ from api.statements.accept import (
     accept_turn,
     session_expired,
 )
-from api.stops import stop
+from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
 from shared.events_of_turn import accept_events
 from shared.settings import Settings
 from shared.turns import TERMINAL, StopReason
 
-_ONLY_STRATEGY: Final = "reject"
 _OPEN_SECONDS: Final = 1.0
 """A stream begins with the log's first event; with Redis away, with a snapshot."""
-_STRATEGIES: Final = ("reject", "enqueue", "interrupt", "rollback")
 
 
 def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | Response:
@@ -47,15 +46,18 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     is_streamed = wants_stream(request)
     if is_streamed:
         refuse_without_room(call)
+    limits = _limits(settings, is_queue_full=backlog_of(call.services).is_full())
     with call.services.database.of(caller.organization_id) as db:
-        outcome = accept_turn(db, caller, wanted, _limits(settings))
+        outcome = accept_turn(db, caller, wanted, limits)
     match outcome:
         case Expired():
             raise session_expired()
         case Replayed(turn_id):
             row, status, headers = _find(call, turn_id), 200, {"Idempotency-Replayed": "true"}
-        case Accepted(row):
+        case Accepted(row, superseded):
             # After the commit, never inside: a worker that comes at once finds the row.
+            for stopped in superseded:
+                tell_stop(call.services.outbox, stopped)
             opened = threading.Event() if is_streamed else None
             call.services.outbox.put(
                 Ring(row.session_id, row.id, wanted.traceparent, accept_events(row), opened)
@@ -121,12 +123,6 @@ def _turn_request(call: Call, session_id: UUID, body: models.NewTurn) -> TurnReq
         RefusedError: A field is wrong.
     """
     settings = call.services.settings
-    if body.multitask_strategy not in _STRATEGIES:
-        raise invalid("/multitask_strategy", f"must be one of {', '.join(_STRATEGIES)}")
-    if body.multitask_strategy != _ONLY_STRATEGY:
-        raise invalid(
-            "/multitask_strategy", f"{body.multitask_strategy!r} is not available yet: use 'reject'"
-        )
     if (body.max_output_tokens or 0) > settings.max_output_tokens:
         raise invalid("/max_output_tokens", f"must not be more than {settings.max_output_tokens}")
     deadline = body.deadline_seconds or settings.turn_timeout_seconds
@@ -137,6 +133,7 @@ def _turn_request(call: Call, session_id: UUID, body: models.NewTurn) -> TurnReq
         content=body.content,
         max_output_tokens=body.max_output_tokens or settings.max_output_tokens,
         deadline_seconds=deadline,
+        strategy=body.multitask_strategy,
         recovery=body.recovery,
         metadata=body.metadata or {},
         traceparent=traceparent_of(request),
@@ -159,11 +156,12 @@ def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, *, is_queue_full: bool) -> Limits:
     return Limits(
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),
+        is_queue_full=is_queue_full,
     )
 
 
@@ -184,6 +182,8 @@ OPERATIONS: Final = (
             ProblemCode.SESSION_EXPIRED,
             ProblemCode.IDEMPOTENCY_CONFLICT,
             ProblemCode.TURN_LIMIT_REACHED,
+            ProblemCode.TOO_MANY_TURNS,
+            ProblemCode.QUEUE_FULL,
         ),
         body=models.NewTurn,
         headers={

@@ -177,6 +177,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         ),
         ("TURN_TIMEOUT_SECONDS", "360", "For a whole turn; also the most that `deadline_seconds` may name."),
         ("QUEUE_TIMEOUT_SECONDS", "600", "How long a turn waits for a worker before it ends `expired`."),
+        (
+            "QUEUE_FULL_SECONDS",
+            "60",
+            "New turns are refused while one has waited for a worker for this long; below QUEUE_TIMEOUT_SECONDS.",
+        ),
         ("LEASE_SECONDS", "10", "How long a worker owns a turn without renewing."),
         ("LEASE_RENEW_SECONDS", "3", "How often a worker renews and checkpoints."),
         ("LEASE_TRUST_SECONDS", "7", "Age of the last renewal at which a worker stops publishing."),
@@ -256,6 +261,7 @@ class Settings:
     max_output_tokens: int
     turn_timeout_seconds: float
     queue_timeout_seconds: float
+    queue_full_seconds: float
     lease_seconds: float
     lease_renew_seconds: float
     lease_trust_seconds: float
@@ -358,6 +364,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         max_output_tokens=read.whole("MAX_OUTPUT_TOKENS", 1),
         turn_timeout_seconds=read.seconds("TURN_TIMEOUT_SECONDS"),
         queue_timeout_seconds=read.seconds("QUEUE_TIMEOUT_SECONDS"),
+        queue_full_seconds=read.seconds("QUEUE_FULL_SECONDS"),
         lease_seconds=read.seconds("LEASE_SECONDS"),
         lease_renew_seconds=read.seconds("LEASE_RENEW_SECONDS"),
         lease_trust_seconds=read.seconds("LEASE_TRUST_SECONDS"),
@@ -376,6 +383,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         read.problems.append(
             "LEASE_RENEW_SECONDS, LEASE_TRUST_SECONDS and LEASE_SECONDS must rise in this order, "
             f"not {settings.lease_renew_seconds:g}, {settings.lease_trust_seconds:g}, {settings.lease_seconds:g}"
+        )
+    if not settings.queue_full_seconds < settings.queue_timeout_seconds:
+        read.problems.append(
+            "QUEUE_FULL_SECONDS must be less than QUEUE_TIMEOUT_SECONDS, "
+            f"not {settings.queue_full_seconds:g} and {settings.queue_timeout_seconds:g}"
         )
     if read.problems:
         raise SettingsError(read.problems)

@@ -1,6 +1,7 @@
 """Taking a turn: the row decides who runs it, and says all that the attempt needs.
 
-One transaction claims by compare-and-set, enters the organization of the row (never one from a
+A doorbell only wakes: which turn comes next is decided in PostgreSQL, by fairness among organizations and
+by age within one. One transaction claims by compare-and-set, enters the organization of the row (never one from a
 message) and reads the history, which is committed by then.
 """
 
@@ -19,6 +20,9 @@ _BYTES_PER_TOKEN: Final = 16
 
 _CLAIM: Final = text(
     "select organization_id from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds)"
+)
+_CLAIM_NEXT: Final = text(
+    "select organization_id, turn_id from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint)"
 )
 _TURN: Final = text(
     """
@@ -89,7 +93,9 @@ class Claim:
 def claim_turn(
     database: Database, turn_id: UUID, worker_id: UUID, *, lease_seconds: float, context_tokens: int
 ) -> Claim | None:
-    """Claim a turn; None means that it is not to be had: taken, settled, not its session's next, or no turn.
+    """Claim one turn by its name, fair or not; None means that it is not to be had.
+
+    It is taken, settled, not its session's next, or no turn.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -100,9 +106,37 @@ def claim_turn(
         ).scalar_one_or_none()
         if organization_id is None:
             return None
-        enter_organization(db, organization_id)
-        row = db.execute(_TURN, {"organization_id": organization_id, "turn_id": turn_id}).one()
-        return _with_history(db, row, context_tokens * _BYTES_PER_TOKEN)
+        return _read(db, organization_id, turn_id, context_tokens)
+
+
+def claim_next_turn(
+    database: Database, worker_id: UUID, hint: UUID | None, *, lease_seconds: float, context_tokens: int
+) -> Claim | None:
+    """Claim the turn that is to run next; None means that none can be claimed.
+
+    Args:
+        database: The pool.
+        worker_id: Who claims.
+        hint: The turn that a doorbell named: it is taken when its organization is as entitled as any.
+        lease_seconds: How long it is owned without renewing.
+        context_tokens: Most tokens of history that are read.
+
+    Raises:
+        UnavailableError: PostgreSQL cannot be reached.
+    """
+    with database.across() as db:
+        claimed = db.execute(
+            _CLAIM_NEXT, {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint}
+        ).one_or_none()
+        if claimed is None:
+            return None
+        return _read(db, claimed.organization_id, claimed.turn_id, context_tokens)
+
+
+def _read(db: Connection, organization_id: UUID, turn_id: UUID, context_tokens: int) -> Claim:
+    enter_organization(db, organization_id)
+    row = db.execute(_TURN, {"organization_id": organization_id, "turn_id": turn_id}).one()
+    return _with_history(db, row, context_tokens * _BYTES_PER_TOKEN)
 
 
 def _with_history(db: Connection, row: Row[Any], most_bytes: int) -> Claim:

@@ -199,12 +199,13 @@ class LeaseKeeper:
             db.execute(_FORGET_DEAD_WORKERS)
             owned = self._renew_held(db, held) if held else {}
             self._save(db, {turn_id: held[turn_id] for turn_id in owned})
-        self._renewed_at = asked_at
         for turn_id, entry in held.items():
             if turn_id not in owned:
                 self._tell(turn_id, entry, entry.attempt.fence)
             elif (reason := owned[turn_id]) is not None:
                 self._tell(turn_id, entry, partial(entry.attempt.stop, StopReason(reason)))
+        # Only now: before, the publisher would trust attempts that are about to be fenced.
+        self._renewed_at = asked_at
 
     def _tell(self, turn_id: UUID, entry: _Held, what: Callable[[], None]) -> None:
         """Hand a stop or a fence to the loop, unless the turn was settled while the statement ran."""

@@ -1,7 +1,8 @@
 """A turn's life in a worker: claim, stream, settle, tell.
 
 The Celery task's thread runs these steps and talks to PostgreSQL; the network part is handed to the
-loop, so a thousand turns need no thousand sockets in threads.
+loop, so a thousand turns need no thousand sockets in threads. Doorbells wake idle threads only: one that
+has settled a turn takes the next by itself.
 """
 
 import asyncio
@@ -22,10 +23,10 @@ from shared.events import EventType
 from shared.events_of_turn import accept_events, done_event
 from shared.logs import log_ids
 from shared.settings import Settings
-from shared.turns import TERMINAL, Recovery, TurnStatus
+from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
 from worker.attempt import Attempt
-from worker.claim import Claim, claim_turn
+from worker.claim import Claim, claim_next_turn
 from worker.leases import LeaseKeeper
 from worker.outcome import NOTHING, Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
@@ -38,6 +39,9 @@ _log = logging.getLogger("turnkeeper.runner")
 
 _LOOP_GRACE_SECONDS: Final = 30.0
 """How much longer than the turn's deadline the thread waits for the loop before it gives the turn up."""
+_UNHEARD_SECONDS: Final = 30.0
+"""How long all threads of a busy worker go on without a doorbell before one of them goes back to listen for
+some: well below what makes a worker count as deaf."""
 _SETTLE_RETRY_SECONDS: Final = 0.2
 _TOLD_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
@@ -90,35 +94,62 @@ class Runner:
         self._aborts = aborts
         self._loop = loop
         self._draining = Event()
+        self._heard_at = monotonic()
         self._random = Random()  # noqa: S311 -- spreads retries, guards nothing
 
     def drain(self) -> None:
-        """Claim nothing more; what a doorbell still brings is rung again for another worker."""
+        """Claim nothing more; what a doorbell still brings is rung for again by a sweeper."""
         self._draining.set()
 
     def run(self, turn_id: UUID, traceparent: str) -> None:
-        """Run a turn if it is to be had; whatever happens, nothing is raised that a retry could mend."""
-        if self._draining.is_set():
-            return
+        """Run turns until none waits; whatever happens, nothing is raised that a retry could mend.
+
+        Args:
+            turn_id: The turn that the doorbell named; another may be more entitled.
+            traceparent: Its trace context.
+        """
+        self._heard_at = monotonic()
+        hint: UUID | None = turn_id
+        takes_more = True
+        while takes_more and not self._draining.is_set():
+            asked_at = monotonic()
+            claim = self._claim(hint)
+            if claim is None:
+                return
+            of_hint = traceparent if claim.turn_id == hint else ""
+            with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
+                takes_more = self._run(claim, of_hint or claim.row.traceparent or None, asked_at)
+            hint = None
+            if self._draining.is_set() or self._is_to_listen():
+                # What may go on now, such as the next turn of the session, is for whoever hears this.
+                self._ring(str(claim.turn_id), "")
+                return
+
+    def _is_to_listen(self) -> bool:
+        """Say whether this thread is the one that goes back to listen."""
+        now = monotonic()
+        if now - self._heard_at < _UNHEARD_SECONDS:
+            return False
+        self._heard_at = now  # the others go on; should two get here at once, both listen
+        return True
+
+    def _claim(self, hint: UUID | None) -> Claim | None:
         try:
-            claim = claim_turn(
+            return claim_next_turn(
                 self._database,
-                turn_id,
                 self._worker_id,
+                hint,
                 lease_seconds=self._settings.lease_seconds,
                 context_tokens=self._settings.context_tokens,
             )
         except UnavailableError as error:
-            _log.warning("a turn was not claimed: %s", error, extra={"turn_id": str(turn_id)})
-            return  # it stays queued, the sweeper rings again
-        if claim is None:
-            return
-        with log_ids(turn_id=turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
-            self._run(claim, traceparent or claim.row.traceparent or None)
+            _log.warning("no turn was claimed: %s", error)
+            return None  # what waits stays queued, the sweeper rings again
 
-    def _run(self, claim: Claim, traceparent: str | None) -> None:
+    def _run(self, claim: Claim, traceparent: str | None, asked_at: float) -> bool:
+        """Run a claimed turn; False when it was handed back, for which this worker must not come again."""
         prompt, trimmed, refused = self._prompt(claim, traceparent)
-        work = self._stream(claim, prompt, trimmed, refused)
+        work = self._stream(claim, prompt, trimmed, refused, asked_at)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
         try:
@@ -133,6 +164,7 @@ class Runner:
                     assert_never(ended.outcome)
         finally:
             self._leases.release(claim.turn_id, claim.attempt)
+        return not isinstance(ended.outcome, Requeued)
 
     def _prompt(self, claim: Claim, traceparent: str | None) -> tuple[Prompt, int, Failed | None]:
         row = claim.row
@@ -149,8 +181,10 @@ class Runner:
             return nothing, 0, Failed(NOTHING, error.fault, error.detail)
         return prompt, trimmed + claim.dropped_turns, None
 
-    async def _stream(self, claim: Claim, prompt: Prompt, trimmed: int, refused: Failed | None) -> _Ended:
-        """Run the attempt in the loop."""
+    async def _stream(
+        self, claim: Claim, prompt: Prompt, trimmed: int, refused: Failed | None, asked_at: float
+    ) -> _Ended:
+        """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
         row = claim.row
         last = await self._publisher.open(row.session_id, claim.turn_id, accept_events(row))
         attempt: Attempt | None = None
@@ -171,6 +205,8 @@ class Runner:
             channel, prompt, str(row.answer_id), float(row.seconds_left), Retries(self._random.random)
         )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
+        if monotonic() - asked_at > self._settings.lease_trust_seconds:
+            attempt.fence()  # this process slept since: the lease may be another's by now (I3)
         self._aborts.check([(row.session_id, claim.turn_id)])
         channel.event(
             EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
@@ -186,7 +222,8 @@ class Runner:
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return
         _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
-        told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row), self._loop)
+        content = "" if row.dropped else ending.answer.content  # a newer turn rolled it back
+        told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row, content), self._loop)
         told.result(timeout=_TOLD_SECONDS)
 
     def _hand_back(self, claim: Claim, ended: _Ended, answer: Answer) -> None:
@@ -202,12 +239,27 @@ class Runner:
         told = ended.settlement.last_seq - (0 if has_text else 1)
         settlement = replace(ended.settlement, last_seq=told)
         if self._settle(settlement, Requeued(answer, handed_back=True)) is None:
-            self._loop.call_soon_threadsafe(ended.channel.discard)
+            self._finish_stopped(ended, answer)
             return
         _log.info("a turn was handed back")
         told_all = asyncio.run_coroutine_threadsafe(self._tell_reset(ended.channel, has_text), self._loop)
         told_all.result(timeout=_TOLD_SECONDS)
         self._ring(str(claim.turn_id), claim.row.traceparent)
+
+    def _finish_stopped(self, ended: _Ended, answer: Answer) -> None:
+        """End a turn that was asked to stop while it was handed back; nothing, when its lease was lost."""
+        settlement = replace(ended.settlement, last_seq=ended.settlement.last_seq + 1)
+        stopped = Stopped(answer, StopReason.USER)  # the row knows the real reason, and keeps it
+        row = self._settle(settlement, stopped)
+        if row is None:
+            self._loop.call_soon_threadsafe(ended.channel.discard)
+            return
+        told = asyncio.run_coroutine_threadsafe(self._tell_stopped(ended.channel, stopped, row), self._loop)
+        told.result(timeout=_TOLD_SECONDS)
+
+    async def _tell_stopped(self, channel: Channel, stopped: Stopped, row: Row[Any]) -> None:
+        channel.event(EventType.STOP_REQUESTED, {"stop_reason": row.stop_reason})
+        await self._tell(channel, stopped, row, "" if row.dropped else stopped.answer.content)
 
     async def _tell_reset(self, channel: Channel, has_text: bool) -> None:
         if has_text:
@@ -241,11 +293,11 @@ class Runner:
         )
         return row if is_ours else None
 
-    async def _tell(self, channel: Channel, ending: Ending, row: Row[Any]) -> None:
+    async def _tell(self, channel: Channel, ending: Ending, row: Row[Any], content: str) -> None:
         error = error_of(ending)
         if error is not None:
             channel.event(EventType.ERROR, {"error": error})
-        channel.encoded(done_event(row, ending.answer.content))
+        channel.encoded(done_event(row, content))
         channel.close()
 
 

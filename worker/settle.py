@@ -17,12 +17,13 @@ from shared.ids import new_id
 from shared.prices import price_of
 from shared.settings import ProviderSettings
 from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
+from shared.usage import Usage
 from worker.outcome import Answer, Completed, Failed, Requeued, Stopped
 
 _COLUMNS: Final = """
     t.id, t.session_id, t.status, t.attempt, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens,
     t.cache_write_tokens, t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.last_seq, t.title,
-    t.queued_at, t.stop_requested_at, t.finished_at, t.worker_id
+    t.queued_at, t.stop_requested_at, t.finished_at, t.worker_id, t.dropped
 """
 
 _SETTLE: Final = text(
@@ -110,8 +111,8 @@ _SETTLE: Final = text(
             output_tokens = p.output_tokens + excluded.output_tokens,
             spent_usd = p.spent_usd + excluded.spent_usd
     ), forgotten as (
-        delete from turnkeeper.checkpoints as c using settled as s, given as g
-        where g.is_terminal and c.organization_id = s.organization_id and c.turn_id = s.id
+        delete from turnkeeper.checkpoints as c using settled as s
+        where c.organization_id = s.organization_id and c.turn_id = s.id
     )
     select {_COLUMNS} from settled as t
     """  # noqa: S608 -- the columns are ours
@@ -191,7 +192,8 @@ def lost(answer: Answer) -> Failed:
 
 def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Ending) -> Mapping[str, Any]:
     answer = ending.answer
-    price = price_of(provider, answer.usage)
+    usage = answer.usage if answer.called else Usage()  # what is not in the ledger is in no total
+    price = price_of(provider, usage)
     status, signal = _transition(ending)
     error = error_of(ending)
     return {
@@ -212,10 +214,10 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "called": answer.called,
         "provider": provider.name.value,
         "model": provider.model,
-        **answer.usage.as_dict(),
+        **usage.as_dict(),
         "usage_source": answer.usage_source.value if answer.called else None,
         "price": json.dumps(price.as_dict()),
-        "cost_usd": price.cost(answer.usage),
+        "cost_usd": price.cost(usage),
         "ledger_id": new_id(),
         "last_seq": settlement.last_seq,
         "history_trimmed": settlement.history_trimmed,

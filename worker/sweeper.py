@@ -1,6 +1,7 @@
 """Ends or requeues what dead workers left, rings again where a doorbell was lost, expires what waited too long.
 
-Every worker runs it each second; an advisory lock lets one of them work, so there is no extra process
+What waits stays in PostgreSQL: only a bounded number of doorbells is out, for one that wakes a worker is as
+good as another. Every worker runs it each second; an advisory lock lets one of them work, so there is no extra process
 that could be missing.
 """
 
@@ -16,6 +17,7 @@ import redis
 from sqlalchemy import Row, text
 
 from shared.database import Database
+from shared.doorbell import QUEUE_NAME
 from shared.errors import Fault, UnavailableError
 from shared.events import EventType, decode_header
 from shared.events_of_turn import accept_events, done_event
@@ -35,12 +37,16 @@ _LOCK: Final = 0x73776565
 _EVERY_SECONDS: Final = 1.0
 _RING_AGAIN_SECONDS: Final = 2.0
 _MOST_AT_ONCE: Final = 200
+_MOST_DOORBELLS: Final = 200
+"""Lying in Redis unheard: with so many the workers are busy or gone, and more would wake nobody."""
 _MOST_ATTEMPTS: Final = 3
 _HOUSEKEEPING_ROUNDS: Final = 15
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 _BYTES_PER_TOKEN: Final = 4
 
+_DOORBELLS: Final = f"turns:{QUEUE_NAME}"
+"""Celery's list, with the key prefix of `celery_settings`."""
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
 _UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
@@ -67,7 +73,7 @@ _EXPIRE: Final = text(
     update turnkeeper.turns as t
     set status = 'expired', last_seq = t.last_seq + 1, finished_at = clock_timestamp()
     where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
-      and t.queued_at < clock_timestamp() - make_interval(secs => :queue_seconds)
+      and t.claimable_at < clock_timestamp() - make_interval(secs => :queue_seconds)
     returning t.*
     """
 )
@@ -152,13 +158,25 @@ class Sweeper:
             self._recover(row.organization_id, row.turn_id)
         for row in overdue:
             self._expire(row.organization_id, row.turn_id)
-        # Last, so that what was requeued just now is rung in this round.
+        # Last, so that what was requeued or became its session's next just now is rung in this round.
+        self._ring_again()
+
+    def _ring_again(self) -> None:
+        most = _MOST_DOORBELLS - self._doorbells()
+        if most <= 0:
+            return
         with self._database.across() as db:
-            unheard = db.execute(
-                _UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": _MOST_AT_ONCE}
-            ).all()
+            unheard = db.execute(_UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": most}).all()
         for row in unheard:
             self._ring(str(row.turn_id), row.traceparent)
+
+    def _doorbells(self) -> int:
+        """Count the doorbells that no worker has heard; all that may be out when Redis does not say."""
+        try:
+            return self._redis.llen(_DOORBELLS)
+        except redis.RedisError as error:
+            _log.warning("no turn is rung for: %s", type(error).__name__)
+            return _MOST_DOORBELLS
 
     def _keep_house(self, db: Any) -> None:
         db.execute(
@@ -192,7 +210,10 @@ class Sweeper:
         if settled is None:
             return  # it came back to life, or another settled it
         _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
-        done = None if isinstance(ending, Requeued) else done_event(settled, ending.answer.content)
+        done = None
+        if not isinstance(ending, Requeued):
+            content = "" if settled.dropped else ending.answer.content
+            done = done_event(settled, content)
         self._tell(settled, left.last_seq, events, done)
 
     def _left(self, row: Row[Any]) -> _Left:

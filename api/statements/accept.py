@@ -1,32 +1,37 @@
 """Accepting a turn: the user's message and the turn, in one transaction.
 
-The session's row is locked, so that parallel posts meet one after another; what is refused leaves
+Parallel posts to a session meet at a lock of the session's own, one after another; what is refused leaves
 nothing behind, because the refusal rolls back. One thing outlives its refusal: a session that is
 found to be over its age is `expired` from then on.
+
+Locks are taken in one order everywhere, so that nothing deadlocks: key, session's lock, organization's
+lock, turns by number, the session's row. A worker that settles begins with the turn and ends with the row.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import OperationalError
 
+from api.multitask import MultitaskStrategy
 from api.relay.store import Caller
 from api.statements.caller import scope_of
-from api.statements.turns import STORED_COLUMNS
+from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.titles import title_from
-from shared.turns import ACTIVE, Recovery, SessionStatus, TurnStatus
+from shared.turns import ACTIVE, Recovery, SessionStatus, StopReason, TurnStatus
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _TRY_AGAIN_MS: Final = 1000
+_QUEUE_FULL_MS: Final = 5000
 _INSERT_TRIES: Final = 3
 """A turn may end between the insert that it stopped and the look at which it was."""
 
@@ -42,16 +47,31 @@ _FIND_KEY: Final = text(
       and created_at > now() - make_interval(secs => :idempotency_seconds)
     """
 )
-# NO KEY UPDATE: other posts wait, a worker that writes the session's messages does not.
-_LOCK_SESSION: Final = text(
+# Not the session's row, which a worker locks after its turn: interrupting locks a turn after this. In PostgreSQL
+# locks with two numbers and those with one never meet.
+_LOCK_SESSION: Final = text("select pg_advisory_xact_lock(:space, hashtext(cast(:session_id as text)))")
+_SESSION_SPACE: Final = 1
+_ORGANIZATION_SPACE: Final = 2
+_LOCK_ORGANIZATION: Final = text(
+    "select pg_advisory_xact_lock(:space, hashtext(cast(:organization_id as text)))"
+)
+_COUNT_TURNS: Final = text(
     """
-    select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled,
+    select count(*) from (
+        select from turnkeeper.turns
+        where organization_id = :organization_id and status = any(:counted) limit :limit) as found
+    """
+)
+_COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
+"""A turn that is stopping gives its place to the one that superseded it."""
+_READ_SESSION: Final = text(
+    """
+    select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
            or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
     from turnkeeper.sessions as s join turnkeeper.organizations as o on o.id = s.organization_id
     where s.organization_id = :organization_id and s.id = :session_id
       and (cast(:only_user as text) is null or s.user_name = :only_user)
-    for no key update of s
     """
 )
 _ACTIVE_TURN: Final = text(
@@ -64,7 +84,7 @@ _ACTIVE_TURN: Final = text(
 _EXPIRE: Final = text(
     """
     update turnkeeper.sessions set status = 'expired', closed_at = now()
-    where organization_id = :organization_id and id = :session_id
+    where organization_id = :organization_id and id = :session_id and status = 'active'
     """
 )
 _INSERT: Final = text(
@@ -74,18 +94,19 @@ _INSERT: Final = text(
             next_turn_number = s.next_turn_number + 1,
             last_activity_at = now(),
             title = coalesce(s.title, :title)
-        where s.organization_id = :organization_id and s.id = :session_id
-          and not exists (
+        where s.organization_id = :organization_id and s.id = :session_id and s.status = 'active'
+          and (cast(:may_wait as boolean) or not exists (
               select from turnkeeper.turns as a
-              where a.organization_id = s.organization_id and a.session_id = s.id and a.status = any(:active))
+              where a.organization_id = s.organization_id and a.session_id = s.id and a.status = any(:active)))
         returning s.next_turn_number - 1 as number, s.user_name
     ), accepted as (
         insert into turnkeeper.turns as t
             (organization_id, id, session_id, number, user_name, status, recovery, user_message_id, answer_id,
-             max_output_tokens, deadline_seconds, last_seq, metadata, title, traceparent, request_id)
+             max_output_tokens, deadline_seconds, last_seq, metadata, title, traceparent, request_id, claimable_at)
         select :organization_id, :turn_id, :session_id, number, user_name, :queued, :recovery, :user_message_id,
                :answer_id, :max_output_tokens, :deadline_seconds, :last_seq, cast(:metadata as jsonb),
-               cast(:title as text), :traceparent, :request_id
+               cast(:title as text), :traceparent, :request_id,
+               case when not cast(:is_behind as boolean) then clock_timestamp() end
         from touched
         returning t.*
     ), asked as (
@@ -113,6 +134,7 @@ class TurnRequest:
         content: The user's text, as written.
         max_output_tokens: Most tokens of the answer.
         deadline_seconds: Longest run, in seconds.
+        strategy: What to do when a turn of the session is queued or running.
         recovery: What happens when an attempt dies after text was shown.
         metadata: The client's own.
         traceparent: W3C trace context; empty for none.
@@ -125,6 +147,7 @@ class TurnRequest:
     content: str
     max_output_tokens: int
     deadline_seconds: float
+    strategy: MultitaskStrategy
     recovery: Recovery
     metadata: Mapping[str, Any]
     traceparent: str
@@ -140,13 +163,15 @@ class Limits:
     session_idle: timedelta
     session_age: timedelta
     idempotency: timedelta
+    is_queue_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A new turn."""
+    """A new turn, and those that it ended."""
 
     row: Row[Any]
+    superseded: Sequence[StoppedTurn] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +196,35 @@ def accept_turn(
     """
     if request.key is not None and (earlier := _replay(db, caller, request, limits)) is not None:
         return earlier
+    db.execute(_LOCK_SESSION, {"space": _SESSION_SPACE, "session_id": request.session_id})
+    session = _read_session(db, caller, request, limits)
+    if session.is_over and _active_turn(db, caller, request) is None:
+        db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
+        return Expired()
+    if not session.ai_enabled:
+        raise RefusedError(ProblemCode.AI_DISABLED, "the organization has AI switched off")
+    _refuse_used_up(session, 0)
+    if limits.is_queue_full:
+        raise RefusedError(
+            ProblemCode.QUEUE_FULL,
+            "turns wait too long for a worker: try again later",
+            retry_after_ms=_QUEUE_FULL_MS,
+        )
+    if session.max_concurrent_turns is not None:
+        db.execute(
+            _LOCK_ORGANIZATION, {"space": _ORGANIZATION_SPACE, "organization_id": caller.organization_id}
+        )
+    accepted = _accept(db, caller, request, limits, session)
+    if session.max_concurrent_turns is not None:
+        # After the turn was inserted and others made way for it: the transaction sees what it would leave.
+        _refuse_too_many(db, caller, session.max_concurrent_turns)
+    return accepted
+
+
+def _read_session(db: Connection, caller: Caller, request: TurnRequest, limits: Limits) -> Row[Any]:
+    """Return the session that takes the turn, with its organization's rules."""
     session = db.execute(
-        _LOCK_SESSION,
+        _READ_SESSION,
         {
             **scope_of(caller),
             "session_id": request.session_id,
@@ -183,29 +235,78 @@ def accept_turn(
     if session is None:
         raise RefusedError(ProblemCode.NOT_FOUND, "there is no such session")
     refuse_ended_session(session.status)
-    if session.is_over and _active_turn(db, caller, request) is None:
-        db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
-        return Expired()
-    if not session.ai_enabled:
-        raise RefusedError(ProblemCode.AI_DISABLED, "the organization has AI switched off")
-    if session.turn_count >= session.max_turns:
-        raise RefusedError(
-            ProblemCode.TURN_LIMIT_REACHED,
-            f"the session's {session.max_turns} turns are used up: open another session",
-            members={"max_turns": session.max_turns},
-        )
+    return session
+
+
+def _accept(
+    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, session: Row[Any]
+) -> Accepted:
+    """Insert the turn as its strategy says."""
     title = None if session.title else title_from(request.content)
+    superseded: Sequence[StoppedTurn] = ()
+    match request.strategy:
+        case MultitaskStrategy.REJECT:
+            return _accept_alone(db, caller, request, limits, title)
+        case MultitaskStrategy.ENQUEUE:
+            # Held until the commit: each of them ends after this turn can be seen, and lets it go on.
+            before = len(lock_active_turns(db, caller, request.session_id))
+            _refuse_used_up(session, before)
+        case MultitaskStrategy.INTERRUPT | MultitaskStrategy.ROLLBACK:
+            drops = request.strategy is MultitaskStrategy.ROLLBACK
+            superseded = stop_session(db, caller, request.session_id, StopReason.SUPERSEDED, drops=drops)
+            before = sum(stopped.row.status == TurnStatus.STOPPING for stopped in superseded)
+            _refuse_used_up(session, before)
+        case _:
+            assert_never(request.strategy)
+    row = _insert(db, caller, request, title, may_wait=True, is_behind=before > 0)
+    if row is None:
+        _read_session(db, caller, request, limits)  # it was closed meanwhile, and says so
+        raise session_expired()
+    return Accepted(row, superseded)
+
+
+def _accept_alone(
+    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, title: str | None
+) -> Accepted:
+    """Insert the turn unless another of its session is active."""
     for _ in range(_INSERT_TRIES):
-        if (row := _insert(db, caller, request, title)) is not None:
+        row = _insert(db, caller, request, title, may_wait=False, is_behind=False)
+        if row is not None:
             return Accepted(row)
         if (active := _active_turn(db, caller, request)) is not None:
-            break  # else it ended between the two statements
+            break  # else it ended between the two statements, or the session did
+        _read_session(db, caller, request, limits)
     raise RefusedError(
         ProblemCode.SESSION_BUSY,
         "a turn of this session is queued or running: wait for its end or stop it",
         retry_after_ms=_TRY_AGAIN_MS,
         members={"active_turn_id": None if active is None else str(active)},
     )
+
+
+def _refuse_used_up(session: Row[Any], before: int) -> None:
+    """Refuse when the session's turns, with `before` of them still to be counted, are used up."""
+    if session.turn_count + before >= session.max_turns:
+        raise RefusedError(
+            ProblemCode.TURN_LIMIT_REACHED,
+            f"the session's {session.max_turns} turns are used up: open another session",
+            members={"max_turns": session.max_turns},
+        )
+
+
+def _refuse_too_many(db: Connection, caller: Caller, limit: int) -> None:
+    """Refuse the turn that was just inserted when the organization has more than `limit` at once."""
+    found = db.execute(
+        _COUNT_TURNS,
+        {"organization_id": caller.organization_id, "counted": _COUNTED, "limit": limit + 1},
+    ).scalar_one()
+    if found > limit:
+        raise RefusedError(
+            ProblemCode.TOO_MANY_TURNS,
+            f"{limit} turns of the organization are queued or running: wait for one to end",
+            retry_after_ms=_TRY_AGAIN_MS,
+            members={"limit": limit},
+        )
 
 
 def refuse_ended_session(status: str) -> None:
@@ -269,8 +370,16 @@ def _active_turn(db: Connection, caller: Caller, request: TurnRequest) -> UUID |
     return found
 
 
-def _insert(db: Connection, caller: Caller, request: TurnRequest, title: str | None) -> Row[Any] | None:
-    """Insert turn, message and key unless a turn is active, which is None."""
+def _insert(
+    db: Connection,
+    caller: Caller,
+    request: TurnRequest,
+    title: str | None,
+    *,
+    may_wait: bool,
+    is_behind: bool,
+) -> Row[Any] | None:
+    """Insert turn, message and key; None when the session ended or a turn is active that it may not wait for."""
     parameters = {
         "organization_id": caller.organization_id,
         "session_id": request.session_id,
@@ -278,6 +387,8 @@ def _insert(db: Connection, caller: Caller, request: TurnRequest, title: str | N
         "user_message_id": new_id(),
         "answer_id": new_id(),
         "active": sorted(ACTIVE),
+        "may_wait": may_wait,
+        "is_behind": is_behind,
         "queued": TurnStatus.QUEUED.value,
         "title": title,
         "content": request.content,

@@ -104,7 +104,7 @@ _STOP: Final = text(
             (organization_id, id, session_id, turn_id, position, role, content, reasoning, status)
         select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant', c.content,
                nullif(c.reasoning, ''), 'partial'
-        from stopped as t {_CHECKPOINT} where t.message_id is not null
+        from stopped as t {_CHECKPOINT} where t.message_id is not null  -- a dropped turn has none
     ), forgotten as (
         delete from turnkeeper.checkpoints as c using stopped as t
         where t.status = 'stopped' and c.organization_id = t.organization_id and c.turn_id = t.id
@@ -114,8 +114,31 @@ _STOP: Final = text(
         from stopped as t
         where t.status = 'stopped' and s.organization_id = t.organization_id and s.id = t.session_id
     )
-    select {STORED_COLUMNS}, coalesce((select content from forgotten), '') as content from stopped as t
+    select {STORED_COLUMNS},
+           coalesce((select content from forgotten where not t.dropped), '') as content,
+           (select n.id from turnkeeper.turns as n
+            where n.organization_id = t.organization_id and n.session_id = t.session_id and n.number > t.number
+              and n.status = any(:waiting)
+            order by n.number limit 1) as next_turn
+    from stopped as t
     """
+)
+# In the order of their numbers, as every statement that locks several of a session's turns.
+_LOCK_ACTIVE: Final = text(
+    f"""
+    select t.id, t.status from turnkeeper.turns as t
+    where {_VISIBLE} and t.session_id = :session_id and t.status = any(:active)
+    order by t.number for no key update
+    """
+)
+_DROP: Final = text(
+    """
+    update turnkeeper.turns set dropped = true
+    where organization_id = :organization_id and id = any(:turns)
+    """
+)
+_DROP_MESSAGES: Final = text(
+    "delete from turnkeeper.messages where organization_id = :organization_id and turn_id = any(:turns)"
 )
 _STOPS_AT_ONCE: Final = sources_into(Signal.STOP, TurnStatus.STOPPED)
 _ASKS: Final = sources_into(Signal.STOP, TurnStatus.STOPPING) - {TurnStatus.STOPPING}
@@ -130,11 +153,13 @@ class StoppedTurn:
         row: The turn as it is now.
         is_new: Whether this stop changed it.
         content: The text kept of a turn that waited again after an attempt.
+        next_turn: The turn of the session that waits behind it.
     """
 
     row: Row[Any]
     is_new: bool
     content: str = ""
+    next_turn: UUID | None = None
 
 
 def find_turn(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
@@ -196,6 +221,40 @@ def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason)
     }
     row = db.execute(_STOP, parameters).one_or_none()
     if row is not None:
-        return StoppedTurn(row, is_new=True, content=row.content)
+        return StoppedTurn(row, is_new=True, content=row.content, next_turn=row.next_turn)
     unchanged = find_turn(db, caller, turn_id)
     return None if unchanged is None else StoppedTurn(unchanged, is_new=False)
+
+
+def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[Row[Any]]:
+    """Hold a session's turns that have not ended as they are, oldest first, with `id` and `status`.
+
+    A turn that is being settled is waited for and is not among them. The session's own row must not be
+    locked yet: whoever settles a turn locks the turn and then the session.
+    """
+    parameters = {**scope_of(caller), "session_id": session_id, "active": sorted(ACTIVE)}
+    return list(db.execute(_LOCK_ACTIVE, parameters))
+
+
+def stop_session(
+    db: Connection, caller: Caller, session_id: UUID, reason: StopReason, *, drops: bool = False
+) -> list[StoppedTurn]:
+    """Stop all that is queued or running of a session, as one: nothing of it begins in between.
+
+    Args:
+        db: The transaction.
+        caller: Whose session it is.
+        session_id: The session.
+        reason: Why.
+        drops: Whether the messages go with the turns, also an answer that is still being written.
+
+    Returns:
+        The turns as they are now, oldest first.
+    """
+    active = [row.id for row in lock_active_turns(db, caller, session_id)]
+    if drops and active:
+        of_active = {"organization_id": caller.organization_id, "turns": active}
+        db.execute(_DROP, of_active)
+        db.execute(_DROP_MESSAGES, of_active)
+    stopped = [stop_turn(db, caller, turn_id, reason) for turn_id in active]
+    return [turn for turn in stopped if turn is not None]

@@ -25,6 +25,7 @@ from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Oracle, wait_until
 START_LIMIT_SECONDS = 90.0
 PROVIDER_KEY = "sk-provider-secret-0123456789"
 OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
+LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")
 QUICK = {
     # Short enough to wait for, and still several times what a loaded machine needs.
     "LEASE_SECONDS": "5",
@@ -112,7 +113,20 @@ def spawn(folder: Path, arguments: list[str], environ: dict[str, str]) -> subpro
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     with (folder / "output").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "turnkeeper", *arguments],
+            # Tied to this process, so that a run that is killed leaves nothing behind.
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                LEASH,
+                str(os.getpid()),
+                str(int(signal.SIGTERM)),
+                "-",
+                sys.executable,
+                "-m",
+                "turnkeeper",
+                *arguments,
+            ],
             cwd=folder,
             env={**kept, "PYTHONPATH": str(Path(__file__).parents[2]), **environ},
             stdin=subprocess.DEVNULL,

@@ -68,7 +68,7 @@ class Reading:
     types: list[str] = field(default_factory=list)
     title: str | None = None
     gap_until: int | None = None
-    snapshots: int = 0
+    snapshots: list[dict] = field(default_factory=list)
     resets: int = 0
     done: dict | None = None
 
@@ -83,8 +83,9 @@ class Reading:
         if event["type"] == "snapshot":
             assert event["seq"] >= max(self.seq, self.gap_until or 0), (event, self.seq, self.gap_until)
             assert {"status", "message_id", "content", "reasoning"} <= event.keys(), event
+            self.snapshots.append({**event, "content": len(event["content"]), "came_after_seq": self.seq})
             self.seq, self.attempt, self.text = event["seq"], event["attempt"], event["content"]
-            self.snapshots, self.gap_until = self.snapshots + 1, None
+            self.gap_until = None
             return
         assert self.gap_until is None, f"{event} came between a gap and its snapshot"
         assert event.keys() >= ENVELOPE, event

@@ -143,9 +143,6 @@ WRONG = [
     ({"deadline_seconds": "5"}, "/deadline_seconds"),
     ({"recovery": "maybe"}, "/recovery"),
     ({"multitask_strategy": "queue"}, "/multitask_strategy"),
-    ({"multitask_strategy": "enqueue"}, "/multitask_strategy"),
-    ({"multitask_strategy": "interrupt"}, "/multitask_strategy"),
-    ({"multitask_strategy": "rollback"}, "/multitask_strategy"),
     ({"metadata": "x"}, "/metadata"),
     ({"tools": []}, "/tools"),
 ]
@@ -215,7 +212,7 @@ def test_a_turn_is_accepted_while_redis_is_away(keys, environment):
     assert turn.status_code == 202
     events = client.get(f"/v1/turns/{turn.json['id']}/events", headers=headers)
     assert events.status_code == 200
-    assert events.json["data"][-1]["type"] == "snapshot"
+    assert [event["type"] for event in events.json["data"]] == ["turn_queued", "title_updated"]
     stopped = client.post(f"/v1/turns/{turn.json['id']}/stop", headers=headers)
     assert (stopped.status_code, stopped.json["status"]) == (200, "stopped")
     events = client.get(f"/v1/turns/{turn.json['id']}/events", headers=headers)

@@ -173,6 +173,10 @@ def test_a_settled_turn_cannot_be_settled_again(ledgers, settings):
 def test_a_worker_that_lost_its_lease_cannot_write(ledgers, settings):
     turn = ledgers.queue_turn()
     zombie = ledgers.claim(turn, WORKER, lease_seconds=-1.0)
+    assert (
+        ledgers.claim(turn, OTHER_WORKER) is None
+    )  # only a sweeper gives it to another: it bills the dead attempt
+    settle(ledgers.database, settings.provider, settlement(zombie, lost_to=OTHER_WORKER), Requeued(NOTHING))
     newer = ledgers.claim(turn, OTHER_WORKER)
     assert (zombie.attempt, newer.attempt) == (1, 2)
     assert (

@@ -25,8 +25,12 @@ CREATE TABLE turnkeeper.organizations (
     id uuid PRIMARY KEY,
     name text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     ai_enabled boolean NOT NULL DEFAULT true,
+    weight integer NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000),
+    max_concurrent_turns integer CHECK (max_concurrent_turns >= 0),
     created_at timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN turnkeeper.organizations.weight IS 'its share of busy workers: one of weight 2 runs twice the turns of one of weight 1';
+COMMENT ON COLUMN turnkeeper.organizations.max_concurrent_turns IS 'most turns queued and running at once; null is no limit, 0 allows nothing';
 
 CREATE TABLE turnkeeper.api_keys (
     organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
@@ -111,6 +115,8 @@ CREATE TABLE turnkeeper.turns (
     request_id text NOT NULL DEFAULT '',
     worker_id uuid,
     lease_expires_at timestamptz,
+    claimable_at timestamptz DEFAULT now(),
+    dropped boolean NOT NULL DEFAULT false,
     rung_at timestamptz NOT NULL DEFAULT now(),
     queued_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
@@ -127,6 +133,8 @@ CREATE TABLE turnkeeper.turns (
     CONSTRAINT turns_failed_says_why CHECK ((status = 'failed') = (error IS NOT NULL))
 );
 COMMENT ON COLUMN turnkeeper.turns.handed_back IS 'attempts that a draining worker gave back: they do not count against the most';
+COMMENT ON COLUMN turnkeeper.turns.claimable_at IS 'since when it could be claimed; null while an earlier turn of its session is active';
+COMMENT ON COLUMN turnkeeper.turns.dropped IS 'a newer turn rolled it back: none of its messages is kept';
 COMMENT ON COLUMN turnkeeper.turns.title IS 'the title that this turn gave its session: the event title_updated can be written again from the row';
 -- A turn's id is all that a doorbell says; workers find it without knowing the organization.
 CREATE UNIQUE INDEX turns_by_id ON turnkeeper.turns (id);
@@ -136,6 +144,10 @@ CREATE UNIQUE INDEX turns_one_running ON turnkeeper.turns (organization_id, sess
 CREATE INDEX turns_active ON turnkeeper.turns (organization_id, session_id, number)
     WHERE status IN ('queued', 'running', 'stopping');
 CREATE INDEX turns_queued ON turnkeeper.turns (queued_at) WHERE status = 'queued';
+-- Fairness looks at each organization's head; what waits behind its own session's turn is in nobody's way.
+CREATE INDEX turns_claimable ON turnkeeper.turns (organization_id, queued_at)
+    WHERE status = 'queued' AND claimable_at IS NOT NULL;
+CREATE INDEX turns_by_wait ON turnkeeper.turns (claimable_at) WHERE status = 'queued' AND claimable_at IS NOT NULL;
 CREATE INDEX turns_leased ON turnkeeper.turns (lease_expires_at) WHERE status IN ('running', 'stopping');
 
 CREATE TABLE turnkeeper.messages (
@@ -162,6 +174,66 @@ CREATE TABLE turnkeeper.messages (
     FOREIGN KEY (organization_id, turn_id) REFERENCES turnkeeper.turns (organization_id, id)
 );
 COMMENT ON COLUMN turnkeeper.messages.position IS 'twice the turn''s number for its question, one more for its answer';
+
+-- A turn's own rules, whichever statement moves it.
+CREATE FUNCTION turnkeeper.turn_moves() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+BEGIN
+    IF NEW.dropped THEN
+        NEW.message_id := NULL;
+    END IF;
+    IF NEW.status = 'queued' AND OLD.status <> 'queued' THEN
+        NEW.claimable_at := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER turn_moves BEFORE UPDATE OF status ON turnkeeper.turns
+    FOR EACH ROW EXECUTE FUNCTION turnkeeper.turn_moves();
+
+-- When a turn ends, the next of its session may be claimed. Two turns of a session that end at once meet at
+-- the session's row: the later one sees that the earlier ended. A next turn that is locked is being ended
+-- itself, and its own end looks again; waiting for it here could deadlock (the order is turn, then session).
+CREATE FUNCTION turnkeeper.turn_ends() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+DECLARE
+    next_turn uuid;
+BEGIN
+    PERFORM FROM turnkeeper.sessions AS s
+    WHERE s.organization_id = NEW.organization_id AND s.id = NEW.session_id FOR NO KEY UPDATE;
+    SELECT t.id INTO next_turn FROM turnkeeper.turns AS t
+    WHERE t.organization_id = NEW.organization_id AND t.session_id = NEW.session_id
+      AND t.status IN ('queued', 'running', 'stopping')
+    ORDER BY t.number LIMIT 1;
+    UPDATE turnkeeper.turns AS t SET claimable_at = clock_timestamp(), rung_at = to_timestamp(0)
+    WHERE t.organization_id = NEW.organization_id AND t.id = (
+        SELECT n.id FROM turnkeeper.turns AS n
+        WHERE n.organization_id = NEW.organization_id AND n.id = next_turn
+          AND n.status = 'queued' AND n.claimable_at IS NULL
+        FOR NO KEY UPDATE SKIP LOCKED);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER turn_ends AFTER UPDATE OF status ON turnkeeper.turns
+    FOR EACH ROW WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL)
+    EXECUTE FUNCTION turnkeeper.turn_ends();
+
+-- A turn may be rolled back while its worker settles it: whoever writes the answer, there is none.
+CREATE FUNCTION turnkeeper.answer_is_kept() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM turnkeeper.turns AS t
+               WHERE t.organization_id = NEW.organization_id AND t.id = NEW.turn_id AND t.dropped) THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER answer_is_kept BEFORE INSERT ON turnkeeper.messages
+    FOR EACH ROW WHEN (NEW.role = 'assistant') EXECUTE FUNCTION turnkeeper.answer_is_kept();
 
 -- What a running attempt had said when its lease was last renewed; gone when the turn is settled.
 CREATE TABLE turnkeeper.checkpoints (
@@ -306,13 +378,84 @@ AS $$
     SET status = 'running', attempt = t.attempt + 1, worker_id = worker,
         lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds),
         started_at = coalesce(t.started_at, clock_timestamp())
-    WHERE t.id = turn
-      AND (t.status = 'queued' OR (t.status = 'running' AND t.lease_expires_at < clock_timestamp()))
+    WHERE t.id = turn AND t.status = 'queued'
       AND NOT EXISTS (
           SELECT FROM turnkeeper.turns AS earlier
           WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
             AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
     RETURNING t.organization_id
+$$;
+
+-- Takes the turn that fairness says: of the organizations with a claimable turn, that with the fewest running
+-- for its weight, the longest waiting among equals; of it the oldest. `hint` is the turn that the doorbell
+-- named: it is taken when its organization is as entitled as any. The planner's figures for a queue are
+-- always stale, and the indexes are made for this: no other plan may be chosen.
+CREATE FUNCTION turnkeeper.claim_next_turn(worker uuid, lease_seconds double precision, hint uuid)
+RETURNS TABLE (organization_id uuid, turn_id uuid)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+DECLARE
+    entitled record;
+    least double precision;
+    picked uuid;
+BEGIN
+    FOR entitled IN
+        WITH RECURSIVE waiting AS (
+            (SELECT t.organization_id AS id FROM turnkeeper.turns AS t
+             WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL ORDER BY t.organization_id LIMIT 1)
+            UNION ALL
+            SELECT (SELECT t.organization_id FROM turnkeeper.turns AS t
+                    WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL AND t.organization_id > w.id
+                    ORDER BY t.organization_id LIMIT 1)
+            FROM waiting AS w WHERE w.id IS NOT NULL
+        ), hinted AS (
+            SELECT t.organization_id AS id FROM turnkeeper.turns AS t WHERE t.id = hint AND t.status = 'queued'
+        )
+        SELECT w.id,
+               (SELECT count(*) FROM turnkeeper.turns AS r
+                WHERE r.organization_id = w.id AND r.status IN ('running', 'stopping'))::double precision
+                   / o.weight AS load,
+               w.id = (SELECT h.id FROM hinted AS h) AS has_hint,
+               (SELECT t.queued_at FROM turnkeeper.turns AS t
+                WHERE t.organization_id = w.id AND t.status = 'queued' AND t.claimable_at IS NOT NULL
+                ORDER BY t.queued_at LIMIT 1) AS since
+        FROM waiting AS w JOIN turnkeeper.organizations AS o ON o.id = w.id
+        ORDER BY load, has_hint DESC NULLS LAST, since
+    LOOP
+        least := coalesce(least, entitled.load);
+        IF entitled.has_hint AND entitled.load <= least THEN
+            RETURN QUERY SELECT c.organization_id, hint
+                         FROM turnkeeper.claim_turn(hint, worker, lease_seconds) AS c;
+            IF FOUND THEN
+                RETURN;
+            END IF;
+        END IF;
+        -- Two that claim at once take two turns; rows that were not promoted in time are passed over.
+        SELECT t.id INTO picked FROM turnkeeper.turns AS t
+        WHERE t.organization_id = entitled.id AND t.status = 'queued' AND t.claimable_at IS NOT NULL
+          AND NOT EXISTS (
+              SELECT FROM turnkeeper.turns AS earlier
+              WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
+                AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
+        ORDER BY t.queued_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+        IF picked IS NOT NULL THEN
+            RETURN QUERY SELECT c.organization_id, picked
+                         FROM turnkeeper.claim_turn(picked, worker, lease_seconds) AS c;
+            IF FOUND THEN
+                RETURN;
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- How long the turn that waits longest for a worker has waited; null when none waits.
+CREATE FUNCTION turnkeeper.longest_wait() RETURNS double precision
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT extract(epoch FROM clock_timestamp() - t.claimable_at)::double precision FROM turnkeeper.turns AS t
+    WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL ORDER BY t.claimable_at LIMIT 1
 $$;
 
 -- Renews every lease of one worker in one statement, saves the texts that changed and says what is still
@@ -375,7 +518,8 @@ AS $$
     UPDATE turnkeeper.turns AS t SET rung_at = clock_timestamp()
     WHERE t.id IN (
         SELECT q.id FROM turnkeeper.turns AS q
-        WHERE q.status = 'queued' AND q.rung_at < clock_timestamp() - make_interval(secs => again_seconds)
+        WHERE q.status = 'queued' AND q.claimable_at IS NOT NULL
+          AND q.rung_at < clock_timestamp() - make_interval(secs => again_seconds)
         ORDER BY q.queued_at LIMIT most FOR UPDATE SKIP LOCKED)
     RETURNING t.id, t.traceparent
 $$;
@@ -385,8 +529,8 @@ RETURNS TABLE (organization_id uuid, turn_id uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS $$
     SELECT t.organization_id, t.id FROM turnkeeper.turns AS t
-    WHERE t.status = 'queued' AND t.queued_at < clock_timestamp() - make_interval(secs => queue_seconds)
-    ORDER BY t.queued_at LIMIT most
+    WHERE t.status = 'queued' AND t.claimable_at < clock_timestamp() - make_interval(secs => queue_seconds)
+    ORDER BY t.claimable_at LIMIT most
 $$;
 
 CREATE FUNCTION turnkeeper.expire_sessions(idle_seconds double precision, age_seconds double precision, most integer)

@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 from redis import ConnectionError as RedisConnectionError
 
-from api.outbox import MOST_WAITING, Nudge, Outbox, Ring
+from api.outbox import MOST_WAITING, Ended, Nudge, Outbox, Ring
 
 
 class FakePipeline:
@@ -144,3 +144,12 @@ def test_nothing_runs_before_the_first_notice(redis, doorbell):
     before = threading.active_count()
     Outbox(redis, doorbell, log_entries=1, log_ttl_seconds=1, ended_ttl_seconds=1)
     assert threading.active_count() == before
+
+
+def test_the_end_of_a_turn_that_waited_wakes_a_worker_for_the_one_behind_it(outbox, redis, doorbell):
+    behind = uuid4()
+    outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"], behind))
+    outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"]))
+    assert outbox.drain(10)
+    assert redis.written == ["eval"] * 4
+    assert doorbell.rung == [behind]

@@ -168,3 +168,9 @@ def test_a_secret_does_not_show_itself():
 def test_every_variable_says_what_it_means():
     assert all(variable.meaning.endswith(".") for variable in VARIABLES)
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
+
+
+def test_a_queue_is_full_before_its_turns_expire():
+    (problem,) = problems({**ANTHROPIC, "QUEUE_FULL_SECONDS": "30", "QUEUE_TIMEOUT_SECONDS": "30"})
+    assert "QUEUE_FULL_SECONDS" in problem
+    assert load_settings(ANTHROPIC).queue_full_seconds == 60

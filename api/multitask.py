@@ -1,0 +1,16 @@
+"""What becomes of a turn that is queued or running when its session is given another."""
+
+from enum import StrEnum
+
+
+class MultitaskStrategy(StrEnum):
+    """What a new turn does to those before it."""
+
+    REJECT = "reject"
+    """It is refused while one is active."""
+    ENQUEUE = "enqueue"
+    """It waits: first in, first out."""
+    INTERRUPT = "interrupt"
+    """They are stopped and keep their partial text."""
+    ROLLBACK = "rollback"
+    """They are stopped and leave no message; what they cost stays in the ledger."""
