@@ -86,7 +86,7 @@ def state_of(row: Row[Any]) -> TurnState:
         turn_id=row.id,
         session_id=row.session_id,
         status=status,
-        attempt=row.attempt if is_over else row.checkpoint_attempt or row.attempt,
+        attempt=row.attempt if is_over else row.checkpoint_attempt or 0,
         last_seq=last_seq,
         message_id=row.message_id if is_over else writing_id,
         content=row.content,

@@ -212,8 +212,8 @@ def catch_up(
         if tail is not None:
             carried = follow(position, tail)
             position = _trusted(position, tail)
-        elif position.attempt is not None:
-            carried = ()
+        else:
+            carried = ()  # what cannot be read denies nothing
     if row is None:
         if carried:
             return _carry(position, turn, carried)
@@ -266,10 +266,11 @@ def _restart(
     tail = yield from _read_log(row.text_seq)
     done, reaches = (None, False) if tail is None else _fold(text, tail)
     sent: list[Outgoing] = []
-    if by_snapshot:
+    is_denial = denied and reaches and tail is not None and bool(tail.entries or tail.base)
+    if by_snapshot and (text.seq >= position.seq or is_denial):
         sent.extend(_reset(position, turn, ts, text, asked=True))
     elif text.seq != position.seq or position.attempt not in (None, text.attempt):
-        if text.seq < position.seq and position.attempt is not None and not (denied and reaches):
+        if text.seq < position.seq and not is_denial:
             # Backwards only where the log denies what was sent, never because a checkpoint lags.
             return position, ()
         sent.extend(_reset(position, turn, ts, text, asked=False))
@@ -295,6 +296,8 @@ def _confirms(position: Position, tail: Tail) -> bool:
         return bool(tail.entries) or base is None or base.seq == position.seq
     if position.seq == 0 or (base is not None and base.seq == position.seq):
         return True
+    if base is None and not tail.entries:
+        return True  # a log that is gone denies nothing: who lost it begins it again
     return bool(tail.entries) and (tail.entries[0].is_snapshot or tail.entries[0].seq == position.seq + 1)
 
 

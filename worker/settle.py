@@ -110,12 +110,12 @@ _SETTLE: Final = text(
             cache_write_tokens = p.cache_write_tokens + excluded.cache_write_tokens,
             output_tokens = p.output_tokens + excluded.output_tokens,
             spent_usd = p.spent_usd + excluded.spent_usd
-    ), forgotten as (
-        delete from turnkeeper.checkpoints as c using settled as s
-        where c.organization_id = s.organization_id and c.turn_id = s.id
     )
     select {_COLUMNS} from settled as t
     """  # noqa: S608 -- the columns are ours
+)
+_FORGET: Final = text(
+    "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
 _READ: Final = text(
     f"select {_COLUMNS} from turnkeeper.turns as t where t.organization_id = :organization_id and t.id = :turn_id"  # noqa: S608
@@ -163,7 +163,13 @@ def settle(
             `settled_row` tells.
     """
     with database.of(settlement.organization_id) as db:
-        return db.execute(_SETTLE, _parameters(provider, settlement, ending)).one_or_none()
+        row = db.execute(_SETTLE, _parameters(provider, settlement, ending)).one_or_none()
+        if row is not None:
+            # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
+            db.execute(
+                _FORGET, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
+            )
+        return row
 
 
 def settled_row(database: Database, settlement: Settlement) -> Row[Any]:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -19,9 +20,10 @@ from sqlalchemy import Row, text
 from shared.database import Database
 from shared.doorbell import QUEUE_NAME
 from shared.errors import Fault, UnavailableError
-from shared.events import EventType, decode_header
+from shared.events import EventType, decode_header, timestamp
 from shared.events_of_turn import accept_events, done_event
-from shared.redis_names import log_key
+from shared.log_scripts import RESTART
+from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
@@ -44,6 +46,8 @@ _HOUSEKEEPING_ROUNDS: Final = 15
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 _BYTES_PER_TOKEN: Final = 4
+_NUMBERS_LEFT_OUT: Final = 1_000_000
+"""More than an attempt can have given out between two checkpoints."""
 
 _DOORBELLS: Final = f"turns:{QUEUE_NAME}"
 """Celery's list, with the key prefix of `celery_settings`."""
@@ -86,6 +90,7 @@ class _Left:
     row: Row[Any]
     answer: Answer
     last_seq: int
+    is_log_lost: bool = False
 
 
 class Sweeper:
@@ -214,6 +219,8 @@ class Sweeper:
         if not isinstance(ending, Requeued):
             content = "" if settled.dropped else ending.answer.content
             done = done_event(settled, content)
+        if left.is_log_lost:
+            self._begin_log_again(left)
         self._tell(settled, left.last_seq, events, done)
 
     def _left(self, row: Row[Any]) -> _Left:
@@ -222,12 +229,36 @@ class Sweeper:
         last_seq = max(row.last_seq, row.checkpoint_seq or 0)
         called = bool(row.called)
         transcript = self._transcript(row)
-        if transcript is not None and transcript.seq >= last_seq:
+        if transcript is None:
+            # With the log it was lost which numbers readers have seen: none of them is given again (I4).
+            last_seq += _NUMBERS_LEFT_OUT
+        elif transcript.seq >= last_seq:
             last_seq = transcript.seq
             content, reasoning = transcript.content, transcript.reasoning
             called = called or transcript.message_id is not None
-        answer = Answer(content, reasoning, called, _usage(row, content, reasoning), _source(row))
-        return _Left(row, answer, last_seq)
+        usage = _usage(row, content, reasoning) if called else Usage()
+        answer = Answer(content, reasoning, called, usage, _source(row))
+        return _Left(row, answer, last_seq, is_log_lost=transcript is None)
+
+    def _begin_log_again(self, left: _Left) -> None:
+        """Tell readers the text so far under a number that none of them has passed."""
+        row, text = left.row, left.answer
+        transcript = Transcript.resume(
+            seq=left.last_seq,
+            attempt=row.attempt,
+            status=TurnStatus.RUNNING,
+            message_id=str(row.answer_id),
+            content=text.content,
+            reasoning=text.reasoning,
+        )
+        snapshot = transcript.snapshot(row.session_id, row.id, timestamp(datetime.now(UTC)))
+        keys = (log_key(row.session_id, row.id), events_channel(row.session_id))
+        try:
+            self._redis.eval(
+                RESTART, 2, *keys, f"{row.attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
+            )
+        except redis.RedisError as error:
+            _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
 
     def _transcript(self, row: Row[Any]) -> Transcript | None:
         """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""

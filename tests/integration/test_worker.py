@@ -336,3 +336,18 @@ def test_a_turn_that_is_to_fail_when_its_worker_ends_keeps_what_was_shown(desk):
     assert [event["type"] for event in events[-2:]] == ["error", "done"]
     assert events[-1]["seq"] == row.last_seq == len(events)
     assert desk.answer(turn).content == desk.shown(turn)
+
+
+def test_numbers_that_were_lost_with_worker_and_log_are_not_given_again(desk):
+    turn = desk.queue("[[text=whole]]")
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    assert dead.attempt == 1
+    until(lambda: desk.row(turn).status == "queued")
+    desk.ring(turn)
+    row = desk.ended(turn)
+    assert row.status == "completed"
+    (snapshot, *events) = desk.told(turn)
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["seq"] > 1_000_000  # more than any reader can have had
+    assert [event["seq"] for event in events] == list(range(snapshot["seq"] + 1, row.last_seq + 1))
+    assert desk.answer(turn).content == desk.shown(turn) == "whole"
