@@ -15,7 +15,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test check docs-check format lock bench clean
+.PHONY: help venv run test check docs-check format lock bench chaos clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,15 @@ lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lo
 bench: $(VENV)/.installed-dev  ## measure what the README says: make bench ARGS="..."
 	$(PY) -m bench $(ARGS)
 
+TURNS ?= 1000
+SEED ?= 1
+chaos: $(VENV)/.installed-dev  ## kill, stop and restart everything under load: make chaos TURNS=10000 SEED=1 ARGS="--every 2"
+	$(PY) -m tests.soak.chaos --turns $(TURNS) --seed $(SEED) $(ARGS)
+
 clean:  ## remove what was built; the data in .turnkeeper stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+.PHONY: model
+model:  ## search the model of a turn for a way to break it; needs spin and gcc
+	docs/model/check.sh

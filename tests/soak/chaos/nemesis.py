@@ -1,0 +1,214 @@
+"""What goes wrong, and when: a schedule that a seed fixes, and the hands that carry it out.
+
+The schedule names a fault, which process of its kind and for how long, never a pid or a moment that
+the run decides: the same seed gives the same faults at the same distances.
+"""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Final
+
+import psutil
+import redis
+
+from tests.soak.chaos.recovery import RecoveryWatch
+from tests.soak.chaos.service import Service
+
+REDIS_SECONDS: Final = 2.0
+"""A nemesis that waits for the Redis that it has hurt does nothing else meanwhile."""
+
+
+class Fault(StrEnum):
+    """Everything that the nemesis can do."""
+
+    WORKER_KILL = "worker SIGKILL"
+    WORKER_PAUSE = "worker SIGSTOP, SIGCONT"
+    WORKER_DRAIN = "worker SIGTERM"
+    WORKERS_ALL_KILL = "all workers SIGKILL"
+    RELAY_KILL = "relay SIGKILL"
+    RELAY_PAUSE = "relay SIGSTOP, SIGCONT"
+    WEB_KILL = "web SIGKILL"
+    REDIS_CONNECTIONS = "redis CLIENT KILL"
+    REDIS_SUBSCRIPTIONS = "redis CLIENT KILL TYPE pubsub"
+    REDIS_FLUSH = "redis FLUSHALL"
+    REDIS_KILL = "redis SIGKILL"
+    REDIS_PAUSE = "redis SIGSTOP, SIGCONT"
+    POSTGRES_KILL = "postgres SIGKILL"
+    POSTGRES_RESTART = "postgres SIGINT"
+    POSTGRES_CONNECTIONS = "postgres pg_terminate_backend"
+
+
+WEIGHTS: Final = {
+    Fault.WORKER_KILL: 8,
+    Fault.WORKER_PAUSE: 5,
+    Fault.WORKER_DRAIN: 4,
+    Fault.WORKERS_ALL_KILL: 1,
+    Fault.RELAY_KILL: 5,
+    Fault.RELAY_PAUSE: 2,
+    Fault.WEB_KILL: 4,
+    Fault.REDIS_CONNECTIONS: 4,
+    Fault.REDIS_SUBSCRIPTIONS: 4,
+    Fault.REDIS_FLUSH: 4,
+    Fault.REDIS_KILL: 3,
+    Fault.REDIS_PAUSE: 2,
+    Fault.POSTGRES_KILL: 1,
+    Fault.POSTGRES_RESTART: 1,
+    Fault.POSTGRES_CONNECTIONS: 2,
+}
+DISTURBING: Final = frozenset(Fault) - {Fault.RELAY_KILL, Fault.RELAY_PAUSE, Fault.WEB_KILL}
+"""What may delay the recovery of a killed worker's turns: anything that is not beside its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One fault of the schedule.
+
+    Attributes:
+        after_seconds: Since the one before.
+        fault: What.
+        which: Which process of the kind, modulo how many there are.
+        for_seconds: How long, for what is paused.
+    """
+
+    after_seconds: float
+    fault: Fault
+    which: int
+    for_seconds: float
+
+
+def schedule(
+    seed: int, every_seconds: float, longest_pause_seconds: float, kinds: frozenset[Fault] = frozenset(Fault)
+) -> Iterator[Blow]:
+    """Yield the faults of a seed, without an end.
+
+    Args:
+        seed: Fixes all of it.
+        every_seconds: Mean distance; the shortest is a tenth of it.
+        longest_pause_seconds: Of a worker, past its lease; all else is paused for a third of it at most.
+        kinds: What may happen at all.
+    """
+    random = Random(f"nemesis {seed}")
+    weights = {fault: weight for fault, weight in WEIGHTS.items() if fault in kinds}
+    while True:
+        after = every_seconds * (0.1 + 1.8 * random.random())
+        (fault,) = random.choices(list(weights), list(weights.values()))
+        which, share = random.randrange(1 << 16), random.random()
+        longest = longest_pause_seconds if fault is Fault.WORKER_PAUSE else longest_pause_seconds / 3
+        yield Blow(after, fault, which, 0.2 + share * longest)
+
+
+@dataclass(slots=True)
+class Nemesis:
+    """Carries a schedule out until it is told to end; then it leaves nothing stopped.
+
+    Args:
+        service: Whom it hurts.
+        watch: Is told of killed workers, to measure how soon their turns go on.
+    """
+
+    service: Service
+    watch: RecoveryWatch
+    done: Counter[Fault] = field(default_factory=Counter)
+    history: list[tuple[float, Blow]] = field(default_factory=list)
+    _paused: set[psutil.Process] = field(default_factory=set)
+    _resuming: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self, blows: Iterator[Blow]) -> None:
+        """Deal one blow after the other; cancel it to end it."""
+        try:
+            for blow in blows:
+                await asyncio.sleep(blow.after_seconds)
+                if await self._deal(blow):
+                    self.done[blow.fault] += 1
+                    self.history.append((time.time(), blow))
+        finally:
+            for task in self._resuming:
+                task.cancel()
+            for process in self._paused:
+                _signal(process, signal.SIGCONT)
+
+    async def _deal(self, blow: Blow) -> bool:
+        is_alone = self.watch.disturb(blow.for_seconds) if blow.fault in DISTURBING else True
+        match blow.fault:
+            case Fault.WORKER_KILL:
+                return await self._kill_workers([self.service.process("worker", blow.which)], is_alone)
+            case Fault.WORKERS_ALL_KILL:
+                count = len(self.service.pids("worker"))
+                victims = [self.service.process("worker", number) for number in range(count)]
+                return await self._kill_workers(victims, is_alone)
+            case Fault.WORKER_DRAIN:
+                return _signal(self.service.process("worker", blow.which), signal.SIGTERM)
+            case Fault.RELAY_KILL:
+                return _signal(self.service.process("relay", blow.which), signal.SIGKILL)
+            case Fault.WEB_KILL:
+                return _signal(self.service.process("web", blow.which), signal.SIGKILL)
+            case Fault.REDIS_KILL:
+                return _signal(self.service.process("redis", 0), signal.SIGKILL)
+            case Fault.POSTGRES_KILL:
+                return _signal(self.service.process("postgres", 0), signal.SIGKILL)
+            case Fault.POSTGRES_RESTART:
+                return _signal(self.service.process("postgres", 0), signal.SIGINT)
+            case Fault.WORKER_PAUSE | Fault.RELAY_PAUSE | Fault.REDIS_PAUSE:
+                kind = blow.fault.value.split()[0]
+                return self._pause(self.service.process(kind, blow.which), blow.for_seconds)
+            case Fault.POSTGRES_CONNECTIONS:
+                return await asyncio.to_thread(self.watch.terminate_connections)
+            case _:
+                return await asyncio.to_thread(self._hurt_redis, blow)
+
+    async def _kill_workers(self, victims: list[psutil.Process | None], is_alone: bool) -> bool:
+        """Kill workers that run turns, and have the watch follow those turns."""
+        alive = [victim for victim in victims if victim is not None]
+        running = await asyncio.to_thread(self.watch.turns_of, alive)
+        killed = [_signal(victim, signal.SIGKILL) for victim in alive]
+        if any(killed):
+            self.watch.follow(running, is_alone=is_alone)
+        return any(killed)
+
+    def _pause(self, process: psutil.Process | None, for_seconds: float) -> bool:
+        if process is None or process in self._paused or not _signal(process, signal.SIGSTOP):
+            return False
+        self._paused.add(process)
+
+        async def resume() -> None:
+            await asyncio.sleep(for_seconds)
+            self._paused.discard(process)
+            _signal(process, signal.SIGCONT)
+
+        task = asyncio.create_task(resume())
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+        return True
+
+    def _hurt_redis(self, blow: Blow) -> bool:
+        try:
+            with redis.Redis.from_url(
+                self.service.redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+            ) as client:
+                match blow.fault:
+                    case Fault.REDIS_FLUSH:
+                        client.flushall()
+                    case Fault.REDIS_SUBSCRIPTIONS:
+                        client.client_kill_filter(_type="pubsub")
+                    case Fault.REDIS_CONNECTIONS:
+                        for kind in ("pubsub", "normal"):
+                            client.client_kill_filter(_type=kind, skipme=True)
+        except redis.RedisError:
+            return False
+        return True
+
+
+def _signal(process: psutil.Process | None, number: signal.Signals) -> bool:
+    if process is None:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+        return True
+    return False
