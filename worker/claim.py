@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from shared.database import Database, enter_organization
+from shared.turns import Role
 from worker.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16
@@ -32,7 +33,10 @@ _TURN: Final = text(
            t.input_tokens, t.cache_read_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens,
            t.usage_source, t.cost_usd, t.error,
            t.deadline_seconds - extract(epoch from clock_timestamp() - t.started_at) as seconds_left,
-           s.system_prompt, c.seq as checkpoint_seq
+           s.system_prompt, c.seq as checkpoint_seq,
+           case when t.number = 1 then (
+               select m.content from turnkeeper.messages m
+               where m.organization_id = t.organization_id and m.id = t.user_message_id) end as only_question
     from turnkeeper.turns t
     join turnkeeper.sessions s on s.organization_id = t.organization_id and s.id = t.session_id
     left join turnkeeper.checkpoints c on c.organization_id = t.organization_id and c.turn_id = t.id
@@ -140,6 +144,8 @@ def _read(db: Connection, organization_id: UUID, turn_id: UUID, context_tokens: 
 
 
 def _with_history(db: Connection, row: Row[Any], most_bytes: int) -> Claim:
+    if row.only_question is not None:
+        return Claim(row, [StoredMessage(row.number, Role.USER, row.only_question)], 0)
     of_session = {
         "organization_id": row.organization_id,
         "session_id": row.session_id,

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -217,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings(os.environ)
+        if arguments.concurrency is not None:
+            settings = replace(settings, worker_turns=arguments.concurrency)
         configure_logging(settings.log_level, "worker")
         for warning in settings.warnings:
             _log.warning(warning)
@@ -231,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker.celery.Worker(
             pool="threads",
-            concurrency=arguments.concurrency or settings.worker_turns,
+            concurrency=settings.worker_turns,
             queues=[QUEUE_NAME],
             without_gossip=True,
             without_mingle=True,

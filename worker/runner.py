@@ -102,7 +102,10 @@ class Runner:
         self._draining.set()
 
     def run(self, turn_id: UUID, traceparent: str) -> None:
-        """Run turns until none waits; whatever happens, nothing is raised that a retry could mend.
+        """Run a turn, and go on while this thread is needed; nothing is raised that a retry could mend.
+
+        A thread goes on for the next turn of the session, which nobody has rung for yet, and while the
+        worker has no other thread free that could hear a doorbell.
 
         Args:
             turn_id: The turn that the doorbell named; another may be more entitled.
@@ -147,24 +150,26 @@ class Runner:
             return None  # what waits stays queued, the sweeper rings again
 
     def _run(self, claim: Claim, traceparent: str | None, asked_at: float) -> bool:
-        """Run a claimed turn; False when it was handed back, for which this worker must not come again."""
+        """Run a claimed turn; say whether this thread is to take another."""
         prompt, trimmed, refused = self._prompt(claim, traceparent)
         work = self._stream(claim, prompt, trimmed, refused, asked_at)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
+        is_needed = self._leases.running() >= self._settings.worker_turns
         try:
             match ended.outcome:
                 case Fenced():
                     _log.warning("the lease was lost; nothing is written")
                 case Requeued(answer):
                     self._hand_back(claim, ended, answer)
+                    return False  # another worker's
                 case Completed() | Stopped() | Failed() as ending:
-                    self._finish(ended, ending)
+                    is_needed = self._finish(ended, ending) or is_needed
                 case _:
                     assert_never(ended.outcome)
         finally:
             self._leases.release(claim.turn_id, claim.attempt)
-        return not isinstance(ended.outcome, Requeued)
+        return is_needed
 
     def _prompt(self, claim: Claim, traceparent: str | None) -> tuple[Prompt, int, Failed | None]:
         row = claim.row
@@ -214,17 +219,18 @@ class Runner:
         outcome: Outcome = refused if refused is not None else await attempt.run(self._provider)
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
 
-    def _finish(self, ended: _Ended, ending: Ending) -> None:
-        """Settle, then tell; `done` comes after the commit."""
+    def _finish(self, ended: _Ended, ending: Ending) -> bool:
+        """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
         row = self._settle(ended.settlement, ending)
         if row is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
             self._loop.call_soon_threadsafe(ended.channel.discard)
-            return
+            return False
         _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
         content = "" if row.dropped else ending.answer.content  # a newer turn rolled it back
         told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row, content), self._loop)
         told.result(timeout=_TOLD_SECONDS)
+        return bool(row.has_next)
 
     def _hand_back(self, claim: Claim, ended: _Ended, answer: Answer) -> None:
         """Give the turn to another worker at once; a turn that asked for it ends with what was shown."""

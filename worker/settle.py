@@ -111,14 +111,21 @@ _SETTLE: Final = text(
             output_tokens = p.output_tokens + excluded.output_tokens,
             spent_usd = p.spent_usd + excluded.spent_usd
     )
-    select {_COLUMNS} from settled as t
+    select {_COLUMNS}, exists (
+            select from turnkeeper.turns as n
+            where n.organization_id = t.organization_id and n.session_id = t.session_id
+              and n.status = 'queued' and n.number > t.number) as has_next
+    from settled as t
     """  # noqa: S608 -- the columns are ours
 )
 _FORGET: Final = text(
     "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
 _READ: Final = text(
-    f"select {_COLUMNS} from turnkeeper.turns as t where t.organization_id = :organization_id and t.id = :turn_id"  # noqa: S608
+    f"""
+    select {_COLUMNS}, true as has_next from turnkeeper.turns as t
+    where t.organization_id = :organization_id and t.id = :turn_id
+    """  # noqa: S608
 )
 
 Ending: TypeAlias = Completed | Stopped | Failed | Requeued
