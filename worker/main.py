@@ -44,7 +44,7 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 """How long the end of the process waits for the last `done` to reach Redis."""
 
 
-_TRANSACTIONS_AT_ONCE: Final = 4
+_TRANSACTIONS_AT_ONCE: Final = 2
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
 holds up every delta for tens of milliseconds."""
