@@ -83,6 +83,9 @@ clean:  ## remove what was built; the data in .turnkeeper stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: model
+.PHONY: faults model
+faults: $(VENV)/.installed-dev  ## one test for each row of the fault matrix: long
+	$(PY) -m pytest tests/faults -m "soak or not soak" $(ARGS)
+
 model:  ## search the model of a turn for a way to break it; needs spin and gcc
 	docs/model/check.sh

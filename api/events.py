@@ -25,7 +25,7 @@ from shared.events import timestamp
 from shared.events_of_turn import accept_events
 from shared.redis_names import log_key
 from shared.replay import Answer, Entry, Outgoing, Position, ReadLog, ReadRow, Tail, Turn, catch_up, tail_of
-from shared.turns import TurnStatus
+from shared.turns import TERMINAL, TurnStatus
 
 _log = logging.getLogger("turnkeeper.events")
 
@@ -43,6 +43,8 @@ def list_events(call: Call, turn_id: UUID, query: queries.EventRange) -> Reply |
     after = cursor_of(request, query.after)
     if wants_stream(request):
         return stream_of(call, turn_id, after=after)
+    if row.status in TERMINAL and after == row.last_seq:
+        return Reply(200, models.EventPage(data=[], last_seq=after, done=True))  # all of it was read before
     position, sent = _read(call.services.redis, row, after)
     shown = sent[: query.limit]
     if len(shown) < len(sent):

@@ -194,6 +194,10 @@ class Channel:
         """Say whether everything told so far is in Redis."""
         return not (self._pending or self._unacked or self._in_flight or self._needs_snapshot)
 
+    def is_closing(self) -> bool:
+        """Say whether nothing more will be told."""
+        return bool(self._expires_at)
+
     def is_finished(self, now: float) -> bool:
         """Say whether the publisher may forget it."""
         return bool(self._expires_at) and (self.is_idle() or now > self._expires_at)
@@ -525,14 +529,22 @@ class Publisher:
         self._lost.set()
 
     async def _restart(self, channel: Channel) -> None:
+        if channel.is_closing():
+            # The turn is settled and this is how it ended: no other attempt can follow, and no lease is held.
+            self._begin_again(channel)
+            return
         turn_id, attempt = channel.identity()
         try:
             is_ours = await self._holds_lease(turn_id, attempt)
         except UnavailableError:
             is_ours = self._is_trusted()  # the lease is still good by our own clock
-        if not is_ours:
+        if is_ours:
+            self._begin_again(channel)
+        else:
             channel.give_up()
-        elif self._wire is not None and self._is_trusted() and channel.wants_restart(monotonic()):
+
+    def _begin_again(self, channel: Channel) -> None:
+        if self._wire is not None and self._is_trusted() and channel.wants_restart(monotonic()):
             self._send(channel.snapshot(self._live_ttl_seconds), channel.restarted)
 
     async def _watch(self) -> None:

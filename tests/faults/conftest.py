@@ -1,0 +1,101 @@
+"""A service behind proxies for each module of faults.
+
+`make test` runs the quick rows; `make faults`, which is `-m "soak or not soak"`, all of them.
+"""
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.world", "tests.faults.proxy")
+
+from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn, temporary_folder  # noqa: E402 -- after the registration
+from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle  # noqa: E402 -- after the registration
+from tests.faults.proxy import Proxy  # noqa: E402 -- after the registration
+from tests.faults.world import SHORT_LEASE, World, through  # noqa: E402 -- after the registration
+from turnkeeper.embedded import EmbeddedPostgres, temporary_redis  # noqa: E402 -- after the registration
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: takes long; runs with `-m 'soak or not soak'`")
+
+
+QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})
+"""Rows that `make test` runs: a minute or two. `make faults` runs all of them."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" in config.getoption("markexpr"):
+        return
+    long = [item for item in items if is_long(item)]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+def is_long(item: pytest.Item) -> bool:
+    if item.path.parent.name != "faults":
+        return False
+    row = re.match(r"test_([wrpvca]\d+)_", item.name)
+    return item.get_closest_marker("soak") is not None or (row is not None and row[1] not in QUICK_ROWS)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    """The scripted provider in a process of its own, which no fault touches."""
+    with temporary_folder() as path:
+        process = spawn(path, ["provider", "--port-file", str(path / "port")], {})
+        account = Oracle(f"http://127.0.0.1:{await_file(path / 'port', process).strip()}")
+        yield account
+        account.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_SECONDS) == 0
+
+
+@pytest.fixture(scope="module")
+def more_environment() -> dict[str, str]:
+    """What a module sets besides; override it there."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def world(oracle: Oracle, more_environment: dict[str, str]) -> Iterator[World]:
+    """Two of each process, a proxy before PostgreSQL and one before Redis."""
+    with ExitStack() as stack:
+        data = stack.enter_context(temporary_folder())
+        # What it has committed it must still have when it was killed.
+        postgres = stack.enter_context(EmbeddedPostgres(data / "postgres"))
+        redis_server = stack.enter_context(temporary_redis())
+        postgres_proxy = stack.enter_context(Proxy(urlsplit(postgres.app_url).port or 0))
+        redis_proxy = stack.enter_context(Proxy(urlsplit(redis_server.url).port or 0))
+        folder = stack.enter_context(temporary_folder())
+        environ = {
+            "MCP_LLM_PROVIDER": "openai-compatible",
+            "MCP_LLM_BASE_URL": f"{oracle.url}/v1",
+            "MCP_LLM_MODEL": "scripted",
+            "MCP_LLM_API_KEY": PROVIDER_KEY,
+            "MCP_LLM_PRICE_INPUT_PER_M_USD": "3",
+            "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "15",
+            "DATABASE_URL": through(postgres.app_url, postgres_proxy),
+            "DATABASE_OWNER_URL": through(postgres.owner_url, postgres_proxy),
+            "REDIS_URL": through(redis_server.url, redis_proxy),
+            **SHORT_LEASE,
+            **more_environment,
+        }
+        service = stack.enter_context(running_service(folder, 2, **environ))
+        yield World(service, oracle, postgres, redis_server, postgres_proxy, redis_proxy)
+
+
+@pytest.fixture(autouse=True)
+def readers_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A reader that a failed test left behind must not read into the next."""
+    yield
+    if "world" in request.fixturenames:
+        world: World = request.getfixturevalue("world")
+        for reader in world.readers:
+            reader.wants_end.set()
+        world.readers.clear()
