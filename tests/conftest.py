@@ -21,6 +21,9 @@ from shared.migrate import migrate
 from shared.settings import Settings, load_settings
 from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
+# Before any of them is imported: their assertions say what they compared, as those of tests do.
+pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")
+
 
 @dataclass(frozen=True)
 class Keys:

@@ -11,13 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.world", "tests.faults.proxy")
-
-from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn, temporary_folder  # noqa: E402 -- after the registration
-from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle  # noqa: E402 -- after the registration
-from tests.faults.proxy import Proxy  # noqa: E402 -- after the registration
-from tests.faults.world import SHORT_LEASE, World, through  # noqa: E402 -- after the registration
-from turnkeeper.embedded import EmbeddedPostgres, temporary_redis  # noqa: E402 -- after the registration
+from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn, temporary_folder
+from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
+from tests.faults.proxy import Proxy
+from tests.faults.world import SHORT_LEASE, World, through
+from turnkeeper.embedded import EmbeddedPostgres, temporary_redis
 
 
 def pytest_configure(config: pytest.Config) -> None:
