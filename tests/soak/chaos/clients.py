@@ -171,7 +171,7 @@ class Clients:
                 continue
             for back in reading.went_back:
                 told.complain("numbered_again", f"{back} [{trail}]")
-            told.snapshots += reading.snapshots
+            told.snapshots += len(reading.snapshots)
             told.resets += reading.resets
             told.gaps += sum(entry.startswith("gap") for entry in reader.trail)
             if reading.done is not None:
