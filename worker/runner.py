@@ -154,7 +154,12 @@ class Runner:
         prompt, trimmed, refused = self._prompt(claim, traceparent)
         work = self._stream(claim, prompt, trimmed, refused, asked_at)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
+        try:
+            ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
+        except BaseException:
+            # Whatever went wrong, a lease that is renewed for nobody would keep the turn for ever (I1).
+            self._give_up(claim)
+            raise
         is_needed = self._leases.running() >= self._settings.worker_turns
         try:
             match ended.outcome:
@@ -170,6 +175,13 @@ class Runner:
         finally:
             self._leases.release(claim.turn_id, claim.attempt)
         return is_needed
+
+    def _give_up(self, claim: Claim) -> None:
+        """Let the lease run out, so that a sweeper takes the turn up."""
+        attempt = self._leases.attempt_of(claim.turn_id)
+        self._leases.release(claim.turn_id, claim.attempt)
+        if attempt is not None:
+            self._loop.call_soon_threadsafe(attempt.fence)
 
     def _prompt(self, claim: Claim, traceparent: str | None) -> tuple[Prompt, int, Failed | None]:
         row = claim.row

@@ -351,3 +351,16 @@ def test_numbers_that_were_lost_with_worker_and_log_are_not_given_again(desk):
     assert snapshot["seq"] > 1_000_000  # more than any reader can have had
     assert [event["seq"] for event in events] == list(range(snapshot["seq"] + 1, row.last_seq + 1))
     assert desk.answer(turn).content == desk.shown(turn) == "whole"
+
+
+def test_an_error_of_ours_in_the_loop_leaves_no_lease_that_is_renewed_for_nobody(desk, monkeypatch):
+    turn = desk.queue("[[text=whole]]")
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.worker.runner, "_provider", None)
+        with pytest.raises(AttributeError):
+            desk.worker.runner.run(turn, "")
+    assert desk.worker._leases.running() == 0
+    until(lambda: desk.row(turn).status == "queued")
+    desk.ring(turn)
+    assert desk.ended(turn).status == "completed"
+    assert desk.answer(turn).content == desk.shown(turn) == "whole"
