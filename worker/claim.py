@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
 
-from shared.database import Database, enter_organization
+from shared.database import Database
+from shared.statement import Statement
 from shared.turns import Role
 from worker.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16
 """More than any text has; bounds what is read of a long history before its tokens are estimated."""
 
-_CLAIM: Final = text(
-    "select organization_id from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds)"
+_CLAIM: Final = Statement(
+    "select turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as organization_id"
 )
-_CLAIM_NEXT: Final = text(
+_CLAIM_NEXT: Final = Statement(
     "select organization_id, turn_id from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint)"
 )
-_TURN: Final = text(
+_TURN: Final = Statement(
     """
     select t.id, t.organization_id, t.session_id, t.number, t.attempt, t.status, t.recovery, t.answer_id,
            t.max_output_tokens, t.last_seq, t.title, t.queued_at, t.traceparent,
@@ -43,10 +44,10 @@ _TURN: Final = text(
     where t.organization_id = :organization_id and t.id = :turn_id
     """
 )
-_HISTORY: Final = text(
+_HISTORY: Final = Statement(
     """
-    select position / 2 as turn_number, role, content from (
-        select position, role, content,
+    select position / 2 as turn_number, role, content, all_messages from (
+        select position, role, content, count(*) over () as all_messages,
                sum(octet_length(content)) over (order by position desc) - octet_length(content) as newer_bytes
         from turnkeeper.messages
         where organization_id = :organization_id and session_id = :session_id and position <= :question
@@ -55,9 +56,9 @@ _HISTORY: Final = text(
     order by position
     """
 )
-_EARLIER_TURNS: Final = text(
+_EARLIER_TURNS: Final = Statement(
     """
-    select count(*) from turnkeeper.messages
+    select count(*) as number from turnkeeper.messages
     where organization_id = :organization_id and session_id = :session_id and position < :question and role = 'user'
     """
 )
@@ -105,12 +106,12 @@ def claim_turn(
         UnavailableError: PostgreSQL cannot be reached.
     """
     with database.across() as db:
-        organization_id = db.execute(
-            _CLAIM, {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds}
-        ).scalar_one_or_none()
-        if organization_id is None:
+        claimed = _CLAIM.one_or_none(
+            db, {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds}
+        )
+        if claimed is None or claimed.organization_id is None:
             return None
-        return _read(db, organization_id, turn_id, context_tokens)
+        return _read(db, claimed.organization_id, turn_id, context_tokens)
 
 
 def claim_next_turn(
@@ -129,17 +130,18 @@ def claim_next_turn(
         UnavailableError: PostgreSQL cannot be reached.
     """
     with database.across() as db:
-        claimed = db.execute(
-            _CLAIM_NEXT, {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint}
-        ).one_or_none()
+        claimed = _CLAIM_NEXT.one_or_none(
+            db, {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint}
+        )
         if claimed is None:
             return None
         return _read(db, claimed.organization_id, claimed.turn_id, context_tokens)
 
 
 def _read(db: Connection, organization_id: UUID, turn_id: UUID, context_tokens: int) -> Claim:
-    enter_organization(db, organization_id)
-    row = db.execute(_TURN, {"organization_id": organization_id, "turn_id": turn_id}).one()
+    # The transaction is the organization's since the claim, which binds it.
+    row = _TURN.one_or_none(db, {"organization_id": organization_id, "turn_id": turn_id})
+    assert row is not None  # this transaction has just claimed it
     return _with_history(db, row, context_tokens * _BYTES_PER_TOKEN)
 
 
@@ -151,12 +153,13 @@ def _with_history(db: Connection, row: Row[Any], most_bytes: int) -> Claim:
         "session_id": row.session_id,
         "question": row.number * 2,
     }
-    history = [
-        StoredMessage(message.turn_number, message.role, message.content)
-        for message in db.execute(_HISTORY, {**of_session, "most_bytes": most_bytes})
-    ]
+    rows = _HISTORY.all(db, {**of_session, "most_bytes": most_bytes})
+    history = [StoredMessage(message.turn_number, message.role, message.content) for message in rows]
+    if not rows or len(rows) == rows[0].all_messages:
+        return Claim(row, history, 0)
     while history and history[0].role != "user":
         del history[0]  # its question did not fit
     turns_read = len({message.turn_number for message in history})
-    dropped = int(db.execute(_EARLIER_TURNS, of_session).scalar_one()) - (turns_read - 1) if turns_read else 0
+    earlier = _EARLIER_TURNS.one_or_none(db, of_session)
+    dropped = earlier.number - (turns_read - 1) if earlier is not None and turns_read else 0
     return Claim(row, history, max(0, dropped))

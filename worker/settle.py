@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, assert_never
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 
 from shared.database import Database
 from shared.errors import FAULT_TITLES, Fault, fault_error
 from shared.ids import new_id
 from shared.prices import price_of
 from shared.settings import ProviderSettings
+from shared.statement import Statement
 from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
 from shared.usage import Usage
 from worker.outcome import Answer, Completed, Failed, Requeued, Stopped
@@ -26,7 +27,7 @@ _COLUMNS: Final = """
     t.queued_at, t.stop_requested_at, t.finished_at, t.worker_id, t.dropped
 """
 
-_SETTLE: Final = text(
+_SETTLE: Final = Statement(
     f"""
     with given as (
         select cast(:status as text) as status, cast(:is_terminal as boolean) as is_terminal,
@@ -66,7 +67,7 @@ _SETTLE: Final = text(
             rung_at = case when g.is_terminal then t.rung_at else to_timestamp(0) end
         from given as g
         where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
-          and t.status = any(:sources)
+          and t.status = any(cast(:sources as text[]))
           and (not cast(:is_lost as boolean) or t.lease_expires_at < clock_timestamp())
         returning {_COLUMNS}, t.organization_id, t.user_name, t.number, t.answer_id
     ), answer as (
@@ -118,10 +119,10 @@ _SETTLE: Final = text(
     from settled as t
     """  # noqa: S608 -- the columns are ours
 )
-_FORGET: Final = text(
+_FORGET: Final = Statement(
     "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
-_READ: Final = text(
+_READ: Final = Statement(
     f"""
     select {_COLUMNS}, true as has_next from turnkeeper.turns as t
     where t.organization_id = :organization_id and t.id = :turn_id
@@ -170,21 +171,21 @@ def settle(
             `settled_row` tells.
     """
     with database.of(settlement.organization_id) as db:
-        row = db.execute(_SETTLE, _parameters(provider, settlement, ending)).one_or_none()
+        row = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
         if row is not None:
             # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
-            db.execute(
-                _FORGET, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
-            )
+            _FORGET.run(db, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id})
         return row
 
 
 def settled_row(database: Database, settlement: Settlement) -> Row[Any]:
     """Read the turn again, after a commit whose answer was lost."""
     with database.of(settlement.organization_id) as db:
-        return db.execute(
-            _READ, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
-        ).one()
+        row = _READ.one_or_none(
+            db, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
+        )
+    assert row is not None  # turns are never deleted
+    return row
 
 
 def error_of(ending: Ending) -> dict[str, Any] | None:
@@ -213,7 +214,8 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "organization_id": settlement.organization_id,
         "turn_id": settlement.turn_id,
         "attempt": settlement.attempt,
-        "sources": sorted(sources_into(signal, status) - {TurnStatus.QUEUED}),
+        # As PostgreSQL writes an array: the driver would look for the types of its items each time.
+        "sources": "{" + ",".join(sorted(sources_into(signal, status) - {TurnStatus.QUEUED})) + "}",
         "status": status.value,
         "is_terminal": status in TERMINAL,
         "handed_back": int(isinstance(ending, Requeued) and ending.handed_back),

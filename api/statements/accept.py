@@ -26,6 +26,7 @@ from api.statements.caller import scope_of
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
+from shared.statement import Statement
 from shared.titles import title_from
 from shared.turns import ACTIVE, Recovery, SessionStatus, StopReason, TurnStatus
 
@@ -47,11 +48,9 @@ _FIND_KEY: Final = text(
       and created_at > now() - make_interval(secs => :idempotency_seconds)
     """
 )
-# Not the session's row, which a worker locks after its turn: interrupting locks a turn after this. In PostgreSQL
-# locks with two numbers and those with one never meet.
-_LOCK_SESSION: Final = text("select pg_advisory_xact_lock(:space, hashtext(cast(:session_id as text)))")
 _SESSION_SPACE: Final = 1
 _ORGANIZATION_SPACE: Final = 2
+"""In PostgreSQL advisory locks with two numbers and those with one never meet."""
 _LOCK_ORGANIZATION: Final = text(
     "select pg_advisory_xact_lock(:space, hashtext(cast(:organization_id as text)))"
 )
@@ -64,12 +63,16 @@ _COUNT_TURNS: Final = text(
 )
 _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
 """A turn that is stopping gives its place to the one that superseded it."""
-_READ_SESSION: Final = text(
-    """
+# Not the session's row is locked, which a worker locks after its turn: interrupting locks a turn after this.
+# What is read is as old as the statement, which may have waited for the lock: what a post that was before it has
+# changed, the insert checks once more.
+_LOCK_AND_READ_SESSION: Final = Statement(
+    f"""
     select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
            or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
-    from turnkeeper.sessions as s join turnkeeper.organizations as o on o.id = s.organization_id
+    from (select pg_advisory_xact_lock({_SESSION_SPACE}, hashtext(cast(:session_id as text)))) as locked,
+        turnkeeper.sessions as s join turnkeeper.organizations as o on o.id = s.organization_id
     where s.organization_id = :organization_id and s.id = :session_id
       and (cast(:only_user as text) is null or s.user_name = :only_user)
     """
@@ -87,7 +90,7 @@ _EXPIRE: Final = text(
     where organization_id = :organization_id and id = :session_id and status = 'active'
     """
 )
-_INSERT: Final = text(
+_INSERT: Final = Statement(
     f"""
     with touched as (
         update turnkeeper.sessions as s set
@@ -95,9 +98,11 @@ _INSERT: Final = text(
             last_activity_at = now(),
             title = coalesce(s.title, :title)
         where s.organization_id = :organization_id and s.id = :session_id and s.status = 'active'
+          and s.turn_count + cast(:before as integer) < s.max_turns
           and (cast(:may_wait as boolean) or not exists (
               select from turnkeeper.turns as a
-              where a.organization_id = s.organization_id and a.session_id = s.id and a.status = any(:active)))
+              where a.organization_id = s.organization_id and a.session_id = s.id
+                and a.status in ('queued', 'running', 'stopping')))
         returning s.next_turn_number - 1 as number, s.user_name
     ), accepted as (
         insert into turnkeeper.turns as t
@@ -106,7 +111,7 @@ _INSERT: Final = text(
         select :organization_id, :turn_id, :session_id, number, user_name, :queued, :recovery, :user_message_id,
                :answer_id, :max_output_tokens, :deadline_seconds, :last_seq, cast(:metadata as jsonb),
                cast(:title as text), :traceparent, :request_id,
-               case when not cast(:is_behind as boolean) then clock_timestamp() end
+               case when cast(:before as integer) = 0 then clock_timestamp() end
         from touched
         returning t.*
     ), asked as (
@@ -196,8 +201,7 @@ def accept_turn(
     """
     if request.key is not None and (earlier := _replay(db, caller, request, limits)) is not None:
         return earlier
-    db.execute(_LOCK_SESSION, {"space": _SESSION_SPACE, "session_id": request.session_id})
-    session = _read_session(db, caller, request, limits)
+    session = _lock_and_read(db, caller, request, limits)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
         return Expired()
@@ -221,17 +225,17 @@ def accept_turn(
     return accepted
 
 
-def _read_session(db: Connection, caller: Caller, request: TurnRequest, limits: Limits) -> Row[Any]:
-    """Return the session that takes the turn, with its organization's rules."""
-    session = db.execute(
-        _READ_SESSION,
+def _lock_and_read(db: Connection, caller: Caller, request: TurnRequest, limits: Limits) -> Row[Any]:
+    """Hold the other posts to the session off and return it, with its organization's rules."""
+    session = _LOCK_AND_READ_SESSION.one_or_none(
+        db,
         {
             **scope_of(caller),
             "session_id": request.session_id,
             "idle_seconds": limits.session_idle.total_seconds(),
             "age_seconds": limits.session_age.total_seconds(),
         },
-    ).one_or_none()
+    )
     if session is None:
         raise RefusedError(ProblemCode.NOT_FOUND, "there is no such session")
     refuse_ended_session(session.status)
@@ -258,9 +262,10 @@ def _accept(
             _refuse_used_up(session, before)
         case _:
             assert_never(request.strategy)
-    row = _insert(db, caller, request, title, may_wait=True, is_behind=before > 0)
+    row = _insert(db, caller, request, title, may_wait=True, before=before)
     if row is None:
-        _read_session(db, caller, request, limits)  # it was closed meanwhile, and says so
+        # It was closed or used up meanwhile, and says so.
+        _refuse_used_up(_lock_and_read(db, caller, request, limits), before)
         raise session_expired()
     return Accepted(row, superseded)
 
@@ -270,12 +275,12 @@ def _accept_alone(
 ) -> Accepted:
     """Insert the turn unless another of its session is active."""
     for _ in range(_INSERT_TRIES):
-        row = _insert(db, caller, request, title, may_wait=False, is_behind=False)
+        row = _insert(db, caller, request, title, may_wait=False, before=0)
         if row is not None:
             return Accepted(row)
         if (active := _active_turn(db, caller, request)) is not None:
             break  # else it ended between the two statements, or the session did
-        _read_session(db, caller, request, limits)
+        _refuse_used_up(_lock_and_read(db, caller, request, limits), 0)
     raise RefusedError(
         ProblemCode.SESSION_BUSY,
         "a turn of this session is queued or running: wait for its end or stop it",
@@ -377,18 +382,21 @@ def _insert(
     title: str | None,
     *,
     may_wait: bool,
-    is_behind: bool,
+    before: int,
 ) -> Row[Any] | None:
-    """Insert turn, message and key; None when the session ended or a turn is active that it may not wait for."""
+    """Insert turn, message and key.
+
+    None when the session ended, `before` other turns use up what it may have, or a turn is active that this one may
+    not wait for.
+    """
     parameters = {
         "organization_id": caller.organization_id,
         "session_id": request.session_id,
         "turn_id": new_id(),
         "user_message_id": new_id(),
         "answer_id": new_id(),
-        "active": sorted(ACTIVE),
         "may_wait": may_wait,
-        "is_behind": is_behind,
+        "before": before,
         "queued": TurnStatus.QUEUED.value,
         "title": title,
         "content": request.content,
@@ -402,4 +410,4 @@ def _insert(
         "key": request.key,
         "fingerprint": request.fingerprint,
     }
-    return db.execute(_INSERT, parameters).one_or_none()
+    return _INSERT.one_or_none(db, parameters)

@@ -552,7 +552,7 @@ def test_stops_and_claims_at_once_never_lose_a_turn(api, keys, post, as_owner, d
         start.wait(10)
         with database.across() as db:
             found = db.execute(
-                text("select organization_id from turnkeeper.claim_turn(cast(:turn as uuid), :worker, 10)"),
+                text("select turnkeeper.claim_turn(cast(:turn as uuid), :worker, 10)"),
                 {"turn": turn, "worker": uuid4()},
             )
             return found.scalar_one_or_none() is not None

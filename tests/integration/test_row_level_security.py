@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from shared.accounts import create_organization
-from shared.database import Database, enter_organization
+from shared.database import Database
 
 TENANT_TABLES = {
     "organizations",
@@ -247,9 +247,8 @@ def test_a_pooled_connection_carries_no_organization_over(database_url, two):
         organization = chance.choice([*two, None])
         expected = [] if organization is None else [str(organization)]
         try:
-            with database.across() as db:
-                if organization is not None:
-                    enter_organization(db, organization)
+            bound = database.across() if organization is None else database.of(organization)
+            with bound as db:
                 if chance.random() < 0.3:
                     with db.begin_nested() as savepoint:
                         assert db.execute(seen).scalar_one() == expected

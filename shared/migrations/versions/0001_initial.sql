@@ -6,20 +6,21 @@ CREATE SCHEMA turnkeeper;
 GRANT USAGE ON SCHEMA turnkeeper TO turnkeeper_app, turnkeeper_across;
 
 -- set_config(…, true) leaves '' behind on a pooled connection, not NULL: both mean "no organization".
-CREATE FUNCTION turnkeeper.current_organization() RETURNS uuid
-LANGUAGE sql STABLE SET search_path = pg_catalog
-AS $$ SELECT nullif(current_setting('turnkeeper.organization_id', true), '')::uuid $$;
+-- Both functions are bound when they are made and set nothing, so that the planner puts their bodies in place of
+-- the calls: policies ask on every table of every statement, some thirty times a turn.
+CREATE FUNCTION turnkeeper.current_organization() RETURNS uuid LANGUAGE sql STABLE
+RETURN nullif(current_setting('turnkeeper.organization_id', true), '')::uuid;
 
-CREATE FUNCTION turnkeeper.required_organization() RETURNS uuid
+CREATE FUNCTION turnkeeper.no_organization() RETURNS uuid
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog
 AS $$
 BEGIN
-    IF nullif(current_setting('turnkeeper.organization_id', true), '') IS NULL THEN
-        RAISE EXCEPTION 'no organization is set for this transaction' USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    RETURN current_setting('turnkeeper.organization_id', true)::uuid;
+    RAISE EXCEPTION 'no organization is set for this transaction' USING ERRCODE = 'insufficient_privilege';
 END
 $$;
+
+CREATE FUNCTION turnkeeper.required_organization() RETURNS uuid LANGUAGE sql STABLE
+RETURN coalesce(nullif(current_setting('turnkeeper.organization_id', true), '')::uuid, turnkeeper.no_organization());
 
 CREATE TABLE turnkeeper.organizations (
     id uuid PRIMARY KEY,
@@ -370,10 +371,15 @@ AS $$
     WHERE k.secret_sha256 = secret AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 $$;
 
+-- plpgsql keeps its plans for the connection; PostgreSQL before 18 plans an SQL function anew at each call.
+-- What follows in the transaction of a claim is bound to the organization of the turn's row (I9).
 CREATE FUNCTION turnkeeper.claim_turn(turn uuid, worker uuid, lease_seconds double precision)
-RETURNS TABLE (organization_id uuid)
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    claimed uuid;
+BEGIN
     UPDATE turnkeeper.turns AS t
     SET status = 'running', attempt = t.attempt + 1, worker_id = worker,
         lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds),
@@ -383,7 +389,12 @@ AS $$
           SELECT FROM turnkeeper.turns AS earlier
           WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
             AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
-    RETURNING t.organization_id
+    RETURNING t.organization_id INTO claimed;
+    IF claimed IS NOT NULL THEN
+        PERFORM set_config('turnkeeper.organization_id', claimed::text, true);
+    END IF;
+    RETURN claimed;
+END
 $$;
 
 -- Takes the turn that fairness says: of the organizations with a claimable turn, that with the fewest running
@@ -425,9 +436,8 @@ BEGIN
     LOOP
         least := coalesce(least, entitled.load);
         IF entitled.has_hint AND entitled.load <= least THEN
-            RETURN QUERY SELECT c.organization_id, hint
-                         FROM turnkeeper.claim_turn(hint, worker, lease_seconds) AS c;
-            IF FOUND THEN
+            IF turnkeeper.claim_turn(hint, worker, lease_seconds) IS NOT NULL THEN
+                RETURN QUERY SELECT entitled.id, hint;
                 RETURN;
             END IF;
         END IF;
@@ -439,12 +449,9 @@ BEGIN
               WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
                 AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
         ORDER BY t.queued_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
-        IF picked IS NOT NULL THEN
-            RETURN QUERY SELECT c.organization_id, picked
-                         FROM turnkeeper.claim_turn(picked, worker, lease_seconds) AS c;
-            IF FOUND THEN
-                RETURN;
-            END IF;
+        IF picked IS NOT NULL AND turnkeeper.claim_turn(picked, worker, lease_seconds) IS NOT NULL THEN
+            RETURN QUERY SELECT entitled.id, picked;
+            RETURN;
         END IF;
     END LOOP;
 END
@@ -586,5 +593,6 @@ BEGIN
 END
 $do$;
 REVOKE CREATE ON SCHEMA turnkeeper FROM turnkeeper_across;
-GRANT EXECUTE ON FUNCTION turnkeeper.current_organization(), turnkeeper.required_organization()
+GRANT EXECUTE ON FUNCTION
+    turnkeeper.current_organization(), turnkeeper.required_organization(), turnkeeper.no_organization()
     TO turnkeeper_app, turnkeeper_across;

@@ -1,0 +1,57 @@
+"""Statements of the hot path, sent by the driver itself.
+
+SQLAlchemy works a textual statement's columns out anew at each execution, which costs more than PostgreSQL
+needs to run it. What a turn needs on its way goes through here; everything else is SQLAlchemy's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import psycopg
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from shared.errors import UnavailableError
+
+
+class Statement:
+    """One statement, for any transaction of SQLAlchemy's.
+
+    Args:
+        sql: With its parameters as `:name`.
+    """
+
+    __slots__ = ("_sql",)
+
+    def __init__(self, sql: str) -> None:
+        dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+        self._sql = str(text(sql).compile(dialect=dialect))
+
+    def one_or_none(self, db: Connection, parameters: Mapping[str, Any]) -> Row[Any] | None:
+        """Run it and return its first row, None when it has none.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached or did not answer in time.
+            psycopg.Error: PostgreSQL refused it.
+        """
+        return cast("Row[Any] | None", self._run(db, parameters).fetchone())
+
+    def all(self, db: Connection, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Run it and return its rows; raises as `one_or_none`."""
+        return cast("Sequence[Row[Any]]", self._run(db, parameters).fetchall())
+
+    def run(self, db: Connection, parameters: Mapping[str, Any]) -> None:
+        """Run it for what it does; raises as `one_or_none`."""
+        self._run(db, parameters)
+
+    def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        raw = cast("psycopg.Connection[Any]", db.connection.driver_connection)
+        # Named tuples: read by attribute, as SQLAlchemy's rows are.
+        cursor = raw.cursor(row_factory=namedtuple_row)
+        try:
+            return cursor.execute(self._sql, parameters)
+        except psycopg.OperationalError as error:
+            if raw.closed:
+                db.invalidate(error)  # SQLAlchemy did not see it and would keep the connection
+            raise UnavailableError("the database cannot be reached or did not answer in time") from error
