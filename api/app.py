@@ -16,7 +16,7 @@ from redis.retry import Retry
 from api.auth import Authenticator
 from api.openapi import openapi
 from api.operation import begin_request, end_request, register_operations
-from api.outbox import CeleryDoorbell, Outbox
+from api.outbox import Outbox
 from api.problems import register_problems
 from api.relay import websocket
 from api.relay.hub import Hub, Limits
@@ -100,7 +100,6 @@ def _build(settings: Settings) -> Services:
     authenticator = Authenticator(database, redis)
     outbox = Outbox(
         redis,
-        CeleryDoorbell(settings.redis_url),
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,

@@ -12,16 +12,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, assert_never
 from uuid import UUID
 
-from celery import Celery
-from kombu.exceptions import KombuError
 from redis import Redis, RedisError
 from redis.client import Pipeline
 
-from shared.celery_settings import celery_settings
-from shared.doorbell import QUEUE_NAME, TASK_NAME
+from shared.doorbell import QUEUE_KEY, doorbell
 from shared.log_scripts import APPEND, OPEN
 from shared.redis_names import ABORT_CHANNEL, abort_key, events_channel, log_key
 
@@ -36,7 +33,6 @@ _ABORT_SECONDS: Final = 900
 """An abort flag outlives the longest turn."""
 _DRAIN_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 60.0
-_SOCKET_SECONDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +89,11 @@ class Ended:
 Notice = Ring | Nudge | Ended
 
 
-class Doorbell(Protocol):
-    """Wakes a worker."""
-
-    def ring(self, turn_id: UUID, traceparent: str) -> None:
-        """Send the message; raise `OSError`, `KombuError` or `RedisError` when it cannot be sent."""
-
-
-class CeleryDoorbell:
-    """Rings through Celery; knows the task by its name only.
-
-    Args:
-        redis_url: The broker.
-    """
-
-    def __init__(self, redis_url: str) -> None:
-        self._app = Celery("turnkeeper-api", set_as_current=False)
-        self._app.conf.update(celery_settings(redis_url))
-        # One slow second more or less: a thread waits, not a request.
-        options = {**self._app.conf.broker_transport_options, "socket_timeout": _SOCKET_SECONDS}
-        self._app.conf.broker_transport_options = options
-
-    def ring(self, turn_id: UUID, traceparent: str) -> None:
-        """Send the task's message."""
-        self._app.send_task(
-            TASK_NAME, args=[str(turn_id), traceparent], queue=QUEUE_NAME, ignore_result=True, retry=False
-        )
-
-
 class Outbox:
     """A bounded queue and the threads that empty it; they start with the first notice.
 
     Args:
         redis: For logs, abort flags and nudges.
-        doorbell: Wakes workers.
         log_entries: Most events that a turn's log keeps.
         log_ttl_seconds: How long the log of a turn that has not ended is kept.
         ended_ttl_seconds: How long the log of one that has.
@@ -135,14 +102,12 @@ class Outbox:
     def __init__(
         self,
         redis: "Redis",
-        doorbell: Doorbell,
         *,
         log_entries: int,
         log_ttl_seconds: int,
         ended_ttl_seconds: int,
     ) -> None:
         self._redis = redis
-        self._doorbell = doorbell
         self._log_entries = log_entries
         self._log_ttl_seconds = log_ttl_seconds
         self._ended_ttl_seconds = ended_ttl_seconds
@@ -225,30 +190,17 @@ class Outbox:
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
 
     def _send(self, batch: Sequence[Notice]) -> None:
-        """Write all logs in one round trip, then ring: a worker that comes at once finds its log."""
+        """Write and ring in one round trip; Redis keeps the order, so who hears a doorbell finds its log."""
         try:
             pipeline = self._redis.pipeline(transaction=False)
             for notice in batch:
                 self._write(pipeline, notice)
             self._count_refused(pipeline.execute(raise_on_error=False))
         except (RedisError, OSError) as exc:
-            self._fail("the outbox could not write to redis", exc)
+            self._fail("the outbox could not write to redis: a sweeper rings", exc)
         for notice in batch:
-            match notice:
-                case Ring(turn_id=turn_id, traceparent=traceparent, opened=opened):
-                    if opened is not None:
-                        opened.set()
-                    self._ring(turn_id, traceparent)
-                case Ended(next_turn=UUID() as next_turn):
-                    self._ring(next_turn, "")  # its trace stands in its row
-                case _:
-                    pass
-
-    def _ring(self, turn_id: UUID, traceparent: str) -> None:
-        try:
-            self._doorbell.ring(turn_id, traceparent)
-        except (RedisError, KombuError, OSError) as exc:
-            self._fail("the outbox could not ring: a sweeper will", exc)
+            if isinstance(notice, Ring) and notice.opened is not None:
+                notice.opened.set()
 
     def _count_refused(self, replies: Sequence[object]) -> None:
         for reply in replies:
@@ -262,15 +214,20 @@ class Outbox:
     def _write(self, pipeline: "Pipeline", notice: Notice) -> None:
         names = (log_key(notice.session_id, notice.turn_id), events_channel(notice.session_id))
         match notice:
-            case Ring(events=events):
+            case Ring(turn_id=turn_id, traceparent=traceparent, events=events):
                 pipeline.eval(OPEN, 2, *names, *self._opening(events))
+                pipeline.lpush(QUEUE_KEY, doorbell(turn_id, traceparent))
             case Nudge(session_id, turn_id, reason):
                 pipeline.set(abort_key(session_id, turn_id), reason, ex=_ABORT_SECONDS)
                 pipeline.publish(ABORT_CHANNEL, str(turn_id))
-            case Ended(attempt=attempt, accepted=accepted, first_seq=first_seq, events=events):
+            case Ended(
+                attempt=attempt, accepted=accepted, first_seq=first_seq, events=events, next_turn=next_turn
+            ):
                 pipeline.eval(OPEN, 2, *names, *self._opening(accepted))
                 ending = (attempt, first_seq, self._log_entries, self._ended_ttl_seconds)
                 pipeline.eval(APPEND, 2, *names, *ending, *events)
+                if next_turn is not None:
+                    pipeline.lpush(QUEUE_KEY, doorbell(next_turn, ""))  # its trace stands in its row
             case _:
                 assert_never(notice)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from kombu.entity import Queue
 
-from shared.doorbell import QUEUE_NAME
+from shared.doorbell import KEY_PREFIX, QUEUE_NAME
 
 
 def celery_settings(redis_url: str) -> dict[str, Any]:
-    """Return the settings of the producer in the api and of the worker.
+    """Return the settings of the worker.
 
     Args:
         redis_url: The broker; `unix://` is spelled the way kombu wants it.
@@ -47,7 +47,7 @@ def celery_settings(redis_url: str) -> dict[str, Any]:
         "task_default_queue": QUEUE_NAME,
         "task_queues": [Queue(QUEUE_NAME)],  # type: ignore[no-untyped-call]
         "broker_transport_options": {
-            "global_keyprefix": "turns:",
+            "global_keyprefix": KEY_PREFIX,
             "visibility_timeout": 3600,
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,

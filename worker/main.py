@@ -44,6 +44,7 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 """How long the end of the process waits for the last `done` to reach Redis."""
 
 
+_STRATEGY: Final = "worker.strategy:doorbell_strategy"
 _TRANSACTIONS_AT_ONCE: Final = 2
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
@@ -86,7 +87,7 @@ class Worker:
         self._leases.start()
         self._sweeper.start()
 
-        @self.celery.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
+        @self.celery.task(name=TASK_NAME, Strategy=_STRATEGY)  # type: ignore[untyped-decorator]
         def run_turn(turn_id: str, traceparent: str = "") -> None:
             parsed = parse_id(turn_id)
             if parsed is None:
@@ -95,7 +96,7 @@ class Worker:
             self._pulse.hear()
             self.runner.run(parsed, traceparent)
 
-        @self.celery.task(name=CANARY_NAME)  # type: ignore[untyped-decorator]
+        @self.celery.task(name=CANARY_NAME, Strategy=_STRATEGY)  # type: ignore[untyped-decorator]
         def canary() -> None:
             self._pulse.hear()
 

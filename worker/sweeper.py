@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import Row, text
 
 from shared.database import Database
-from shared.doorbell import QUEUE_NAME
+from shared.doorbell import QUEUE_KEY
 from shared.errors import Fault, UnavailableError
 from shared.events import EventType, decode_header, timestamp
 from shared.events_of_turn import accept_events, done_event
@@ -49,8 +49,6 @@ _BYTES_PER_TOKEN: Final = 4
 _NUMBERS_LEFT_OUT: Final = 1_000_000
 """More than an attempt can have given out between two checkpoints."""
 
-_DOORBELLS: Final = f"turns:{QUEUE_NAME}"
-"""Celery's list, with the key prefix of `celery_settings`."""
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
 _UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
@@ -178,7 +176,7 @@ class Sweeper:
     def _doorbells(self) -> int:
         """Count the doorbells that no worker has heard; all that may be out when Redis does not say."""
         try:
-            return self._redis.llen(_DOORBELLS)
+            return self._redis.llen(QUEUE_KEY)
         except redis.RedisError as error:
             _log.warning("no turn is rung for: %s", type(error).__name__)
             return _MOST_DOORBELLS
