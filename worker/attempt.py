@@ -169,7 +169,7 @@ class Attempt:
         """End it without a trace: the lease is lost (I3)."""
         if not self.is_fenced:
             self.is_fenced = True
-            self.channel.discard()
+            self.channel.fence()
             self._cancel()
 
     def answer(self, provider: Provider) -> Answer:

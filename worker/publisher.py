@@ -65,6 +65,8 @@ class Channel:
         "_expires_at",
         "_first_unacked",
         "_in_flight",
+        "_is_discarded",
+        "_is_ending",
         "_last",
         "_message_id",
         "_needs_snapshot",
@@ -118,12 +120,16 @@ class Channel:
         self._snapshot_in_flight = False
         self._retry_at = 0.0
         self._expires_at = 0.0
+        self._is_ending = False
+        self._is_discarded = False
         self._shown: list[str] = []
         self._thought: list[str] = []
         self._version = 0
 
     def delta(self, reasoning: bool, text: str) -> None:
         """Show a piece of the answer or of the thinking."""
+        if self._is_discarded:
+            return
         last = self._last
         if last is not None and last[0] is reasoning:
             last[1].append(text)
@@ -135,13 +141,24 @@ class Channel:
 
     def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
         """Tell a fact that is no delta."""
+        if self._is_discarded:
+            return
         self._last = None
         self._pending.append([event_type, fields])
         self._pending_bytes += 256
         self._publisher.mark(self)
 
-    def encoded(self, event: bytes) -> None:
-        """Tell a fact that stands already encoded with the next number."""
+    def encoded(self, seq: int, event: bytes) -> None:
+        """Tell a fact that stands already encoded under the number `seq`, which must be the next.
+
+        Under any other number it would be a silent hole, so it is left to the row to tell it (I4).
+        """
+        if self._is_discarded:
+            return
+        if seq != self.next_seq():
+            _log.error("an event has another number than its place", extra={"turn_id": str(self._turn_id)})
+            self.discard()
+            return
         self._last = None
         self._pending.append([None, event])
         self._pending_bytes += len(event)
@@ -158,13 +175,28 @@ class Channel:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         return self.is_idle()
 
+    def end(self) -> None:
+        """Say that the attempt is over and about to be settled.
+
+        From here on a renewal that does not find the turn may have come after the settlement. So the lease
+        says no more whether the last events may be shown; the settlement does, and `discard` follows when it
+        fails.
+        """
+        self._is_ending = True
+
+    def fence(self) -> None:
+        """Drop what was not sent, unless the attempt is being settled: the lease is lost (I3)."""
+        if not self._is_ending:
+            self.discard()
+
     def close(self) -> None:
         """Say that nothing more follows: forget the turn when all of it is in Redis, or after a while."""
         self._expires_at = monotonic() + _LINGER_SECONDS
         self._publisher.mark(self)
 
     def discard(self) -> None:
-        """Drop what was not sent: the lease is lost and nothing may be shown any more (I3)."""
+        """Drop what was not sent, and whatever is told from now on: nothing may be shown any more (I3)."""
+        self._is_discarded = True
         self._pending.clear()
         self._unacked.clear()
         self._pending_bytes = self._unacked_bytes = 0
@@ -318,8 +350,8 @@ class Channel:
         self._publisher.mark(self)
 
     def give_up(self) -> None:
-        """Forget it: the turn is no longer ours to show."""
-        self.discard()
+        """Forget it, unless it is being settled: the turn is no longer ours to show."""
+        self.fence()
         self._on_fenced()
 
     def identity(self) -> tuple[UUID, int]:

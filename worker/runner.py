@@ -229,6 +229,7 @@ class Runner:
             EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
         )
         outcome: Outcome = refused if refused is not None else await attempt.run(self._provider)
+        channel.end()
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
 
     def _finish(self, ended: _Ended, ending: Ending) -> bool:
@@ -315,7 +316,7 @@ class Runner:
         error = error_of(ending)
         if error is not None:
             channel.event(EventType.ERROR, {"error": error})
-        channel.encoded(done_event(row, content))
+        channel.encoded(row.last_seq, done_event(row, content))
         channel.close()
 
 

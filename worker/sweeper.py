@@ -303,7 +303,7 @@ class Sweeper:
             for event_type, fields in events:
                 channel.event(event_type, fields)
             if done is not None:
-                channel.encoded(done)
+                channel.encoded(row.last_seq, done)
                 channel.close()
             else:
                 await channel.drained(_SHOWN_SECONDS)

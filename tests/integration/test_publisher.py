@@ -115,7 +115,7 @@ def test_events_are_numbered_without_a_hole_and_published_as_they_are_logged(sta
         for word in ("a", "b", "c"):
             channel.delta(False, word)
             await until(channel.is_idle)
-        channel.encoded(b'{"type":"done","seq":7}')
+        channel.encoded(7, b'{"type":"done","seq":7}')
         channel.close()
         await until(channel.is_idle)
 
@@ -224,6 +224,50 @@ def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
 
     play(stage, work)
     assert stage.text() == "zombie"
+
+
+def test_a_discarded_channel_tells_nothing_any_more(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "shown")
+        await until(channel.is_idle)
+        channel.discard()
+        channel.event(EventType.MESSAGE_END)
+        channel.delta(False, "late")
+        channel.encoded(channel.next_seq(), b'{"type":"done"}')
+        other = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
+        other.event(EventType.MESSAGE_RESET)
+        await until(other.is_idle)
+
+    play(stage, work)
+    assert [entry_id for entry_id, _, _ in stage.log()] == ["0-1", "0-2", "1-3", "2-4"]
+
+
+def test_an_event_with_another_number_than_its_place_is_not_told(stage, caplog):
+    """I4: a reader would take it for the next one."""
+
+    async def work(stage):
+        channel = await stage.open()
+        channel.encoded(7, b'{"type":"done","seq":7}')
+        assert channel.is_idle()
+
+    play(stage, work)
+    assert [entry_id for entry_id, _, _ in stage.log()] == ["0-1", "0-2"]
+    assert "another number than its place" in caplog.text
+
+
+def test_a_channel_that_is_being_settled_is_fenced_no_more(stage):
+    async def work(stage):
+        channel = await stage.open()
+        stage.fences.trusted = False
+        channel.delta(False, "last words")
+        channel.end()
+        channel.fence()
+        stage.fences.trusted = True
+        await until(channel.is_idle)
+
+    play(stage, work)
+    assert stage.text() == "last words"
 
 
 def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):

@@ -1,5 +1,6 @@
 """A whole worker, but for Celery, against real PostgreSQL, Redis and a provider over HTTP."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from sqlalchemy import text
 from shared.ids import new_id
 from shared.redis_names import ABORT_CHANNEL, abort_key, log_key
 from shared.settings import load_settings
+from worker import runner
 from worker.claim import claim_turn
 from worker.main import Worker
+from worker.settle import settle
 
 DEADLINE_SECONDS = 20
 
@@ -351,6 +354,36 @@ def test_numbers_that_were_lost_with_worker_and_log_are_not_given_again(desk):
     assert snapshot["seq"] > 1_000_000  # more than any reader can have had
     assert [event["seq"] for event in events] == list(range(snapshot["seq"] + 1, row.last_seq + 1))
     assert desk.answer(turn).content == desk.shown(turn) == "whole"
+
+
+@pytest.mark.parametrize("how", ["completed", "handed back"])
+def test_a_renewal_that_comes_between_the_settlement_and_done_costs_no_event(desk, monkeypatch, how):
+    """I4: it does not find the turn, which is no longer running, and that is no lost lease."""
+    turn = desk.queue("[[tokens=40]]" if how == "completed" else "[[tokens=400 rate=50]]")
+    is_shown = threading.Event()
+    trust = desk.worker._publisher._is_trusted
+    monkeypatch.setattr(desk.worker._publisher, "_is_trusted", lambda: is_shown.is_set() and trust())
+
+    def settle_then_renew(*arguments):
+        row = settle(*arguments)
+        desk.worker._leases._renew()
+        desk.worker._loop_thread.call(asyncio.sleep(0))  # what the renewal handed to the loop is done
+        is_shown.set()
+        return row
+
+    monkeypatch.setattr(runner, "settle", settle_then_renew)
+    desk.ring(turn)
+    if how == "handed back":
+        until(lambda: (held := desk.worker._leases.attempt_of(turn)) and held.first_text_at)
+        desk.worker._leases.hand_back_all()
+        desk.threads[-1].join(timeout=DEADLINE_SECONDS)
+        last = desk.row(turn).last_seq
+        assert desk.log(turn)[-1]["type"] == "message_reset"
+    else:
+        last = desk.ended(turn).last_seq
+        assert desk.told(turn)[-1]["type"] == "done"
+        assert desk.answer(turn).content == desk.shown(turn)
+    assert [event["seq"] for event in desk.log(turn)] == list(range(1, last + 1))
 
 
 def test_an_error_of_ours_in_the_loop_leaves_no_lease_that_is_renewed_for_nobody(desk, monkeypatch):

@@ -40,7 +40,7 @@ class Tape:
     def event(self, event_type, fields=None):
         self.told.append((event_type, fields))
 
-    def discard(self):
+    def fence(self):
         self.discarded = True
 
     def text_so_far(self):
