@@ -234,7 +234,10 @@ class Turn(Answer):
     id: Id
     session_id: Id
     status: TurnStatus
-    attempt: int
+    attempt: int = Field(
+        description="The attempt that runs, or the next one while the turn waits again; a turn that was ended in "
+        "place of a dead worker counts one more than were run."
+    )
     provider: str
     model: str
     message_id: Id | None = Field(description="The stored answer; null until there is one.")

@@ -1,4 +1,4 @@
-"""The three scripts that write a turn's log, each append and its publication in one step.
+"""The scripts that write a turn's log, each append and its publication in one step.
 
 Ids are `<attempt>-<seq>` and Redis refuses one that is not larger than the last, so a retried append
 changes nothing and a worker that lost its lease cannot write (I3). Because the publication stands in
@@ -36,6 +36,32 @@ return last[1][1]
 
 KEYS: log, channel. ARGV: most entries, seconds to live, then an id and an event by turns.
 Returns the id of the log's last entry, `0-0` when it has none.
+"""
+
+TAKE_OVER: Final = """
+local fence = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[1] .. '-0', 'e', '')
+if not fence then return 1 end
+if type(fence) == 'table' and fence.err then
+  if not string.find(fence.err, 'equal or smaller', 1, true) then return fence end
+else
+  redis.call('XDEL', KEYS[1], fence)
+end
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 64)
+for _, entry in ipairs(newest) do
+  local field, event = entry[2][1], entry[2][2]
+  if field == 's' then return 1 end
+  local kind = string.match(event, '^{"type":"([a-z_]+)"')
+  if kind == 'message_reset' then return 0 end
+  if kind == 'content_delta' or kind == 'reasoning_delta' then return 1 end
+end
+if #newest == 64 then return 1 end
+return 0
+"""
+"""Refuse from now on what earlier attempts sent and Redis has not yet executed.
+
+An entry that is deleted again leaves its id behind as the log's last one.
+KEYS: log. ARGV: the attempt that begins. Returns 1 when text of an earlier attempt stands in the log or may
+have stood there, 0 when there is none or it was reset.
 """
 
 APPEND: Final = """

@@ -242,8 +242,10 @@ def _finish(
         position, sent = _carry(position, turn, (tail and follow(position, tail)) or ())
         if position.is_over:
             return position, sent
-    has_all_but_done = position.seq == row.last_seq - 1 and position.attempt in (None, row.attempt)
-    if by_snapshot or not (has_all_but_done or position.seq == row.last_seq):
+    # Under an older attempt the same number is another event: one that came late and was not kept (I5).
+    is_of_row = position.attempt in (None, row.attempt)
+    has_all_but_done = is_of_row and position.seq in (row.last_seq - 1, row.last_seq)
+    if by_snapshot or not has_all_but_done:
         # The snapshot stops short of `done`, so that `done` is the next number and not one already seen.
         text = _transcript_of(row, max(row.last_seq - 1, 0))
         sent.extend(_reset(position, turn, ts, text, asked=by_snapshot))

@@ -19,7 +19,7 @@ import hiredis
 
 from shared.errors import UnavailableError
 from shared.events import EventEncoder, EventType, timestamp
-from shared.log_scripts import APPEND, OPEN, RESTART, Appended
+from shared.log_scripts import APPEND, OPEN, RESTART, TAKE_OVER, Appended
 from shared.redis_names import events_channel, log_key
 from shared.turns import TurnStatus
 from shared.wire import Wire, pack
@@ -39,7 +39,7 @@ _DRAIN_POLL_SECONDS: Final = 0.005
 
 _SHA: Final = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
-    for script in (OPEN, APPEND, RESTART)
+    for script in (OPEN, TAKE_OVER, APPEND, RESTART)
 }
 
 _Pending = list[Any]
@@ -442,25 +442,26 @@ class Publisher:
         Returns:
             The number of the last event in the log; 0 when Redis did not answer within a second.
         """
-        if self._wire is None:
-            return 0
         entries: list[str | bytes] = []
         for seq, event in accepted:
             entries += (f"0-{seq}", event)
-        answer: asyncio.Future[object] = self._loop.create_future()
-        self._send(
+        reply = await self._ask(
             pack(
                 "EVALSHA", _SHA[OPEN], 2, log_key(session_id, turn_id), events_channel(session_id),
                 self._max_entries, self._live_ttl_seconds, *entries,
-            ),
-            lambda reply: None if answer.done() else answer.set_result(reply),
+            )
         )  # fmt: skip
-        try:
-            async with asyncio.timeout(_OPEN_SECONDS):
-                reply = await answer
-        except TimeoutError:
-            return 0
         return int(reply.rpartition(b"-")[2]) if isinstance(reply, bytes) else 0
+
+    async def take_over(self, session_id: UUID, turn_id: UUID, attempt: int) -> bool:
+        """Shut earlier attempts out of a turn's log (I3).
+
+        Returns:
+            Whether readers may have text of theirs that nothing has reset; also when Redis did not answer
+            within a second.
+        """
+        key = log_key(session_id, turn_id)
+        return await self._ask(pack("EVALSHA", _SHA[TAKE_OVER], 1, key, attempt)) != 0
 
     def mark(self, channel: Channel) -> None:
         """Note that `channel` has news; the flush follows in this iteration of the loop or after the last."""
@@ -498,6 +499,18 @@ class Publisher:
         if commands:
             self._sent_at = now
             self._wire.write(commands[0] if len(commands) == 1 else b"".join(commands))
+
+    async def _ask(self, command: bytes) -> object:
+        """Return Redis' reply; None when it is away or does not answer within a second."""
+        if self._wire is None:
+            return None
+        answer: asyncio.Future[object] = self._loop.create_future()
+        self._send(command, lambda reply: None if answer.done() else answer.set_result(reply))
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                return await answer
+        except TimeoutError:
+            return None
 
     def _send(self, command: bytes, on_reply: Callable[[object], None]) -> None:
         if self._wire is not None:

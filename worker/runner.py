@@ -203,6 +203,8 @@ class Runner:
     ) -> _Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
         row = claim.row
+        is_again = claim.attempt > 1
+        stands = is_again and await self._publisher.take_over(row.session_id, claim.turn_id, claim.attempt)
         last = await self._publisher.open(row.session_id, claim.turn_id, accept_events(row))
         attempt: Attempt | None = None
 
@@ -225,6 +227,9 @@ class Runner:
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
             attempt.fence()  # this process slept since: the lease may be another's by now (I3)
         self._aborts.check([(row.session_id, claim.turn_id)])
+        if stands or (is_again and last < row.last_seq):
+            # Told late by a dead worker, or the reset was lost: this attempt's text must not follow it (I5).
+            channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
         channel.event(
             EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
         )

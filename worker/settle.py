@@ -40,6 +40,7 @@ _SETTLE: Final = Statement(
     ), settled as (
         update turnkeeper.turns as t set
             status = g.status,
+            attempt = t.attempt + cast(:ends_attempt as integer),
             finish_reason = cast(:finish_reason as text),
             stop_reason = case when g.status = 'stopped' then coalesce(t.stop_reason, cast(:stop_reason as text))
                                else t.stop_reason end,
@@ -82,7 +83,8 @@ _SETTLE: Final = Statement(
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
             input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source, price,
             cost_usd)
-        select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, s.attempt, g.provider, g.model,
+        select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
+            g.provider, g.model,
             g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens, g.reasoning_tokens,
             g.usage_source, cast(:price as jsonb), g.cost_usd
         from settled as s, given as g where g.called
@@ -139,7 +141,9 @@ class Settlement:
     Args:
         organization_id: Whose turn it is.
         turn_id: The turn.
-        attempt: The fencing token.
+        attempt: The fencing token: the attempt that ends and that its cost is billed to. The row that comes back
+            has the next number where the attempt is taken from its worker or the turn waits again, so that the
+            log refuses what that worker sent and Redis has not yet executed (I3).
         last_seq: The number of `done`.
         history_trimmed: Turns left out of the prompt.
         first_token_ago_seconds: Since the first text; None when there was none.
@@ -218,6 +222,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "sources": "{" + ",".join(sorted(sources_into(signal, status) - {TurnStatus.QUEUED})) + "}",
         "status": status.value,
         "is_terminal": status in TERMINAL,
+        "ends_attempt": int(settlement.lost_to is not None or isinstance(ending, Requeued)),
         "handed_back": int(isinstance(ending, Requeued) and ending.handed_back),
         "settler": settlement.lost_to,
         "is_lost": settlement.lost_to is not None,

@@ -218,7 +218,7 @@ class Sweeper:
             content = "" if settled.dropped else ending.answer.content
             done = done_event(settled, content)
         if left.is_log_lost:
-            self._begin_log_again(left)
+            self._begin_log_again(left, settled.attempt)
         self._tell(settled, left.last_seq, events, done)
 
     def _left(self, row: Row[Any]) -> _Left:
@@ -238,12 +238,12 @@ class Sweeper:
         answer = Answer(content, reasoning, called, usage, _source(row))
         return _Left(row, answer, last_seq, is_log_lost=transcript is None)
 
-    def _begin_log_again(self, left: _Left) -> None:
+    def _begin_log_again(self, left: _Left, attempt: int) -> None:
         """Tell readers the text so far under a number that none of them has passed."""
         row, text = left.row, left.answer
         transcript = Transcript.resume(
             seq=left.last_seq,
-            attempt=row.attempt,
+            attempt=attempt,
             status=TurnStatus.RUNNING,
             message_id=str(row.answer_id),
             content=text.content,
@@ -253,7 +253,7 @@ class Sweeper:
         keys = (log_key(row.session_id, row.id), events_channel(row.session_id))
         try:
             self._redis.eval(
-                RESTART, 2, *keys, f"{row.attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
+                RESTART, 2, *keys, f"{attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
             )
         except redis.RedisError as error:
             _log.warning("a lost log cannot be begun again: %s", type(error).__name__)

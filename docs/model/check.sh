@@ -15,12 +15,13 @@ choose() {
         safety) expected=holds flags=() ;;
         deaths) expected=holds flags=(-DFAULTS=2 -DKINDS=1) ;;
         ends) expected=holds flags=(-DKINDS=13) how="$FAIR" search=(-a -f) ;;
-        text) expected=holds flags=(-DWHOLE_TEXT -DTAKEOVER_FENCED) ;;
+        late-text) expected=holds flags=(-DWHOLE_TEXT) ;;
         no-log-fence) flags=(-DNO_LOG_FENCE) ;;
         no-attempt-check) flags=(-DNO_ATTEMPT_CHECK) ;;
         no-atomic-settle) flags=(-DNO_ATOMIC_SETTLE) ;;
         claim-of-a-lapsed-turn) flags=(-DCLAIM_LAPSED) ;;
-        late-text) flags=(-DWHOLE_TEXT) ;;
+        same-attempt) flags=(-DWHOLE_TEXT -DSAME_ATTEMPT) ;;
+        no-reset-at-start) flags=(-DWHOLE_TEXT -DNO_RESET_AT_START) ;;
         long) expected=holds flags=(-DFAULTS=2) how="$SAFETY -DHC4 -DMEMLIM=6000" ;;
         *) printf 'there is no case %s; see docs/model/README.md\n' "$1" >&2 && exit 2 ;;
     esac
@@ -59,7 +60,8 @@ check() {
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 if (($# == 0)); then
-    set -- safety deaths ends text no-log-fence no-attempt-check no-atomic-settle claim-of-a-lapsed-turn late-text
+    set -- safety deaths ends late-text no-log-fence no-attempt-check no-atomic-settle claim-of-a-lapsed-turn \
+        same-attempt no-reset-at-start
 fi
 status=0
 for name in "$@"; do

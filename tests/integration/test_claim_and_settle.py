@@ -236,6 +236,29 @@ def test_a_requeued_turn_bills_its_dead_attempt_and_counts_once_when_it_ends(led
     assert ledgers.session_row().turn_count == 1
 
 
+@pytest.mark.parametrize(
+    "ending", [Requeued(ANSWER), Failed(ANSWER, Fault.WORKER_LOST, "x"), Stopped(ANSWER, StopReason.USER)]
+)
+def test_who_settles_in_place_of_a_dead_worker_raises_the_attempt_and_bills_the_dead_one(
+    ledgers, settings, ending
+):
+    dead = ledgers.claim(ledgers.queue_turn(), lease_seconds=-1.0)
+    if isinstance(ending, Stopped):
+        ledgers.write("update turnkeeper.turns set status = 'stopping', stop_reason = 'user'")
+    row = settle(ledgers.database, settings.provider, settlement(dead, lost_to=OTHER_WORKER), ending)
+    assert (row.attempt, ledgers.turn(dead.turn_id).attempt) == (2, 2)
+    (bill,) = ledgers.rows("select attempt from turnkeeper.ledger")
+    assert bill.attempt == 1
+    if isinstance(ending, Requeued):
+        assert ledgers.claim(dead.turn_id).attempt == 2
+
+
+def test_an_attempt_that_its_worker_ends_keeps_its_number(ledgers, settings):
+    claim = ledgers.claim(ledgers.queue_turn())
+    row = settle(ledgers.database, settings.provider, settlement(claim), Completed(ANSWER, FinishReason.STOP))
+    assert row.attempt == 1
+
+
 def test_a_sweeper_cannot_take_a_turn_whose_lease_is_good(ledgers, settings):
     claim = ledgers.claim(ledgers.queue_turn())
     taken = settle(

@@ -211,6 +211,58 @@ def test_an_older_attempt_can_neither_write_nor_publish(stage):
     heard.close()
 
 
+def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stage):
+    """I3: the log is shut before the next attempt has anything to tell."""
+
+    async def work(stage):
+        old = await stage.open(attempt=1)
+        old.event(EventType.TURN_STARTED)
+        await until(old.is_idle)
+        assert await stage.publisher.take_over(stage.session, stage.turn, 2) is False
+        before = stage.redis.xrange(stage.key)
+        heard.subscribe(f"tk:{{{stage.session}}}:events")
+        assert heard.get_message(timeout=5)["type"] == "subscribe"
+        old.delta(False, "late")
+        await until(old.is_idle)
+        assert stage.redis.xrange(stage.key) == before
+        new = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
+        new.delta(False, "new")
+        await until(new.is_idle)
+
+    heard = stage.redis.pubsub()
+    play(stage, work)
+    assert json.loads(heard.get_message(timeout=5)["data"])["delta"] == stage.text() == "new"
+    heard.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "stands"),
+    [
+        (("delta",), True),
+        (("delta", EventType.MESSAGE_END), True),
+        (("delta", EventType.MESSAGE_RESET), False),
+        (("delta", EventType.MESSAGE_RESET, EventType.TURN_STARTED, "delta"), True),
+        ((EventType.TURN_STARTED, EventType.MESSAGE_START), False),
+        ((EventType.STOP_REQUESTED,) * 70, True),  # too many to look at all of them
+    ],
+)
+def test_who_takes_over_learns_whether_text_stands_in_the_log(stage, told, stands):
+    async def work(stage):
+        old = await stage.open(attempt=1)
+        for one in told:
+            if one == "delta":
+                old.delta(False, "text")
+            else:
+                old.event(one)
+        await until(old.is_idle)
+        assert await stage.publisher.take_over(stage.session, stage.turn, 2) is stands
+        assert await stage.publisher.take_over(stage.session, stage.turn, 2) is stands
+        stage.redis.flushdb()
+        assert await stage.publisher.take_over(stage.session, stage.turn, 2) is True
+
+    play(stage, work)
+
+
 def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
     async def work(stage):
         channel = await stage.open()

@@ -15,7 +15,8 @@ import redis
 from sqlalchemy import text
 
 from shared.ids import new_id
-from shared.redis_names import ABORT_CHANNEL, abort_key, log_key
+from shared.log_scripts import APPEND, Appended
+from shared.redis_names import ABORT_CHANNEL, abort_key, events_channel, log_key
 from shared.settings import load_settings
 from worker import runner
 from worker.claim import claim_turn
@@ -266,6 +267,56 @@ def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
     assert [tuple(bill) for bill in bills] == [(1, "estimated"), (2, "provider")]
 
 
+def told_by(desk, dead, *events):
+    """Write the log of a worker that is dead, from its acceptance on."""
+    told = [{"type": "turn_queued"}, {"type": "title_updated", "title": "Title"}, *events]
+    for seq, event in enumerate(told, start=1):
+        attempt = 0 if seq < 3 else dead.attempt
+        envelope = {"session_id": "s", "turn_id": "t", "seq": seq, "attempt": attempt}
+        encoded = json.dumps({**event, **envelope}, separators=(",", ":"))
+        desk.redis.xadd(log_key(desk.session, dead.turn_id), {"e": encoded}, id=f"{attempt}-{seq}")
+
+
+def late(desk, dead, seq):
+    """Execute a command of a dead worker that hung in its connection."""
+    keys = (log_key(desk.session, dead.turn_id), events_channel(desk.session))
+    encoded = json.dumps(
+        {"type": "content_delta", "seq": seq, "attempt": dead.attempt, "delta": "late"}, separators=(",", ":")
+    )
+    return desk.redis.eval(APPEND, 2, *keys, dead.attempt, seq, 1000, 0, encoded)
+
+
+@pytest.mark.parametrize("recovery", ["restart", "fail"])
+def test_what_a_dead_worker_sent_is_refused_once_its_turn_was_taken_up(desk, recovery):
+    """I3, I5: the sweeper has read the log; what comes later would be shown and not be stored."""
+    turn = desk.queue("[[text=whole]]", recovery=recovery)
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    told_by(desk, dead, {"type": "turn_started"}, {"type": "content_delta", "delta": "shown"})
+    told = until(lambda: desk.log(turn) if desk.log(turn)[-1]["attempt"] == 2 else None)
+    for seq in (5, 6, 7):
+        assert late(desk, dead, seq) == Appended.FENCED
+    if recovery == "restart":
+        desk.ring(turn)
+    desk.ended(turn)
+    assert desk.told(turn)[: len(told)] == told
+    assert [event["seq"] for event in desk.log(turn)] == list(range(1, len(desk.log(turn)) + 1))
+    assert desk.answer(turn).content == desk.shown(turn) == {"restart": "whole", "fail": "shown"}[recovery]
+
+
+def test_text_that_a_dead_worker_shows_late_is_reset_by_the_attempt_that_follows(desk):
+    """The sweeper knew of no text, so it reset none; or it died before it could."""
+    turn = desk.queue("[[text=whole]]")
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    told_by(desk, dead, {"type": "turn_started"})
+    until(lambda: desk.row(turn).status == "queued")
+    assert late(desk, dead, 4) == Appended.WRITTEN
+    desk.ring(turn)
+    desk.ended(turn)
+    kinds = [event["type"] for event in desk.told(turn)]
+    assert kinds[3:6] == ["content_delta", "message_reset", "turn_started"]
+    assert desk.answer(turn).content == desk.shown(turn) == "whole"
+
+
 def test_a_turn_that_is_to_fail_when_its_worker_dies_keeps_what_was_shown(desk):
     turn = desk.queue("anything", recovery="fail")
     claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
@@ -320,7 +371,7 @@ def test_a_worker_that_ends_hands_its_turns_back_without_counting_the_attempt(de
     desk.worker._leases.hand_back_all()
     desk.threads[-1].join(timeout=DEADLINE_SECONDS)
     row = desk.row(turn)
-    assert (row.status, row.attempt, row.handed_back) == ("queued", 1, 1)
+    assert (row.status, row.attempt, row.handed_back) == ("queued", 2, 1)
     assert desk.log(turn)[-1]["type"] == "message_reset"
     assert desk.log(turn)[-1]["seq"] == row.last_seq
     (bill,) = desk.sql("select usage_source, cost_usd from turnkeeper.ledger where turn_id = :t", t=turn)

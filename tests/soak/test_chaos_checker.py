@@ -94,7 +94,7 @@ BREAKS: list[tuple[str, Callable[[World], object]]] = [
     ("done_differs", lambda w: w.told[0].done.update(cost_usd="0.000052")),
     ("wrong_end", lambda w: w.turn.update(status="failed", error={"code": "internal"})),
     ("wrong_end", lambda w: w.turn.update(status="stopped", stop_reason="user")),
-    ("given_up_early", lambda w: w.turn.update(status="failed", error={"code": "worker_lost"}, attempt=2)),
+    ("given_up_early", lambda w: w.turn.update(status="failed", error={"code": "worker_lost"}, attempt=3)),
     ("ledger", lambda w: w.stored.ledger["t1"].append(dict(w.bill))),
     ("ledger", lambda w: w.turn.update(input_tokens=8)),
     ("totals", lambda w: w.stored.totals["month"].update(cost_usd=COST * 2)),
@@ -126,7 +126,7 @@ def test_a_broken_promise_is_found_and_named(kind: str, breaks: Callable[[World]
 def test_a_partial_answer_must_be_a_beginning_of_what_the_provider_said():
     world = World()
     partial = TEXT[:8]
-    world.turn.update(status="failed", error={"code": "worker_lost"}, attempt=3)
+    world.turn.update(status="failed", error={"code": "worker_lost"}, attempt=4)
     world.answer.update(content=partial)
     world.told[0].done.update(status="failed", content_sha256=sha256(partial))
     assert world.kinds() == set()

@@ -133,6 +133,7 @@ CREATE TABLE turnkeeper.turns (
     CONSTRAINT turns_stopped_says_why CHECK (status NOT IN ('stopping', 'stopped') OR stop_reason IS NOT NULL),
     CONSTRAINT turns_failed_says_why CHECK ((status = 'failed') = (error IS NOT NULL))
 );
+COMMENT ON COLUMN turnkeeper.turns.attempt IS 'the fencing token: raised when an attempt is taken from its worker or given back, so the next one finds its number';
 COMMENT ON COLUMN turnkeeper.turns.handed_back IS 'attempts that a draining worker gave back: they do not count against the most';
 COMMENT ON COLUMN turnkeeper.turns.claimable_at IS 'since when it could be claimed; null while an earlier turn of its session is active';
 COMMENT ON COLUMN turnkeeper.turns.dropped IS 'a newer turn rolled it back: none of its messages is kept';
@@ -381,7 +382,7 @@ DECLARE
     claimed uuid;
 BEGIN
     UPDATE turnkeeper.turns AS t
-    SET status = 'running', attempt = t.attempt + 1, worker_id = worker,
+    SET status = 'running', attempt = greatest(t.attempt, 1), worker_id = worker,
         lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds),
         started_at = coalesce(t.started_at, clock_timestamp())
     WHERE t.id = turn AND t.status = 'queued'

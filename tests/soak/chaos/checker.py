@@ -209,7 +209,8 @@ def _ending(told: Told, turn: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if (
         code == "worker_lost"
         and told.plan.recovery == "restart"
-        and turn["attempt"] - turn["handed_back"] < 3
+        and turn["attempt"] - turn["handed_back"]
+        < 4  # the end that the sweeper wrote has a number of its own
     ):
         yield "given_up_early", f"lost after {turn['attempt']} attempts, {turn['handed_back']} handed back"
 

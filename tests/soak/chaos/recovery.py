@@ -126,7 +126,9 @@ class RecoveryWatch:
             for turn_id, attempt, status in rows:
                 one = lost[turn_id]
                 is_over = status not in {"queued", "running", "stopping"}
-                if self._lost.get(turn_id) is one and (is_over or attempt > one.attempt):
+                if self._lost.get(turn_id) is one and (
+                    is_over or (attempt > one.attempt and status != "queued")
+                ):
                     took = now - one.killed_at
                     (self.disturbed if one.is_disturbed else self.alone).append(took)
                     self.slowest = sorted([*self.slowest, (round(took, 2), str(turn_id))])[-MOST_SLOW:]

@@ -399,6 +399,22 @@ def test_an_attempt_that_numbers_again_from_a_checkpoint_resets_its_readers():
     assert (reached.seq, reached.attempt, client.text) == (5, 2, "<2.5>")
 
 
+@pytest.mark.parametrize("last", ["done", "the one before"])
+def test_the_number_of_an_older_attempt_does_not_stand_for_the_row_s(last):
+    """I5: a dead worker's text that came late has the number that the sweeper gave to the end."""
+    entries = [
+        *turn_of(2, None)[:-1],
+        event(6, 2, EventType.ERROR, error={}),
+        event(7, 2, EventType.DONE, status="failed"),
+    ]
+    world = told(entries)
+    world.lose_log()
+    seq = 7 if last == "done" else 6
+    position, sent = drive(catch_up(Position(seq, 1), WHICH, TS), world)
+    assert [json.loads(outgoing.encoded)["type"] for outgoing in sent][-2:] == ["snapshot", "done"]
+    assert position == Position(7, 2, is_over=True)
+
+
 def test_numbers_that_a_newer_attempt_used_again_are_read_once():
     log = [event(1, 0, EventType.TURN_QUEUED), event(2, 1), event(3, 1), event(3, 2), event(4, 2)]
     tail, is_reached = tail_of(reversed(log), 1)
