@@ -6,6 +6,7 @@ The page follows the same delivery rule as the streams (I4): what the log no lon
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never, cast
@@ -24,7 +25,19 @@ from shared.errors import ProblemCode, RefusedError
 from shared.events import timestamp
 from shared.events_of_turn import accept_events
 from shared.redis_names import log_key
-from shared.replay import Answer, Entry, Outgoing, Position, ReadLog, ReadRow, Tail, Turn, catch_up, tail_of
+from shared.replay import (
+    Answer,
+    Entry,
+    Outgoing,
+    Pause,
+    Position,
+    ReadLog,
+    ReadRow,
+    Tail,
+    Turn,
+    catch_up,
+    tail_of,
+)
 from shared.turns import TERMINAL, TurnStatus
 
 _log = logging.getLogger("turnkeeper.events")
@@ -81,6 +94,9 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
                         answer = _opening(row, behind) or answer
                 case ReadRow():
                     answer = state
+                case Pause(seconds):
+                    time.sleep(seconds)  # four times at most, under a second
+                    answer = None
                 case _:
                     assert_never(question)
             question = asking.send(answer)

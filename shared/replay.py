@@ -20,6 +20,9 @@ from shared.transcript import Transcript
 
 _TYPE_PREFIX: Final = b'{"type":"'
 _DONE_PREFIX: Final = b'{"type":"done"'
+_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, 0.4)
+"""How long the last events of a turn that was just settled are waited for before a gap is told: a worker tells
+them after its commit, and a busy one needs a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,14 @@ class ReadRow:
     """Asks for the `RowState`; the answer None means that it could not be read."""
 
 
-Request: TypeAlias = ReadLog | ReadRow
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Asks to go on after `seconds`, at once where nobody can wait; the answer is None."""
+
+    seconds: float
+
+
+Request: TypeAlias = ReadLog | ReadRow | Pause
 Answer: TypeAlias = Tail | RowState | None
 _T = TypeVar("_T")
 Asking: TypeAlias = Generator[Request, Answer, _T]
@@ -237,20 +247,38 @@ def _finish(
     assert row.done is not None
     sent: list[Outgoing] = []
     if not by_snapshot:
-        # Again, although it was just read: events may have come between that and the row.
-        tail = yield from _read_log(position.seq)
-        position, sent = _carry(position, turn, (tail and follow(position, tail)) or ())
+        position, sent = yield from _await_rest(position, turn, row)
         if position.is_over:
             return position, sent
-    # Under an older attempt the same number is another event: one that came late and was not kept (I5).
-    is_of_row = position.attempt in (None, row.attempt)
-    has_all_but_done = is_of_row and position.seq in (row.last_seq - 1, row.last_seq)
-    if by_snapshot or not has_all_but_done:
+    if by_snapshot or not _has_all_but_done(position, row):
         # The snapshot stops short of `done`, so that `done` is the next number and not one already seen.
         text = _transcript_of(row, max(row.last_seq - 1, 0))
         sent.extend(_reset(position, turn, ts, text, asked=by_snapshot))
     sent.append(Outgoing(row.done, row.last_seq))
     return Position(row.last_seq, row.attempt, is_over=True), sent
+
+
+def _await_rest(position: Position, turn: Turn, row: RowState) -> Asking[tuple[Position, list[Outgoing]]]:
+    """Read the rest of a turn that is over; what is only on its way to the log is waited for, a moment."""
+    sent: list[Outgoing] = []
+    for pause in (*_PAUSES_SECONDS, None):
+        # The first time although it was just read: events may have come between that and the row.
+        tail = yield from _read_log(position.seq)
+        carried = None if tail is None else follow(position, tail)
+        position, more = _carry(position, turn, carried or ())
+        sent.extend(more)
+        # A log that is gone or does not reach the reader brings nothing any more.
+        is_reached = tail is not None and carried is not None and bool(tail.entries or tail.base)
+        if position.is_over or _has_all_but_done(position, row) or not is_reached or pause is None:
+            break
+        yield Pause(pause)
+    return position, sent
+
+
+def _has_all_but_done(position: Position, row: RowState) -> bool:
+    # Under an older attempt the same number is another event: one that came late and was not kept (I5).
+    is_of_row = position.attempt in (None, row.attempt)
+    return is_of_row and position.seq in (row.last_seq - 1, row.last_seq)
 
 
 def _restart(

@@ -29,6 +29,7 @@ from shared.replay import (
     Asking,
     Entry,
     Outgoing,
+    Pause,
     Position,
     ReadLog,
     RowState,
@@ -499,7 +500,9 @@ class Delivery:
                 return result
             answer = None
             try:
-                if isinstance(request, ReadLog):
+                if isinstance(request, Pause):
+                    await asyncio.sleep(request.seconds)
+                elif isinstance(request, ReadLog):
                     answer = await self._log_reader.tail(turn.session_id, turn.turn_id, request.after)
                 else:
                     async with self._checks:

@@ -13,6 +13,7 @@ from shared.events import EventEncoder, EventType
 from shared.replay import (
     Entry,
     Outgoing,
+    Pause,
     Position,
     ReadLog,
     RowState,
@@ -107,6 +108,7 @@ class World:
         self.wire = []
         self.checkpoint = Transcript()
         self.log_is_readable = True
+        self.on_pause = lambda _seconds: None
 
     def tell(self):
         """The worker appends and publishes its next event; a lost log it begins again with a snapshot."""
@@ -128,7 +130,7 @@ class World:
         self.wire.append(entry)
 
     def save(self):
-        if self.told < len(self.entries):
+        if self.told < len(self.entries) and self.row().done is None:
             self.checkpoint = fold(self.entries[: self.told])
 
     def trim(self, count):
@@ -136,6 +138,10 @@ class World:
 
     def lose_log(self):
         self.log = []
+
+    def settle(self):
+        """The row is written first: the last events may still be on their way to the log."""
+        self.checkpoint = fold(self.entries)
 
     def row(self):
         text = self.checkpoint
@@ -152,6 +158,9 @@ class World:
         )
 
     def answer(self, request):
+        if isinstance(request, Pause):
+            self.on_pause(request.seconds)
+            return None
         if isinstance(request, ReadLog):
             return tail_of(reversed(self.log), request.after)[0] if self.log_is_readable else None
         return self.row()
@@ -170,7 +179,7 @@ def drive(asking, world, between=lambda: None):
 
 ACTIONS = st.lists(
     st.sampled_from(
-        ["tell"] * 6 + ["hear"] * 6 + ["drop", "repeat", "late", "trim", "lose", "save", "silence"]
+        ["tell"] * 6 + ["hear"] * 6 + ["drop", "repeat", "late", "trim", "lose", "save", "silence", "settle"]
     ),
     max_size=60,
 )
@@ -270,6 +279,8 @@ def _happen(world, action):
             world.lose_log()
         case "save":
             world.save()
+        case "settle":
+            world.settle()
     return heard
 
 
@@ -311,6 +322,39 @@ def test_a_worker_that_died_between_commit_and_done_is_ended_by_the_row():
     world.log.pop()
     _, client = run(world, Position(len(entries) - 1, 1))
     assert client.types == ["done"]
+
+
+@pytest.mark.parametrize("missing", [1, 2, 4])
+def test_a_turn_that_is_settled_before_its_last_events_are_logged_leaves_no_gap(missing):
+    entries = turn_of(5, None)
+    world = told(entries, len(entries) - missing)
+    world.settle()
+    world.on_pause = lambda _seconds: world.tell()  # the worker is slow, and tells one event in each pause
+    position, client = run(world, Position(3, None), row=world.row())
+    assert client.types == ["content_delta"] * 5 + ["done"]
+    assert position.is_over
+
+
+def test_last_events_that_never_come_are_waited_for_less_than_a_second():
+    entries = turn_of(5, None)
+    world = told(entries, 4)
+    world.settle()
+    waited = []
+    world.on_pause = waited.append
+    position, client = run(world, Position(3, None), row=world.row())
+    assert position.is_over
+    assert client.types[-3:] == ["gap", "snapshot", "done"]
+    assert 0 < sum(waited) < 1
+
+
+@pytest.mark.parametrize("cursor", [0, 3])
+def test_a_log_that_is_gone_is_not_waited_for(cursor):
+    entries = turn_of(5, None)
+    world = told(entries)
+    world.lose_log()
+    world.on_pause = lambda _seconds: pytest.fail("nothing more can come")
+    position, _ = run(world, Position(cursor, None), row=world.row())
+    assert position.is_over
 
 
 def test_a_turn_whose_log_expired_is_given_by_the_row():
