@@ -62,7 +62,7 @@ class Mailbox:
         self._sock = sock
         self._on_overflow = on_overflow
         self._on_lost = on_lost
-        self._on_drained: Callable[[], None] | None = None
+        self._on_drained: list[Callable[[], None]] = []
         self._torn: memoryview | None = None
         # Made when first needed: an empty deque is 600 bytes, and most sockets never wait.
         self._queue: deque[bytes] | None = None
@@ -98,17 +98,20 @@ class Mailbox:
         return self._size + len(self._torn or b"")
 
     def when_drained(self, call: Callable[[], None]) -> None:
-        """Call `call` once, when nothing waits any more; at once if nothing does."""
+        """Call `call` once, when nothing waits any more; at once if nothing does.
+
+        Each session that is replayed on the socket may wait for itself.
+        """
         if self._torn is None:
             call()
         else:
-            self._on_drained = call
+            self._on_drained.append(call)
 
     def finish(self, farewell: bytes, then: Callable[[], None]) -> None:
         """Drop what has not begun, write `farewell` last and call `then`, at most five seconds later."""
         if self._is_last:
             return
-        self._on_drained = None
+        self._on_drained = []
         self._queue = None
         self._size = 0
         if farewell:
@@ -118,14 +121,14 @@ class Mailbox:
         if self._torn is None:
             then()
             return
-        self._on_drained = then
+        self._on_drained = [then]
         self._watch(_FAREWELL_SECONDS)
 
     def close(self) -> None:
         """Forget everything; nothing is called any more."""
         self._is_last = True
         self._unwatch()
-        self._torn, self._on_drained = None, None
+        self._torn, self._on_drained = None, []
         self._queue = None
         self._size = 0
 
@@ -149,8 +152,8 @@ class Mailbox:
             if not self._is_last:
                 self._watch(STALL_SECONDS)
         self._unwatch()
-        call, self._on_drained = self._on_drained, None
-        if call is not None:
+        calls, self._on_drained = self._on_drained, []
+        for call in calls:
             call()
 
     def _next(self) -> memoryview | None:

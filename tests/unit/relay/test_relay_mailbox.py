@@ -162,3 +162,12 @@ def test_whoever_waits_for_room_is_told_when_all_is_gone():
     assert box.said == []
     box.room(9)
     assert box.said == ["drained"]
+
+
+def test_each_of_several_replays_on_a_socket_is_told_that_it_is_drained():
+    box = Box(room=1)
+    box.mailbox.send([b"ab"])
+    for name in ("first", "second"):
+        box.mailbox.when_drained(lambda name=name: box.said.append(name))
+    box.room(10)
+    assert box.said == ["first", "second"]
