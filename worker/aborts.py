@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +26,9 @@ _RECONNECT_SECONDS: Final = 1.0
 _SILENCE_ROUNDS: Final = 12
 """Polls without an answer after which the connection counts as lost: three seconds."""
 _NUDGE_PING_ROUNDS: Final = 20
+_FIRST_PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+"""Between two beginnings of a watch that fails at once: an error that stays must not fill the log."""
 
 
 class AbortWatcher:
@@ -44,7 +48,21 @@ class AbortWatcher:
         self._silent_rounds = 0
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled; after an error that nobody expected, again and again."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            began = monotonic()
+            try:
+                await self._watch()
+            except Exception:  # noqa: BLE001
+                # A Stop that is asked for meanwhile comes by the lease renewal, seconds later.
+                _log.exception("the watch for stops failed and begins again")
+            if monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _watch(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._poll())
@@ -52,6 +70,7 @@ class AbortWatcher:
         finally:
             if self._flags is not None:
                 self._flags.abort()
+                self._flags = None
 
     def check(self, turns: Sequence[tuple[UUID, UUID]]) -> None:
         """Ask for the flags of some turns, each as session and turn, in one write."""
