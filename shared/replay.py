@@ -136,10 +136,12 @@ def judge(position: Position, seq: int, attempt: int, *, is_snapshot: bool = Fal
     """Say what a live event is; at a `HOLE` the log is to be read.
 
     A newer attempt that numbers again from below the position is a hole too: the log and with it the last
-    numbers were lost together with the worker, and what was sent of the older attempt is void.
+    numbers were lost together with the worker, and what was sent of the older attempt is void. So is the first
+    event of a newer attempt, even if it is the next number: before it the log may hold a newer event under the
+    position's own number, which nobody heard.
     """
     if seq == position.seq + 1 and not is_snapshot:
-        return Verdict.NEXT
+        return Verdict.HOLE if position.attempt and attempt > position.attempt else Verdict.NEXT
     if seq > position.seq:
         return Verdict.HOLE
     is_newer = position.attempt is not None and attempt > position.attempt

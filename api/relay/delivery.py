@@ -217,7 +217,8 @@ class Delivery:
         is_snapshot = header.type == _SNAPSHOT
         if feed.retained is not None:
             feed.retain(Entry(header.attempt, header.seq, payload, is_snapshot))
-        if header.seq == feed.seq + 1 and not is_snapshot:  # Verdict.NEXT, without asking
+        is_same_attempt = header.attempt == feed.attempt or not feed.attempt
+        if header.seq == feed.seq + 1 and is_same_attempt and not is_snapshot:  # Verdict.NEXT, without asking
             feed.seq = header.seq
             feed.attempt = header.attempt
             feed.is_over = header.type == _DONE
@@ -268,7 +269,7 @@ class Delivery:
             if position.seq <= feed.seq or feed.is_over:
                 del feed.ahead[connection]
                 member = session.members.get(connection) if session else None
-                if position.seq == feed.seq:
+                if feed.is_reached_by(position) and not feed.is_over:
                     feed.joined.add(connection)
                 elif session is not None and member is not None:
                     self._rejoin(member, session, feed, position)
@@ -339,10 +340,12 @@ class Delivery:
             feed.expect_news(self._loop.time())
         if feed.is_over or position.seq < feed.seq:
             return False
-        if position.seq == feed.seq:
-            feed.joined.add(connection)
-        else:
+        if position.seq > feed.seq:
             feed.ahead[connection] = position
+            return True
+        if not feed.is_reached_by(position):
+            return False
+        feed.joined.add(connection)
         return True
 
     async def _post(self, connection: Connection, sent: Sequence[Outgoing]) -> bool:

@@ -64,6 +64,13 @@ class Feed:
         """Return where the joined readers are."""
         return Position(self.seq, self.attempt, is_over=self.is_over)
 
+    def is_reached_by(self, position: Position) -> bool:
+        """Say whether a reader at `position` has what the joined readers have.
+
+        The same number under an older attempt was another event, which is void (I5).
+        """
+        return position.seq == self.seq and not 0 < (position.attempt or 0) < self.attempt
+
     def move(self, position: Position) -> None:
         """Put the joined readers at `position`."""
         self.seq = position.seq

@@ -443,6 +443,18 @@ def test_an_attempt_that_numbers_again_from_a_checkpoint_resets_its_readers():
     assert (reached.seq, reached.attempt, client.text) == (5, 2, "<2.5>")
 
 
+def test_the_first_event_of_a_newer_attempt_is_read_from_the_log():
+    """The one before it, under the reader's own number, may be what was lost on the way."""
+    assert judge(Position(2, 0), 3, 1) is Verdict.NEXT
+    assert judge(Position(6, 1), 7, 1) is Verdict.NEXT
+    position = Position(6, 1)  # of a dead worker, and late
+    assert judge(position, 7, 2) is Verdict.HOLE
+    world = told(turn_of(4, None), 6)
+    world.log += [event(6, 2, EventType.MESSAGE_RESET, reason="worker_lost"), event(7, 2)]
+    reached, client = run(world, position)
+    assert (reached, client.types, client.text) == (Position(7, 2), ["gap", "snapshot"], "<2.7>")
+
+
 @pytest.mark.parametrize("last", ["done", "the one before"])
 def test_the_number_of_an_older_attempt_does_not_stand_for_the_row_s(last):
     """I5: a dead worker's text that came late has the number that the sweeper gave to the end."""
