@@ -1,0 +1,118 @@
+"""Brings one reader from where it is to where a turn's other readers are, at the pace that it takes (I4, I8)."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from api.relay.connection import Connection, Phase
+from api.relay.feed import LONGEST_SILENCE_SECONDS, Feed, Member, Session
+from api.relay.reads import Reads, now_text
+from api.relay.tasks import Tasks
+from shared.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
+
+MOST_AT_ONCE: Final = 1 << 18
+"""Bytes that a reader gets in one go; of a longer replay it gets pieces, each when the last was taken."""
+REPEAT_SECONDS: Final = 0.25
+"""Between two readings for a hole that the log cannot fill yet."""
+
+
+class Replays:
+    """Replays turns to single readers. Belongs to the loop's thread."""
+
+    def __init__(self, reads: Reads, tasks: Tasks) -> None:
+        """Read by `reads`, in `tasks` of the readers."""
+        self._loop = asyncio.get_running_loop()
+        self._reads = reads
+        self._tasks = tasks
+
+    def rejoin(self, member: Member, session: Session, feed: Feed, position: Position) -> None:
+        """Bring one reader on alone, from where it is."""
+        feed.leave(member.connection)
+        self._tasks.spawn(self.join(member, session, feed.turn.turn_id, position, False, None), member)
+
+    async def join(
+        self,
+        member: Member,
+        session: Session,
+        turn_id: UUID,
+        position: Position,
+        by_snapshot: bool,
+        row: RowState | None,
+    ) -> None:
+        """Bring one reader from `position` to where the feed is, at the pace that it takes."""
+        connection = member.connection
+        feed = session.feed(turn_id, self._loop.time())
+        feed.leave(connection)
+        silence = REPEAT_SECONDS
+        while True:
+            feed.begin_read()
+            confirmations = session.confirmations
+            try:
+                asking = catch_up(position, feed.turn, now_text(), row=row, by_snapshot=by_snapshot)
+                reached, sent = await self._reads.drive(asking, feed.turn, connection.caller)
+                row, by_snapshot = None, False
+                if not await self._post(connection, sent):
+                    return
+                has_news, position = reached != position, reached
+                for entry in feed.retained or ():
+                    position = self._post_live(connection, position, entry)
+            finally:
+                feed.end_read()
+            connection.flush()
+            if confirmations != session.confirmations:
+                continue  # the channel was not live all along
+            if self._settle(feed, member, position):
+                return
+            if not has_news:
+                # The feed is elsewhere and the log does not say how: ask again, less and less often.
+                await asyncio.sleep(silence)
+                silence = min(silence * 2, LONGEST_SILENCE_SECONDS)
+
+    def _settle(self, feed: Feed, member: Member, position: Position) -> bool:
+        """Let a reader at `position` join the feed; False when it has to read on."""
+        connection = member.connection
+        if position.is_over:
+            if connection.is_event_stream:
+                connection.ends_when_flushed = True
+                connection.flush()
+            if not feed.has_readers():
+                feed.move(position)
+            return True
+        if position.attempt is None and position.seq:
+            return False  # nobody has confirmed the cursor that was named
+        if not feed.has_readers() and not feed.is_over and (feed.seq <= position.seq):
+            feed.move(position)
+            feed.expect_news(self._loop.time())
+        if feed.is_over or position.seq < feed.seq:
+            return False
+        if position.seq > feed.seq:
+            feed.ahead[connection] = position
+            return True
+        if not feed.is_reached_by(position):
+            return False
+        feed.joined.add(connection)
+        return True
+
+    async def _post(self, connection: Connection, sent: Sequence[Outgoing]) -> bool:
+        """Send a replay in pieces that the reader can take; False when it has gone."""
+        size = 0
+        for outgoing in sent:
+            frame = connection.dialect.event(outgoing)
+            connection.outbox.append(frame)
+            size += len(frame)
+            if size > MOST_AT_ONCE:
+                connection.flush()
+                if not await connection.drained():
+                    return False
+                size = 0
+        return connection.phase is Phase.OPEN
+
+    def _post_live(self, connection: Connection, position: Position, entry: Entry) -> Position:
+        if (
+            position.is_over
+            or judge(position, entry.seq, entry.attempt, is_snapshot=entry.is_snapshot) is not Verdict.NEXT
+        ):
+            return position
+        connection.outbox.append(connection.dialect.event(Outgoing(entry.encoded, entry.seq)))
+        return Position(entry.seq, entry.attempt, is_over=entry.is_done())

@@ -1,0 +1,32 @@
+"""The tasks of the relay's delivery: a reader's own end with it, the others with the process."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from api.relay.feed import Member
+
+_log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Keeps tasks until they end, and says when one failed. Belongs to the loop's thread."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.of_all: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], member: Member | None = None) -> None:
+        """Do `work` beside everything else; it ends with `member` where one is named."""
+        owner = self.of_all if member is None else member.tasks
+        task = asyncio.get_running_loop().create_task(work)
+        owner.add(task)
+        task.add_done_callback(owner.discard)
+        task.add_done_callback(report)
+
+
+def report(task: asyncio.Task[None]) -> None:
+    """Say that a task failed, which is a mistake of ours: what can go wrong outside is handled inside."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("delivery failed", exc_info=error)
