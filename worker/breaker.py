@@ -1,0 +1,185 @@
+"""Stops calling a provider that keeps failing: whoever waits for it in vain waits at once, and costs nothing.
+
+One breaker for each process, since a process has one provider and one model; what it learns is shared with
+nobody, so no server has to be there for it. What a request brought upon itself is no failure here: one
+organization's bad prompt must not stop another's turns.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from shared.errors import Fault, ProviderError
+
+_WINDOW_SECONDS: Final = 30
+_LEAST_CALLS: Final = 20
+"""Fewer calls than this in the window say nothing about a provider."""
+_FAILING_SHARE: Final = 0.5
+_REFUSALS_IN_A_ROW: Final = 3
+"""A key that was revoked fails every call. One refusal may be a filter's, set off by one prompt."""
+_FAILURES: Final = frozenset(
+    {
+        Fault.PROVIDER_UNREACHABLE,
+        Fault.PROVIDER_OVERLOADED,
+        Fault.PROVIDER_TIMEOUT,
+        Fault.PROVIDER_PROTOCOL,
+    }
+)
+"""Passing faults that count. A rate limit does not: it says itself when to come back."""
+
+_SERVED: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
+"""Whoever refuses a request is there."""
+
+
+class _State(Enum):
+    CLOSED = auto()
+    OPEN = auto()
+    PROBING = auto()
+
+
+@dataclass(slots=True)
+class _Second:
+    """The calls that ended within one second."""
+
+    number: int
+    calls: int = 0
+    failures: int = 0
+
+
+class Call:
+    """One admitted call; `end` must follow, whatever became of it."""
+
+    __slots__ = ("_breaker", "_is_over", "is_probe")
+
+    def __init__(self, breaker: "Breaker", *, is_probe: bool) -> None:
+        """Note whether the breaker's state hangs on it."""
+        self._breaker = breaker
+        self._is_over = False
+        self.is_probe = is_probe
+
+    def answer(self) -> None:
+        """Say that the provider answers: a probe has shown enough, long before the answer's end."""
+        if self.is_probe and not self._is_over:
+            self.is_probe = False
+            self._breaker.close()
+
+    def succeed(self) -> None:
+        """End it: the provider did its part."""
+        self._end(None)
+
+    def fail(self, fault: Fault, *, is_passing: bool) -> None:
+        """End it with a fault; one that is not `is_passing` is the request's own."""
+        if fault is Fault.PROVIDER_AUTH or (is_passing and fault in _FAILURES):
+            self._end(fault)
+        elif fault in _SERVED:
+            self._end(None)
+        else:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End it without a verdict: it was stopped, or said nothing about the provider."""
+        if not self._is_over:
+            self._is_over = True
+            if self.is_probe:
+                self._breaker.probe_again()
+
+    def _end(self, failure: Fault | None) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._breaker.learn(failure, is_probe=self.is_probe)
+
+
+class Breaker:
+    """Admits calls or refuses them. Belongs to one thread.
+
+    Args:
+        clock: Monotonic seconds.
+        open_seconds: How long it refuses before it lets one call try; 0: it refuses nothing.
+    """
+
+    def __init__(self, clock: Callable[[], float], open_seconds: float) -> None:
+        """Begin by admitting."""
+        self._clock = clock
+        self._open_seconds = open_seconds
+        self._state = _State.CLOSED
+        self._opened_at = 0.0
+        self._seconds: deque[_Second] = deque()
+        self._refused_in_a_row = 0
+        self._fault = Fault.PROVIDER_OVERLOADED
+
+    def call(self) -> Call | ProviderError:
+        """Admit a call, or say why none is made now: with the fault that opened it and when to come back."""
+        match self._state:
+            case _State.CLOSED:
+                return Call(self, is_probe=False)
+            case _State.OPEN if self._clock() - self._opened_at >= self._open_seconds:
+                self._state = _State.PROBING
+                return Call(self, is_probe=True)
+            case _:
+                return self._refusal()
+
+    def is_closed(self) -> bool:
+        """Say whether calls are admitted freely."""
+        return self._state is _State.CLOSED
+
+    def close(self) -> None:
+        """Admit calls again and forget the failures: the provider answered the probe."""
+        self._state = _State.CLOSED
+        self._seconds.clear()
+        self._refused_in_a_row = 0
+
+    def probe_again(self) -> None:
+        """Let the next call be the probe: the last one had no verdict."""
+        self._state = _State.OPEN
+
+    def learn(self, failure: Fault | None, *, is_probe: bool) -> None:
+        """Take the verdict of a call: None for one that the provider served."""
+        if is_probe:
+            self._learn_of_probe(failure)
+        elif self._state is _State.CLOSED:
+            self._count(failure)
+
+    def _learn_of_probe(self, failure: Fault | None) -> None:
+        if failure is None:
+            self.close()
+        else:
+            self._open(failure)
+
+    def _count(self, failure: Fault | None) -> None:
+        now = int(self._clock())
+        while self._seconds and self._seconds[0].number <= now - _WINDOW_SECONDS:
+            self._seconds.popleft()
+        if not self._seconds or self._seconds[-1].number != now:
+            self._seconds.append(_Second(now))
+        self._seconds[-1].calls += 1
+        self._seconds[-1].failures += failure is not None
+        if failure is Fault.PROVIDER_AUTH:
+            self._refused_in_a_row += 1
+        elif failure is None:
+            self._refused_in_a_row = 0
+        if failure is not None and self._is_too_much():
+            self._open(failure)
+
+    def _is_too_much(self) -> bool:
+        if self._open_seconds <= 0:
+            return False
+        calls = sum(second.calls for second in self._seconds)
+        failures = sum(second.failures for second in self._seconds)
+        if self._refused_in_a_row >= _REFUSALS_IN_A_ROW:
+            return True
+        return calls >= _LEAST_CALLS and failures >= calls * _FAILING_SHARE
+
+    def _open(self, failure: Fault) -> None:
+        self._state = _State.OPEN
+        self._opened_at = self._clock()
+        shown_as_itself = {Fault.PROVIDER_AUTH, Fault.PROVIDER_UNREACHABLE}
+        self._fault = failure if failure in shown_as_itself else Fault.PROVIDER_OVERLOADED
+
+    def _refusal(self) -> ProviderError:
+        left = max(0.0, self._opened_at + self._open_seconds - self._clock())
+        if self._state is _State.PROBING:
+            left = self._open_seconds  # whether the probe succeeds is not known yet
+        detail = "the model provider failed again and again, so it is not called for a moment"
+        return ProviderError(self._fault, detail, retry_after_ms=round(left * 1000), sent=False)
