@@ -117,6 +117,16 @@ FAULT_TITLES: Final[Mapping[Fault, str]] = MappingProxyType(
     }
 )
 
+PASSING_FAULTS: Final = frozenset(
+    {
+        Fault.PROVIDER_UNREACHABLE,
+        Fault.PROVIDER_RATE_LIMITED,
+        Fault.PROVIDER_OVERLOADED,
+        Fault.PROVIDER_TIMEOUT,
+    }
+)
+"""Faults that say nothing about the request: the same one may well succeed a moment later."""
+
 RETRYABLE_FAULTS: Final = frozenset(
     {
         Fault.PROVIDER_UNREACHABLE,
@@ -192,10 +202,17 @@ class ProviderError(TurnkeeperError):
         detail: Our own words; never the provider's body, a key or a URL.
         retry_after_ms: What the provider asked for, in milliseconds.
         sent: Whether the request had been written to the connection, so tokens may have been used.
+        broke_off: The connection ended before the answer did, which is nobody's mistake.
     """
 
     def __init__(
-        self, fault: Fault, detail: str, *, retry_after_ms: int | None = None, sent: bool = True
+        self,
+        fault: Fault,
+        detail: str,
+        *,
+        retry_after_ms: int | None = None,
+        sent: bool = True,
+        broke_off: bool = False,
     ) -> None:
         """Keep what settling needs."""
         super().__init__(detail)
@@ -203,6 +220,7 @@ class ProviderError(TurnkeeperError):
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent
+        self.is_passing = broke_off or fault in PASSING_FAULTS
 
 
 class SettingsError(TurnkeeperError):

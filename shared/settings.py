@@ -101,6 +101,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
             "Ask for usage on every chunk (vLLM's `continuous_usage_stats`), so that a stopped turn is billed exactly.",
         ),
         (
+            "MCP_LLM_CONTINUATION",
+            "false",
+            "The endpoint has vLLM's `continue_final_message`: an answer that broke off is continued, not begun again.",
+        ),
+        (
             "MCP_LLM_ALLOWED_HOSTS",
             "",
             "Comma-separated hosts that may be private, loopback or plain http in production.",
@@ -175,6 +180,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
             "30",
             "Between two pieces of text; keep-alive comments do not count.",
         ),
+        (
+            "PROVIDER_BREAKER_SECONDS",
+            "10",
+            "How long a provider that keeps failing is not called, until one call tries it; `0`: it is always called.",
+        ),
         ("TURN_TIMEOUT_SECONDS", "360", "For a whole turn; also the most that `deadline_seconds` may name."),
         ("QUEUE_TIMEOUT_SECONDS", "600", "How long a turn waits for a worker before it ends `expired`."),
         (
@@ -230,7 +240,9 @@ class ProviderSettings:
     connect_timeout_seconds: float
     first_token_timeout_seconds: float
     idle_timeout_seconds: float
+    breaker_seconds: float
     running_usage: bool
+    continuation: bool
     transport: str
     max_line_bytes: int
     max_event_bytes: int
@@ -434,7 +446,10 @@ def _provider(read: _Reader, *, production: bool) -> tuple[ProviderSettings, tup
         connect_timeout_seconds=read.seconds("PROVIDER_CONNECT_TIMEOUT_SECONDS"),
         first_token_timeout_seconds=read.seconds("PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS"),
         idle_timeout_seconds=read.seconds("PROVIDER_IDLE_TIMEOUT_SECONDS"),
+        breaker_seconds=float(read.amount("PROVIDER_BREAKER_SECONDS")),
         running_usage=read.flag("MCP_LLM_RUNNING_USAGE"),
+        # Anthropic's models refuse a prompt that ends with the assistant's message.
+        continuation=read.flag("MCP_LLM_CONTINUATION") and name is not ProviderName.ANTHROPIC,
         transport=read.choice("PROVIDER_TRANSPORT", ("fast", "httpx")),
         max_line_bytes=read.whole("PROVIDER_MAX_LINE_BYTES", 1024),
         max_event_bytes=read.whole("PROVIDER_MAX_EVENT_BYTES", 1024),

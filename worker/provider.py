@@ -40,6 +40,10 @@ class Prompt:
     max_output_tokens: int
     traceparent: str | None = None
 
+    def continues(self) -> bool:
+        """Say whether the answer goes on with the last message."""
+        return bool(self.messages) and self.messages[-1].role is Role.ASSISTANT
+
 
 # Items are msgspec structs where all else is a dataclass: one is made for each delta, and a frozen
 # dataclass takes four times as long to make.

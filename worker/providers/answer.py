@@ -35,6 +35,7 @@ class Answer:
 
     __slots__ = (
         "_content",
+        "_continues",
         "_has_content",
         "_items",
         "_reasoning",
@@ -45,12 +46,14 @@ class Answer:
         "is_spoken",
     )
 
-    def __init__(self, max_text_bytes: int) -> None:
+    def __init__(self, max_text_bytes: int, *, continues: bool = False) -> None:
         """Begin with nothing.
 
         Args:
             max_text_bytes: Most text, answer and thinking together, in UTF-8.
+            continues: It goes on with a text that the prompt holds, and may have nothing to add.
         """
+        self._continues = continues
         self._items: list[Item] = []
         self._content = TextCleaner()
         self._reasoning = TextCleaner()
@@ -111,7 +114,7 @@ class Answer:
         explained = reason in {FinishReason.REFUSAL, FinishReason.CONTENT_FILTER} or (
             reason is FinishReason.LENGTH and self.is_spoken  # all of it went into thinking
         )
-        if not self._has_content and not explained:
+        if not self._has_content and not explained and not self._continues:
             raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer was empty")
         self.begin()
         self.is_finished = True

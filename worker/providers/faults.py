@@ -191,6 +191,7 @@ def error_of_transport(exc: httpx.TransportError, *, sent: bool, answered: bool)
         sent: Whether the request had been written.
         answered: Whether the response had begun.
     """
+    broke_off = False
     match exc:
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
             fault, detail = (
@@ -202,17 +203,26 @@ def error_of_transport(exc: httpx.TransportError, *, sent: bool, answered: bool)
         case httpx.LocalProtocolError() | httpx.UnsupportedProtocol():
             fault, detail = Fault.INTERNAL, "the request to the model provider could not be written"
         case httpx.RemoteProtocolError() if answered:
-            fault, detail = Fault.PROVIDER_PROTOCOL, "the model provider's answer broke off"
+            fault, detail, broke_off = (
+                Fault.PROVIDER_PROTOCOL,
+                "the model provider's answer broke off",
+                True,
+            )
         case httpx.RemoteProtocolError():
-            fault, detail = (
+            fault, detail, broke_off = (
                 Fault.PROVIDER_PROTOCOL,
                 "the model provider closed the connection or sent no HTTP",
+                True,
             )
         case _ if answered:
-            fault, detail = Fault.PROVIDER_PROTOCOL, "the connection broke within the model provider's answer"
+            fault, detail, broke_off = (
+                Fault.PROVIDER_PROTOCOL,
+                "the connection broke within the model provider's answer",
+                True,
+            )
         case _:
             fault, detail = Fault.PROVIDER_UNREACHABLE, "the model provider could not be reached"
-    return ProviderError(fault, detail, sent=sent)
+    return ProviderError(fault, detail, sent=sent, broke_off=broke_off)
 
 
 def _number(text: str) -> float | None:

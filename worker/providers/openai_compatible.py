@@ -65,7 +65,9 @@ class OpenAICompatible:
         """Keep what the requests need."""
         self.url = f"{settings.base_url}/chat/completions"
         self.headers = {"authorization": f"Bearer {settings.api_key.reveal()}"}
-        self.capabilities = Capabilities(running_usage=settings.running_usage)
+        self.capabilities = Capabilities(
+            continuation=settings.continuation, running_usage=settings.running_usage
+        )
         self._model = settings.model
         self._secret = settings.api_key.reveal()
         self._stream_options = {"include_usage": True}
@@ -81,15 +83,17 @@ class OpenAICompatible:
         messages = [{"role": message.role.value, "content": message.content} for message in prompt.messages]
         if prompt.system is not None:
             messages.insert(0, {"role": "system", "content": prompt.system})
-        return msgspec.json.encode(
-            {
-                "model": self._model,
-                "messages": messages,
-                self._limit_name: prompt.max_output_tokens,
-                "stream": True,
-                "stream_options": self._stream_options,
-            }
-        )
+        request = {
+            "model": self._model,
+            "messages": messages,
+            self._limit_name: prompt.max_output_tokens,
+            "stream": True,
+            "stream_options": self._stream_options,
+        }
+        if prompt.continues():
+            # vLLM's names: without the second, its chat template would begin another message.
+            request |= {"continue_final_message": True, "add_generation_prompt": False}
+        return msgspec.json.encode(request)
 
     def reader(self, answer: Answer) -> "ChunkReader":
         """Return a reader of one answer."""

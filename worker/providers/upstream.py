@@ -85,7 +85,9 @@ class UpstreamProvider:
     async def _stream(
         self, prompt: Prompt, on_sent: Callable[[], None] | None
     ) -> AsyncGenerator[AsyncIterator[Sequence[Item]], None]:
-        exchange = _Exchange(self._settings, self._dialect, self._client, on_sent)
+        exchange = _Exchange(
+            self._settings, self._dialect, self._client, on_sent, continues=prompt.continues()
+        )
         try:
             await exchange.open(self._request(prompt, exchange.trace))
             yield exchange
@@ -140,12 +142,14 @@ class _Exchange:
         dialect: Dialect,
         client: httpx.AsyncClient,
         on_sent: Callable[[], None] | None,
+        *,
+        continues: bool,
     ) -> None:
         self._client = client
         self._secret = settings.api_key.reveal()
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
-        self._answer = Answer(settings.max_text_bytes)
+        self._answer = Answer(settings.max_text_bytes, continues=continues)
         self._reader = dialect.reader(self._answer)
         self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
         self._bytes_left = settings.max_answer_bytes
@@ -229,7 +233,7 @@ class _Exchange:
         try:
             chunk = await self._body.__anext__()
         except StopAsyncIteration:
-            self._end(_protocol("the model provider's answer ended before its end was marked"))
+            self._end(_cut_short())
             return
         except httpx.TransportError as exc:
             failure = error_of_transport(exc, sent=True, answered=True)
@@ -304,6 +308,11 @@ def _chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
 
 def _protocol(detail: str) -> ProviderError:
     return ProviderError(Fault.PROVIDER_PROTOCOL, detail)
+
+
+def _cut_short() -> ProviderError:
+    detail = "the model provider's answer ended before its end was marked"
+    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, broke_off=True)
 
 
 def _too_silent() -> ProviderError:

@@ -22,7 +22,7 @@ from worker.providers.answer import Answer
 from worker.providers.openai_compatible import OpenAICompatible
 
 
-def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False):
+def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuation=False):
     return ProviderSettings(
         name=ProviderName.OPENAI_COMPATIBLE,
         base_url=base_url,
@@ -31,7 +31,9 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False):
         connect_timeout_seconds=5,
         first_token_timeout_seconds=5,
         idle_timeout_seconds=5,
+        breaker_seconds=10,
         running_usage=running_usage,
+        continuation=continuation,
         transport="fast",
         max_line_bytes=1000,
         max_event_bytes=1000,
@@ -220,3 +222,23 @@ def test_running_usage_is_asked_for_where_it_is_configured():
     }
     assert dialect.capabilities.running_usage
     assert not OpenAICompatible(settings()).capabilities.running_usage
+
+
+def test_a_text_to_continue_is_the_last_message_and_no_other_is_begun():
+    question = PromptMessage(Role.USER, "hi")
+    dialect = OpenAICompatible(settings(continuation=True))
+    body = json.loads(dialect.body(Prompt((question, PromptMessage(Role.ASSISTANT, "The sea")), None, 99)))
+    assert body["messages"][-1] == {"role": "assistant", "content": "The sea"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    plain = json.loads(dialect.body(Prompt((question,), None, 99)))
+    assert not {"continue_final_message", "add_generation_prompt"} & plain.keys()
+    assert dialect.capabilities.continuation
+    assert not OpenAICompatible(settings()).capabilities.continuation
+
+
+def test_a_continuation_may_have_nothing_to_add():
+    answer = Answer(1000, continues=True)
+    reader = OpenAICompatible(settings()).reader(answer)
+    reader.feed("", json.dumps(delta(finish_reason="stop")).encode())
+    reader.feed("", b"[DONE]")
+    assert isinstance(answer.take()[-1], Finish)
