@@ -8,12 +8,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from time import monotonic
-from typing import Final, assert_never
+from typing import Final, TypeGuard, assert_never
 
 from shared.errors import Fault, ProviderError
 from shared.events import EventType
 from shared.turns import StopReason
 from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.breaker import Breaker, Call
+from worker.continuation import Seam, continued
 from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import prompt_tokens
 from worker.provider import (
@@ -43,6 +45,8 @@ _REFUSALS: Final = frozenset(
     }
 )
 """Faults that cost nothing when no answer had begun: the provider did not take the request."""
+_UNCONTINUABLE: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
+"""Refusals that may be of the text to continue alone: the question by itself is asked again."""
 
 
 class Attempt:
@@ -53,10 +57,16 @@ class Attempt:
         prompt: What the provider is sent.
         message_id: The stored message's id, as `message_start` tells it.
         seconds_left: Until the turn's deadline.
-        retries: The rule by which a call that failed before any text is tried again.
+        retries: The rule by which a call that failed is made again.
+        breaker: Says whether the provider is called at all.
+        attempts: This one's number, those handed back not counted; None when the turn ends where its text
+            breaks off (`recovery: fail`).
+        prefix: The text of an earlier attempt that this one continues; empty to answer anew.
     """
 
     __slots__ = (
+        "_attempts",
+        "_breaker",
         "_content",
         "_deadline",
         "_deltas",
@@ -64,11 +74,16 @@ class Attempt:
         "_finish",
         "_is_announced",
         "_is_begun",
+        "_is_sent",
         "_message_id",
+        "_permit",
+        "_prefix",
         "_prompt",
+        "_question",
         "_reasoning",
         "_retries",
         "_running",
+        "_seam",
         "_spent",
         "_task",
         "called",
@@ -81,7 +96,16 @@ class Attempt:
     )
 
     def __init__(
-        self, channel: Channel, prompt: Prompt, message_id: str, seconds_left: float, retries: Retries
+        self,
+        channel: Channel,
+        prompt: Prompt,
+        message_id: str,
+        seconds_left: float,
+        retries: Retries,
+        breaker: Breaker,
+        *,
+        attempts: int | None = None,
+        prefix: str = "",
     ) -> None:
         """Prepare; `run` starts it."""
         self.channel = channel
@@ -91,7 +115,14 @@ class Attempt:
         self.stop_observed_at: float | None = None
         self.is_fenced = False
         self.is_handed_back = False
-        self._prompt = prompt
+        self._question = prompt
+        self._prompt = continued(prompt, prefix) if prefix else prompt
+        self._prefix = prefix
+        self._seam = Seam(prefix)
+        self._attempts = attempts
+        self._breaker = breaker
+        self._permit: Call | None = None
+        self._is_sent = False
         self._message_id = message_id
         self._deadline = monotonic() + seconds_left
         self._content: list[str] = []
@@ -101,7 +132,7 @@ class Attempt:
         self._finish: Finish | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_begun = False
-        self._is_announced = False
+        self._is_announced = bool(prefix)
         self._error: BaseException | None = None
         self._retries = retries
         self._spent = _NO_USAGE
@@ -116,17 +147,67 @@ class Attempt:
                 return self._stopped(self.stop_reason, provider)
             if self.is_handed_back:
                 return Requeued(self.answer(provider), handed_back=True)
+            permit = self._breaker.call()
+            if isinstance(permit, ProviderError):
+                return Failed(self.answer(provider), permit.fault, permit.detail, permit.retry_after_ms)
             tries += 1
-            outcome = await self._call(provider)
+            outcome = await self._call(provider, permit)
+            if self._is_prefix_refused(outcome):
+                self._answer_anew(outcome.fault, provider)
+                continue
             wait = self._wait_before_retry(outcome, tries)
             if wait is None:
-                return outcome
+                return await self._or_requeued(outcome, provider)
             _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
             self._begin_again(provider)
-            self._task = asyncio.create_task(asyncio.sleep(wait))  # a stop or a fence cancels it
-            await asyncio.wait({self._task})
+            await self._sleep(wait)
 
-    async def _call(self, provider: Provider) -> Outcome:
+    async def _or_requeued(self, outcome: Outcome, provider: Provider) -> Outcome:
+        """Leave a text that broke off to the next attempt, after a while, where there may be one."""
+        if not isinstance(outcome, Failed) or not outcome.is_passing or not self._deltas:
+            return outcome
+        if self._attempts is None or not self._breaker.is_closed():
+            return outcome
+        wait = self._retries.wait_before_attempt(
+            outcome.fault,
+            attempts=self._attempts,
+            retry_after_ms=outcome.retry_after_ms,
+            seconds_left=self._deadline - monotonic(),
+        )
+        if wait is None:
+            return outcome
+        _log.info("the turn is tried again", extra={"after_seconds": round(wait, 3)})
+        await self._sleep(wait)
+        if self.is_fenced:
+            return Fenced()
+        if self.stop_reason is not None:
+            return self._stopped(self.stop_reason, provider)
+        return Requeued(outcome.answer, fault=outcome.fault)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait; a stop, a fence or the worker's end cuts it short."""
+        if self.is_fenced or self.is_handed_back or self.stop_reason is not None:
+            return  # it came as the call ended, so there is nothing left that it could cancel
+        self._task = asyncio.create_task(asyncio.sleep(seconds))
+        await asyncio.wait({self._task})
+
+    async def _call(self, provider: Provider, permit: Call) -> Outcome:
+        self._permit = permit
+        self._retries.budget.note_call()
+        try:
+            outcome = await self._stream_within_deadline(provider)
+            match outcome:
+                case Completed():
+                    permit.succeed()
+                case Failed():
+                    permit.fail(outcome.fault, is_passing=outcome.is_passing)
+                case _:
+                    pass
+        finally:
+            permit.let_go()  # where there was no verdict
+        return outcome
+
+    async def _stream_within_deadline(self, provider: Provider) -> Outcome:
         self._task = asyncio.create_task(self._stream(provider))
         done, _ = await asyncio.wait({self._task}, timeout=max(0.0, self._deadline - monotonic()))
         if not done:
@@ -145,10 +226,26 @@ class Attempt:
             seconds_left=self._deadline - monotonic(),
         )
 
+    def _is_prefix_refused(self, outcome: Outcome) -> TypeGuard[Failed]:
+        return (
+            bool(self._prefix)
+            and not self._deltas
+            and isinstance(outcome, Failed)
+            and outcome.fault in _UNCONTINUABLE
+        )
+
+    def _answer_anew(self, fault: Fault, provider: Provider) -> None:
+        """Declare the text void that the provider would not continue, and ask the question by itself."""
+        self._begin_again(provider)
+        self._prompt, self._prefix, self._seam = self._question, "", Seam("")
+        self._is_announced = False
+        self.channel.event(EventType.MESSAGE_RESET, {"reason": fault.value})
+
     def _begin_again(self, provider: Provider) -> None:
         """Forget the failed call, but for what it may have cost."""
         usage, _ = self._usage(provider)
         self._spent = usage
+        self._is_sent = False
         self._is_begun = False
         self._running = None
         self._error = None
@@ -175,7 +272,8 @@ class Attempt:
     def answer(self, provider: Provider) -> Answer:
         """Return what was brought so far."""
         usage, source = self._usage(provider)
-        return Answer("".join(self._content), "".join(self._reasoning), self.called, usage, source)
+        content = self._prefix + "".join(self._content)
+        return Answer(content, "".join(self._reasoning), self.called, usage, source)
 
     def checkpoint(self, provider: Provider) -> tuple[int, Answer] | None:
         """Return what was encoded so far and the number of its last event, for another thread to save.
@@ -194,7 +292,7 @@ class Attempt:
             self._task.cancel()
 
     def _sent(self) -> None:
-        self.called = True
+        self.called = self._is_sent = True
 
     async def _stream(self, provider: Provider) -> None:
         async with provider.stream(self._prompt, on_sent=self._sent) as batches:
@@ -205,7 +303,7 @@ class Attempt:
         for item in batch:
             match item:
                 case ContentDelta(text):
-                    self._show(False, text)
+                    self._say(text)
                 case ReasoningDelta(text):
                     self._show(True, text)
                 case RunningUsage(usage):
@@ -219,9 +317,17 @@ class Attempt:
 
     def _begin(self) -> None:
         self._is_begun = True
+        if self._permit is not None:
+            self._permit.answer()
         if not self._is_announced:  # a call that failed before its text may have said it already
             self._is_announced = True
             self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
+
+    def _say(self, text: str) -> None:
+        if self._prefix:
+            text = self._seam.join(text)
+        if text:
+            self._show(False, text)
 
     def _show(self, reasoning: bool, text: str) -> None:
         if self.first_text_at is None:
@@ -246,7 +352,7 @@ class Attempt:
         if timed_out:
             return Failed(answer, Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
         if isinstance(error, ProviderError):
-            return Failed(answer, error.fault, error.detail, error.retry_after_ms)
+            return Failed(answer, error.fault, error.detail, error.retry_after_ms, error.is_passing)
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Failed(answer, Fault.INTERNAL, "an error inside the service ended the turn")
 
@@ -283,7 +389,7 @@ class Attempt:
         """
         if self._finish is not None and self._finish.usage is not None:
             return self._finish.usage, UsageSource.PROVIDER
-        if not self.called or self._is_refused():
+        if not self._is_sent or self._is_refused():
             return _NO_USAGE, UsageSource.ESTIMATED
         content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
         thought = estimate_tokens(reasoning)

@@ -34,7 +34,7 @@ _TURN: Final = Statement(
            t.input_tokens, t.cache_read_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens,
            t.usage_source, t.cost_usd, t.error,
            t.deadline_seconds - extract(epoch from clock_timestamp() - t.started_at) as seconds_left,
-           s.system_prompt, c.seq as checkpoint_seq,
+           t.handed_back, s.system_prompt, c.seq as checkpoint_seq, c.content as kept_text,
            case when t.number = 1 then (
                select m.content from turnkeeper.messages m
                where m.organization_id = t.organization_id and m.id = t.user_message_id) end as only_question
@@ -69,8 +69,8 @@ class Claim:
     """A turn that this worker owns, as the row was when it was claimed.
 
     Args:
-        row: The turn's columns, with `seconds_left`, the session's `system_prompt` and the number
-            that an earlier attempt's checkpoint reached.
+        row: The turn's columns, with `seconds_left`, the session's `system_prompt`, the number
+            that an earlier attempt's checkpoint reached and its `kept_text`, which may be continued.
         history: Settled messages below this turn, as far as the context could hold them, then the question.
         dropped_turns: Earlier turns that were not even read because the history is too long.
     """

@@ -49,12 +49,21 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt ended with a fault."""
+    """The attempt ended with a fault.
+
+    Args:
+        answer: What it brought.
+        fault: The kind.
+        detail: Our own words.
+        retry_after_ms: What the provider asked for.
+        is_passing: Whether the fault says nothing about the request, so that another attempt may do.
+    """
 
     answer: Answer
     fault: Fault
     detail: str
     retry_after_ms: int | None = None
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,16 @@ class Requeued:
     """The turn waits for its next attempt; what this one used is billed.
 
     Args:
-        answer: What it brought, void when text was shown.
+        answer: What it brought, void when text was shown, unless that is kept.
         handed_back: A draining worker gave it back, so it does not count against the most attempts.
+        fault: Why; readers are told when their text is void.
+        keeps_text: The next attempt continues the text.
     """
 
     answer: Answer
     handed_back: bool = False
+    fault: Fault = Fault.WORKER_LOST
+    keeps_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,21 @@ class Channel:
         self._thought: list[str] = []
         self._version = 0
 
+    def go_on_from(self, text: str, *, is_in_log: bool) -> None:
+        """Begin where an earlier attempt ended, before anything is told.
+
+        Args:
+            text: What readers were shown of the answer, through this channel's number.
+            is_in_log: Whether the log ends there too; else it begins again with a snapshot, under a number
+                that no reader has.
+        """
+        self._shown = [text]
+        if not is_in_log:
+            self.seq += 1
+            self._first_unacked = self.seq + 1
+            self._needs_snapshot = True
+            self._publisher.begin_again(self)  # the lease was taken just now
+
     def delta(self, reasoning: bool, text: str) -> None:
         """Show a piece of the answer or of the thinking."""
         if self._is_discarded:
@@ -576,19 +591,20 @@ class Publisher:
     async def _restart(self, channel: Channel) -> None:
         if channel.is_closing():
             # The turn is settled and this is how it ended: no other attempt can follow, and no lease is held.
-            self._begin_again(channel)
+            self.begin_again(channel)
             return
         turn_id, attempt = channel.identity()
         try:
             is_ours = await self._holds_lease(turn_id, attempt)
         except UnavailableError:
             is_ours = self._is_trusted()  # the lease is still good by our own clock
-        if is_ours:
-            self._begin_again(channel)
+        if is_ours or channel.is_closing():  # it may have been settled while PostgreSQL was asked
+            self.begin_again(channel)
         else:
             channel.give_up()
 
-    def _begin_again(self, channel: Channel) -> None:
+    def begin_again(self, channel: Channel) -> None:
+        """Begin a lost log again; tried again by and by when Redis is away."""
         if self._wire is not None and self._is_trusted() and channel.wants_restart(monotonic()):
             self._send(channel.snapshot(self._live_ttl_seconds), channel.restarted)
 

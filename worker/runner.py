@@ -26,13 +26,15 @@ from shared.settings import Settings
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
 from worker.attempt import Attempt
+from worker.breaker import Breaker
 from worker.claim import Claim, claim_next_turn
+from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
 from worker.outcome import NOTHING, Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
 from worker.publisher import Channel, Publisher
-from worker.retry import Retries
+from worker.retry import Retries, RetryBudget
 from worker.settle import Ending, Settlement, error_of, lost, settle, settled_row
 
 _log = logging.getLogger("turnkeeper.runner")
@@ -95,7 +97,9 @@ class Runner:
         self._loop = loop
         self._draining = Event()
         self._heard_at = monotonic()
-        self._random = Random()  # noqa: S311 -- spreads retries, guards nothing
+        jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
+        self._retries = Retries(jitter.random, RetryBudget(monotonic))
+        self._breaker = Breaker(monotonic, settings.provider.breaker_seconds)
 
     def drain(self) -> None:
         """Claim nothing more; what a doorbell still brings is rung for again by a sweeper."""
@@ -165,8 +169,8 @@ class Runner:
             match ended.outcome:
                 case Fenced():
                     _log.warning("the lease was lost; nothing is written")
-                case Requeued(answer):
-                    self._hand_back(claim, ended, answer)
+                case Requeued():
+                    self._hand_back(claim, ended, ended.outcome)
                     return False  # another worker's
                 case Completed() | Stopped() | Failed() as ending:
                     is_needed = self._finish(ended, ending) or is_needed
@@ -212,30 +216,45 @@ class Runner:
             if attempt is not None:
                 attempt.fence()
 
+        told = max(row.last_seq, row.checkpoint_seq or 0)
         channel = self._publisher.channel(
-            row.session_id,
-            claim.turn_id,
-            claim.attempt,
-            max(last, row.last_seq, row.checkpoint_seq or 0),
-            row.answer_id,
-            fence,
+            row.session_id, claim.turn_id, claim.attempt, max(last, told), row.answer_id, fence
         )
+        prefix = self._prefix(row)
+        if prefix:
+            channel.go_on_from(prefix, is_in_log=last == told)
         attempt = Attempt(
-            channel, prompt, str(row.answer_id), float(row.seconds_left), Retries(self._random.random)
+            channel,
+            prompt,
+            str(row.answer_id),
+            float(row.seconds_left),
+            self._retries,
+            self._breaker,
+            attempts=None if row.recovery == Recovery.FAIL else claim.attempt - row.handed_back,
+            prefix=prefix,
         )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
             attempt.fence()  # this process slept since: the lease may be another's by now (I3)
         self._aborts.check([(row.session_id, claim.turn_id)])
-        if stands or (is_again and last < row.last_seq):
-            # Told late by a dead worker, or the reset was lost: this attempt's text must not follow it (I5).
+        is_void = bool(row.kept_text) or stands or (is_again and last < row.last_seq)
+        if is_void and not prefix:
+            # Kept and not continued, told late by a dead worker, or the reset was lost: this attempt's text must not
+            # follow it (I5).
             channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
         channel.event(
             EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
         )
-        outcome: Outcome = refused if refused is not None else await attempt.run(self._provider)
+        if refused is not None:
+            outcome: Outcome = replace(refused, answer=replace(refused.answer, content=prefix))
+        else:
+            outcome = await attempt.run(self._provider)
         channel.end()
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
+
+    def _prefix(self, row: Row[Any]) -> str:
+        """Return the text to continue; empty when there is none, or this provider cannot."""
+        return row.kept_text or "" if self._provider.capabilities.continuation else ""
 
     def _finish(self, ended: _Ended, ending: Ending) -> bool:
         """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
@@ -250,8 +269,9 @@ class Runner:
         told.result(timeout=_TOLD_SECONDS)
         return bool(row.has_next)
 
-    def _hand_back(self, claim: Claim, ended: _Ended, answer: Answer) -> None:
-        """Give the turn to another worker at once; a turn that asked for it ends with what was shown."""
+    def _hand_back(self, claim: Claim, ended: _Ended, requeued: Requeued) -> None:
+        """Give the turn to its next attempt at once; a turn that asked for it ends with what was shown."""
+        answer = requeued.answer
         has_text = bool(answer.content or answer.reasoning)
         if has_text and claim.row.recovery == Recovery.FAIL:
             last_seq = ended.settlement.last_seq + 1  # `error` comes before `done`
@@ -259,14 +279,16 @@ class Runner:
                 replace(ended, settlement=replace(ended.settlement, last_seq=last_seq)), lost(answer)
             )
             return
+        keeps_text = is_continued(answer, self._provider.capabilities)
+        reset = requeued.fault if has_text and not keeps_text else None
         # The last number is that of the reset, or of what was told before it.
-        told = ended.settlement.last_seq - (0 if has_text else 1)
+        told = ended.settlement.last_seq - (1 if reset is None else 0)
         settlement = replace(ended.settlement, last_seq=told)
-        if self._settle(settlement, Requeued(answer, handed_back=True)) is None:
+        if self._settle(settlement, replace(requeued, keeps_text=keeps_text)) is None:
             self._finish_stopped(ended, answer)
             return
-        _log.info("a turn was handed back")
-        told_all = asyncio.run_coroutine_threadsafe(self._tell_reset(ended.channel, has_text), self._loop)
+        _log.info("a turn waits for its next attempt", extra={"fault": requeued.fault.value})
+        told_all = asyncio.run_coroutine_threadsafe(self._tell_rest(ended.channel, reset), self._loop)
         told_all.result(timeout=_TOLD_SECONDS)
         self._ring(str(claim.turn_id), claim.row.traceparent)
 
@@ -285,9 +307,9 @@ class Runner:
         channel.event(EventType.STOP_REQUESTED, {"stop_reason": row.stop_reason})
         await self._tell(channel, stopped, row, "" if row.dropped else stopped.answer.content)
 
-    async def _tell_reset(self, channel: Channel, has_text: bool) -> None:
-        if has_text:
-            channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
+    async def _tell_rest(self, channel: Channel, reset: Fault | None) -> None:
+        if reset is not None:
+            channel.event(EventType.MESSAGE_RESET, {"reason": reset.value})
         await channel.drained(_SHOWN_SECONDS)
         channel.discard()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, assert_never
 from uuid import UUID
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from shared.database import Database
 from shared.errors import FAULT_TITLES, Fault, fault_error
@@ -124,6 +124,17 @@ _SETTLE: Final = Statement(
 _FORGET: Final = Statement(
     "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
+_KEEP: Final = Statement(
+    """
+    insert into turnkeeper.checkpoints as c (organization_id, turn_id, attempt, seq, called, content, reasoning)
+    values (:organization_id, :turn_id, :attempt, :last_seq, false, :content, '')
+    on conflict (organization_id, turn_id) do update set
+        attempt = excluded.attempt, seq = excluded.seq, called = false, content = excluded.content, reasoning = '',
+        input_tokens = 0, cache_read_tokens = 0, cache_write_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
+        usage_source = excluded.usage_source, saved_at = now()
+    """
+)
+"""The text that the next attempt goes on with. It is billed already: its figures are those of no attempt."""
 _READ: Final = Statement(
     f"""
     select {_COLUMNS}, true as has_next from turnkeeper.turns as t
@@ -144,7 +155,7 @@ class Settlement:
         attempt: The fencing token: the attempt that ends and that its cost is billed to. The row that comes back
             has the next number where the attempt is taken from its worker or the turn waits again, so that the
             log refuses what that worker sent and Redis has not yet executed (I3).
-        last_seq: The number of `done`.
+        last_seq: The number of `done`; of the last event, where the turn waits again.
         history_trimmed: Turns left out of the prompt.
         first_token_ago_seconds: Since the first text; None when there was none.
         stop_observed_ago_seconds: Since the upstream connection was closed for a stop; None for no stop.
@@ -178,8 +189,17 @@ def settle(
         row = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
         if row is not None:
             # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
-            _FORGET.run(db, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id})
+            _forget_or_keep(db, settlement, ending)
         return row
+
+
+def _forget_or_keep(db: Connection, settlement: Settlement, ending: Ending) -> None:
+    of_turn = {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
+    if isinstance(ending, Requeued) and ending.keeps_text:
+        kept = {"attempt": settlement.attempt, "last_seq": settlement.last_seq}
+        _KEEP.run(db, {**of_turn, **kept, "content": ending.answer.content})
+    else:
+        _FORGET.run(db, of_turn)
 
 
 def settled_row(database: Database, settlement: Settlement) -> Row[Any]:

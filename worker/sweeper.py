@@ -28,8 +28,11 @@ from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.continuation import is_continued
 from worker.outcome import Answer, Requeued, Stopped
+from worker.provider import Capabilities
 from worker.publisher import Publisher
+from worker.retry import MOST_ATTEMPTS
 from worker.settle import Ending, Settlement, error_of, lost, settle
 
 _log = logging.getLogger("turnkeeper.sweeper")
@@ -41,7 +44,6 @@ _RING_AGAIN_SECONDS: Final = 2.0
 _MOST_AT_ONCE: Final = 200
 _MOST_DOORBELLS: Final = 200
 """Lying in Redis unheard: with so many the workers are busy or gone, and more would wake nobody."""
-_MOST_ATTEMPTS: Final = 3
 _HOUSEKEEPING_ROUNDS: Final = 15
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
@@ -49,6 +51,8 @@ _BYTES_PER_TOKEN: Final = 4
 _NUMBERS_LEFT_OUT: Final = 1_000_000
 """More than an attempt can have given out between two checkpoints."""
 
+_ANSWERED: Final = frozenset({EventType.MESSAGE_START, EventType.CONTENT_DELTA, EventType.REASONING_DELTA})
+"""Events that only an attempt tells whose provider answered."""
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
 _UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
@@ -70,13 +74,24 @@ _LEFT_BEHIND: Final = text(
     where t.organization_id = :organization_id and t.id = :turn_id
     """
 )
+# A text that was kept to be continued is void then: its reset comes before `done`.
 _EXPIRE: Final = text(
     """
-    update turnkeeper.turns as t
-    set status = 'expired', last_seq = t.last_seq + 1, finished_at = clock_timestamp()
-    where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
-      and t.claimable_at < clock_timestamp() - make_interval(secs => :queue_seconds)
-    returning t.*
+    with expired as (
+        update turnkeeper.turns as t
+        set status = 'expired', finished_at = clock_timestamp(),
+            last_seq = t.last_seq + 1 + (
+                select count(*) from turnkeeper.checkpoints as c
+                where c.organization_id = t.organization_id and c.turn_id = t.id)
+        where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
+          and t.claimable_at < clock_timestamp() - make_interval(secs => :queue_seconds)
+        returning t.*
+    ), forgotten as (
+        delete from turnkeeper.checkpoints as c using expired as t
+        where c.organization_id = t.organization_id and c.turn_id = t.id
+        returning c.turn_id
+    )
+    select t.*, exists (select from forgotten) as has_void_text from expired as t
     """
 )
 
@@ -89,6 +104,22 @@ class _Left:
     answer: Answer
     last_seq: int
     is_log_lost: bool = False
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a turn's log tells.
+
+    Args:
+        transcript: The text.
+        is_answered: Whether the newest attempt's provider answered.
+        is_open: Whether the text can go on: no number is missing, and readers were not told its end.
+    """
+
+    transcript: Transcript
+    is_answered: bool
+    is_open: bool
 
 
 class Sweeper:
@@ -200,7 +231,7 @@ class Sweeper:
         with self._database.of(organization_id) as db:
             row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
         left = self._left(row)
-        ending = _ending(left)
+        ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
         events = _events(ending)
         settlement = Settlement(
             organization_id,
@@ -226,17 +257,19 @@ class Sweeper:
         content, reasoning = row.content or "", row.reasoning or ""
         last_seq = max(row.last_seq, row.checkpoint_seq or 0)
         called = bool(row.called)
-        transcript = self._transcript(row)
-        if transcript is None:
+        told = self._told(row)
+        is_open = False
+        if told is None:
             # With the log it was lost which numbers readers have seen: none of them is given again (I4).
             last_seq += _NUMBERS_LEFT_OUT
-        elif transcript.seq >= last_seq:
-            last_seq = transcript.seq
-            content, reasoning = transcript.content, transcript.reasoning
-            called = called or transcript.message_id is not None
+        elif told.transcript.seq >= last_seq:
+            last_seq = told.transcript.seq
+            content, reasoning = told.transcript.content, told.transcript.reasoning
+            called = called or told.is_answered
+            is_open = told.is_open
         usage = _usage(row, content, reasoning) if called else Usage()
         answer = Answer(content, reasoning, called, usage, _source(row))
-        return _Left(row, answer, last_seq, is_log_lost=transcript is None)
+        return _Left(row, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 
     def _begin_log_again(self, left: _Left, attempt: int) -> None:
         """Tell readers the text so far under a number that none of them has passed."""
@@ -258,7 +291,7 @@ class Sweeper:
         except redis.RedisError as error:
             _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
 
-    def _transcript(self, row: Row[Any]) -> Transcript | None:
+    def _told(self, row: Row[Any]) -> _Told | None:
         """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""
         try:
             entries = cast("list[Any]", self._redis.xrange(log_key(row.session_id, row.id)))
@@ -281,10 +314,19 @@ class Sweeper:
                 content=row.content,
                 reasoning=row.reasoning,
             )
+        is_answered, is_open = False, True
         for event in encoded:
-            if decode_header(event).seq > transcript.seq:
+            header = decode_header(event)
+            is_snapshot = header.type == EventType.SNAPSHOT
+            is_open = is_open and (is_snapshot or header.seq <= transcript.seq + 1)
+            is_open = is_open and header.type != EventType.MESSAGE_END
+            if header.seq > transcript.seq:
                 transcript.apply(event)
-        return transcript
+            if header.attempt == row.attempt:
+                # A snapshot may be of what an earlier attempt left.
+                is_news = is_snapshot and transcript.content != (row.content or "")
+                is_answered = is_answered or is_news or header.type in _ANSWERED
+        return _Told(transcript, is_answered, is_open)
 
     def _tell(
         self,
@@ -325,13 +367,15 @@ class Sweeper:
         if expired is None:
             return
 
-        self._tell(expired, expired.last_seq - 1, (), done_event(expired, None))
+        void = ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
+        events = void if expired.has_void_text else ()
+        self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
 
 
 def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
     """Return what readers are told of a dead attempt, before `done` where that follows."""
     match ending:
-        case Requeued(answer) if answer.content or answer.reasoning:
+        case Requeued(answer, keeps_text=False) if answer.content or answer.reasoning:
             return ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
         case Stopped(_, reason):
             return ((EventType.STOP_REQUESTED, {"stop_reason": reason.value}),)
@@ -340,25 +384,29 @@ def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
             return () if error is None else ((EventType.ERROR, {"error": error}),)
 
 
-def _ending(left: _Left) -> Ending:
+def _ending(left: _Left, capabilities: Capabilities) -> Ending:
     row, answer = left.row, left.answer
     if row.status == TurnStatus.STOPPING:
         return Stopped(answer, StopReason(row.stop_reason))
     has_text = bool(answer.content or answer.reasoning)
-    if row.attempt - row.handed_back >= _MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
+    if row.attempt - row.handed_back >= MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
         return lost(answer)
-    return Requeued(answer)
+    return Requeued(answer, keeps_text=left.is_open and is_continued(answer, capabilities))
 
 
 def _usage(row: Row[Any], content: str, reasoning: str) -> Usage:
-    """Return what a dead attempt used: its checkpoint's figures, or an estimate where that knows less."""
-    thought = max(row.reasoning_tokens or 0, estimate_tokens(reasoning))
+    """Return what a dead attempt used: its checkpoint's figures, and an estimate for what came after them.
+
+    A checkpoint that an earlier attempt left to be continued has no figures: its text is billed already.
+    """
+    said = estimate_tokens(content.removeprefix(row.content or ""))
+    thought = estimate_tokens(reasoning.removeprefix(row.reasoning or ""))
     return Usage(
         input_tokens=row.input_tokens or int(row.prompt_bytes) // _BYTES_PER_TOKEN,
         cache_read_tokens=row.cache_read_tokens or 0,
         cache_write_tokens=row.cache_write_tokens or 0,
-        output_tokens=max(row.output_tokens or 0, estimate_tokens(content) + thought),
-        reasoning_tokens=thought,
+        output_tokens=(row.output_tokens or 0) + said + thought,
+        reasoning_tokens=(row.reasoning_tokens or 0) + thought,
     )
 
 

@@ -8,7 +8,7 @@
  */
 
 #ifndef ATTEMPTS
-#define ATTEMPTS  2     /* worker/sweeper.py: _MOST_ATTEMPTS, which is 3 */
+#define ATTEMPTS  2     /* worker/retry.py: MOST_ATTEMPTS, which is 3 */
 #endif
 #ifndef TEXTS
 #define TEXTS     1     /* deltas of an answer */

@@ -12,6 +12,7 @@ from tests.faults.world import Asked, World
 
 SILENCE_SECONDS = 2
 FEW = 8
+ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,8 @@ def more_environment() -> dict[str, str]:
         "PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS": str(SILENCE_SECONDS),
         "PROVIDER_IDLE_TIMEOUT_SECONDS": str(SILENCE_SECONDS),
         "PROVIDER_MAX_TEXT_BYTES": "200000",
+        # Here half of all calls fail, each on purpose.
+        "PROVIDER_BREAKER_SECONDS": "0",
     }
 
 
@@ -59,16 +62,17 @@ def test_v1_a_provider_that_says_nothing_fails_the_turn_after_one_more_try(world
     )
 
 
-def test_v2_silence_in_mid_stream_fails_the_turn_and_keeps_the_text_with_or_without_comments(world: World):
-    end = End("provider_timeout", FEW)
+def test_v2_silence_in_mid_stream_is_tried_again_and_keeps_the_text_with_or_without_comments(world: World):
+    end = End("provider_timeout", FEW, ATTEMPTS)
     ends(world, **{f"tokens=50 hang={FEW}": end, f"tokens=50 hang={FEW} comments=0.2 pings=0.3": end})
 
 
-def test_v3_a_reset_fails_the_turn_and_keeps_the_text_and_is_tried_again_before_any(world: World):
+def test_v3_a_reset_is_tried_again_and_keeps_the_last_text(world: World):
     ends(
         world,
         **{
-            f"tokens=50 cut={FEW} rate=100": End("provider_protocol", FEW),
+            f"tokens=50 cut={FEW} rate=100": End("provider_protocol", FEW, ATTEMPTS),
+            f"tokens=50 cut={FEW} rate=100 fail_times=1": End("completed", 50, 2),
             "tokens=50 cut=0": End("provider_protocol", 0, 2),
             "tokens=5 cut=0 fail_times=1": End("completed", 5, 2),
         },
@@ -76,7 +80,7 @@ def test_v3_a_reset_fails_the_turn_and_keeps_the_text_and_is_tried_again_before_
 
 
 def test_v4_a_stream_that_ends_without_its_mark_is_never_complete(world: World):
-    end = End("provider_protocol", FEW)
+    end = End("provider_protocol", FEW, ATTEMPTS)
     ends(world, **{f"tokens=50 eof={FEW}": end, f"tokens=50 fin={FEW} rate=100": end})
 
 

@@ -25,11 +25,13 @@ class Fences:
         self.trusted = True
         self.held = True
         self.fenced = 0
+        self.while_asked = lambda: None
 
     def is_trusted(self) -> bool:
         return self.trusted
 
     async def holds_lease(self, turn_id, attempt) -> bool:
+        self.while_asked()
         return self.held
 
     def fence(self) -> None:
@@ -364,3 +366,36 @@ def test_what_another_thread_reads_is_text_exactly_through_its_number(stage):
         await until(channel.is_idle)
 
     play(stage, work)
+
+
+def test_a_text_to_continue_stands_in_a_lost_log_before_its_continuation_and_its_end(stage):
+    async def work(stage):
+        stage.fences.held = False  # settled by the time that PostgreSQL would be asked
+        channel = await stage.open(attempt=2)
+        channel.go_on_from("so far", is_in_log=False)
+        channel.delta(False, " and on")
+        channel.encoded(channel.next_seq(), b'{"type":"done","seq":5}')
+        channel.close()
+        await until(channel.is_idle)
+        assert channel.text_so_far()[1] == "so far and on"
+
+    play(stage, work)
+    assert [entry_id for entry_id, _, _ in stage.log()] == ["0-1", "0-2", "2-3", "2-4", "2-5"]
+    assert stage.text() == "so far and on"
+    assert stage.fences.fenced == 0
+
+
+def test_a_lost_log_of_a_turn_that_is_settled_meanwhile_begins_again(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "text")
+        await until(channel.is_idle)
+        stage.fences.while_asked = channel.close
+        stage.fences.held = False
+        stage.redis.delete(stage.key)
+        channel.encoded(channel.next_seq(), b'{"type":"done","seq":4}')
+        await until(channel.is_idle)
+
+    play(stage, work)
+    assert stage.fences.fenced == 0
+    assert stage.text() == "text"

@@ -33,6 +33,7 @@ from shared.usage import Usage, UsageSource
 from worker import leases, sweeper
 from worker.claim import Claim, claim_turn
 from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
+from worker.provider import Capabilities
 from worker.settle import Settlement, settle
 
 WORKERS = (new_id(), new_id())
@@ -297,7 +298,9 @@ class TurnMachine(RuleBasedStateMachine):
         answer = Answer(
             content, "", called=bool(found.called), usage=usage, usage_source=sweeper._source(found)
         )
-        ending = sweeper._ending(sweeper._Left(found, answer, max(found.last_seq, found.checkpoint_seq or 0)))
+        ending = sweeper._ending(
+            sweeper._Left(found, answer, max(found.last_seq, found.checkpoint_seq or 0)), Capabilities()
+        )
         match ending:
             case Stopped():
                 assert row.status == "stopping"

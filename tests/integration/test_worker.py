@@ -225,7 +225,7 @@ def test_a_stop_reaches_the_worker_by_the_lease_renewal_when_redis_says_nothing(
 
 
 def test_a_failed_turn_says_why_and_keeps_its_text(desk):
-    turn = desk.queue("[[tokens=20 cut=5]]")
+    turn = desk.queue("[[tokens=20 cut=5]]", recovery="fail")
     desk.ring(turn)
     row = desk.ended(turn)
     assert (row.status, row.error["code"]) == ("failed", "provider_protocol")

@@ -11,7 +11,8 @@ from shared.events import EventType
 from shared.turns import FinishReason, Role, StopReason
 from shared.usage import Usage, UsageSource
 from worker.attempt import Attempt
-from worker.outcome import Completed, Failed, Fenced, Stopped
+from worker.breaker import Breaker
+from worker.outcome import Completed, Failed, Fenced, Requeued, Stopped
 from worker.provider import (
     Capabilities,
     ContentDelta,
@@ -22,6 +23,7 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
+from worker.retry import RetryBudget
 
 PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
 USED = Usage(input_tokens=3, output_tokens=2)
@@ -87,7 +89,13 @@ class Playing:
 class Once:
     """Never tries again."""
 
+    def __init__(self):
+        self.budget = RetryBudget(lambda: 0.0)
+
     def wait_before(self, fault, **_):
+        return None
+
+    def wait_before_attempt(self, fault, **_):
         return None
 
 
@@ -95,14 +103,24 @@ class Again(Once):
     """Tries again a number of times, without waiting."""
 
     def __init__(self, times, seconds=0.0):
-        self.times, self.seconds = times, seconds
+        super().__init__()
+        self.times, self.seconds, self.is_asked = times, seconds, False
 
     def wait_before(self, fault, *, tries, **_):
+        self.is_asked = True
         return self.seconds if tries <= self.times else None
+
+    def wait_before_attempt(self, fault, *, attempts, **_):
+        self.is_asked = True
+        return self.seconds if attempts <= self.times else None
+
+
+def breaker():
+    return Breaker(lambda: 0.0, 10.0)
 
 
 def attempt(seconds_left=60.0):
-    return Attempt(Tape(), PROMPT, "message-id", seconds_left, Once())
+    return Attempt(Tape(), PROMPT, "message-id", seconds_left, Once(), breaker())
 
 
 def run(provider_of, *, during=None, seconds_left=60.0):
@@ -327,13 +345,14 @@ class Moody(Playing):
 
     def stream(self, prompt, *, on_sent=None):
         self.steps = self.calls.pop(0)
+        self.prompt = prompt
         return super().stream(prompt, on_sent=on_sent)
 
 
-def run_again(calls, times=1, during=None, seconds=0.0):
+def run_again(calls, times=1, during=None, seconds=0.0, **options):
     async def both():
         provider = Moody(*calls)
-        one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds))
+        one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options)
         beside = asyncio.create_task(during(one, provider)) if during else None
         outcome = await asyncio.wait_for(one.run(provider), 10)
         if beside is not None:
@@ -370,10 +389,115 @@ def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
     assert outcome.answer.usage_source is UsageSource.ESTIMATED
 
 
-def test_once_text_was_shown_no_call_is_tried_again():
-    _, provider, outcome = run_again([[[MessageStart(), ContentDelta("part")], BUSY], WHOLE])
+PART = [MessageStart(), ContentDelta("part")]
+CUT = ProviderError(Fault.PROVIDER_PROTOCOL, "cut", broke_off=True)
+TWICE = ProviderError(Fault.PROVIDER_PROTOCOL, "started twice")
+
+
+def test_once_text_was_shown_no_call_is_tried_again_in_the_same_attempt():
+    _, provider, outcome = run_again([[PART, BUSY], WHOLE])
     assert isinstance(outcome, Failed)
     assert provider.closed == 1
+
+
+@pytest.mark.parametrize("fault", [CUT, BUSY, ProviderError(Fault.PROVIDER_TIMEOUT, "silent")])
+def test_a_text_that_broke_off_is_left_to_the_next_attempt_and_billed(fault):
+    one, provider, outcome = run_again([[PART, fault], WHOLE], attempts=1)
+    assert isinstance(outcome, Requeued)
+    assert (outcome.answer.content, outcome.fault, outcome.handed_back) == ("part", fault.fault, False)
+    assert outcome.answer.called
+    assert outcome.answer.usage == Usage(input_tokens=14, output_tokens=1)
+    assert provider.closed == 1
+    assert [kind for kind, _ in one.channel.told] == [EventType.MESSAGE_START, "content"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts"), [(TWICE, 1), (CUT, 2), (CUT, None)], ids=["permanent", "no attempt left", "fail"]
+)
+def test_a_text_that_broke_off_for_good_ends_the_turn_with_its_fault(fault, attempts):
+    _, _, outcome = run_again([[PART, fault]], attempts=attempts)
+    assert isinstance(outcome, Failed)
+    assert (outcome.fault, outcome.answer.content) == (Fault.PROVIDER_PROTOCOL, "part")
+
+
+@pytest.mark.parametrize(("order", "ending"), [("stop", Stopped), ("fence", Fenced), ("hand_back", Requeued)])
+def test_the_wait_for_the_next_attempt_is_cut_short(order, ending):
+    async def during(one, provider):
+        while not one._retries.is_asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.stop(StopReason.USER) if order == "stop" else getattr(one, order)()
+
+    _, _, outcome = run_again([[PART, CUT]], during=during, seconds=3600.0, attempts=1)
+    assert isinstance(outcome, ending)
+    if order == "hand_back":
+        assert not outcome.handed_back, "the provider failed it: the attempt counts"
+
+
+def test_a_provider_that_is_not_called_for_a_moment_fails_the_turn_before_any_cost():
+    async def both():
+        guard = Breaker(lambda: 0.0, 10.0)
+        for _ in range(20):
+            guard.call().fail(Fault.PROVIDER_OVERLOADED, is_passing=True)
+        provider, one = Moody(*WHOLE), Attempt(Tape(), PROMPT, "m", 60.0, Again(5), guard, attempts=1)
+        return provider, await one.run(provider)
+
+    provider, outcome = asyncio.run(both())
+    assert not provider.opened.is_set()
+    assert (outcome.fault, outcome.retry_after_ms) == (Fault.PROVIDER_OVERLOADED, 10_000)
+    assert not outcome.answer.called
+    assert outcome.answer.usage.is_empty()
+
+
+def test_a_stop_in_the_wait_after_a_refusal_costs_nothing():
+    async def during(one, provider):
+        while not one._retries.is_asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.stop(StopReason.USER)
+
+    _, _, outcome = run_again([[BUSY]], during=during, seconds=3600.0)
+    assert isinstance(outcome, Stopped)
+    assert outcome.answer.usage.is_empty()
+
+
+CONTINUES = {"prefix": "The sea is ", "attempts": 2}
+
+
+def test_a_continued_answer_is_the_text_so_far_and_its_rest_and_costs_the_rest():
+    rest = [[MessageStart(), ContentDelta(" "), ContentDelta("blue."), Finish(FinishReason.STOP, USED)]]
+    one, provider, outcome = run_again([rest], **CONTINUES)
+    assert isinstance(outcome, Completed)
+    assert outcome.answer.content == "The sea is blue."
+    assert outcome.answer.usage == USED
+    assert provider.prompt.messages[-1] == PromptMessage(Role.ASSISTANT, "The sea is")
+    assert provider.prompt.max_output_tokens == 97
+    assert [kind for kind, _ in one.channel.told] == ["content", EventType.MESSAGE_END]
+
+
+def test_a_continuation_that_breaks_off_estimates_only_what_it_added():
+    _, _, outcome = run_again([[[MessageStart(), ContentDelta("blue")], CUT]], **CONTINUES)
+    assert outcome.answer.content == "The sea is blue"
+    assert outcome.answer.usage == Usage(input_tokens=14 + 3 + 4, output_tokens=1)
+
+
+def test_a_text_that_the_provider_will_not_continue_is_void_and_the_question_is_asked_again():
+    refused = ProviderError(Fault.PROVIDER_REJECTED, "no")
+    one, provider, outcome = run_again([[refused], WHOLE], **CONTINUES)
+    assert isinstance(outcome, Completed)
+    assert outcome.answer.content == "ok"
+    assert provider.prompt == PROMPT
+    assert [kind for kind, _ in one.channel.told] == [
+        EventType.MESSAGE_RESET,
+        EventType.MESSAGE_START,
+        "content",
+        EventType.MESSAGE_END,
+    ]
+
+
+def test_a_continuation_that_fails_before_it_adds_anything_keeps_the_text():
+    _, _, outcome = run_again([[BUSY]], times=0, **CONTINUES)
+    assert isinstance(outcome, Failed)
+    assert outcome.answer.content == "The sea is "
+    assert outcome.answer.usage.is_empty()
 
 
 def test_a_stop_ends_the_wait_for_the_next_try():

@@ -5,13 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Fault
-from worker.retry import Retries
+from worker.retry import Retries, RetryBudget
 
-HALF = Retries(lambda: 0.5)
+
+def rule(chance=0.5):
+    return Retries(lambda: chance, RetryBudget(lambda: 0.0))
 
 
 def wait(fault, tries=1, retry_after_ms=None, seconds_left=300.0):
-    return HALF.wait_before(fault, tries=tries, retry_after_ms=retry_after_ms, seconds_left=seconds_left)
+    return rule().wait_before(fault, tries=tries, retry_after_ms=retry_after_ms, seconds_left=seconds_left)
 
 
 def test_an_unreachable_provider_is_tried_twice_more():
@@ -52,5 +54,60 @@ def test_a_limit_that_does_not_say_when_it_ends_is_not_waited_for():
 
 @given(st.sampled_from(sorted(Fault)), st.integers(1, 9), st.floats(0, 1), st.floats(0, 600))
 def test_waits_are_between_a_fifth_of_a_second_and_four_and_within_the_deadline(fault, tries, chance, left):
-    seconds = Retries(lambda: chance).wait_before(fault, tries=tries, retry_after_ms=None, seconds_left=left)
+    seconds = rule(chance).wait_before(fault, tries=tries, retry_after_ms=None, seconds_left=left)
     assert seconds is None or (0.2 <= seconds <= 4.0 and seconds < left)
+
+
+def wait_before_attempt(attempts, fault=Fault.PROVIDER_PROTOCOL, retry_after_ms=None, seconds_left=300.0):
+    return rule().wait_before_attempt(
+        fault, attempts=attempts, retry_after_ms=retry_after_ms, seconds_left=seconds_left
+    )
+
+
+def test_a_turn_is_tried_three_times_and_waits_longer_each_time():
+    first, second, third = (wait_before_attempt(attempts) for attempts in (1, 2, 3))
+    assert third is None
+    assert 0.2 < first < second < 4.0
+
+
+def test_the_next_attempt_keeps_to_the_providers_word_and_to_the_deadline():
+    assert wait_before_attempt(1, Fault.PROVIDER_OVERLOADED, retry_after_ms=7000) == 7.0
+    assert wait_before_attempt(1, Fault.PROVIDER_OVERLOADED, retry_after_ms=7000, seconds_left=6.9) is None
+    assert wait_before_attempt(1, Fault.PROVIDER_RATE_LIMITED) is None
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def taken(budget):
+    count = 0
+    while budget.take():
+        count += 1
+        assert count < 10_000, "the budget has no end"
+    return count
+
+
+def test_retries_of_all_turns_end_when_the_budget_is_spent_and_go_on_with_time_and_calls():
+    clock = Clock()
+    budget = RetryBudget(clock)
+    assert taken(budget) == 100
+    clock.now = 2.0
+    assert taken(budget) == 20
+    for _ in range(51):
+        budget.note_call()
+    assert taken(budget) == 10
+    clock.now = 3600.0
+    assert taken(budget) == 100  # an idle hour saves up no storm
+
+
+def test_a_call_that_the_budget_does_not_cover_is_not_tried_again():
+    budget = RetryBudget(lambda: 0.0)
+    taken(budget)
+    again = Retries(lambda: 0.5, budget)
+    failure = Fault.PROVIDER_UNREACHABLE
+    assert again.wait_before(failure, tries=1, retry_after_ms=None, seconds_left=60.0) is None
+    assert again.wait_before_attempt(failure, attempts=1, retry_after_ms=None, seconds_left=60.0) is None
