@@ -4,7 +4,6 @@
 are made from it. All problems are reported together, so an operator mends them in one go.
 """
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
+from shared.addresses import is_listed, is_plain_host, refusal_of_host
 from shared.errors import SettingsError
 
 PLATFORM_ANTHROPIC_URL: Final = "https://api.anthropic.com"
@@ -108,7 +108,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         (
             "MCP_LLM_ALLOWED_HOSTS",
             "",
-            "Comma-separated hosts that may be private, loopback or plain http in production.",
+            "Comma-separated hosts, or `host:port`, that may be internal or plain http in production.",
         ),
         ("ANTHROPIC_API_KEY", "", "Required with `anthropic`."),
         ("ANTHROPIC_MODEL", "claude-sonnet-5-5", "Model for `anthropic`."),
@@ -248,6 +248,7 @@ class ProviderSettings:
     max_event_bytes: int
     max_answer_bytes: int
     max_text_bytes: int
+    guards_egress: bool
     allowed_hosts: frozenset[str]
     price_input_per_m_usd: Decimal
     price_output_per_m_usd: Decimal
@@ -455,6 +456,7 @@ def _provider(read: _Reader, *, production: bool) -> tuple[ProviderSettings, tup
         max_event_bytes=read.whole("PROVIDER_MAX_EVENT_BYTES", 1024),
         max_answer_bytes=read.whole("PROVIDER_MAX_ANSWER_BYTES", 1024),
         max_text_bytes=read.whole("PROVIDER_MAX_TEXT_BYTES", 1024),
+        guards_egress=production,
         allowed_hosts=allowed_hosts,
         price_input_per_m_usd=prices[0],
         price_output_per_m_usd=prices[1],
@@ -472,7 +474,6 @@ def _check_provider_url(
     except ValueError:
         read.problems.append(f"{name} is no URL: use a form such as https://host/v1")
         return
-    del port  # reading it validates it
     if parts.username is not None or parts.password is not None:
         read.problems.append(f"{name} holds a user or password: give the key in its own variable")
         return
@@ -481,23 +482,21 @@ def _check_provider_url(
         return
     if parts.query or parts.fragment or "?" in url or "#" in url:
         read.problems.append(f"{name} holds a query or a fragment: give the base URL only")
-    if production and host.lower() not in allowed_hosts:
+    if not is_plain_host(host):
+        read.problems.append(
+            f"{name} names the host {host!r}: use a name in ASCII or an address in its usual form"
+        )
+        return
+    port = (443 if parts.scheme == "https" else 80) if port is None else port
+    if production and not is_listed(host, port, allowed_hosts):
         if parts.scheme != "https":
             read.problems.append(
                 f"{name} must use https in production, or list {host!r} in MCP_LLM_ALLOWED_HOSTS"
             )
-        if _is_internal(host):
+        if refusal := refusal_of_host(host):
             read.problems.append(
-                f"{name} names the internal host {host!r}: list it in MCP_LLM_ALLOWED_HOSTS if that is meant"
+                f"{name} names the host {host!r} ({refusal}): list it in MCP_LLM_ALLOWED_HOSTS if that is meant"
             )
-
-
-def _is_internal(host: str) -> bool:
-    """Say whether `host` is by its spelling alone not on the public internet."""
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".internal", ".local"))
 
 
 def _server_url(read: _Reader, name: str, schemes: tuple[str, ...]) -> str:

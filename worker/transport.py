@@ -6,13 +6,13 @@ TLS to where the URL says: no proxies, no redirects, no HTTP/2, no environment.
 
 import asyncio
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeAlias
 
 import httpx
 
+from worker.egress import Resolver, SystemResolver, first_connection, trust
 from worker.http1 import Http1Connection
 
 IDLE_SECONDS: Final = 30.0
@@ -25,32 +25,11 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _FORBIDDEN: Final = re.compile(rb"[\r\n\0]")
 
 
-class Resolver(Protocol):
-    """Turns a host into the addresses that may be connected to: the seam for a guard of egress."""
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return IP addresses, the preferred first.
-
-        Raises:
-            OSError: The host is unknown, or may not be connected to.
-        """
-
-
-class SystemResolver:
-    """Asks the operating system."""
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return what `getaddrinfo` says, each address once."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class UpstreamTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 to any origin, with connections kept for the next request. Belongs to one event loop.
 
     Args:
-        ssl_context: Trust for https; httpx's default where None.
+        ssl_context: Trust for https; `trust()` where None.
         resolver: Says where a host may be connected to. The name stays in the `Host` header, in SNI
             and in the certificate's check.
         max_idle: Most unused connections.
@@ -66,7 +45,7 @@ class UpstreamTransport(httpx.AsyncBaseTransport):
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """Prepare; nothing connects before the first request."""
-        self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._ssl_context = ssl_context or trust()
         self._ssl_context.set_alpn_protocols(["http/1.1"])
         self._resolver = resolver or SystemResolver()
         self._max_idle = max_idle
@@ -108,24 +87,18 @@ class UpstreamTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, origin: _Origin, timeout_seconds: float | None) -> Http1Connection:
         scheme, host, port = origin
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout_seconds) as limit:
-                addresses = await self._resolver.resolve(host, port)
-                for left in range(len(addresses), 0, -1):
-                    deadline = limit.when()
-                    share = None if deadline is None else (deadline - loop.time()) / left
-                    try:
-                        async with asyncio.timeout(share):
-                            return await self._connect_to(addresses[-left], scheme, host, port)
-                    except (OSError, TimeoutError):
-                        if left == 1:
-                            raise
+            return await first_connection(
+                self._resolver,
+                host,
+                port,
+                timeout_seconds,
+                lambda address: self._connect_to(address, scheme, host, port),
+            )
         except TimeoutError as exc:
             raise httpx.ConnectTimeout(f"no connection within {timeout_seconds} s") from exc
         except OSError as exc:
             raise httpx.ConnectError(f"no connection: {type(exc).__name__}") from exc
-        raise httpx.ConnectError("the host has no address that may be connected to")
 
     async def _connect_to(self, address: str, scheme: str, host: str, port: int) -> Http1Connection:
         is_tls = scheme == "https"

@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import struct
-import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -25,6 +24,7 @@ from shared.errors import Fault, ProviderError
 from shared.settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
+from tests.certificates import make_certificates
 from worker.provider import (
     ContentDelta,
     Finish,
@@ -284,6 +284,7 @@ SETTINGS = ProviderSettings(
     max_event_bytes=64 * 1024,
     max_answer_bytes=1024 * 1024,
     max_text_bytes=512 * 1024,
+    guards_egress=False,
     allowed_hosts=frozenset(),
     price_input_per_m_usd=Decimal(0),
     price_output_per_m_usd=Decimal(0),
@@ -350,32 +351,10 @@ def loops(name):
     return uvloop.new_event_loop if name == "uvloop" else asyncio.new_event_loop
 
 
-def openssl(folder, command):
-    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
     """A folder with an authority, `ca.pem`, and what it and another one signed."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make certificates")
-    folder = tmp_path_factory.mktemp("certificates")
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-    for name in ("ca", "stranger"):
-        usage = "-addext keyUsage=critical,keyCertSign"
-        openssl(
-            folder, f"req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2 {usage}"
-        )
-    # What RFC 5280 asks of a certificate: from Python 3.13 on less is refused.
-    (folder / "leaf.cnf").write_text(
-        "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n"
-        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-    )
-    openssl(folder, f"req {key} -keyout leaf.key -out leaf.csr -subj /CN=localhost")
-    for name, authority, days in (("good", "ca", 2), ("expired", "ca", -1), ("unknown", "stranger", 2)):
-        signed = f"-CA {authority}.pem -CAkey {authority}.key -CAcreateserial -extfile leaf.cnf"
-        openssl(folder, f"x509 -req -in leaf.csr {signed} -days {days} -out {name}.pem")
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session", autouse=True)

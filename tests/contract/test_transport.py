@@ -12,6 +12,8 @@ import psutil
 import pytest
 import uvloop
 
+from worker.egress import SystemResolver
+from worker.stock_transport import PinnedHttpxTransport
 from worker.transport import UpstreamTransport
 
 LIMIT_SECONDS = 10
@@ -34,7 +36,12 @@ def run(request):
 
 @pytest.fixture(params=["ours", "httpx"])
 def make_transport(request):
-    return UpstreamTransport if request.param == "ours" else httpx.AsyncHTTPTransport
+    def make(resolver=None):
+        if request.param == "ours":
+            return UpstreamTransport(resolver=resolver)
+        return PinnedHttpxTransport(resolver or SystemResolver(), max_idle=64, idle_seconds=30)
+
+    return make
 
 
 @contextlib.asynccontextmanager
@@ -219,7 +226,7 @@ def test_closing_the_client_closes_every_connection(run, make_transport):
     run(go())
 
 
-# Only ours.
+# Where it connects to.
 
 
 class Addresses:
@@ -233,7 +240,7 @@ class Addresses:
         return self.addresses
 
 
-def test_a_connection_goes_where_the_resolver_says_and_keeps_the_name(run):
+def test_a_connection_goes_where_the_resolver_says_and_keeps_the_name(run, make_transport):
     seen = []
 
     async def answer(head, body, reader, writer):
@@ -243,7 +250,7 @@ def test_a_connection_goes_where_the_resolver_says_and_keeps_the_name(run):
     async def go():
         resolver = Addresses("127.0.0.1")
         async with serving(answer) as (port, _):
-            async with httpx.AsyncClient(transport=UpstreamTransport(resolver=resolver)) as client:
+            async with httpx.AsyncClient(transport=make_transport(resolver=resolver)) as client:
                 await client.get(f"http://models.example:{port}/")
                 await client.get(f"http://models.example:{port}/")
             return resolver.asked == [("models.example", port)], port
@@ -253,7 +260,7 @@ def test_a_connection_goes_where_the_resolver_says_and_keeps_the_name(run):
     assert all(f"host: models.example:{port}".encode() in head.lower() for head in seen)
 
 
-def test_the_next_address_is_tried_when_one_refuses_or_is_silent(run):
+def test_the_next_address_is_tried_when_one_refuses_or_is_silent(run, make_transport):
     async def go():
         async with serving(replies(OK)) as (port, _):
             silent = socket.socket()  # the same port elsewhere, with a full backlog
@@ -265,7 +272,7 @@ def test_the_next_address_is_tried_when_one_refuses_or_is_silent(run):
                     filler.setblocking(False)
                     with contextlib.suppress(BlockingIOError):
                         filler.connect(silent.getsockname())
-                transport = UpstreamTransport(resolver=Addresses("127.0.0.2", "127.0.0.3", "127.0.0.1"))
+                transport = make_transport(resolver=Addresses("127.0.0.2", "127.0.0.3", "127.0.0.1"))
                 async with httpx.AsyncClient(transport=transport, timeout=1) as client:
                     return (await client.get(f"http://models.example:{port}/")).text
             finally:
@@ -275,14 +282,14 @@ def test_the_next_address_is_tried_when_one_refuses_or_is_silent(run):
     assert run(go()) == "ok"
 
 
-def test_a_host_without_an_address_or_refused_by_the_resolver_is_not_connected_to(run):
+def test_a_host_without_an_address_or_refused_by_the_resolver_is_not_connected_to(run, make_transport):
     class Guard:
         async def resolve(self, host, port):
             raise PermissionError("that address is not for you")
 
     async def go():
         for resolver in (Addresses(), Guard()):
-            async with httpx.AsyncClient(transport=UpstreamTransport(resolver=resolver)) as client:
+            async with httpx.AsyncClient(transport=make_transport(resolver=resolver)) as client:
                 with pytest.raises(httpx.ConnectError) as caught:
                     await client.get("http://models.example/")
                 assert "not for you" not in str(caught.value)
@@ -290,17 +297,20 @@ def test_a_host_without_an_address_or_refused_by_the_resolver_is_not_connected_t
     run(go())
 
 
-def test_a_resolver_that_hangs_counts_as_connecting(run):
+def test_a_resolver_that_hangs_counts_as_connecting(run, make_transport):
     class Slow:
         async def resolve(self, host, port):
             await asyncio.Event().wait()
 
     async def go():
-        async with httpx.AsyncClient(transport=UpstreamTransport(resolver=Slow()), timeout=0.05) as client:
+        async with httpx.AsyncClient(transport=make_transport(resolver=Slow()), timeout=0.05) as client:
             with pytest.raises(httpx.ConnectTimeout):
                 await client.get("http://models.example/")
 
     run(go())
+
+
+# Only ours.
 
 
 def test_an_unused_connection_is_closed_after_a_while_and_no_more_than_agreed_are_kept(run):

@@ -5,11 +5,12 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from shared.settings import ProviderName, ProviderSettings
+from worker.egress import GuardedResolver, Resolver, SystemResolver
 from worker.provider import Provider
 from worker.providers.anthropic import Anthropic
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.upstream import Dialect, UpstreamProvider
-from worker.transport import IDLE_SECONDS, MAX_IDLE, Resolver, UpstreamTransport
+from worker.transport import IDLE_SECONDS, MAX_IDLE, UpstreamTransport
 
 
 def build_provider(
@@ -20,7 +21,7 @@ def build_provider(
     Args:
         settings: Which, where and how long.
         client: Sends the requests instead of one made from `settings`; closed with the provider.
-        resolver: Decides which addresses may be connected to; only the `fast` transport asks it.
+        resolver: Asked for addresses in place of the operating system; in production they are checked.
     """
     dialect: Dialect
     match settings.name:
@@ -32,13 +33,14 @@ def build_provider(
 
 
 def _client(settings: ProviderSettings, resolver: Resolver | None) -> httpx.AsyncClient:
+    resolver = resolver or SystemResolver()
+    if settings.guards_egress:
+        resolver = GuardedResolver(resolver, settings.allowed_hosts)
     transport: httpx.AsyncBaseTransport
     if settings.transport == "httpx":
-        # Turns are bounded by the worker, so connections are; a second bound would make turns wait.
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=MAX_IDLE, keepalive_expiry=IDLE_SECONDS
-        )
-        transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=True)
+        from worker.stock_transport import PinnedHttpxTransport
+
+        transport = PinnedHttpxTransport(resolver, max_idle=MAX_IDLE, idle_seconds=IDLE_SECONDS)
     else:
         transport = UpstreamTransport(resolver=resolver)
     # `trust_env` would take proxies and netrc from the environment, and one answer's cookies would go

@@ -39,6 +39,7 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuat
         max_event_bytes=1000,
         max_answer_bytes=1000,
         max_text_bytes=1000,
+        guards_egress=False,
         allowed_hosts=frozenset(),
         price_input_per_m_usd=Decimal(0),
         price_output_per_m_usd=Decimal(0),
