@@ -1,117 +1,86 @@
-"""What tokens cost, in exact decimals.
+"""What the configured model costs: by the variables that declare it, else by the table of prices.
 
 A price is kept with the ledger row that used it, so a later change of the table changes no bill.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
-from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
-from shared.settings import ProviderName, ProviderSettings
+from shared.price_table import FREE, Price, PriceTable
 from shared.usage import Usage
 
 _MILLION: Final = Decimal(1_000_000)
-_LONG_PROMPT_TOKENS: Final = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """US dollars per million tokens, one rate for each class that does not overlap."""
-
-    input: Decimal
-    output: Decimal
-    cache_read: Decimal
-    cache_write: Decimal
-    known: bool = True
-    """False when the model is in no table and the most expensive known price stands in."""
-
-    def cost(self, usage: Usage) -> Decimal:
-        """Return the exact cost of `usage` in US dollars; nothing is rounded."""
-        return (
-            usage.input_tokens * self.input
-            + usage.output_tokens * self.output
-            + usage.cache_read_tokens * self.cache_read
-            + usage.cache_write_tokens * self.cache_write
-        ) / _MILLION
-
-    def as_dict(self) -> dict[str, str | bool]:
-        """Return what the ledger keeps."""
-        return {
-            "input_per_m_usd": str(self.input),
-            "output_per_m_usd": str(self.output),
-            "cache_read_per_m_usd": str(self.cache_read),
-            "cache_write_per_m_usd": str(self.cache_write),
-            "known": self.known,
-        }
-
-
-def _price(input_: str, output: str, cache_read: str, cache_write: str) -> Price:
-    return Price(Decimal(input_), Decimal(output), Decimal(cache_read), Decimal(cache_write))
-
-
-# Source: platform.claude.com, "Pricing", as of 2026-11; cache writes are those that live 5 minutes.
-_ANTHROPIC: Final[Mapping[str, Price]] = MappingProxyType(
-    {
-        "claude-fable-5-1": _price("10", "50", "0.25", "12.50"),
-        "claude-fable-5": _price("10", "50", "1", "12.50"),
-        "claude-opus-5-5": _price("4", "20", "0.20", "5"),
-        "claude-opus-5": _price("5", "25", "0.50", "6.25"),
-        "claude-opus-4-8": _price("5", "25", "0.50", "6.25"),
-        "claude-opus-4-7": _price("5", "25", "0.50", "6.25"),
-        "claude-opus-4-6": _price("5", "25", "0.50", "6.25"),
-        "claude-opus-4-5": _price("5", "25", "0.50", "6.25"),
-        "claude-opus-4-1": _price("15", "75", "1.50", "18.75"),
-        "claude-opus-4": _price("15", "75", "1.50", "18.75"),
-        "claude-sonnet-5-5": _price("2", "10", "0.10", "2.50"),
-        "claude-sonnet-5": _price("2", "10", "0.20", "2.50"),
-        "claude-sonnet-4-6": _price("3", "15", "0.30", "3.75"),
-        "claude-sonnet-4-5": _price("3", "15", "0.30", "3.75"),
-        "claude-sonnet-4": _price("3", "15", "0.30", "3.75"),
-        "claude-haiku-5-5": _price("0.10", "0.50", "0.01", "0.125"),
-        "claude-haiku-4-5": _price("1", "5", "0.10", "1.25"),
-        "claude-haiku-3-5": _price("0.80", "4", "0.08", "1"),
-    }
-)
-_ANTHROPIC_LONG_PROMPT: Final[Mapping[str, Price]] = MappingProxyType(
-    {"claude-haiku-5-5": _price("0.50", "2.50", "0.05", "0.625")}
-)
-"""Rates of every token of a request whose prompt, cached or not, is over 100,000 tokens."""
-
-_SCRIPTED: Final = _price("3", "15", "0.30", "3.75")
+_SCRIPTED: Final = Price(Decimal(3), Decimal(15), Decimal("0.30"), Decimal("3.75"), Decimal(6))
 """The scripted provider costs nothing; a price lets a demonstration show costs."""
 
 
-def price_of(provider: ProviderSettings, usage: Usage) -> Price:
-    """Return the price that `usage` of the configured provider is billed at."""
-    match provider.name:
-        case ProviderName.OPENAI_COMPATIBLE:
-            read = provider.price_input_per_m_usd
-            return Price(read, provider.price_output_per_m_usd, read, read)
-        case ProviderName.SCRIPTED:
-            return _SCRIPTED
-        case ProviderName.ANTHROPIC:
-            return _anthropic_price(provider.model, usage)
+class Priced(Protocol):
+    """A model that costs something, and what is known about that."""
+
+    @property
+    def name(self) -> str:
+        """Name the provider as settings do."""
+
+    @property
+    def model(self) -> str:
+        """Name the model."""
+
+    @property
+    def prices(self) -> PriceTable:
+        """Return the table in force."""
+
+    @property
+    def declared_price(self) -> Price | None:
+        """Return what the variables say, None when they say nothing."""
 
 
-def is_known(provider: ProviderSettings) -> bool:
-    """Say whether the configured model stands in a table or has a declared price."""
-    return price_of(provider, Usage()).known
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """A `Priced` and nothing else."""
+
+    name: str
+    model: str
+    prices: PriceTable
+    declared_price: Price | None
 
 
-def _anthropic_price(model: str, usage: Usage) -> Price:
-    name = _family(model)
-    prompt = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-    if prompt > _LONG_PROMPT_TOKENS and name in _ANTHROPIC_LONG_PROMPT:
-        return _ANTHROPIC_LONG_PROMPT[name]
-    if name in _ANTHROPIC:
-        return _ANTHROPIC[name]
-    dearest = max(_ANTHROPIC.values(), key=lambda price: (price.output, price.input))
-    return Price(dearest.input, dearest.output, dearest.cache_read, dearest.cache_write, known=False)
+def price_of(priced: Priced, usage: Usage, at: datetime) -> Price:
+    """Return the price that `usage` of the configured model is billed at.
+
+    Args:
+        priced: Which model.
+        usage: Its prompt's length may decide; for an upper bound give the most tokens it can have.
+        at: When it is settled; the day in UTC counts.
+    """
+    if priced.declared_price is not None:
+        return priced.declared_price
+    if priced.name == "scripted":
+        return _SCRIPTED
+    return priced.prices.price(priced.name, priced.model, usage, at.astimezone(UTC).date()) or FREE
 
 
-def _family(model: str) -> str:
-    """Return the table's name of a model: `claude-opus-4-5-20251101` is priced as `claude-opus-4-5`."""
-    name, _, last = model.rpartition("-")
-    return name if name and (last == "latest" or (len(last) == 8 and last.isdigit())) else model
+def is_known(priced: Priced) -> bool:
+    """Say whether the model has a price of its own, now or at another time."""
+    return not price_of(priced, Usage(), datetime.now(UTC)).assumed
+
+
+def is_free(priced: Priced) -> bool:
+    """Say whether nothing is known of what the model costs, or that it costs nothing."""
+    return price_of(priced, Usage(), datetime.now(UTC)).is_free()
+
+
+def most_cost(price: Price, input_tokens_upper_bound: int, max_output_tokens: int) -> Decimal:
+    """Return the most that a call can cost, in US dollars.
+
+    Every token of the prompt counts as its dearest class: whether the provider reads it from a cache,
+    writes it to one or does neither is known afterwards only.
+
+    Args:
+        price: As `price_of` gives it for a usage of `input_tokens_upper_bound` input tokens.
+        input_tokens_upper_bound: The most tokens that the prompt can have.
+        max_output_tokens: The limit that the provider is sent, reasoning included.
+    """
+    dearest = max(price.input, price.cache_read, price.cache_write_5m, price.cache_write_1h)
+    return (input_tokens_upper_bound * dearest + max_output_tokens * price.output) / _MILLION

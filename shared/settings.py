@@ -6,14 +6,18 @@ are made from it. All problems are reported together, so an operator mends them 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
 from shared.addresses import is_listed, is_plain_host, refusal_of_host
 from shared.errors import SettingsError
+from shared.price_table import RATE, SHIPPED, Price, PriceTable, is_rate, read_price_table
+from shared.prices import PricedModel, is_free, is_known
 
 PLATFORM_ANTHROPIC_URL: Final = "https://api.anthropic.com"
 
@@ -88,12 +92,17 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         (
             "MCP_LLM_PRICE_INPUT_PER_M_USD",
             "0",
-            "US dollars for a million input tokens at the openai-compatible endpoint.",
+            "US dollars for a million input tokens at the openai-compatible endpoint; wins over `PRICES_FILE`.",
         ),
         (
             "MCP_LLM_PRICE_OUTPUT_PER_M_USD",
             "0",
-            "US dollars for a million output tokens at the openai-compatible endpoint.",
+            "US dollars for a million output tokens at the openai-compatible endpoint; wins over `PRICES_FILE`.",
+        ),
+        (
+            "PRICES_FILE",
+            "",
+            "TOML file of prices that stands in for the one that is shipped, `shared/prices.toml`, in the same form.",
         ),
         (
             "MCP_LLM_RUNNING_USAGE",
@@ -250,8 +259,8 @@ class ProviderSettings:
     max_text_bytes: int
     guards_egress: bool
     allowed_hosts: frozenset[str]
-    price_input_per_m_usd: Decimal
-    price_output_per_m_usd: Decimal
+    prices: PriceTable
+    declared_price: Price | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +346,18 @@ class _Reader:
         except InvalidOperation:
             return self._refuse_amount(name, value)
 
+    def rate(self, name: str) -> Decimal:
+        rate = self.amount(name)
+        if not is_rate(rate):
+            self.problems.append(f"{name} is {self.text(name)!r}: use {RATE}")
+        return rate
+
     def _refuse_amount(self, name: str, value: str) -> Decimal:
         self.problems.append(f"{name} is {value!r}: use a decimal number that is not negative, such as 0.15")
         return Decimal(1)
+
+    def is_set(self, name: str) -> bool:
+        return bool(self._environ.get(name, "").strip())
 
     def flag(self, name: str) -> bool:
         return self.choice(name, ("false", "true")) == "true"
@@ -435,10 +453,7 @@ def _provider(read: _Reader, *, production: bool) -> tuple[ProviderSettings, tup
             "the provider's API key holds characters that no HTTP header can carry: check it"
         )
         key = ""
-    prices = (read.amount("MCP_LLM_PRICE_INPUT_PER_M_USD"), read.amount("MCP_LLM_PRICE_OUTPUT_PER_M_USD"))
-    warnings: tuple[str, ...] = ()
-    if name is ProviderName.OPENAI_COMPATIBLE and not any(prices):
-        warnings = (_FREE,)
+    priced = _priced_model(read, name, model)
     provider = ProviderSettings(
         name=name,
         base_url=base_url.rstrip("/"),
@@ -458,10 +473,59 @@ def _provider(read: _Reader, *, production: bool) -> tuple[ProviderSettings, tup
         max_text_bytes=read.whole("PROVIDER_MAX_TEXT_BYTES", 1024),
         guards_egress=production,
         allowed_hosts=allowed_hosts,
-        price_input_per_m_usd=prices[0],
-        price_output_per_m_usd=prices[1],
+        prices=priced.prices,
+        declared_price=priced.declared_price,
     )
-    return provider, warnings
+    return provider, _price_warnings(priced)
+
+
+def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[str, ...]]:
+    """Read what is known of the model's price and nothing else, so that it can be shown without keys.
+
+    Args:
+        environ: The environment; an empty variable counts as unset.
+
+    Returns:
+        The model and what is to be said of its price.
+
+    Raises:
+        SettingsError: The message names every problem.
+    """
+    read = _Reader(environ)
+    name = ProviderName(read.choice("MCP_LLM_PROVIDER", tuple(ProviderName)))
+    models = {ProviderName.ANTHROPIC: "ANTHROPIC_MODEL", ProviderName.OPENAI_COMPATIBLE: "MCP_LLM_MODEL"}
+    model = read.text(models[name]) if name in models else "scripted"
+    priced = _priced_model(read, name, model)
+    if read.problems:
+        raise SettingsError(read.problems)
+    return priced, _price_warnings(priced)
+
+
+def _priced_model(read: _Reader, name: ProviderName, model: str) -> PricedModel:
+    problems: list[str] = []
+    table = read_price_table(Path(read.text("PRICES_FILE") or SHIPPED), problems)
+    if not problems and name is ProviderName.ANTHROPIC and not table.holding(name, date.max):
+        problems.append(f"the prices in {read.text('PRICES_FILE')}: none is of anthropic, whose models run")
+    read.problems += problems
+    variables = ("MCP_LLM_PRICE_INPUT_PER_M_USD", "MCP_LLM_PRICE_OUTPUT_PER_M_USD")
+    input_rate, output_rate = (read.rate(variable) for variable in variables)
+    declared = None
+    if name is ProviderName.OPENAI_COMPATIBLE and any(read.is_set(variable) for variable in variables):
+        declared = Price(input_rate, output_rate, input_rate, input_rate, input_rate)
+    return PricedModel(name, model, table, declared)
+
+
+def _price_warnings(priced: PricedModel) -> tuple[str, ...]:
+    if is_free(priced):
+        return (_FREE,)
+    if not is_known(priced):
+        return (
+            (
+                f"the model {priced.model!r} has no price: it is billed as the most expensive one of "
+                f"{priced.name}, and its ledger rows say so; give it one in PRICES_FILE"
+            ),
+        )
+    return ()
 
 
 def _check_provider_url(

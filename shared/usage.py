@@ -21,13 +21,18 @@ class UsageSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; `reasoning_tokens` are part of `output_tokens`, all others are disjoint."""
+    """Token counts in classes that are disjoint, but for two.
+
+    `reasoning_tokens` are part of `output_tokens`; `cache_write_1h_tokens`, which cost more, are part of
+    `cache_write_tokens` and not on the wire.
+    """
 
     input_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -36,6 +41,7 @@ class Usage:
             self.cache_write_tokens + other.cache_write_tokens,
             self.output_tokens + other.output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
     def as_dict(self) -> dict[str, int]:

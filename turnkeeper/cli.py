@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     migrate_parser.set_defaults(command=as_owner(migrate))
     add_orgs(commands.add_parser("orgs", help="make and list organizations"))
     add_keys(commands.add_parser("keys", help="make, list and revoke API keys"))
+    add_prices(
+        commands.add_parser("prices", help="show what is billed for each model, and where that is from")
+    )
     add_client(
         commands.add_parser("smoke", help="replay a turn against a running service and check it"), smoke
     )
@@ -314,6 +317,21 @@ def revoke_key(options: argparse.Namespace) -> int:
         return 0
     print(f"turnkeeper: there is no key {options.key} that is not revoked", file=sys.stderr)
     return FAILED
+
+
+def add_prices(prices_parser: argparse.ArgumentParser) -> None:
+    """Give `prices` its options."""
+    prices_parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    prices_parser.set_defaults(command=prices)
+
+
+def prices(options: argparse.Namespace) -> int:
+    """Show the prices in force."""
+    from rich.console import Console
+
+    from turnkeeper.prices import prices
+
+    return prices(environment(), Console(), as_json=options.json)
 
 
 def add_client(client_parser: argparse.ArgumentParser, command: Command) -> None:

@@ -405,6 +405,7 @@ class Attempt:
             input_tokens=running.input_tokens,
             cache_read_tokens=running.cache_read_tokens,
             cache_write_tokens=running.cache_write_tokens,
+            cache_write_1h_tokens=running.cache_write_1h_tokens,
             output_tokens=max(output, running.output_tokens),
             reasoning_tokens=max(thought, running.reasoning_tokens),
         ), UsageSource.PARTIAL

@@ -31,7 +31,7 @@ _RENEW: Final = text(
 _SAVE: Final = text(
     """
     select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings, :inputs,
-        :cache_reads, :cache_writes, :outputs, :reasoning_counts, :sources)
+        :cache_reads, :cache_writes, :cache_writes_1h, :outputs, :reasoning_counts, :sources)
     """
 )
 _HEARTBEAT: Final = text(
@@ -249,6 +249,7 @@ class LeaseKeeper:
                 "inputs": [answer.usage.input_tokens for answer in answers],
                 "cache_reads": [answer.usage.cache_read_tokens for answer in answers],
                 "cache_writes": [answer.usage.cache_write_tokens for answer in answers],
+                "cache_writes_1h": [answer.usage.cache_write_1h_tokens for answer in answers],
                 "outputs": [answer.usage.output_tokens for answer in answers],
                 "reasoning_counts": [answer.usage.reasoning_tokens for answer in answers],
                 "sources": [answer.usage_source.value for answer in answers],

@@ -66,7 +66,7 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunningUsage(msgspec.Struct, frozen=True, gc=False):
-    """What the provider says was used so far; no class of tokens ever falls."""
+    """What the provider says was used so far; neither the prompt's tokens nor the answer's ever fall."""
 
     usage: Usage
 

@@ -6,6 +6,7 @@ Status, answer, ledger, totals of the session and of the day and month stand or 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, assert_never
 from uuid import UUID
 
@@ -81,12 +82,12 @@ _SETTLE: Final = Statement(
         from settled as s, given as g where g.is_terminal and g.content <> ''
     ), billed as (
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
-            input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source, price,
-            cost_usd)
+            input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
+            reasoning_tokens, usage_source, price, cost_usd)
         select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
-            g.provider, g.model,
-            g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens, g.reasoning_tokens,
-            g.usage_source, cast(:price as jsonb), g.cost_usd
+            g.provider, g.model, g.input_tokens, g.cache_read_tokens, g.cache_write_tokens,
+            cast(:cache_write_1h_tokens as bigint), g.output_tokens, g.reasoning_tokens, g.usage_source,
+            cast(:price as jsonb), g.cost_usd
         from settled as s, given as g where g.called
     ), of_session as (
         update turnkeeper.sessions as o set
@@ -130,8 +131,8 @@ _KEEP: Final = Statement(
     values (:organization_id, :turn_id, :attempt, :last_seq, false, :content, '')
     on conflict (organization_id, turn_id) do update set
         attempt = excluded.attempt, seq = excluded.seq, called = false, content = excluded.content, reasoning = '',
-        input_tokens = 0, cache_read_tokens = 0, cache_write_tokens = 0, output_tokens = 0, reasoning_tokens = 0,
-        usage_source = excluded.usage_source, saved_at = now()
+        input_tokens = 0, cache_read_tokens = 0, cache_write_tokens = 0, cache_write_1h_tokens = 0, output_tokens = 0,
+        reasoning_tokens = 0, usage_source = excluded.usage_source, saved_at = now()
     """
 )
 """The text that the next attempt goes on with. It is billed already: its figures are those of no attempt."""
@@ -231,7 +232,7 @@ def lost(answer: Answer) -> Failed:
 def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Ending) -> Mapping[str, Any]:
     answer = ending.answer
     usage = answer.usage if answer.called else Usage()  # what is not in the ledger is in no total
-    price = price_of(provider, usage)
+    price = price_of(provider, usage, datetime.now(UTC))
     status, signal = _transition(ending)
     error = error_of(ending)
     return {
@@ -255,6 +256,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "provider": provider.name.value,
         "model": provider.model,
         **usage.as_dict(),
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
         "usage_source": answer.usage_source.value if answer.called else None,
         "price": json.dumps(price.as_dict()),
         "cost_usd": price.cost(usage),

@@ -64,8 +64,8 @@ _LEFT_BEHIND: Final = text(
     select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
            t.last_seq, t.title, t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
            c.called, c.content, c.reasoning,
-           c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens, c.reasoning_tokens,
-           c.usage_source,
+           c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.output_tokens,
+           c.reasoning_tokens, c.usage_source,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
             where m.organization_id = t.organization_id and m.session_id = t.session_id
               and m.position <= t.number * 2) as prompt_bytes
@@ -405,6 +405,7 @@ def _usage(row: Row[Any], content: str, reasoning: str) -> Usage:
         input_tokens=row.input_tokens or int(row.prompt_bytes) // _BYTES_PER_TOKEN,
         cache_read_tokens=row.cache_read_tokens or 0,
         cache_write_tokens=row.cache_write_tokens or 0,
+        cache_write_1h_tokens=row.cache_write_1h_tokens or 0,
         output_tokens=(row.output_tokens or 0) + said + thought,
         reasoning_tokens=(row.reasoning_tokens or 0) + thought,
     )

@@ -14,13 +14,13 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 
 import psutil
 import pytest
 import uvloop
 
 from shared.errors import Fault, ProviderError
+from shared.price_table import PriceTable
 from shared.settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
@@ -286,8 +286,8 @@ SETTINGS = ProviderSettings(
     max_text_bytes=512 * 1024,
     guards_egress=False,
     allowed_hosts=frozenset(),
-    price_input_per_m_usd=Decimal(0),
-    price_output_per_m_usd=Decimal(0),
+    prices=PriceTable("none"),
+    declared_price=None,
 )
 
 

@@ -199,6 +199,18 @@ def test_a_stopped_turn_keeps_its_text_and_is_billed_for_what_it_used(ledgers, s
     assert (message.content, message.status) == ("hello", "partial")
 
 
+def test_cache_writes_of_an_hour_are_billed_apart_and_stand_in_the_ledger(ledgers, settings):
+    claim = ledgers.claim(ledgers.queue_turn())
+    used = Usage(input_tokens=10, cache_write_tokens=7, cache_write_1h_tokens=3, output_tokens=5)
+    answer = Answer("hello", "", called=True, usage=used, usage_source=UsageSource.PROVIDER)
+    settle(ledgers.database, settings.provider, settlement(claim), Completed(answer, FinishReason.STOP))
+    (row,) = ledgers.rows("select * from turnkeeper.ledger")
+    assert (row.cache_write_tokens, row.cache_write_1h_tokens) == (7, 3)
+    assert row.cost_usd == COST + (4 * Decimal("3.75") + 3 * 6) / 1_000_000
+    assert row.price["cache_write_1h_per_m_usd"] == "6"
+    assert row.price["assumed"] is False
+
+
 def test_a_turn_that_failed_before_its_call_costs_nothing_and_does_not_count(ledgers, settings):
     claim = ledgers.claim(ledgers.queue_turn())
     failed = Failed(NOTHING, Fault.PROVIDER_UNREACHABLE, "no route")

@@ -329,6 +329,26 @@ def test_a_turn_that_is_to_fail_when_its_worker_dies_keeps_what_was_shown(desk):
     assert [event["seq"] for event in desk.told(turn)] == [4, 5, 6]
 
 
+def test_what_a_dead_worker_wrote_to_caches_is_billed_as_its_checkpoint_says(desk):
+    turn, dead = desk.queue("[[tokens=2]]"), new_id()
+    claim_turn(desk.database, turn, dead, lease_seconds=60.0, context_tokens=1000)
+    desk.sql(
+        "select turnkeeper.save_checkpoints(:w, array[cast(:t as uuid)], array[1], array[cast(3 as bigint)],"
+        " array[true], array['kept'], array[''], array[cast(10 as bigint)], array[cast(0 as bigint)],"
+        " array[cast(7 as bigint)], array[cast(3 as bigint)], array[cast(5 as bigint)], array[cast(0 as bigint)],"
+        " array['partial'])",
+        w=dead, t=turn,
+    )  # fmt: skip
+    desk.sql(
+        "update turnkeeper.turns set lease_expires_at = now() - interval '1 second' where id = :t", t=turn
+    )
+    rows = until(
+        lambda: desk.sql("select * from turnkeeper.ledger where turn_id = :t and attempt = 1", t=turn)
+    )
+    (row,) = rows
+    assert (row.cache_write_tokens, row.cache_write_1h_tokens, row.usage_source) == (7, 3, "partial")
+
+
 def test_a_stop_of_a_turn_whose_worker_died_ends_it_stopped(desk):
     turn = desk.queue("anything")
     claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)

@@ -14,7 +14,7 @@ from shared.settings import ProviderSettings
 from shared.turns import FinishReason
 from shared.usage import Usage
 from worker.provider import Capabilities, Prompt
-from worker.providers.answer import Answer, token_count, unreadable
+from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
 
@@ -116,6 +116,7 @@ class EventReader:
         "_answer",
         "_cache_read",
         "_cache_write",
+        "_cache_write_1h",
         "_input",
         "_is_output_final",
         "_output",
@@ -135,7 +136,8 @@ class EventReader:
         self._secret = secret
         self._reason: str | None = None
         # The largest valid figures so far; disjoint as they come.
-        self._input = self._cache_read = self._cache_write = self._output = self._thinking = 0
+        self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
+        self._output = self._thinking = 0
         self._is_output_final = False
 
     def feed(self, name: str, data: bytes) -> None:
@@ -217,17 +219,28 @@ class EventReader:
         self._output = max(self._output, output)
         self._input = max(self._input, token_count(usage.get("input_tokens")))
         self._cache_read = max(self._cache_read, token_count(usage.get("cache_read_input_tokens")))
-        self._cache_write = max(self._cache_write, token_count(usage.get("cache_creation_input_tokens")))
+        self._count_cache_writes(usage)
         found = self._usage()
         if not found.is_empty():
             self._answer.use(found)
         return output > 0
+
+    def _count_cache_writes(self, usage: dict[str, Any]) -> None:
+        """Take in what was written to caches: a sum, and what of it lives for five minutes and for an hour."""
+        lives = usage.get("cache_creation")
+        split = lives if isinstance(lives, dict) else {}
+        short = token_count(split.get("ephemeral_5m_input_tokens"))
+        long = token_count(split.get("ephemeral_1h_input_tokens"))
+        written = max(token_count(usage.get("cache_creation_input_tokens")), min(short + long, MOST_TOKENS))
+        self._cache_write = max(self._cache_write, written)
+        self._cache_write_1h = max(self._cache_write_1h, long)
 
     def _usage(self) -> Usage:
         return Usage(
             input_tokens=self._input,
             cache_read_tokens=self._cache_read,
             cache_write_tokens=self._cache_write,
+            cache_write_1h_tokens=min(self._cache_write_1h, self._cache_write),
             output_tokens=self._output,
             reasoning_tokens=min(self._thinking, self._output),
         )

@@ -249,6 +249,7 @@ CREATE TABLE turnkeeper.checkpoints (
     input_tokens bigint NOT NULL DEFAULT 0,
     cache_read_tokens bigint NOT NULL DEFAULT 0,
     cache_write_tokens bigint NOT NULL DEFAULT 0,
+    cache_write_1h_tokens bigint NOT NULL DEFAULT 0,
     output_tokens bigint NOT NULL DEFAULT 0,
     reasoning_tokens bigint NOT NULL DEFAULT 0,
     usage_source text NOT NULL DEFAULT 'estimated',
@@ -269,6 +270,7 @@ CREATE TABLE turnkeeper.ledger (
     input_tokens bigint NOT NULL CHECK (input_tokens >= 0),
     cache_read_tokens bigint NOT NULL CHECK (cache_read_tokens >= 0),
     cache_write_tokens bigint NOT NULL CHECK (cache_write_tokens >= 0),
+    cache_write_1h_tokens bigint NOT NULL DEFAULT 0 CHECK (cache_write_1h_tokens BETWEEN 0 AND cache_write_tokens),
     output_tokens bigint NOT NULL CHECK (output_tokens >= 0),
     reasoning_tokens bigint NOT NULL CHECK (reasoning_tokens >= 0),
     usage_source text NOT NULL CHECK (usage_source IN ('provider', 'partial', 'estimated')),
@@ -483,19 +485,21 @@ $$;
 
 CREATE FUNCTION turnkeeper.save_checkpoints(
     worker uuid, turns uuid[], attempts integer[], seqs bigint[], calls boolean[], contents text[],
-    reasonings text[], inputs bigint[], cache_reads bigint[], cache_writes bigint[], outputs bigint[],
-    reasoning_counts bigint[], sources text[])
+    reasonings text[], inputs bigint[], cache_reads bigint[], cache_writes bigint[], cache_writes_1h bigint[],
+    outputs bigint[], reasoning_counts bigint[], sources text[])
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
 AS $$
     INSERT INTO turnkeeper.checkpoints AS c (organization_id, turn_id, attempt, seq, called, content, reasoning,
-        input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source)
+        input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+        usage_source)
     SELECT t.organization_id, t.id, held.attempt, held.seq, held.called, held.content, held.reasoning,
-        held.input_tokens, held.cache_read, held.cache_write, held.output_tokens, held.reasoning_count, held.source
-    FROM unnest(turns, attempts, seqs, calls, contents, reasonings, inputs, cache_reads, cache_writes, outputs,
-                reasoning_counts, sources)
-        AS held (id, attempt, seq, called, content, reasoning, input_tokens, cache_read, cache_write, output_tokens,
-                 reasoning_count, source)
+        held.input_tokens, held.cache_read, held.cache_write, held.cache_write_1h, held.output_tokens,
+        held.reasoning_count, held.source
+    FROM unnest(turns, attempts, seqs, calls, contents, reasonings, inputs, cache_reads, cache_writes,
+                cache_writes_1h, outputs, reasoning_counts, sources)
+        AS held (id, attempt, seq, called, content, reasoning, input_tokens, cache_read, cache_write, cache_write_1h,
+                 output_tokens, reasoning_count, source)
     JOIN turnkeeper.turns AS t ON t.id = held.id AND t.attempt = held.attempt AND t.worker_id = worker
         AND t.status IN ('running', 'stopping')
     ORDER BY t.id
@@ -503,6 +507,7 @@ AS $$
     SET attempt = excluded.attempt, seq = excluded.seq, called = excluded.called, content = excluded.content,
         reasoning = excluded.reasoning, input_tokens = excluded.input_tokens,
         cache_read_tokens = excluded.cache_read_tokens, cache_write_tokens = excluded.cache_write_tokens,
+        cache_write_1h_tokens = excluded.cache_write_1h_tokens,
         output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens,
         usage_source = excluded.usage_source, saved_at = now()
     WHERE excluded.attempt >= c.attempt

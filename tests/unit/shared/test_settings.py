@@ -85,7 +85,10 @@ def test_a_base_url_that_is_no_plain_http_url_is_refused(url):
     assert "pass" not in problem.replace("password", "")
 
 
-@pytest.mark.parametrize("price", ["1.5abc", "-1", "1e3", "NaN", "Infinity", "1,5", ".", "+1", "0x10", "1 2"])
+@pytest.mark.parametrize(
+    "price",
+    ["1.5abc", "0.0000000001", "1000001", "-1", "1e3", "NaN", "Infinity", "1,5", ".", "+1", "0x10", "1 2"],
+)
 def test_a_price_with_anything_trailing_or_strange_is_refused(price):
     (problem,) = problems({**COMPATIBLE, "MCP_LLM_PRICE_INPUT_PER_M_USD": price})
     assert "MCP_LLM_PRICE_INPUT_PER_M_USD" in problem
@@ -93,7 +96,7 @@ def test_a_price_with_anything_trailing_or_strange_is_refused(price):
 
 def test_prices_are_exact_decimals():
     settings = load_settings({**COMPATIBLE, "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "0.1"})
-    assert settings.provider.price_output_per_m_usd == Decimal("0.1")
+    assert settings.provider.declared_price.output == Decimal("0.1")
 
 
 def test_two_prices_of_zero_are_said_at_startup_in_plain_words():

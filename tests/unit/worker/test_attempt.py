@@ -236,14 +236,15 @@ def test_a_stopped_turn_uses_the_providers_running_usage_where_it_follows_the_ou
 
 
 def test_the_inputs_figures_from_the_start_are_kept_and_the_output_is_what_was_shown():
-    running = Usage(input_tokens=30, cache_read_tokens=5, output_tokens=1)
+    caches = {"cache_read_tokens": 5, "cache_write_tokens": 7, "cache_write_1h_tokens": 3}
+    running = Usage(input_tokens=30, **caches, output_tokens=1)
     _, _, outcome = run(
         lambda: Playing(
             [MessageStart(), RunningUsage(running), *[ContentDelta("abcd")] * 6], asyncio.Event()
         ),
         during=stop_when(lambda one, _: len(one.channel.told) == 7),
     )
-    assert outcome.answer.usage == Usage(input_tokens=30, cache_read_tokens=5, output_tokens=6)
+    assert outcome.answer.usage == Usage(input_tokens=30, **caches, output_tokens=6)
     assert outcome.answer.usage_source is UsageSource.PARTIAL
 
 

@@ -1,11 +1,11 @@
 """What is particular to chat completions; what both dialects share is in the contract suite."""
 
 import json
-from decimal import Decimal
 
 import pytest
 
 from shared.errors import Fault, ProviderError
+from shared.price_table import PriceTable
 from shared.settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
@@ -41,8 +41,8 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuat
         max_text_bytes=1000,
         guards_egress=False,
         allowed_hosts=frozenset(),
-        price_input_per_m_usd=Decimal(0),
-        price_output_per_m_usd=Decimal(0),
+        prices=PriceTable("none"),
+        declared_price=None,
     )
 
 
