@@ -399,7 +399,7 @@ class Attempt:
             return Usage(
                 input_tokens=prompt_tokens(self._prompt), output_tokens=output, reasoning_tokens=thought
             ), UsageSource.ESTIMATED
-        if provider.capabilities.running_usage:
+        if provider.capabilities.running_usage and (running.output_tokens or not self._deltas):
             return running, UsageSource.PARTIAL
         return Usage(
             input_tokens=running.input_tokens,

@@ -235,6 +235,19 @@ def test_a_stopped_turn_uses_the_providers_running_usage_where_it_follows_the_ou
     assert (outcome.answer.usage, outcome.answer.usage_source) == (running, UsageSource.PARTIAL)
 
 
+def test_text_that_was_shown_is_not_free_where_running_usage_was_promised_and_counts_none():
+    running = Usage(input_tokens=30)
+    _, _, outcome = run(
+        lambda: Playing(
+            [MessageStart(), RunningUsage(running), ContentDelta("abcd")],
+            asyncio.Event(),
+            capabilities=Capabilities(running_usage=True),
+        ),
+        during=stop_when(lambda one, _: len(one.channel.told) == 2),
+    )
+    assert outcome.answer.usage == Usage(input_tokens=30, output_tokens=1)
+
+
 def test_the_inputs_figures_from_the_start_are_kept_and_the_output_is_what_was_shown():
     caches = {"cache_read_tokens": 5, "cache_write_tokens": 7, "cache_write_1h_tokens": 3}
     running = Usage(input_tokens=30, **caches, output_tokens=1)

@@ -1,0 +1,126 @@
+"""What a stopped turn is billed, compared with the scripted provider's own account of what it sent."""
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from shared.events import EventType
+from shared.settings import load_settings
+from shared.turns import Role, StopReason
+from shared.usage import UsageSource
+from worker.attempt import Attempt
+from worker.outcome import Stopped
+from worker.provider import Prompt, PromptMessage
+from worker.providers import build_provider
+
+LIMIT_SECONDS = 20
+SENT = 8
+START = "import sys; from turnkeeper.scripted import main; sys.exit(main(sys.argv[1:]))"
+CACHED, WRITTEN, WRITTEN_FOR_AN_HOUR = 5, 3, 2
+
+
+@pytest.fixture(scope="module")
+def url():
+    process = subprocess.Popen(
+        [sys.executable, "-c", START], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(LIMIT_SECONDS)
+        process.stdout.close()
+
+
+class Counting:
+    """A channel that says when as many deltas were shown as the provider sends before it falls silent."""
+
+    def __init__(self):
+        self.deltas = 0
+        self.all_shown = asyncio.Event()
+
+    def delta(self, reasoning, text):
+        self.deltas += 1
+        if self.deltas == SENT:
+            self.all_shown.set()
+
+    def event(self, event_type, fields=None):
+        assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
+
+
+class Never:
+    def wait_before(self, fault, **_):
+        return None
+
+
+def stopped(url, marker, script, **environ):
+    """Stop an answer in mid-stream; return what it is billed and the provider's record of it."""
+    servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
+    provider_settings = load_settings({**servers, **environ}).provider
+    question = PromptMessage(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
+
+    async def go():
+        provider = build_provider(provider_settings)
+        channel = Counting()
+        attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, Never())
+        try:
+            running = asyncio.create_task(attempt.run(provider))
+            await channel.all_shown.wait()
+            attempt.stop(StopReason.USER)
+            return await running
+        finally:
+            await provider.aclose()
+
+    outcome = asyncio.run(asyncio.wait_for(go(), LIMIT_SECONDS))
+    assert isinstance(outcome, Stopped)
+    (record,) = httpx.get(f"{url}/_log", params={"contains": marker}, trust_env=False).json()["data"]
+    assert record["output_tokens"] == SENT
+    return outcome.answer.usage, outcome.answer.usage_source, record
+
+
+def compatible(url, **more):
+    return {
+        "MCP_LLM_PROVIDER": "openai-compatible",
+        "MCP_LLM_BASE_URL": f"{url}/v1",
+        "MCP_LLM_MODEL": "m",
+        "MCP_LLM_API_KEY": "k",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("thinking", [0, 3])
+def test_running_usage_bills_a_stopped_turn_to_the_token(url, thinking):
+    script = f"cached={CACHED} reasoning={thinking}"
+    environ = compatible(url, MCP_LLM_RUNNING_USAGE="true")
+    usage, source, record = stopped(url, f"running-{thinking}", script, **environ)
+    assert source is UsageSource.PARTIAL
+    assert (usage.input_tokens, usage.cache_read_tokens) == (record["input_tokens"], CACHED)
+    assert (usage.output_tokens, usage.reasoning_tokens) == (SENT, thinking)
+
+
+def test_without_running_usage_the_estimate_says_so_and_is_not_below_what_was_sent(url):
+    usage, source, _ = stopped(url, "estimated", "", **compatible(url))
+    assert source is UsageSource.ESTIMATED
+    assert usage.output_tokens >= SENT
+    assert usage.input_tokens > 0
+
+
+def test_running_usage_that_an_endpoint_does_not_send_is_estimated(url):
+    environ = compatible(url, MCP_LLM_RUNNING_USAGE="true")
+    usage, source, _ = stopped(url, "ignored", "usage=none", **environ)
+    assert source is UsageSource.ESTIMATED
+    assert usage.output_tokens >= SENT
+
+
+def test_anthropic_tells_the_prompt_exactly_and_the_output_is_not_below_what_was_sent(url):
+    script = f"cached={CACHED} cache_write={WRITTEN} cache_write_1h={WRITTEN_FOR_AN_HOUR}"
+    environ = {"ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": url}
+    usage, source, record = stopped(url, "anthropic", script, **environ)
+    assert source is UsageSource.PARTIAL
+    assert (usage.input_tokens, usage.cache_read_tokens) == (record["input_tokens"], CACHED)
+    assert usage.cache_write_tokens == WRITTEN + WRITTEN_FOR_AN_HOUR
+    assert usage.cache_write_1h_tokens == WRITTEN_FOR_AN_HOUR
+    assert usage.output_tokens >= SENT
