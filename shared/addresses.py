@@ -64,6 +64,7 @@ _PASSABLE: Final = frozenset({"IPv4-mapped", "NAT64"})
 
 _INTERNAL_NAMES: Final = (".localhost", ".internal", ".local", ".localdomain", ".home.arpa")
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?")
+_ENTRY: Final = re.compile(r"(\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[^\[\]:]+))(:(?P<port>[0-9]{1,5}))?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -112,6 +113,17 @@ def is_plain_host(host: str) -> bool:
         return "%" not in name
     last = name.rstrip(".").rpartition(".")[2]
     return _NAME.fullmatch(name) is not None and ".." not in name and _NUMBER.fullmatch(last) is None
+
+
+def is_plain_entry(entry: str) -> bool:
+    """Say whether an entry of a list for `is_listed` can match anything: `host`, `host:port` or `[::1]:port`."""
+    if _is_address(entry):
+        return is_plain_host(entry)
+    found = _ENTRY.fullmatch(entry)
+    if found is None:
+        return False
+    host = found["v6"] or found["host"]
+    return is_plain_host(host) and not host.endswith(".") and int(found["port"] or 1) in range(1, 65_536)
 
 
 def is_listed(host: str, port: int, listed: frozenset[str]) -> bool:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.addresses import is_listed, is_plain_host, refusal_of_host
+from shared.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
 from shared.errors import SettingsError
 from shared.price_table import RATE, SHIPPED, Price, PriceTable, is_rate, read_price_table
 from shared.prices import PricedModel, is_free, is_known
@@ -427,7 +427,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def _provider(read: _Reader, *, production: bool) -> tuple[ProviderSettings, tuple[str, ...]]:
     name = ProviderName(read.choice("MCP_LLM_PROVIDER", tuple(ProviderName)))
-    allowed_hosts = read.names("MCP_LLM_ALLOWED_HOSTS")
+    allowed_hosts = _allowed_hosts(read)
     match name:
         case ProviderName.ANTHROPIC:
             url_variable, model = "ANTHROPIC_BASE_URL", read.text("ANTHROPIC_MODEL")
@@ -526,6 +526,16 @@ def _price_warnings(priced: PricedModel) -> tuple[str, ...]:
             ),
         )
     return ()
+
+
+def _allowed_hosts(read: _Reader) -> frozenset[str]:
+    hosts = read.names("MCP_LLM_ALLOWED_HOSTS")
+    for entry in sorted(hosts):
+        if not is_plain_entry(entry):
+            read.problems.append(
+                f"MCP_LLM_ALLOWED_HOSTS holds {entry!r}: use hosts such as vllm.internal or vllm.internal:8000"
+            )
+    return hosts
 
 
 def _check_provider_url(

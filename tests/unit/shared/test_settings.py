@@ -77,6 +77,13 @@ def test_the_three_values_of_a_compatible_endpoint_are_required_together(missing
         "//host/v1",
         "http://host:99999/v1",
         "http://[::1/v1",
+        "http://2130706433/v1",
+        "http://0x7f.1/v1",
+        "http://0177.0.0.1/v1",
+        "http://127.1/v1",
+        "http://127.0.0.1./v1",
+        "http://127%2e0.0.1/v1",
+        "http://１２７.0.0.1/v1",
     ],
 )
 def test_a_base_url_that_is_no_plain_http_url_is_refused(url):
@@ -129,6 +136,8 @@ def test_the_scripted_provider_never_runs_in_production():
         "https://127.0.0.1/v1",
         "https://10.0.0.1/v1",
         "https://169.254.169.254/v1",
+        "https://[::ffff:127.0.0.1]/v1",
+        "https://vllm.internal:8000/v1",
     ],
 )
 def test_production_refuses_plain_http_and_internal_addresses_unless_listed(url):
@@ -139,8 +148,36 @@ def test_production_refuses_plain_http_and_internal_addresses_unless_listed(url)
         "MCP_LLM_BASE_URL": url,
     }
     assert "MCP_LLM_ALLOWED_HOSTS" in problems(environ)[0]
-    hosts = "llm.example.com, 127.0.0.1,10.0.0.1,169.254.169.254"
+    hosts = "llm.example.com, 127.0.0.1,10.0.0.1,169.254.169.254,::ffff:127.0.0.1,vllm.internal:8000"
     assert load_settings({**environ, "MCP_LLM_ALLOWED_HOSTS": hosts}).provider.base_url == url
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://vllm",
+        "10.0.0.0/8",
+        "*.internal",
+        "vllm:",
+        "vllm:0",
+        "vllm:99999",
+        "vllm.",
+        "127.1",
+        "[::1",
+        "::1]:80",
+        "user@vllm",
+        "a b",
+    ],
+)
+def test_an_allowed_host_that_could_never_match_is_refused(entry):
+    (problem,) = problems({**ANTHROPIC, "MCP_LLM_ALLOWED_HOSTS": f"vllm.internal,{entry}"})
+    assert f"MCP_LLM_ALLOWED_HOSTS holds {entry!r}" in problem
+
+
+def test_allowed_hosts_are_names_and_addresses_with_or_without_a_port():
+    hosts = "vllm,Vllm.Internal:8000,10.0.0.1,10.0.0.1:80,::1,[::1],[fd00::1]:8000"
+    allowed = load_settings({**ANTHROPIC, "MCP_LLM_ALLOWED_HOSTS": hosts}).provider.allowed_hosts
+    assert allowed == set(hosts.lower().split(","))
 
 
 def test_production_wants_its_origins_named():
