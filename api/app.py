@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.auth import Authenticator
+from api.limits import TurnLimits
 from api.openapi import openapi
 from api.operation import begin_request, end_request, register_operations
 from api.outbox import Outbox
@@ -110,6 +111,7 @@ def _build(settings: Settings) -> Services:
         database=database,
         redis=redis,
         authenticator=authenticator,
+        limits=TurnLimits(settings, database),
         outbox=outbox,
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
         store=store,

@@ -19,7 +19,7 @@ from uuid import UUID
 from redis import Redis, RedisError
 from sqlalchemy import text
 
-from api.relay.store import Caller
+from api.relay.store import Caller, OrganizationLimits
 from api.statements import keys
 from shared.accounts import digest
 from shared.database import Database
@@ -33,7 +33,10 @@ _MOST_KEPT: Final = 10_000
 """Some 5 MB."""
 _LONGEST_KEY: Final = 200
 _AUTHENTICATE: Final = text(
-    "select organization_id, key_id, role, user_name from turnkeeper.authenticate(:secret)"
+    """
+    select organization_id, key_id, role, user_name, max_turns_per_session, turns_per_minute_per_user, turns_per_hour
+    from turnkeeper.authenticate(:secret)
+    """
 )
 
 
@@ -99,6 +102,9 @@ class Authenticator:
             role=row.role,
             user=row.user_name,
             session_id=None,
+            limits=OrganizationLimits(
+                row.max_turns_per_session, row.turns_per_minute_per_user, row.turns_per_hour
+            ),
         )
         self._remember(secret, caller)
         return caller

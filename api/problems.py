@@ -65,6 +65,7 @@ def problem_of(refused: RefusedError) -> Response:
     answer = Response(json.dumps(body), status=PROBLEMS[refused.code].status, content_type=_MEDIA_TYPE)
     if refused.retry_after_ms is not None:
         answer.headers["Retry-After"] = str(-(-refused.retry_after_ms // 1000))
+    answer.headers.update(refused.headers)
     if refused.code is ProblemCode.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from flask import Flask, current_app
 
 from api.auth import Authenticator
+from api.limits import TurnLimits
 from api.outbox import Outbox
 from api.relay.hub import Hub
 from api.store import PostgresStreamStore
@@ -27,6 +28,7 @@ class Services:
     database: Database
     redis: "Redis"
     authenticator: Authenticator
+    limits: TurnLimits
     outbox: Outbox
     waiting: Waiting
     store: PostgresStreamStore
@@ -37,6 +39,7 @@ class Services:
         self.hub.shutdown()
         self.outbox.close()
         self.redis.close()
+        self.limits.close()
         self.database.dispose()
 
 

@@ -27,7 +27,7 @@ def create_session(call: Call, body: models.NewSession) -> Reply:
             user=_user_of(call, body.user),
             title=body.title,
             system_prompt=body.system_prompt,
-            max_turns=body.max_turns or settings.max_turns_per_session,
+            max_turns=_max_turns(call, body.max_turns),
             metadata=body.metadata or {},
         )
     shown = resources.session(row, settings)
@@ -157,6 +157,15 @@ def _user_of(call: Call, named: str | None) -> str:
             ProblemCode.FORBIDDEN, "a key of the role 'user' opens sessions for its own user only"
         )
     return own
+
+
+def _max_turns(call: Call, named: int | None) -> int:
+    """Return how many turns a new session takes: what the request names, within the organization's limit."""
+    most = call.caller.limits.max_turns_per_session
+    if named is not None and most is not None and named > most:
+        raise invalid("/max_turns", f"must not be more than {most}, the organization's limit")
+    wanted = call.services.settings.max_turns_per_session if named is None else named
+    return wanted if most is None else min(wanted, most)
 
 
 def _without_tools(call: Call, session_id: UUID) -> RefusedError:

@@ -47,8 +47,11 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     if is_streamed:
         refuse_without_room(call)
     limits = _limits(settings, is_queue_full=backlog_of(call.services).is_full())
-    with call.services.database.of(caller.organization_id) as db:
-        outcome = accept_turn(db, caller, wanted, limits)
+    with call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place:
+        with call.services.database.of(caller.organization_id) as db:
+            outcome = accept_turn(db, caller, wanted, limits)
+        if isinstance(outcome, Accepted):
+            place.keep()
     match outcome:
         case Expired():
             raise session_expired()
@@ -64,7 +67,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
             )
             if opened is not None:
                 opened.wait(_OPEN_SECONDS)
-            status, headers = 202, {}
+            status, headers = 202, dict(place.headers)
         case _:
             assert_never(outcome)
     headers["Location"] = resources.turn_path(row.id)
@@ -182,6 +185,7 @@ OPERATIONS: Final = (
             ProblemCode.SESSION_EXPIRED,
             ProblemCode.IDEMPOTENCY_CONFLICT,
             ProblemCode.TURN_LIMIT_REACHED,
+            ProblemCode.RATE_LIMITED,
             ProblemCode.TOO_MANY_TURNS,
             ProblemCode.QUEUE_FULL,
         ),

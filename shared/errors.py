@@ -174,6 +174,7 @@ class RefusedError(TurnkeeperError):
         errors: Wrong fields, as `{"pointer", "detail"}`.
         retry_after_ms: When another try makes sense.
         members: The code's own members.
+        headers: Headers of the answer besides those that every problem has.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class RefusedError(TurnkeeperError):
         errors: Sequence[Mapping[str, str]] = (),
         retry_after_ms: int | None = None,
         members: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Keep what the answer needs."""
         super().__init__(detail)
@@ -192,6 +194,7 @@ class RefusedError(TurnkeeperError):
         self.errors = tuple(errors)
         self.retry_after_ms = retry_after_ms
         self.members = dict(members or {})
+        self.headers = dict(headers or {})
 
 
 class ProviderError(TurnkeeperError):

@@ -1,9 +1,10 @@
 """Every key and channel in Redis, in one place.
 
 All names of a session share the hash tag `{session id}`, so Redis Cluster keeps them in one slot
-and a script may touch them together.
+and a script may touch them together; so do an organization's limits, by `{organization id}`.
 """
 
+import hashlib
 from typing import Final
 from uuid import UUID
 
@@ -29,3 +30,14 @@ def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
 def ticket_key(digest: str) -> str:
     """Name a ticket by the SHA-256 of its secret, in hexadecimal."""
     return f"tk:ticket:{digest}"
+
+
+def organization_turns_key(organization_id: UUID) -> str:
+    """Name the log of an organization's accepted turns of the last hour."""
+    return f"tk:{{{organization_id}}}:turns:hour"
+
+
+def user_turns_key(organization_id: UUID, user: str) -> str:
+    """Name the log of a user's accepted turns of the last minute; the name itself stays out of it (I10)."""
+    digest = hashlib.sha256(f"{organization_id}/{user}".encode()).hexdigest()
+    return f"tk:{{{organization_id}}}:turns:minute:{digest[:32]}"

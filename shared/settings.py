@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from shared.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
 from shared.errors import SettingsError
+from shared.limit_scripts import MOST_TURNS
 from shared.price_table import RATE, SHIPPED, Price, PriceTable, is_rate, read_price_table
 from shared.prices import PricedModel, is_free, is_known
 
@@ -211,6 +212,16 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     *_variables(
         "Limits",
         ("MAX_TURNS_PER_SESSION", "50", "Turns of a session that names no `max_turns`."),
+        (
+            "TURNS_PER_MINUTE_PER_USER",
+            "",
+            "Turns that a user may ask for in any minute, unless the organization has its own limit; empty: no limit.",
+        ),
+        (
+            "TURNS_PER_HOUR",
+            "",
+            "Turns that an organization may ask for in any hour, unless it has its own limit; empty: no limit.",
+        ),
         ("PROVIDER_MAX_LINE_BYTES", "1048576", "Longest line of a provider's stream."),
         ("PROVIDER_MAX_EVENT_BYTES", "1048576", "Largest event of a provider's stream."),
         ("PROVIDER_MAX_ANSWER_BYTES", "67108864", "Most bytes of one provider response."),
@@ -296,6 +307,8 @@ class Settings:
     publish_buffer_bytes: int
     ticket_ttl_seconds: int
     idempotency_seconds: int
+    turns_per_minute_per_user: int | None
+    turns_per_hour: int | None
     warnings: tuple[str, ...]
 
 
@@ -329,6 +342,15 @@ class _Reader:
             self.problems.append(f"{name} is {value!r}: use a whole number of at least {least}")
             return least
         return int(value)
+
+    def optional_whole(self, name: str, least: int, most: int) -> int | None:
+        value = self.text(name)
+        if not value:
+            return None
+        number = self.whole(name, least)
+        if number > most:
+            self.problems.append(f"{name} is {value!r}: use a whole number of at most {most}")
+        return number
 
     def seconds(self, name: str) -> float:
         amount = self.amount(name)
@@ -408,6 +430,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         publish_buffer_bytes=read.whole("PUBLISH_BUFFER_BYTES", 65_536),
         ticket_ttl_seconds=min(read.whole("TICKET_TTL_SECONDS", 1), 60),
         idempotency_seconds=read.whole("IDEMPOTENCY_SECONDS", 60),
+        turns_per_minute_per_user=read.optional_whole("TURNS_PER_MINUTE_PER_USER", 0, MOST_TURNS),
+        turns_per_hour=read.optional_whole("TURNS_PER_HOUR", 0, MOST_TURNS),
         warnings=warnings,
     )
     if not settings.lease_renew_seconds < settings.lease_trust_seconds < settings.lease_seconds:

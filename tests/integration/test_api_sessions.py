@@ -69,6 +69,26 @@ def test_a_key_that_is_bound_to_no_user_must_name_one(api, keys, role):
     assert answer.json["errors"][0]["pointer"] == "/user"
 
 
+def test_an_organizations_limit_bounds_the_turns_of_new_sessions(api, keys, as_owner, settings):
+    open_one = {"json": {}}
+    as_owner("update turnkeeper.organizations set max_turns_per_session = 7")
+    assert api.post("/v1/sessions", keys.alice, **open_one).json["max_turns"] == 7
+    assert api.post("/v1/sessions", keys.alice, json={"max_turns": 7}).json["max_turns"] == 7
+    refused = api.post("/v1/sessions", keys.alice, json={"max_turns": 8})
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/max_turns")
+    as_owner("update turnkeeper.organizations set max_turns_per_session = 10000")
+    # Another key: what is known of one is kept for a moment.
+    assert api.post("/v1/sessions", keys.bob, **open_one).json["max_turns"] == settings.max_turns_per_session
+    as_owner("update turnkeeper.organizations set max_turns_per_session = 0")
+    session = api.session(keys.service, user="carol")
+    answer = api.post(f"/v1/sessions/{session}/turns", keys.service, json={"content": "Hi"})
+    assert (answer.status_code, answer.json["code"], answer.json["max_turns"]) == (
+        429,
+        "turn_limit_reached",
+        0,
+    )
+
+
 def test_a_session_without_max_turns_takes_the_configured_number(api, keys, settings):
     assert api.post("/v1/sessions", keys.alice, json={}).json["max_turns"] == settings.max_turns_per_session
 

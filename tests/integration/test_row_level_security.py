@@ -270,7 +270,7 @@ def test_an_errors_text_does_not_repeat_what_was_written(database, two):  # I10
         db.execute(
             text(
                 "insert into turnkeeper.sessions (organization_id, id, user_name, max_turns, metadata)"
-                " values (:o, gen_random_uuid(), :user, 0, cast(:metadata as jsonb))"
+                " values (:o, gen_random_uuid(), :user, -1, cast(:metadata as jsonb))"
             ),
             {"o": two[0], "user": "ada", "metadata": json.dumps({"diary": "dear"})},
         )

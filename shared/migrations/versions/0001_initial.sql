@@ -28,10 +28,16 @@ CREATE TABLE turnkeeper.organizations (
     ai_enabled boolean NOT NULL DEFAULT true,
     weight integer NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000),
     max_concurrent_turns integer CHECK (max_concurrent_turns >= 0),
+    max_turns_per_session integer CHECK (max_turns_per_session >= 0),
+    turns_per_minute_per_user integer CHECK (turns_per_minute_per_user BETWEEN 0 AND 1000000),
+    turns_per_hour integer CHECK (turns_per_hour BETWEEN 0 AND 1000000),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON COLUMN turnkeeper.organizations.weight IS 'its share of busy workers: one of weight 2 runs twice the turns of one of weight 1';
 COMMENT ON COLUMN turnkeeper.organizations.max_concurrent_turns IS 'most turns queued and running at once; null is no limit, 0 allows nothing';
+COMMENT ON COLUMN turnkeeper.organizations.max_turns_per_session IS 'most that a new session''s max_turns may be; null is no limit, 0 allows nothing';
+COMMENT ON COLUMN turnkeeper.organizations.turns_per_minute_per_user IS 'null: what the service is set to; 0 allows nothing';
+COMMENT ON COLUMN turnkeeper.organizations.turns_per_hour IS 'null: what the service is set to; 0 allows nothing';
 
 CREATE TABLE turnkeeper.api_keys (
     organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
@@ -58,7 +64,7 @@ CREATE TABLE turnkeeper.sessions (
     title text CHECK (length(title) BETWEEN 1 AND 200),
     status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'closed', 'expired')),
     system_prompt text,
-    max_turns integer NOT NULL CHECK (max_turns > 0),
+    max_turns integer NOT NULL CHECK (max_turns >= 0),
     turn_count integer NOT NULL DEFAULT 0,
     next_turn_number bigint NOT NULL DEFAULT 1,
     input_tokens bigint NOT NULL DEFAULT 0,
@@ -361,7 +367,8 @@ GRANT SELECT, DELETE ON turnkeeper.idempotency_keys TO turnkeeper_across;
 -- Functions across organizations, each doing one thing.
 
 CREATE FUNCTION turnkeeper.authenticate(secret bytea)
-RETURNS TABLE (organization_id uuid, key_id uuid, role text, user_name text, ai_enabled boolean)
+RETURNS TABLE (organization_id uuid, key_id uuid, role text, user_name text, ai_enabled boolean,
+               max_turns_per_session integer, turns_per_minute_per_user integer, turns_per_hour integer)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
 AS $$
     WITH used AS (
@@ -369,7 +376,8 @@ AS $$
         WHERE secret_sha256 = secret AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
           AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
     )
-    SELECT k.organization_id, k.id, k.role, k.user_name, o.ai_enabled
+    SELECT k.organization_id, k.id, k.role, k.user_name, o.ai_enabled,
+           o.max_turns_per_session, o.turns_per_minute_per_user, o.turns_per_hour
     FROM turnkeeper.api_keys k JOIN turnkeeper.organizations o ON o.id = k.organization_id
     WHERE k.secret_sha256 = secret AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 $$;

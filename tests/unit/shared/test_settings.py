@@ -37,6 +37,26 @@ def test_an_empty_variable_counts_as_unset_so_an_empty_base_url_does_not_refuse_
     assert settings.provider.name is ProviderName.ANTHROPIC
 
 
+def test_limits_are_off_unless_they_are_set():
+    settings = load_settings(ANTHROPIC)
+    assert (settings.turns_per_minute_per_user, settings.turns_per_hour) == (None, None)
+    settings = load_settings({**ANTHROPIC, "TURNS_PER_MINUTE_PER_USER": "0", "TURNS_PER_HOUR": "1000000"})
+    assert (settings.turns_per_minute_per_user, settings.turns_per_hour) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TURNS_PER_HOUR", "-1"),
+        ("TURNS_PER_HOUR", "1000001"),
+        ("TURNS_PER_MINUTE_PER_USER", "ten"),
+    ],
+)
+def test_a_limit_that_is_no_limit_is_refused(name: str, value: str):
+    (problem,) = problems({**ANTHROPIC, name: value})
+    assert problem.startswith(f"{name} is {value!r}")
+
+
 def test_all_problems_are_reported_in_one_message():
     found = problems({"MCP_LLM_PROVIDER": "openai-compatible", "MCP_LLM_PRICE_INPUT_PER_M_USD": "1.5abc"})
     text = "\n".join(found)
