@@ -20,6 +20,7 @@ from shared.limit_scripts import MOST_TURNS
 from shared.price_table import RATE, SHIPPED, Price, PriceTable, is_rate, read_price_table
 from shared.prices import PricedModel, is_free, is_known
 
+_MOST_DAYS: Final = 36_500
 PLATFORM_ANTHROPIC_URL: Final = "https://api.anthropic.com"
 
 
@@ -235,6 +236,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         ),
         ("TICKET_TTL_SECONDS", "60", "Longest life of a stream ticket."),
         ("IDEMPOTENCY_SECONDS", "86400", "How long an Idempotency-Key is remembered."),
+        (
+            "RETENTION_DAYS",
+            "",
+            "Days after which the content of a closed or expired session is deleted; empty: it is kept.",
+        ),
     ),
 )
 """Every variable, in the order of `.env.example`."""
@@ -309,6 +315,7 @@ class Settings:
     idempotency_seconds: int
     turns_per_minute_per_user: int | None
     turns_per_hour: int | None
+    retention_days: int | None
     warnings: tuple[str, ...]
 
 
@@ -432,6 +439,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         idempotency_seconds=read.whole("IDEMPOTENCY_SECONDS", 60),
         turns_per_minute_per_user=read.optional_whole("TURNS_PER_MINUTE_PER_USER", 0, MOST_TURNS),
         turns_per_hour=read.optional_whole("TURNS_PER_HOUR", 0, MOST_TURNS),
+        retention_days=read.optional_whole("RETENTION_DAYS", 1, _MOST_DAYS),
         warnings=warnings,
     )
     if not settings.lease_renew_seconds < settings.lease_trust_seconds < settings.lease_seconds:

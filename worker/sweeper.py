@@ -32,6 +32,7 @@ from worker.continuation import is_continued
 from worker.outcome import Answer, Requeued, Stopped
 from worker.provider import Capabilities
 from worker.publisher import Publisher
+from worker.retention import forget_old_sessions
 from worker.retry import MOST_ATTEMPTS
 from worker.settle import Ending, Settlement, error_of, lost, settle
 
@@ -45,6 +46,7 @@ _MOST_AT_ONCE: Final = 200
 _MOST_DOORBELLS: Final = 200
 """Lying in Redis unheard: with so many the workers are busy or gone, and more would wake nobody."""
 _HOUSEKEEPING_ROUNDS: Final = 15
+_RETENTION_ROUNDS: Final = 20
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 _BYTES_PER_TOKEN: Final = 4
@@ -194,6 +196,16 @@ class Sweeper:
             self._expire(row.organization_id, row.turn_id)
         # Last, so that what was requeued or became its session's next just now is rung in this round.
         self._ring_again()
+        if self._round % _RETENTION_ROUNDS == 0:
+            self._forget_old_sessions()
+
+    def _forget_old_sessions(self) -> None:
+        """After everything else and in a transaction of its own: turns never wait for it, nor fail with it."""
+        if self._settings.retention_days is None:
+            return
+        with self._database.across() as db:
+            if db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
+                forget_old_sessions(db, self._settings.retention_days)
 
     def _ring_again(self) -> None:
         most = _MOST_DOORBELLS - self._doorbells()

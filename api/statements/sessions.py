@@ -76,7 +76,8 @@ _CHANGE: Final = text(
     f"""
     update turnkeeper.sessions as s set
         title = case when :sets_title then cast(:title as text) else s.title end,
-        metadata = coalesce(cast(:metadata as jsonb), s.metadata)
+        metadata = coalesce(cast(:metadata as jsonb), s.metadata),
+        forgotten_at = null
     where {_VISIBLE} and s.id = :session_id and s.status <> 'closed'
     returning {_COLUMNS}
     """
@@ -90,7 +91,8 @@ _CLOSE: Final = text(
 _FLAG: Final = text(
     f"""
     update turnkeeper.sessions as s set
-        flagged = true, flag_reason = :reason, flagged_by = :flagged_by, flagged_at = now()
+        flagged = true, flag_reason = :reason, flagged_by = :flagged_by, flagged_at = now(),
+        forgotten_at = null
     where {_VISIBLE} and s.id = :session_id
     returning {_COLUMNS}
     """

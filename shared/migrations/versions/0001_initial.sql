@@ -81,11 +81,14 @@ CREATE TABLE turnkeeper.sessions (
     created_at timestamptz NOT NULL DEFAULT now(),
     last_activity_at timestamptz NOT NULL DEFAULT now(),
     closed_at timestamptz,
+    forgotten_at timestamptz,
     PRIMARY KEY (organization_id, id)
 );
+COMMENT ON COLUMN turnkeeper.sessions.forgotten_at IS 'when its content was removed, by retention or erasure; null again when something was added';
 CREATE INDEX sessions_by_activity ON turnkeeper.sessions (organization_id, last_activity_at DESC, id DESC);
 CREATE INDEX sessions_by_user ON turnkeeper.sessions (organization_id, user_name, last_activity_at DESC, id DESC);
 CREATE INDEX sessions_to_expire ON turnkeeper.sessions (last_activity_at) WHERE status = 'active';
+CREATE INDEX sessions_to_forget ON turnkeeper.sessions (closed_at) WHERE status <> 'active' AND forgotten_at IS NULL;
 
 CREATE TABLE turnkeeper.turns (
     organization_id uuid NOT NULL,
@@ -142,7 +145,7 @@ CREATE TABLE turnkeeper.turns (
 COMMENT ON COLUMN turnkeeper.turns.attempt IS 'the fencing token: raised when an attempt is taken from its worker or given back, so the next one finds its number';
 COMMENT ON COLUMN turnkeeper.turns.handed_back IS 'attempts that a draining worker gave back: they do not count against the most';
 COMMENT ON COLUMN turnkeeper.turns.claimable_at IS 'since when it could be claimed; null while an earlier turn of its session is active';
-COMMENT ON COLUMN turnkeeper.turns.dropped IS 'a newer turn rolled it back: none of its messages is kept';
+COMMENT ON COLUMN turnkeeper.turns.dropped IS 'none of its messages is kept: a newer turn rolled it back, or its content was removed';
 COMMENT ON COLUMN turnkeeper.turns.title IS 'the title that this turn gave its session: the event title_updated can be written again from the row';
 -- A turn's id is all that a doorbell says; workers find it without knowing the organization.
 CREATE UNIQUE INDEX turns_by_id ON turnkeeper.turns (id);
@@ -324,6 +327,39 @@ CREATE TABLE turnkeeper.workers (
 );
 COMMENT ON COLUMN turnkeeper.workers.heard_at IS 'when it last heard a doorbell or a canary: a deaf worker renews and does not hear';
 
+-- Removes what people wrote and what models answered from sessions that take no more turns; what happened
+-- and what it cost stays. A turn that is being settled meanwhile is waited for, and its answer goes, too; one
+-- that is settled later is `dropped` by then and has none. Turns are locked in the order of their numbers, as
+-- everywhere. It runs with the rights of whoever calls it.
+CREATE FUNCTION turnkeeper.forget_content(organization uuid, forgotten uuid[])
+RETURNS TABLE (sessions integer, messages integer, checkpoints integer, idempotency_keys integer)
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+BEGIN
+    PERFORM FROM turnkeeper.turns AS t
+    WHERE t.organization_id = organization AND t.session_id = ANY (forgotten)
+    ORDER BY t.session_id, t.number FOR NO KEY UPDATE;
+    UPDATE turnkeeper.turns AS t SET dropped = true, message_id = NULL, title = NULL, metadata = '{}'
+    WHERE t.organization_id = organization AND t.session_id = ANY (forgotten);
+    DELETE FROM turnkeeper.messages AS m
+    WHERE m.organization_id = organization AND m.session_id = ANY (forgotten);
+    GET DIAGNOSTICS messages = ROW_COUNT;
+    DELETE FROM turnkeeper.checkpoints AS c USING turnkeeper.turns AS t
+    WHERE t.organization_id = organization AND t.session_id = ANY (forgotten)
+      AND c.organization_id = organization AND c.turn_id = t.id;
+    GET DIAGNOSTICS checkpoints = ROW_COUNT;
+    DELETE FROM turnkeeper.idempotency_keys AS k USING turnkeeper.turns AS t
+    WHERE t.organization_id = organization AND t.session_id = ANY (forgotten)
+      AND k.organization_id = organization AND k.turn_id = t.id;
+    GET DIAGNOSTICS idempotency_keys = ROW_COUNT;
+    UPDATE turnkeeper.sessions AS s
+    SET title = NULL, system_prompt = NULL, metadata = '{}', flag_reason = NULL, forgotten_at = clock_timestamp()
+    WHERE s.organization_id = organization AND s.id = ANY (forgotten);
+    GET DIAGNOSTICS sessions = ROW_COUNT;
+    RETURN NEXT;
+END
+$$;
+
 -- Row-level security: reads without an organization see nothing, writes raise.
 DO $do$
 DECLARE
@@ -363,6 +399,9 @@ GRANT SELECT ON turnkeeper.organizations TO turnkeeper_across;
 GRANT SELECT, UPDATE ON turnkeeper.api_keys, turnkeeper.sessions, turnkeeper.turns TO turnkeeper_across;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.checkpoints TO turnkeeper_across;
 GRANT SELECT, DELETE ON turnkeeper.idempotency_keys TO turnkeeper_across;
+-- Retention.
+GRANT SELECT, DELETE ON turnkeeper.messages TO turnkeeper_across;
+GRANT DELETE ON turnkeeper.checkpoints TO turnkeeper_across;
 
 -- Functions across organizations, each doing one thing.
 
@@ -589,6 +628,31 @@ AS $$
     SELECT count(*)::integer FROM forgotten
 $$;
 
+-- Retention: a batch of sessions, of any organization, that ended longer ago than that. It ends with the session
+-- that reaches 5,000 turns, so that a batch is done well within a statement's time whatever it holds.
+CREATE FUNCTION turnkeeper.forget_sessions(older_than_seconds double precision, most integer)
+RETURNS TABLE (sessions bigint, messages bigint)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    WITH ended AS MATERIALIZED (
+        SELECT s.organization_id, s.id, s.closed_at, s.next_turn_number AS turns FROM turnkeeper.sessions AS s
+        WHERE s.status <> 'active' AND s.forgotten_at IS NULL
+          AND s.closed_at < now() - make_interval(secs => older_than_seconds)
+          AND NOT EXISTS (
+              SELECT FROM turnkeeper.turns AS t
+              WHERE t.organization_id = s.organization_id AND t.session_id = s.id
+                AND t.status IN ('queued', 'running', 'stopping'))
+        ORDER BY s.closed_at LIMIT most
+    ), counted AS (
+        SELECT e.organization_id, e.id, sum(e.turns) OVER (ORDER BY e.closed_at, e.id) - e.turns AS before FROM ended AS e
+    ), of_each AS MATERIALIZED (
+        SELECT c.organization_id, array_agg(c.id ORDER BY c.id) AS ids FROM counted AS c
+        WHERE c.before < 5000 GROUP BY c.organization_id
+    )
+    SELECT coalesce(sum(f.sessions), 0)::bigint, coalesce(sum(f.messages), 0)::bigint
+    FROM of_each AS e, turnkeeper.forget_content(e.organization_id, e.ids) AS f
+$$;
+
 -- Handing a function to another role needs membership in it and its right to create in the schema, for
 -- as long as the handing over takes.
 GRANT CREATE ON SCHEMA turnkeeper TO turnkeeper_across;
@@ -608,5 +672,6 @@ END
 $do$;
 REVOKE CREATE ON SCHEMA turnkeeper FROM turnkeeper_across;
 GRANT EXECUTE ON FUNCTION
-    turnkeeper.current_organization(), turnkeeper.required_organization(), turnkeeper.no_organization()
+    turnkeeper.current_organization(), turnkeeper.required_organization(), turnkeeper.no_organization(),
+    turnkeeper.forget_content(uuid, uuid[])
     TO turnkeeper_app, turnkeeper_across;

@@ -37,11 +37,20 @@ def test_an_empty_variable_counts_as_unset_so_an_empty_base_url_does_not_refuse_
     assert settings.provider.name is ProviderName.ANTHROPIC
 
 
-def test_limits_are_off_unless_they_are_set():
+def test_limits_and_retention_are_off_unless_they_are_set():
     settings = load_settings(ANTHROPIC)
-    assert (settings.turns_per_minute_per_user, settings.turns_per_hour) == (None, None)
-    settings = load_settings({**ANTHROPIC, "TURNS_PER_MINUTE_PER_USER": "0", "TURNS_PER_HOUR": "1000000"})
-    assert (settings.turns_per_minute_per_user, settings.turns_per_hour) == (0, 1_000_000)
+    assert (settings.turns_per_minute_per_user, settings.turns_per_hour, settings.retention_days) == (
+        None,
+        None,
+        None,
+    )
+    named = {"TURNS_PER_MINUTE_PER_USER": "0", "TURNS_PER_HOUR": "1000000", "RETENTION_DAYS": "1"}
+    settings = load_settings({**ANTHROPIC, **named})
+    assert (settings.turns_per_minute_per_user, settings.turns_per_hour, settings.retention_days) == (
+        0,
+        1_000_000,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,9 @@ def test_limits_are_off_unless_they_are_set():
         ("TURNS_PER_HOUR", "-1"),
         ("TURNS_PER_HOUR", "1000001"),
         ("TURNS_PER_MINUTE_PER_USER", "ten"),
+        ("RETENTION_DAYS", "0"),
+        ("RETENTION_DAYS", "0.5"),
+        ("RETENTION_DAYS", "40000"),
     ],
 )
 def test_a_limit_that_is_no_limit_is_refused(name: str, value: str):

@@ -1,0 +1,31 @@
+"""Removes the content of sessions that ended long ago; what happened and what it cost stays.
+
+In small batches and one transaction for each, so that it can be interrupted anywhere and holds nothing up.
+"""
+
+import logging
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+_log = logging.getLogger("turnkeeper.retention")
+
+_MOST_SESSIONS: Final = 50
+"""In one transaction, and no more turns than the function's own bound."""
+_DAY_SECONDS: Final = 86_400
+_FORGET: Final = text("select sessions, messages from turnkeeper.forget_sessions(:older_than_seconds, :most)")
+
+
+def forget_old_sessions(db: Connection, retention_days: int, most: int = _MOST_SESSIONS) -> int:
+    """Remove the content of a batch of sessions that were closed or expired so many days ago.
+
+    Returns:
+        How many sessions it were; 0 when none is left.
+    """
+    forgotten = db.execute(_FORGET, {"older_than_seconds": retention_days * _DAY_SECONDS, "most": most}).one()
+    if forgotten.sessions:
+        _log.info(
+            "the content of old sessions was removed",
+            extra={"sessions": int(forgotten.sessions), "messages": int(forgotten.messages)},
+        )
+    return int(forgotten.sessions)
