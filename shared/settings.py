@@ -151,7 +151,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         (
             "DATABASE_OWNER_URL",
             "",
-            "PostgreSQL as the owner of the schema; only `turnkeeper migrate`, `orgs` and `keys` use it.",
+            "PostgreSQL as the owner of the schema; only `turnkeeper migrate`, `orgs`, `keys` and `users` use it.",
         ),
         ("DATABASE_POOL_SIZE", "16", "Connections to PostgreSQL for each process."),
         (

@@ -17,7 +17,19 @@ def test_up_takes_the_options_that_it_promises():
     assert (options.web, options.relay, options.worker) == (2, 3, 4)
 
 
-@pytest.mark.parametrize("line", ["", "nonsense", "up --web 0", "up --port 70000", "keys revoke not-a-uuid"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "nonsense",
+        "up --web 0",
+        "up --port 70000",
+        "keys revoke not-a-uuid",
+        "users",
+        "users erase",
+        "users erase ada --wait -1",
+    ],
+)
 def test_wrong_use_ends_with_2(line: str, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(line.split())
