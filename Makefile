@@ -89,3 +89,8 @@ faults: $(VENV)/.installed-dev  ## one test for each row of the fault matrix: lo
 
 model:  ## search the model of a turn for a way to break it; needs spin and gcc
 	docs/model/check.sh
+
+.PHONY: fuzz-tenancy
+OPERATIONS ?= 1000000
+fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at random: make fuzz-tenancy OPERATIONS=1000000 SEED=1
+	$(PY) -m tests.soak.tenancy --operations $(OPERATIONS) --seed $(SEED)

@@ -1,29 +1,15 @@
 """Row-level security as the application's role meets it (I9)."""
 
 import json
-import random
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from shared.accounts import create_organization
 from shared.database import Database
+from tests.soak.tenancy.fuzz import Fuzz
+from tests.tenants import TENANT_TABLES, two_organizations
 
-TENANT_TABLES = {
-    "organizations",
-    "api_keys",
-    "sessions",
-    "turns",
-    "messages",
-    "checkpoints",
-    "ledger",
-    "spend",
-    "idempotency_keys",
-}
-"""Written out by hand: a table that is forgotten here is caught by the catalogue below."""
-READ_ONLY = {"organizations"}
 NO_UPDATE = {"organizations", "ledger"}
 NO_DELETE = {"organizations", "api_keys", "sessions", "turns", "spend", "ledger"}
 
@@ -31,52 +17,7 @@ NO_DELETE = {"organizations", "api_keys", "sessions", "turns", "spend", "ledger"
 @pytest.fixture
 def two(owner_url, as_owner):
     """Two organizations with a row in every table."""
-    both = [create_organization(owner_url, name) for name in ("Acme", "Globex")]
-    for organization in both:
-        names = {"o": organization, "s": uuid4(), "t": uuid4(), "m": uuid4(), "a": uuid4()}
-        as_owner(
-            "insert into turnkeeper.api_keys (organization_id, id, role, prefix, secret_sha256)"
-            " values (:o, :s, 'admin', 'p', cast(cast(:s as text) as bytea))",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.sessions (organization_id, id, user_name, max_turns) values (:o, :s, 'ada', 5)",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.turns (organization_id, id, session_id, number, user_name, status, recovery,"
-            " user_message_id, answer_id, max_output_tokens, deadline_seconds, last_seq)"
-            " values (:o, :t, :s, 1, 'ada', 'queued', 'restart', :m, :a, 10, 10, 1)",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.messages"
-            " (organization_id, id, session_id, turn_id, position, role, content, status)"
-            " values (:o, :m, :s, :t, 2, 'user', 'secret', 'complete')",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.checkpoints (organization_id, turn_id, attempt, seq, called, content, reasoning)"
-            " values (:o, :t, 1, 1, true, 'secret', '')",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.ledger"
-            " (organization_id, id, turn_id, session_id, user_name, attempt, provider, model, input_tokens,"
-            " cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, usage_source, price, cost_usd)"
-            " values (:o, :m, :t, :s, 'ada', 1, 'p', 'm', 1, 0, 0, 1, 0, 'provider', '{}', 1)",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.spend (organization_id, period, starts_on) values (:o, 'day', '2026-01-01')",
-            **names,
-        )
-        as_owner(
-            "insert into turnkeeper.idempotency_keys (organization_id, key, fingerprint, turn_id)"
-            " values (:o, 'k', '', :t)",
-            **names,
-        )
-    return both
+    return two_organizations(owner_url, as_owner)
 
 
 def own(table):
@@ -123,6 +64,53 @@ def test_every_unique_key_and_foreign_key_of_a_tenants_table_begins_with_the_org
     )
     assert keys
     assert all(row.first == "organization_id" for row in keys)
+
+
+def test_every_foreign_key_within_an_organization_names_the_organization_on_both_sides(as_owner):
+    keys = as_owner(
+        "select c.conname, c.confrelid::regclass::text as parent, cardinality(c.conkey) as columns, a.attname as first"
+        " from pg_constraint c join pg_attribute a on a.attrelid = c.confrelid and a.attnum = c.confkey[1]"
+        " where c.contype = 'f' and c.connamespace = 'turnkeeper'::regnamespace"
+    )
+    assert keys
+    for row in keys:
+        if row.parent == "turnkeeper.organizations":
+            assert (row.columns, row.first) == (1, "id"), row.conname
+        else:
+            assert row.columns == 2, row.conname
+            assert row.first == "organization_id", row.conname
+
+
+def test_the_application_may_select_insert_update_and_delete_and_nothing_else(as_owner):
+    granted = as_owner(
+        "select c.relname, c.relkind, a.privilege_type, pg_get_userbyid(c.relowner) as owner"
+        " from pg_class c, lateral aclexplode(c.relacl) a"
+        " where c.relnamespace = 'turnkeeper'::regnamespace"
+        " and pg_get_userbyid(a.grantee) in ('turnkeeper_app', 'turnkeeper_across')"
+    )
+    assert granted
+    assert {row.privilege_type for row in granted} <= {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    assert not {row.owner for row in granted} & {"turnkeeper_app", "turnkeeper_across"}
+    for_everyone = as_owner(
+        "select c.relname from pg_class c, lateral aclexplode(c.relacl) a"
+        " where c.relnamespace = 'turnkeeper'::regnamespace and a.grantee = 0"
+    )
+    assert for_everyone == []
+
+
+def test_no_view_looks_past_row_level_security(as_owner):
+    """A view reads as its owner unless it says otherwise, a materialized one always."""
+    views = as_owner(
+        "select c.relname, c.relkind, c.reloptions from pg_class c"
+        " where c.relnamespace = 'turnkeeper'::regnamespace and c.relkind in ('v', 'm')"
+    )
+    assert all(row.relkind == "v" and "security_invoker=true" in (row.reloptions or []) for row in views)
+
+
+def test_every_table_has_a_row_of_each_organization_in_these_tests(as_owner, two):
+    for table in TENANT_TABLES:
+        seen = as_owner(f"select distinct {own(table)} from turnkeeper.{table}")
+        assert {row[0] for row in seen} == set(two), table
 
 
 def test_nothing_is_seen_without_an_organization(database, two):
@@ -238,30 +226,13 @@ def test_functions_across_organizations_have_a_fixed_path_and_are_not_for_everyo
     assert (can_login, is_super, bypasses) == (False, False, False)
 
 
-def test_a_pooled_connection_carries_no_organization_over(database_url, two):
-    """Random commits, rollbacks, errors and savepoints on one connection: no foreign row, ever."""
-    chance = random.Random(7)
+def test_a_pooled_connection_carries_no_organization_over(database_url, as_owner, two):
+    """Random commits, rollbacks, errors, savepoints and switches on one connection: no foreign row, ever."""
     database = Database(database_url, pool_size=1)
-    seen = text("select coalesce(jsonb_agg(distinct organization_id), '[]') from turnkeeper.messages")
-    for _ in range(300):
-        organization = chance.choice([*two, None])
-        expected = [] if organization is None else [str(organization)]
-        try:
-            bound = database.across() if organization is None else database.of(organization)
-            with bound as db:
-                if chance.random() < 0.3:
-                    with db.begin_nested() as savepoint:
-                        assert db.execute(seen).scalar_one() == expected
-                        if chance.random() < 0.5:
-                            savepoint.rollback()
-                assert db.execute(seen).scalar_one() == expected
-                fate = chance.random()
-                if fate < 0.2:
-                    db.execute(text("select 1 / 0"))
-                if fate < 0.4:
-                    raise RuntimeError("given up")
-        except (RuntimeError, DBAPIError):
-            continue
+    fuzz = Fuzz(database, as_owner, two, seed=7)
+    fuzz.run(4_000)
+    fuzz.check_what_was_written()
+    assert min(fuzz.done.values()) > 50, fuzz.done
     database.dispose()
 
 
