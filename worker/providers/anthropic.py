@@ -88,7 +88,6 @@ class Anthropic:
         self.headers = {"x-api-key": settings.api_key.reveal(), "anthropic-version": API_VERSION}
         self.capabilities = Capabilities()
         self._model = settings.model
-        self._secret = settings.api_key.reveal()
 
     def body(self, prompt: Prompt) -> bytes:
         """Encode a request."""
@@ -106,7 +105,7 @@ class Anthropic:
 
     def reader(self, answer: Answer) -> "EventReader":
         """Return a reader of one answer."""
-        return EventReader(answer, self._secret)
+        return EventReader(answer)
 
 
 class EventReader:
@@ -121,19 +120,16 @@ class EventReader:
         "_is_output_final",
         "_output",
         "_reason",
-        "_secret",
         "_thinking",
     )
 
-    def __init__(self, answer: Answer, secret: str) -> None:
+    def __init__(self, answer: Answer) -> None:
         """Begin an answer.
 
         Args:
             answer: Where what is read goes.
-            secret: What must not be logged.
         """
         self._answer = answer
-        self._secret = secret
         self._reason: str | None = None
         # The largest valid figures so far; disjoint as they come.
         self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
@@ -156,7 +152,7 @@ class EventReader:
             self._add(event.delta)  # first: nearly every event is one
             return
         if kind == "error" or event.error is not None:
-            raise error_in_stream(event.error, self._secret)
+            raise error_in_stream(event.error)
         if kind == "message_start":
             self._start(event.message)
         elif kind in _KNOWN_EVENTS:

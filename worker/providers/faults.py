@@ -1,6 +1,7 @@
 """What went wrong upstream, translated once into `ProviderError`.
 
-The provider's own words go to the log, cut and redacted; what is stored and shown is ours.
+The provider's own words go nowhere, not even to the log: they may repeat the prompt or the key (I10). What is logged,
+stored and shown is ours; of theirs, only names that are known here.
 """
 
 import json
@@ -16,7 +17,6 @@ import httpx
 
 from shared.errors import Fault, ProviderError
 
-MAX_LOGGED_CHARACTERS: Final = 300
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
 
@@ -65,22 +65,6 @@ _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
     }
 )
 
-_SECRETS: Final = re.compile(
-    r"(?i)\b(sk|pk|key|xox\w)-[\w\-.]{6,}"
-    r"|\b(?:bearer|basic)\s+[^\s\"',;]+"
-    r"|(?<=://)[^/\s@\"']+@"
-    r"|(?<=[?&])[\w\-.]*(?:key|token|sig|secret)[\w\-.]*=[^&\s\"']+"
-    r"|\b(?:x-api-key|api[_-]?key|authorization|password|secret)\b[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?[^\s\"',;}]+"
-)
-
-
-def redact(text: str, *secrets: str) -> str:
-    """Return the beginning of `text` on one line, without keys, tokens and passwords (I10)."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    return " ".join(_SECRETS.sub("***", text).split())[:MAX_LOGGED_CHARACTERS]
-
 
 def fault_of_status(status: int) -> Fault:
     """Name the fault of a response that is no answer."""
@@ -101,10 +85,9 @@ def fault_of_error(error: object) -> Fault:
     """Name the fault of an error object in a stream or a body; unknown ones are `provider_protocol`."""
     if not isinstance(error, dict):
         return Fault.PROVIDER_PROTOCOL
-    kinds = [str(error[name]).lower() for name in ("code", "type") if error.get(name) is not None]
+    kinds = known_kinds(error)
     faults = [_FAULTS_BY_KIND[kind] for kind in kinds if kind in _FAULTS_BY_KIND]
-    statuses = [int(kind) for kind in kinds if re.fullmatch(r"[45]\d\d", kind)]
-    faults += [fault_of_status(status) for status in statuses]
+    faults += [fault_of_status(int(kind)) for kind in kinds if kind not in _FAULTS_BY_KIND]
     if Fault.CONTEXT_TOO_LONG in faults:
         return Fault.CONTEXT_TOO_LONG
     fault = faults[0] if faults else Fault.PROVIDER_PROTOCOL
@@ -115,19 +98,25 @@ def fault_of_error(error: object) -> Fault:
     return fault
 
 
-def error_in_stream(error: object, *secrets: str) -> ProviderError:
+def known_kinds(error: object) -> list[str]:
+    """Return the code and the type of an error object, as far as they are names or statuses that are known."""
+    if not isinstance(error, dict):
+        return []
+    kinds = [str(error[name]).lower() for name in ("code", "type") if error.get(name) is not None]
+    return [kind for kind in kinds if kind in _FAULTS_BY_KIND or re.fullmatch(r"[45][0-9]{2}", kind)]
+
+
+def error_in_stream(error: object) -> ProviderError:
     """Translate an error that came in place of a piece of the answer."""
     fault = fault_of_error(error)
     _log.warning(
         "the provider reported an error within its answer",
-        extra={"fault": fault.value, "provider_said": redact(_in_words(error), *secrets)},
+        extra={"fault": fault.value, "provider_error": _named(error)},
     )
     return ProviderError(fault, _DETAILS[fault])
 
 
-def error_of_response(
-    status: int, headers: httpx.Headers, body: bytes, now: datetime, *secrets: str
-) -> ProviderError:
+def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: datetime) -> ProviderError:
     """Translate a response whose status is not 200.
 
     Args:
@@ -135,17 +124,16 @@ def error_of_response(
         headers: Its headers.
         body: The beginning of its body.
         now: The time of day, for a Retry-After that names a date.
-        secrets: What must not be logged.
     """
-    fault = fault_of_status(status)
-    if fault is Fault.PROVIDER_REJECTED and fault_of_error(_error_in(body)) is Fault.CONTEXT_TOO_LONG:
+    fault, error = fault_of_status(status), _error_in(body)
+    if fault is Fault.PROVIDER_REJECTED and fault_of_error(error) is Fault.CONTEXT_TOO_LONG:
         fault = Fault.CONTEXT_TOO_LONG
     _log.warning(
         "the provider refused a request",
         extra={
             "fault": fault.value,
             "provider_status": status,
-            "provider_said": redact(body.decode("utf-8", "replace"), *secrets),
+            "provider_error": _named(error),
         },
     )
     if fault is Fault.PROVIDER_PROTOCOL:
@@ -155,13 +143,13 @@ def error_of_response(
     return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now))
 
 
-def error_of_other_content(body: bytes, *secrets: str) -> ProviderError:
+def error_of_other_content(body: bytes) -> ProviderError:
     """Translate a 200 that is no event stream: how some gateways say that something is wrong."""
     _log.warning(
         "the provider's answer is no event stream",
         extra={
             "fault": Fault.PROVIDER_PROTOCOL.value,
-            "provider_said": redact(body.decode("utf-8", "replace"), *secrets),
+            "provider_error": _named(_error_in(body)),
         },
     )
     return ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream")
@@ -246,8 +234,6 @@ def _error_in(body: bytes) -> Any:
     return parsed.get("error", parsed) if isinstance(parsed, dict) else None
 
 
-def _in_words(error: object) -> str:
-    try:
-        return json.dumps(error)
-    except (TypeError, ValueError, RecursionError):
-        return type(error).__name__
+def _named(error: object) -> str:
+    """Name an error for the log, by what is known of it."""
+    return " ".join(known_kinds(error)) or "unknown"

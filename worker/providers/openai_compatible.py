@@ -69,7 +69,6 @@ class OpenAICompatible:
             continuation=settings.continuation, running_usage=settings.running_usage
         )
         self._model = settings.model
-        self._secret = settings.api_key.reveal()
         self._stream_options = {"include_usage": True}
         if settings.running_usage:
             self._stream_options["continuous_usage_stats"] = True
@@ -97,7 +96,7 @@ class OpenAICompatible:
 
     def reader(self, answer: Answer) -> "ChunkReader":
         """Return a reader of one answer."""
-        return ChunkReader(answer, self._secret)
+        return ChunkReader(answer)
 
 
 class ChunkReader:
@@ -111,18 +110,15 @@ class ChunkReader:
         "_reason",
         "_reasoning",
         "_refused",
-        "_secret",
     )
 
-    def __init__(self, answer: Answer, secret: str) -> None:
+    def __init__(self, answer: Answer) -> None:
         """Begin an answer.
 
         Args:
             answer: Where what is read goes.
-            secret: What must not be logged.
         """
         self._answer = answer
-        self._secret = secret
         self._reason: str | None = None
         self._refused = False
         # The largest valid figures so far, as the provider counts them.
@@ -144,7 +140,7 @@ class ChunkReader:
         except ValueError as exc:
             raise unreadable() from exc
         if chunk.error is not None or name == "error":
-            raise error_in_stream(chunk.error, self._secret)
+            raise error_in_stream(chunk.error)
         if chunk.usage is not None:
             self._count(chunk.usage)
         for choice in chunk.choices or ():

@@ -132,7 +132,6 @@ class _Exchange:
         "_on_sent",
         "_reader",
         "_response",
-        "_secret",
         "_silence",
     )
 
@@ -146,7 +145,6 @@ class _Exchange:
         continues: bool,
     ) -> None:
         self._client = client
-        self._secret = settings.api_key.reveal()
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
         self._answer = Answer(settings.max_text_bytes, continues=continues)
@@ -174,15 +172,13 @@ class _Exchange:
         self._body = _chunks_of(response)
         if response.status_code != HTTPStatus.OK:
             body = await self._beginning()
-            raise error_of_response(
-                response.status_code, response.headers, body, datetime.now(UTC), self._secret
-            )
+            raise error_of_response(response.status_code, response.headers, body, datetime.now(UTC))
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
             raise _protocol("the model provider's answer is compressed, which was not asked for")
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "text/event-stream":
-            raise error_of_other_content(await self._beginning(), self._secret)
+            raise error_of_other_content(await self._beginning())
 
     async def close(self) -> None:
         """Close the connection, unless the response was read to its end."""

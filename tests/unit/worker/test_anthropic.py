@@ -14,7 +14,7 @@ from worker.providers.anthropic import EventReader
 
 def read(*events):
     answer = Answer(1000)
-    reader = EventReader(answer, "key-1")
+    reader = EventReader(answer)
     for event in events:
         reader.feed(event.get("type", ""), json.dumps(event).encode())
     return answer.take()
@@ -125,7 +125,7 @@ def test_a_stop_reason_is_a_finish_reason(reason, expected):
 
 
 def test_an_event_is_known_by_its_name_when_its_data_has_no_type():
-    reader = EventReader(Answer(1000), "key-1")
+    reader = EventReader(Answer(1000))
     with pytest.raises(ProviderError) as caught:
         reader.feed("error", b'{"error": {"type": "overloaded_error"}}')
     assert caught.value.fault is Fault.PROVIDER_OVERLOADED
