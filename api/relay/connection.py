@@ -72,6 +72,7 @@ class Connection:
         "beat_at",
         "caller",
         "dialect",
+        "ends_at",
         "ends_when_flushed",
         "is_event_stream",
         "outbox",
@@ -86,6 +87,7 @@ class Connection:
         caller: Caller,
         *,
         heartbeat_seconds: float,
+        most_age_seconds: float,
         on_closing: Callable[["Connection"], None],
         on_closed: Callable[["Connection"], None],
     ) -> None:
@@ -96,6 +98,7 @@ class Connection:
             sock: Closed at the end.
             caller: Who reads.
             heartbeat_seconds: Between two signs of life.
+            most_age_seconds: How long it may stay open.
             on_closing: Nothing is to be delivered any more.
             on_closed: The socket is closed.
         """
@@ -113,6 +116,7 @@ class Connection:
         self.ends_when_flushed = False
         self._heartbeat_seconds = heartbeat_seconds
         self.beat_at = loop.time() + heartbeat_seconds
+        self.ends_at = loop.time() + most_age_seconds
 
     def open(self, dialect: Dialect) -> None:
         """Begin to read; `dialect` understands what comes."""

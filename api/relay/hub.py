@@ -7,12 +7,14 @@ process that serves, and none in the one that forked.
 import asyncio
 import logging
 import os
+import random
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import uvloop
 
@@ -29,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 5.0
+_AGE_JITTER: Final = 0.1
+"""Streams that were opened together, after a restart, do not come back together."""
 _GOODBYE_SECONDS: Final = 3.0
 """From the close frames of a shutdown to the end; the peers need a round trip."""
 
@@ -41,6 +45,10 @@ class Limits:
     """Of one process; at about 15 KiB a socket this is 300 MiB, and the usual limit of open files is near."""
     most_sockets_per_key: int = 10_000
     """Of one key: a product's back end may carry all of its users on one."""
+    most_sockets_per_organization: int = 10_000
+    """Of one organization, all its keys together: half of a process is left to the others."""
+    most_age_seconds: float = 3600.0
+    """Of a stream. Then it is told to come back, which shows what is asked of a new one: key, origin, ticket."""
     recheck_seconds: float = 60.0
     """A key that was revoked reads no longer than this."""
     heartbeat_seconds: float = 15.0
@@ -74,6 +82,7 @@ class Hub:
         self._closing: asyncio.Event | None = None
         self._connections: set[Connection] = set()
         self._per_key: Counter[Caller] = Counter()
+        self._per_organization: Counter[UUID] = Counter()
         self._delivery: Delivery | None = None
         self._questions: Questions | None = None
 
@@ -87,7 +96,7 @@ class Hub:
             if self._process == os.getpid():
                 return
             started = threading.Event()
-            self._connections, self._per_key = set(), Counter()
+            self._connections, self._per_key, self._per_organization = set(), Counter(), Counter()
             self._thread = threading.Thread(target=self._run, args=(started,), name="relay", daemon=True)
             self._thread.start()
             if not started.wait(_START_SECONDS):
@@ -114,6 +123,7 @@ class Hub:
         return (
             len(self._connections) < self._limits.most_sockets
             and self._per_key[caller] < self._limits.most_sockets_per_key
+            and self._per_organization[caller.organization_id] < self._limits.most_sockets_per_organization
         )
 
     def counts(self) -> Counts:
@@ -190,11 +200,13 @@ class Hub:
             sock,
             caller,
             heartbeat_seconds=self._limits.heartbeat_seconds,
+            most_age_seconds=self._limits.most_age_seconds * random.uniform(1 - _AGE_JITTER, 1),  # noqa: S311
             on_closing=self._forget,
             on_closed=self._connections.discard,
         )
         self._connections.add(connection)
         self._per_key[caller] += 1
+        self._per_organization[caller.organization_id] += 1
         connection.open(dialect_of(connection))
         if self._closing.is_set():
             connection.close(CloseCode.RESTART, "restart")
@@ -209,9 +221,13 @@ class Hub:
     def _forget(self, connection: Connection) -> None:
         assert self._delivery is not None
         self._delivery.forget(connection)
-        self._per_key[connection.caller] -= 1
-        if not self._per_key[connection.caller]:
-            del self._per_key[connection.caller]
+        caller = connection.caller
+        self._per_key[caller] -= 1
+        if not self._per_key[caller]:
+            del self._per_key[caller]
+        self._per_organization[caller.organization_id] -= 1
+        if not self._per_organization[caller.organization_id]:
+            del self._per_organization[caller.organization_id]
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -219,7 +235,11 @@ class Hub:
         now = self._loop.time()
         self._delivery.check(now)
         for connection in list(self._connections):
-            if now >= connection.beat_at and connection.is_open():
+            if not connection.is_open():
+                continue
+            if now >= connection.ends_at:
+                connection.close(CloseCode.RESTART, "reconnect")
+            elif now >= connection.beat_at:
                 connection.beat(now)
 
     async def _check_callers(self) -> None:

@@ -97,6 +97,8 @@ def create_app():
     store = FolderStore(Path(os.environ["STORE_FOLDER"]))
     limits = Limits(
         most_sockets_per_key=int(os.environ.get("MOST_SOCKETS", "5000")),
+        most_sockets_per_organization=int(os.environ.get("MOST_OF_ORGANIZATION", "5000")),
+        most_age_seconds=float(os.environ.get("MOST_AGE", "3600")),
         recheck_seconds=float(os.environ.get("RECHECK", "60")),
         heartbeat_seconds=float(os.environ.get("HEARTBEAT", "15")),
     )

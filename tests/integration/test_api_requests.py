@@ -288,6 +288,8 @@ def test_the_page_is_served_under_a_strict_policy(api):
         "frame-ancestors 'none'",
         "base-uri 'none'",
         "form-action 'self'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     ):
         assert directive in policy
     assert "ws://localhost" in policy

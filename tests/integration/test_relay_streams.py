@@ -488,6 +488,29 @@ def test_one_socket_too_many_is_told_so(own):
             assert closed.value.rcvd.code == 4429
 
 
+def test_an_organizations_sockets_are_counted_over_all_its_keys(own):
+    service = own(MOST_OF_ORGANIZATION="2")
+    ticket = f"ticket.for-{service.rows.session()}"
+    with service.socket(), service.socket(key=None, subprotocols=["turnkeeper.v1", ticket]):
+        eventually(lambda: service.health()["websockets"] == 2)
+        with service.socket() as third:
+            with pytest.raises(ConnectionClosed) as closed:
+                third.recv(timeout=10)
+            assert closed.value.rcvd.code == 4429
+    eventually(lambda: service.health()["websockets"] == 0)
+    with service.socket() as fourth:  # whoever leaves makes room
+        send(fourth, "ping")
+        assert receive(fourth) == {"type": "pong"}
+
+
+def test_a_websocket_that_grew_old_is_told_to_come_back(own):
+    service = own(MOST_AGE="0.5")
+    with service.socket() as ws:
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(timeout=10)
+        assert closed.value.rcvd.code == 1012
+
+
 def test_a_peer_that_answers_no_ping_is_closed(own):
     service = own(HEARTBEAT="0.2")
     with service.socket() as alive:
