@@ -5,6 +5,7 @@ Bound to an address it accepts by itself; at a hand-off socket it takes connecti
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, Final
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from turnkeeper.front import take_over
+from turnkeeper.unreadable import refusal_of
 
 KEEPALIVE_SECONDS: Final = 75
 REQUEST_LIMIT_SECONDS: Final = 120
@@ -75,6 +78,12 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         if self.alive:
             self.method_queue.defer(self._close_streams)
         super().handle_exit(sig, frame)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
+        """Refuse a request that could not be read; who sent it closes or is closed."""
+        answer = refusal_of(exc)
+        with suppress(OSError):
+            write_nonblock(client, answer)
 
     def _close_streams(self) -> None:
         self.closing = closing_streams(self.app.callable)

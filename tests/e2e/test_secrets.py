@@ -211,6 +211,7 @@ class Drive:
         try:
             self.talk()
             self.make_mistakes()
+            self.speak_bad_http()
             self.have_a_bad_provider()
             self.open_websockets()
             self.lose_servers()
@@ -310,6 +311,36 @@ class Drive:
             self.call("GET", "/v1/sessions", key)
         self.call("GET", "/v1/sessions", headers={"Authorization": f"Basic {self.secrets['no key']}"})
         self.call("GET", "/v1/sessions", headers={"Cookie": f"key={self.secrets['no key']}"})
+
+    def speak_bad_http(self) -> None:
+        """What gunicorn refuses by itself, before the application sees it."""
+        garbage, secret = CONTENT["garbage"], self.secrets["no key"]
+        parts = urlsplit(self._service.url)
+        plain = "GET /v1/sessions HTTP/1.1\r\nHost: x\r\n"
+        for sent in (
+            f"GET /{garbage} HTTP/9.9\r\n\r\n",
+            f"{garbage} {garbage}\r\n\r\n",
+            f"GET /{garbage * 1000} HTTP/1.1\r\n\r\n",
+            plain + f"Authorization Bearer {secret}\r\n\r\n",
+            plain + f"Authorization : Bearer {secret}\r\n\r\n",
+            plain + f"X: {secret}\0{garbage}\r\n\r\n",
+            plain + f"{secret}\0: x\r\n\r\n",
+            plain + f"Authorization: {secret * 600}\r\n\r\n",
+            plain + "".join(f"X-{number}: {secret}\r\n" for number in range(100)) + "\r\n",
+            plain + f"Content-Length: {garbage}\r\n\r\n",
+            plain + f"Transfer-Encoding: {garbage}\r\n\r\n",
+            plain + f"Transfer-Encoding: chunked\r\n\r\n{garbage}\r\n",
+        ):
+            with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+                connection.sendall(sent.encode())
+                connection.shutdown(socket.SHUT_WR)
+                answer = b""
+                with suppress(ConnectionResetError):
+                    while more := connection.recv(65_536):
+                        answer += more
+            assert answer.startswith(b"HTTP/1.1 4"), (sent[:200], answer)
+            assert b"application/problem+json" in answer.partition(b"\r\n\r\n")[0], sent[:200]
+            self.closings.append(answer.decode(errors="replace"))
 
     def have_a_bad_provider(self) -> None:
         said = {"error_type": PROVIDER_KEY, "error_code": f"{CONTENT['garbage']} {PROVIDER_KEY}"}

@@ -1,0 +1,59 @@
+"""Refuses what is no HTTP, or more of it than is taken, in our own words.
+
+gunicorn repeats the line that it could not read, in its answer and in the log, and a line may be a header with a
+key in it (I10).
+"""
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Final
+
+from gunicorn.http.errors import (
+    ConfigurationProblem,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    ParseException,
+)
+
+from shared.errors import PROBLEMS, ProblemCode, problem_type
+from shared.ids import new_id
+
+_log = logging.getLogger("turnkeeper.requests")
+
+_OURS: Final = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
+"""What gunicorn calls a mistake in parsing and is none of the client's."""
+
+
+def refusal_of(error: BaseException) -> bytes:
+    """Log why a request was not served and return the answer, after which the connection is closed."""
+    request_id = new_id().hex
+    if isinstance(error, ParseException) and not isinstance(error, _OURS):
+        code, detail = (
+            ProblemCode.INVALID_REQUEST,
+            "the request is no HTTP/1.1, or its line or headers are too large",
+        )
+        _log.warning(
+            "a request could not be read", extra={"request_id": request_id, "reason": type(error).__name__}
+        )
+    else:
+        code, detail = ProblemCode.INTERNAL, "something went wrong here: it was logged under the request's id"
+        _log.error("internal error", exc_info=error, extra={"request_id": request_id})
+    problem = PROBLEMS[code]
+    body = json.dumps(
+        {
+            "type": problem_type(code),
+            "title": problem.title,
+            "status": problem.status,
+            "detail": detail,
+            "code": code.value,
+            "request_id": request_id,
+            "retryable": problem.retryable,
+        }
+    ).encode()
+    head = (
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+        "Connection: close\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"
+        f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
