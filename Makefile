@@ -94,3 +94,8 @@ model:  ## search the model of a turn for a way to break it; needs spin and gcc
 OPERATIONS ?= 1000000
 fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at random: make fuzz-tenancy OPERATIONS=1000000 SEED=1
 	$(PY) -m tests.soak.tenancy --operations $(OPERATIONS) --seed $(SEED)
+
+.PHONY: fuzz-api
+MINUTES ?= 10
+fuzz-api: $(VENV)/.installed-dev  ## call the API as its OpenAPI page says, and as it does not: make fuzz-api MINUTES=10 SEED=1
+	$(PY) -m tests.soak.api --minutes $(MINUTES) --seed $(SEED)

@@ -198,7 +198,15 @@ _TOOLS: Final = (
     ProblemCode.NOT_SUPPORTED_ON_PROVIDER,
 )
 OPERATIONS: Final = (
-    Operation("POST", "/v1/sessions", _TAG, {201: models.Session}, create_session, body=models.NewSession),
+    Operation(
+        "POST",
+        "/v1/sessions",
+        _TAG,
+        {201: models.Session},
+        create_session,
+        (ProblemCode.FORBIDDEN,),  # a user's key that names somebody else
+        body=models.NewSession,
+    ),
     Operation(
         "GET", "/v1/sessions", _TAG, {200: models.SessionList}, list_sessions, query=queries.SessionPage
     ),

@@ -1,0 +1,105 @@
+"""Calls every operation of the OpenAPI page with what it describes and with what it does not.
+
+An answer must be one that the page describes, in status, content type, headers and body, and never a 500. Ids that
+exist are mixed in, because a random one is only ever not found.
+"""
+
+import random
+import time
+from collections import Counter
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+
+CHECKS = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+SERVER_ERROR = 500
+
+
+class Fuzz:
+    """Counts answers by operation and status in `answers`."""
+
+    def __init__(self, app: Flask, keys: list[str], *, start: int) -> None:
+        """Fuzz `app` with `keys`, the first of which is an admin's, and without a key; `start` fixes what is tried."""
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self._app = app
+        self._schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
+        self._keys = keys
+        self._chance = random.Random(start)
+        self._round = start
+
+    @property
+    def operations(self) -> list[str]:
+        return [operation.ok().label for operation in self._schema.get_all_operations()]
+
+    def run_for(self, seconds: float, examples: int) -> None:
+        """Go round until the time is over; each operation gets so many examples of either kind a round."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                for found in self._schema.get_all_operations():
+                    self._one(found.ok(), mode, examples)
+                    if time.monotonic() > deadline:
+                        return
+
+    def _one(self, operation: Any, mode: GenerationMode, examples: int) -> None:
+        known = self._what_exists()
+        self._round += 1
+
+        @seed(self._round)
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def call(case: Any) -> None:
+            self._name_what_exists(case, known)
+            self._wait_for_nothing(case)
+            key = self._chance.choice([*self._keys, *self._keys, ""])
+            answer = case.call(headers={"Authorization": f"Bearer {key}"} if key else {})
+            self.answers[operation.label, answer.status_code] += 1
+            assert answer.status_code != SERVER_ERROR, case.as_curl_command()
+            case.validate_response(answer, checks=CHECKS)
+
+        # Nothing can be wrong with a call that takes nothing.
+        with suppress(Unsatisfiable) if mode is GenerationMode.NEGATIVE else nullcontext():
+            call()
+
+    def _what_exists(self) -> dict[str, str]:
+        """Make one of each thing and return their ids by the parameters that name them."""
+        client = self._app.test_client()
+
+        def make(path: str, **body: Any) -> str:
+            answer = client.post(path, json=body, headers={"Authorization": f"Bearer {self._keys[0]}"})
+            assert answer.status_code in {201, 202}, answer.json
+            return str(answer.json["id"])
+
+        session = make("/v1/sessions", user="alice")
+        turn = make(f"/v1/sessions/{session}/turns", content="Hello")
+        return {"session_id": session, "turn_id": turn, "key_id": make("/v1/keys", role="service")}
+
+    def _name_what_exists(self, case: Any, known: dict[str, str]) -> None:
+        for part in (case.path_parameters, case.body):
+            if isinstance(part, dict):
+                for name in part.keys() & known.keys():
+                    if self._chance.random() < 0.7:
+                        part[name] = known[name]
+
+    def _wait_for_nothing(self, case: Any) -> None:
+        """Nobody answers turns here, so whoever waits for one waits for as long as it may."""
+        for part, name in ((case.query, "wait"), (case.body, "wait_ms")):
+            if isinstance(part, dict) and str(part.get(name, "")).isdigit():
+                part[name] = 0
