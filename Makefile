@@ -70,6 +70,8 @@ lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lo
 	$(PY) -m pip install --quiet uv
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --group dev --output-file requirements-dev.lock
+	$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --upgrade --group audit --output-file requirements-audit.lock
 
 bench: $(VENV)/.installed-dev  ## measure what the README says: make bench ARGS="..."
 	$(PY) -m bench $(ARGS)
@@ -99,3 +101,23 @@ fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at
 MINUTES ?= 10
 fuzz-api: $(VENV)/.installed-dev  ## call the API as its OpenAPI page says, and as it does not: make fuzz-api MINUTES=10 SEED=1
 	$(PY) -m tests.soak.api --minutes $(MINUTES) --seed $(SEED)
+
+# In an environment of their own: what looks at the packages is none of them.
+AUDIT := $(VENV)/audit
+$(AUDIT)/.installed: requirements-audit.lock | $(PY)
+	$(PY) -m venv --clear $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
+	@touch $@
+
+.PHONY: audit sbom
+# Strict: a package that could not be looked up is not a package without faults.
+audit: $(AUDIT)/.installed  ## known vulnerabilities of what is locked, and faults of the workflow; needs PyPI
+	$(AUDIT)/bin/zizmor --offline --no-progress --quiet .github/workflows
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements.lock -r requirements-dev.lock -r requirements-audit.lock
+
+sbom: build/turnkeeper.cdx.json  ## what a release consists of, as CycloneDX: build/turnkeeper.cdx.json
+build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements.lock pyproject.toml
+	@mkdir -p $(@D)
+	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --of JSON -o $@

@@ -292,6 +292,15 @@ def test_the_workflow_runs_the_script_with_pinned_actions_and_no_rights():
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
 
 
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-audit.lock"])
+def test_every_locked_package_has_its_hashes(name: str):
+    entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+    assert len(entries) > 20
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
 def test_the_ci_script_is_valid_bash_and_can_be_run():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
