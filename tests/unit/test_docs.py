@@ -112,6 +112,22 @@ def test_every_invariant_names_code_that_obeys_it_and_tests_that_exist(invariant
     assert checked
 
 
+def test_every_line_of_the_security_page_names_tests_that_exist_or_says_why_there_is_none():
+    page = (DOCS / "explanation" / "security.md").read_text()
+    rows = re.findall(r"^\| (?!line \|)([^|]+)\|([^|]*)\|$", page, re.MULTILINE)
+    assert len(rows) > 40
+    assert len(rows) == len(re.findall(r"^\| (?!line \|)", page, re.MULTILINE)), "a row is not of two cells"
+    for line, shown_by in rows:
+        path = ""
+        for word in re.findall(r"`([^`]+)`", shown_by):
+            if word.startswith("tests/"):
+                path = word
+            else:
+                assert word in functions_of(path), f"{path} has no {word}"
+        # Without a test it has to say so: what is not there, or whose business it is.
+        assert path or re.search(r"\bnot?\b|\bnone\b|\*\*not\*\*|Pin", line, re.IGNORECASE), line
+
+
 def test_the_code_cites_no_invariant_that_the_architecture_does_not_have():
     cited = set()
     for folder in ("api", "worker", "shared", "turnkeeper"):
