@@ -28,6 +28,7 @@ from api.site import site
 from api.store import PostgresStreamStore
 from api.streams import handshake_authenticator, origin_check
 from api.waiting import Waiting
+from shared import failpoints
 from shared.database import Database
 from shared.logs import configure_logging
 from shared.settings import Settings, load_settings
@@ -56,6 +57,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     if settings is None:
         settings = load_settings(os.environ)
         configure_logging(settings.log_level, role)
+        failpoints.arm(os.environ, production=settings.production)
     for warning in settings.warnings:
         _log.warning("%s", warning)
     parts = _build(settings)

@@ -30,8 +30,10 @@ from api.statements.accept import (
 )
 from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
+from shared import failpoints
 from shared.errors import ProblemCode, RefusedError
 from shared.events_of_turn import accept_events
+from shared.failpoints import Failpoint
 from shared.settings import Settings
 from shared.turns import TERMINAL, StopReason
 
@@ -58,6 +60,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
         case Replayed(turn_id):
             row, status, headers = _find(call, turn_id), 200, {"Idempotency-Replayed": "true"}
         case Accepted(row, superseded):
+            failpoints.reach(Failpoint.AFTER_ACCEPT)
             # After the commit, never inside: a worker that comes at once finds the row.
             for stopped in superseded:
                 tell_stop(call.services.outbox, stopped)

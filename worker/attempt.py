@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final, TypeGuard, assert_never
 
+from shared import failpoints
 from shared.errors import Fault, ProviderError
 from shared.events import EventType
+from shared.failpoints import Failpoint
 from shared.turns import StopReason
 from shared.usage import Usage, UsageSource, estimate_tokens
 from worker.breaker import Breaker, Call
@@ -293,6 +295,7 @@ class Attempt:
 
     def _sent(self) -> None:
         self.called = self._is_sent = True
+        failpoints.reach(Failpoint.AFTER_SENT)
 
     async def _stream(self, provider: Provider) -> None:
         async with provider.stream(self._prompt, on_sent=self._sent) as batches:

@@ -22,6 +22,7 @@ from celery.exceptions import SecurityWarning
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from shared import failpoints
 from shared.celery_settings import celery_settings
 from shared.database import Database
 from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
@@ -222,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.concurrency is not None:
             settings = replace(settings, worker_turns=arguments.concurrency)
         configure_logging(settings.log_level, "worker")
+        failpoints.arm(os.environ, production=settings.production)
         for warning in settings.warnings:
             _log.warning(warning)
         sys.setswitchinterval(_SWITCH_SECONDS)

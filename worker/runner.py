@@ -17,10 +17,12 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
+from shared import failpoints
 from shared.database import Database
 from shared.errors import Fault, UnavailableError
 from shared.events import EventType
 from shared.events_of_turn import accept_events, done_event
+from shared.failpoints import Failpoint
 from shared.logs import log_ids
 from shared.settings import Settings
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
@@ -123,6 +125,7 @@ class Runner:
             claim = self._claim(hint)
             if claim is None:
                 return
+            failpoints.reach(Failpoint.AFTER_CLAIM)
             of_hint = traceparent if claim.turn_id == hint else ""
             with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
                 takes_more = self._run(claim, of_hint or claim.row.traceparent or None, asked_at)
@@ -258,11 +261,13 @@ class Runner:
 
     def _finish(self, ended: _Ended, ending: Ending) -> bool:
         """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
+        failpoints.reach(Failpoint.BEFORE_SETTLE)
         row = self._settle(ended.settlement, ending)
         if row is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return False
+        failpoints.reach(Failpoint.AFTER_SETTLE)
         _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
         content = "" if row.dropped else ending.answer.content  # a newer turn rolled it back
         told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row, content), self._loop)

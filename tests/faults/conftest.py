@@ -11,16 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from shared.failpoints import Failpoint
 from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.world import SHORT_LEASE, World, through
 from turnkeeper.embedded import EmbeddedPostgres, temporary_redis
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes long; runs with `-m 'soak or not soak'`")
-
 
 QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})
 """Rows that `make test` runs: a minute or two. `make faults` runs all of them."""
@@ -71,6 +67,8 @@ def world(oracle: Oracle, more_environment: dict[str, str]) -> Iterator[World]:
         postgres_proxy = stack.enter_context(Proxy(urlsplit(postgres.app_url).port or 0))
         redis_proxy = stack.enter_context(Proxy(urlsplit(redis_server.url).port or 0))
         folder = stack.enter_context(temporary_folder())
+        failpoints = folder / "failpoints"
+        failpoints.mkdir()
         environ = {
             "MCP_LLM_PROVIDER": "openai-compatible",
             "MCP_LLM_BASE_URL": f"{oracle.url}/v1",
@@ -81,11 +79,14 @@ def world(oracle: Oracle, more_environment: dict[str, str]) -> Iterator[World]:
             "DATABASE_URL": through(postgres.app_url, postgres_proxy),
             "DATABASE_OWNER_URL": through(postgres.owner_url, postgres_proxy),
             "REDIS_URL": through(redis_server.url, redis_proxy),
+            # Armed and waiting for a file that `World.failing` puts there.
+            "TURNKEEPER_FAILPOINTS": ",".join(f"{place}=kill" for place in Failpoint),
+            "TURNKEEPER_FAILPOINTS_ONCE": str(failpoints),
             **SHORT_LEASE,
             **more_environment,
         }
         service = stack.enter_context(running_service(folder, 2, **environ))
-        yield World(service, oracle, postgres, redis_server, postgres_proxy, redis_proxy)
+        yield World(service, oracle, postgres, redis_server, postgres_proxy, redis_proxy, failpoints)
 
 
 @pytest.fixture(autouse=True)
