@@ -201,7 +201,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         (
             "QUEUE_FULL_SECONDS",
             "60",
-            "New turns are refused while one has waited for a worker for this long; below QUEUE_TIMEOUT_SECONDS.",
+            "New turns are refused while one has waited this long for workers that hear; below QUEUE_TIMEOUT_SECONDS.",
         ),
         ("LEASE_SECONDS", "10", "How long a worker owns a turn without renewing."),
         ("LEASE_RENEW_SECONDS", "3", "How often a worker renews and checkpoints."),

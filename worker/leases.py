@@ -40,6 +40,9 @@ _HEARTBEAT: Final = text(
     values (:worker_id, :running, case when :claimed then now() end,
             now() - make_interval(secs => cast(:silent_seconds as float8)))
     on conflict (id) do update set renewed_at = now(), running = excluded.running, heard_at = excluded.heard_at,
+        -- Three canaries: a silence that long is no idleness.
+        hearing_since = case when excluded.heard_at - w.heard_at > interval '45 seconds' then excluded.heard_at
+                             else w.hearing_since end,
         claimed_at = coalesce(excluded.claimed_at, w.claimed_at)
     """
 )

@@ -60,14 +60,13 @@ class Pulse:
         self._unheard = 0
 
     def silent_seconds(self) -> float:
-        """Return how long nothing was heard."""
+        """Return how long nothing was heard; a full worker does not listen, and that is right."""
+        if self._is_full():
+            self.hear()
         return self._now() - self._heard_at
 
     def beat(self) -> None:
         """Look once: send a canary after a silence, give up after a long one."""
-        if self._is_full():
-            self.hear()  # it does not listen, and that is right
-            return
         silent = self.silent_seconds()
         if silent >= DEAF_SECONDS and self._unheard * CANARY_SECONDS >= DEAF_SECONDS:
             _log.critical("the worker hears no doorbells and ends", extra={"silent_seconds": round(silent)})

@@ -385,11 +385,51 @@ def test_what_waits_behind_its_own_session_does_not_fill_the_queue(floor, settin
         " select organization_id, gen_random_uuid(), session_id, 2, 'alice', 'queued', 'restart', gen_random_uuid(),"
         " gen_random_uuid(), 100, 60, 1, now() - interval '5 minutes', null from turnkeeper.turns"
     )
-    assert not Backlog(floor.database, settings.queue_full_seconds).is_full()
+    assert not is_full(floor, settings)
     floor.complete(claim)
     # It may run from now on, and has waited for a worker for no time at all.
-    assert not Backlog(floor.database, settings.queue_full_seconds).is_full()
+    assert not is_full(floor, settings)
     assert floor.claim() is not None
+
+
+def is_full(floor, settings):
+    return Backlog(floor.database, settings.queue_full_seconds, settings.queue_timeout_seconds).is_full()
+
+
+def hears(floor, *, seconds_ago, since):
+    """Let there be a worker that lives, and last heard a doorbell so long ago."""
+    floor.sql(
+        "insert into turnkeeper.workers (id, heard_at, hearing_since) values (gen_random_uuid(),"
+        " now() - make_interval(secs => :ago), now() - make_interval(secs => :since))",
+        ago=seconds_ago,
+        since=since,
+    )
+
+
+def wait_for(floor, seconds):
+    floor.sql(
+        "update turnkeeper.turns set claimable_at = now() - make_interval(secs => :seconds)", seconds=seconds
+    )
+
+
+def test_what_no_worker_could_hear_of_does_not_fill_the_queue(floor, settings):
+    floor.fill(floor.organization("own"), 1)
+    wait_for(floor, 70)
+    hears(floor, seconds_ago=65, since=600)  # Redis went away just after the turn came
+    assert not is_full(floor, settings)
+    floor.sql("update turnkeeper.workers set heard_at = now(), hearing_since = now()")  # and came back
+    assert not is_full(floor, settings)
+    # With Redis away for very long, turns would be accepted that expire before they can run.
+    wait_for(floor, settings.queue_timeout_seconds / 2 + 1)
+    assert is_full(floor, settings)
+
+
+def test_what_workers_hear_of_and_do_not_take_fills_the_queue(floor, settings):
+    floor.fill(floor.organization("own"), 1)
+    wait_for(floor, 70)
+    hears(floor, seconds_ago=1, since=600)
+    hears(floor, seconds_ago=3, since=10)  # has just been started
+    assert is_full(floor, settings)
 
 
 def test_a_request_that_was_answered_before_is_replayed_although_the_queue_is_full(floor, keys, environment):

@@ -323,9 +323,11 @@ CREATE TABLE turnkeeper.workers (
     renewed_at timestamptz NOT NULL DEFAULT now(),
     claimed_at timestamptz,
     heard_at timestamptz NOT NULL DEFAULT now(),
+    hearing_since timestamptz NOT NULL DEFAULT now(),
     running integer NOT NULL DEFAULT 0
 );
 COMMENT ON COLUMN turnkeeper.workers.heard_at IS 'when it last heard a doorbell or a canary: a deaf worker renews and does not hear';
+COMMENT ON COLUMN turnkeeper.workers.hearing_since IS 'since when it has heard without a long silence, as while Redis is away';
 
 -- Removes what people wrote and what models answered from sessions that take no more turns; what happened
 -- and what it cost stays. A turn that is being settled meanwhile is waited for, and its answer goes, too; one
@@ -395,7 +397,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoi
 GRANT SELECT, INSERT ON turnkeeper.ledger TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.workers TO turnkeeper_app;
 
-GRANT SELECT ON turnkeeper.organizations TO turnkeeper_across;
+GRANT SELECT ON turnkeeper.organizations, turnkeeper.workers TO turnkeeper_across;
 GRANT SELECT, UPDATE ON turnkeeper.api_keys, turnkeeper.sessions, turnkeeper.turns TO turnkeeper_across;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.checkpoints TO turnkeeper_across;
 GRANT SELECT, DELETE ON turnkeeper.idempotency_keys TO turnkeeper_across;
@@ -507,11 +509,21 @@ BEGIN
 END
 $$;
 
--- How long the turn that waits longest for a worker has waited; null when none waits.
-CREATE FUNCTION turnkeeper.longest_wait() RETURNS double precision
+-- How long the turn that waits longest for a worker has waited, in all and for workers that heard of turns meanwhile
+-- (all of it, when none lives); no row when none waits.
+CREATE FUNCTION turnkeeper.longest_wait() RETURNS TABLE (seconds double precision, heard_seconds double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
 AS $$
-    SELECT extract(epoch FROM clock_timestamp() - t.claimable_at)::double precision FROM turnkeeper.turns AS t
+    WITH alive AS (
+        SELECT w.heard_at, w.hearing_since, max(w.heard_at) OVER () AS last_heard
+        FROM turnkeeper.workers AS w WHERE w.renewed_at > clock_timestamp() - interval '15 seconds'
+    ), hearing AS (
+        SELECT max(a.heard_at) AS until, min(a.hearing_since) AS since
+        FROM alive AS a WHERE a.heard_at > a.last_heard - interval '45 seconds'
+    )
+    SELECT extract(epoch FROM clock_timestamp() - t.claimable_at)::double precision,
+        extract(epoch FROM coalesce(h.until, clock_timestamp()) - greatest(t.claimable_at, h.since))::double precision
+    FROM turnkeeper.turns AS t CROSS JOIN hearing AS h
     WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL ORDER BY t.claimable_at LIMIT 1
 $$;
 
