@@ -42,6 +42,8 @@ _SHA: Final = {
     for script in (OPEN, TAKE_OVER, APPEND, RESTART)
 }
 
+_DONE_PREFIX: Final = b'{"type":"done"'
+
 _Pending = list[Any]
 """`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
 
@@ -78,6 +80,7 @@ class Channel:
         "_session_id",
         "_shown",
         "_snapshot_in_flight",
+        "_snapshot_seq",
         "_thought",
         "_turn_id",
         "_unacked",
@@ -118,6 +121,7 @@ class Channel:
         self._in_flight = False
         self._needs_snapshot = False
         self._snapshot_in_flight = False
+        self._snapshot_seq = 0
         self._retry_at = 0.0
         self._expires_at = 0.0
         self._is_ending = False
@@ -291,7 +295,7 @@ class Channel:
             case Appended.WRITTEN:
                 self._settle_unacked()
             case Appended.LOG_GONE:
-                self._needs_snapshot = True
+                self._leave_to_snapshot()
                 self._publisher.restart(self)
                 return
             case Appended.FENCED:
@@ -315,13 +319,12 @@ class Channel:
         self._version += 1
         for entry in self._pending:
             self.seq += 1
-            self._encode(entry, ts)
+            self._unacked.append(self._encode(entry, ts))
         self._version += 1
         self._pending.clear()
         self._pending_bytes = 0
         self._last = None
-        self._settle_unacked()
-        self._needs_snapshot = True
+        self._leave_to_snapshot()
 
     def wants_restart(self, now: float) -> bool:
         """Say whether a snapshot must go before anything else, and none is on its way."""
@@ -340,15 +343,16 @@ class Channel:
             "reasoning": "".join(self._thought),
         }
         self._snapshot_in_flight = True
+        self._snapshot_seq = self._first_unacked - 1
         ts = timestamp(datetime.now(UTC))
-        encoded = self._encoder.encode(EventType.SNAPSHOT, self.seq, self._attempt, ts, fields)
+        encoded = self._encoder.encode(EventType.SNAPSHOT, self._snapshot_seq, self._attempt, ts, fields)
         return pack(
             "EVALSHA",
             _SHA[RESTART],
             2,
             self.log,
             self.channel,
-            f"{self._attempt}-{self.seq}",
+            f"{self._attempt}-{self._snapshot_seq}",
             encoded,
             ttl_seconds,
         )
@@ -357,8 +361,8 @@ class Channel:
         """Take Redis' answer to `snapshot`."""
         self._snapshot_in_flight = False
         if reply == Appended.WRITTEN:
-            self._needs_snapshot = False
-            self._settle_unacked()
+            # The backlog may have been given up once more meanwhile.
+            self._needs_snapshot = self._snapshot_seq != self._first_unacked - 1
         else:
             _log.warning("redis refused a snapshot: %s", reply, extra={"turn_id": str(self._turn_id)})
             self._retry_at = monotonic() + _RETRY_SECONDS
@@ -372,6 +376,16 @@ class Channel:
     def identity(self) -> tuple[UUID, int]:
         """Return the turn and the attempt, for the check of the lease."""
         return self._turn_id, self._attempt
+
+    def _leave_to_snapshot(self) -> None:
+        """Drop what a snapshot stands for: all but `done`, which no reader may have seen as it follows."""
+        done = self._unacked[-1:]
+        if done and not done[0].startswith(_DONE_PREFIX):
+            done = []
+        self._unacked = done
+        self._unacked_bytes = sum(map(len, done))
+        self._first_unacked = self.seq + 1 - len(done)
+        self._needs_snapshot = True
 
     def _settle_unacked(self) -> None:
         self._unacked.clear()

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 import redis
 
-from shared.events import EventType
+from shared.events import EventEncoder, EventType
 from shared.ids import new_id
 from shared.redis_names import log_key
 from worker.publisher import Channel, Publisher
@@ -178,6 +178,47 @@ def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
         range(snapshot["seq"] + 1, snapshot["seq"] + 1 + len(rest))
     )
     assert stage.text() == "before after and on"
+
+
+def encoded_done(stage, seq: int) -> bytes:
+    return EventEncoder(stage.session, stage.turn).encode(EventType.DONE, seq, 1, "", {"status": "completed"})
+
+
+def test_done_follows_the_snapshot_of_a_log_that_was_lost_before_it(stage):
+    async def work(stage):
+        channel = await stage.open()
+        channel.delta(False, "before")
+        await until(channel.is_idle)
+        stage.redis.flushall()
+        channel.delta(False, " after")
+        seq = channel.next_seq()
+        channel.encoded(seq, encoded_done(stage, seq))
+        channel.close()
+        await until(channel.is_idle)
+
+    play(stage, work)
+    (first_id, field, snapshot), (done_id, _, done) = stage.log()
+    assert (field, snapshot["content"], done["type"]) == ("s", "before after", "done")
+    assert (first_id, done_id) == (f"1-{snapshot['seq']}", f"1-{done['seq']}")
+    assert done["seq"] == snapshot["seq"] + 1
+
+
+def test_done_follows_the_snapshot_of_a_backlog_that_was_over_its_bound(stage):
+    async def work(stage):
+        channel = await stage.open()
+        stage.fences.trusted = False  # nothing leaves
+        channel.delta(False, "x" * 5000)
+        seq = channel.next_seq()
+        channel.encoded(seq, encoded_done(stage, seq))
+        await until(lambda: not channel._pending)
+        stage.fences.trusted = True
+        channel.close()
+        await until(channel.is_idle)
+
+    play(stage, work, buffer_bytes=1000)
+    *_, (_, field, snapshot), (_, _, done) = stage.log()
+    assert (field, snapshot["content"], done["type"]) == ("s", "x" * 5000, "done")
+    assert done["seq"] == snapshot["seq"] + 1
 
 
 def test_a_worker_that_lost_its_lease_cannot_begin_a_log_again(stage):
