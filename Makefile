@@ -85,9 +85,13 @@ clean:  ## remove what was built; the data in .turnkeeper stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: faults model
+.PHONY: faults model proofs
 faults: $(VENV)/.installed-dev  ## one test for each row of the fault matrix: long
 	$(PY) -m pytest tests/faults -m "soak or not soak" $(ARGS)
+
+PROOFS ?= doorbells flushes outage deaths
+proofs: $(VENV)/.installed-dev  ## prove what takes a thousand turns, about 35 minutes: make proofs PROOFS=outage ARGS="--turns 50"
+	@set -e; for proof in $(PROOFS); do $(PY) -m tests.soak.proofs $$proof $(ARGS); done
 
 model:  ## search the model of a turn for a way to break it; needs spin and gcc
 	docs/model/check.sh

@@ -96,7 +96,7 @@ def schedule(
     """
     random = Random(f"nemesis {seed}")
     weights = {fault: weight for fault, weight in WEIGHTS.items() if fault in kinds}
-    while True:
+    while weights:
         after = every_seconds * (0.1 + 1.8 * random.random())
         (fault,) = random.choices(list(weights), list(weights.values()))
         which, share = random.randrange(1 << 16), random.random()

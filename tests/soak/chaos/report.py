@@ -15,14 +15,14 @@ MOST_SHOWN: Final = 20
 def keep(summary: Mapping[str, Any], folder: Path) -> Path:
     """Write the summary to a file named after the moment and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"chaos-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
+    path = folder / f"{summary['measurement']}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
     path.write_text(json.dumps(summary, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     return path
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """Return the summary for a person."""
-    lines = ["", f"## chaos, {summary['turns']} turns, seed {summary['seed']}", ""]
+    lines = ["", f"## {summary['measurement']}, {summary['turns']} turns, seed {summary['seed']}", ""]
     for title in ("faults", "clients", "outcomes", "answers", "recovery_seconds"):
         lines += [f"| {title.replace('_', ' ')} | |", "|---|---:|"]
         lines += [f"| {name} | {value} |" for name, value in summary[title].items()] + [""]

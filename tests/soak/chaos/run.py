@@ -35,8 +35,9 @@ class Run:
         users: Turns at once, at most.
         every_seconds: Mean distance of two faults.
         size: How many processes.
-        kinds: Which faults.
+        kinds: Which faults; none for a service that hurts itself, by its failpoints.
         settings: Of the service.
+        measurement: What the summary is called.
         folder: Where its data is kept; None to forget it.
     """
 
@@ -48,6 +49,7 @@ class Run:
     kinds: frozenset[Fault] = frozenset(Fault)
     settings: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    measurement: str = "chaos"
 
     @property
     def longest_pause_seconds(self) -> float:
@@ -71,7 +73,7 @@ def execute(run: Run) -> dict[str, Any]:
         await_peace(service)
         verdict = check(clients.told, read_stored(service.owner_url), service.provider_records())
         return {
-            "measurement": "chaos",
+            "measurement": run.measurement,
             "turns": run.turns,
             "seed": run.seed,
             "asked": {

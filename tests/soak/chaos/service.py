@@ -101,7 +101,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
         beside = folder / "provider"
         beside.mkdir()
         provider = spawn(beside, ["provider", "--port-file", str(beside / "port")], {})
-        stack.callback(_end, provider)
+        stack.callback(end, provider)
         provider_url = f"http://127.0.0.1:{await_file(beside / 'port', provider).strip()}"
         kinds = [
             word for kind in ("web", "relay", "worker") for word in (f"--{kind}", str(getattr(size, kind)))
@@ -116,7 +116,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
             **settings,
         }
         up = spawn(folder, ["up", *where, *kinds], environ)
-        stack.callback(_end, up)
+        stack.callback(end, up)
         state = json.loads(await_file(folder / "state.json", up))
         yield Service(
             folder,
@@ -129,7 +129,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and whatever it started; what has to be killed is an error."""
     if process.poll() is not None:
         return

@@ -1,0 +1,30 @@
+"""The big proofs with few turns: that they run, and that nothing shows even in a short one."""
+
+import pytest
+
+from tests.soak.proofs.crowd import Asked
+from tests.soak.proofs.deaths import all_workers_die
+from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.outage import redis_hangs
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(400)]
+
+
+def test_turns_whose_api_was_killed_before_it_rang_all_end():
+    summary = killed_before_ringing(Asked(turns=40))
+    assert summary["violations"] == []
+
+
+def test_turns_whose_redis_is_flushed_at_random_all_end_with_their_texts():
+    summary = flushed(Asked(turns=50))
+    assert summary["violations"] == []
+
+
+def test_a_redis_that_hangs_keeps_no_running_turn_from_its_end_and_no_post_from_its_answer():
+    summary = redis_hangs(Asked(turns=50, seconds=15))
+    assert summary["violations"] == []
+
+
+def test_turns_whose_workers_all_died_run_again_in_time():
+    summary = all_workers_die(Asked(turns=20))
+    assert summary["violations"] == []
