@@ -6,6 +6,7 @@ commit of one statement: the code under test needs no failpoints, they are on th
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from typing import Any, Self
 import psutil
 
 CHUNK_BYTES = 1 << 16
+KERNEL_BYTES = 1 << 18
+"""What the proxy's sockets hold each way: a client that does not read is felt by the server after that."""
 CALL_SECONDS = 10.0
 TRAP_SECONDS = 30.0
 Pids = Callable[[], Iterable[int]]
@@ -235,6 +238,8 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
+        for writer, option in ((client, socket.SO_SNDBUF), (server, socket.SO_RCVBUF)):
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, KERNEL_BYTES)
         link = Link(port, client, server)
         if not is_meant(self._held, port):
             link.open.set()

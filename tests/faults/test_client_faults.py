@@ -111,6 +111,7 @@ def test_c3_a_turn_that_nobody_watches_is_answered_and_kept(world: World):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(300)
 def test_c4_a_storm_of_readers_that_come_back_is_answered(world: World):
     asked = world.streaming("tokens=300 rate=30", 1)
     with ThreadPoolExecutor(60) as pool:
@@ -227,7 +228,11 @@ def test_c8_a_stop_in_any_phase_ends_the_turn_once(world: World):
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(40, id="40"), pytest.param(1000, id="1000", marks=pytest.mark.soak)]
+    "rounds",
+    [
+        pytest.param(40, id="40"),
+        pytest.param(1000, id="1000", marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_c8_a_stop_that_meets_the_end_is_either(world: World, rounds: int):
     dice = random.Random(8)

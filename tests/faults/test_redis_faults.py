@@ -146,6 +146,7 @@ def test_r7_a_redis_that_hangs_delays_no_answer_to_a_post_and_ends_no_turn(world
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(300)
 def test_r7_a_redis_that_hangs_for_a_minute_changes_nothing(world: World):
     hang_redis(world, 60)
 
