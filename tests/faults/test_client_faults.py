@@ -113,7 +113,7 @@ def test_c3_a_turn_that_nobody_watches_is_answered_and_kept(world: World):
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_c4_a_storm_of_readers_that_come_back_is_answered(world: World):
-    asked = world.streaming("tokens=300 rate=30", 1)
+    asked = world.streaming("tokens=3000 rate=5", 1)  # until it is stopped
     with ThreadPoolExecutor(60) as pool:
         readers = list(pool.map(lambda _: world.read(asked.session_id), range(300)))
     for pid in world.service.pids("relay"):
@@ -121,9 +121,11 @@ def test_c4_a_storm_of_readers_that_come_back_is_answered(world: World):
     began = time.monotonic()
     assert world.api.call("GET", f"/v1/turns/{asked.turn_id}").status_code == 200
     assert time.monotonic() - began < 5
+    wait_until(lambda: all(reader.connections > 1 for reader in readers), "all to be back", END_SECONDS)
+    assert world.api.stop(asked.turn_id).status_code in {200, 202}
     for reader in readers:
         assert reader.until_done().is_whole
-    asked.check()
+    assert asked.check()["status"] == "stopped"
 
 
 def test_c5_whoever_comes_before_during_or_after_and_from_any_event_ends_with_the_same_text(world: World):
