@@ -10,7 +10,8 @@ import pytest
 
 from tests.faults.world import Asked, World
 
-SILENCE_SECONDS = 2
+SILENCE_SECONDS = 5
+"""More than a busy machine takes for an answer that is no silence."""
 FEW = 8
 ATTEMPTS = 3
 
