@@ -5,6 +5,7 @@ and a script may touch them together; so do an organization's limits, by `{organ
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -22,8 +23,12 @@ def events_channel(session_id: UUID | str) -> str:
     return f"tk:{{{session_id}}}:events"
 
 
+@lru_cache(maxsize=4096)
 def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
-    """Name the abort flag of a turn; its value is the stop reason."""
+    """Name the abort flag of a turn; its value is the stop reason.
+
+    Remembered: a worker asks for the flags of all its turns four times a second.
+    """
     return f"tk:{{{session_id}}}:abort:{turn_id}"
 
 

@@ -29,6 +29,7 @@ from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
 from worker.attempt import Attempt
 from worker.breaker import Breaker
+from worker.calm import Calm
 from worker.claim import Claim, claim_next_turn
 from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
@@ -46,6 +47,8 @@ _LOOP_GRACE_SECONDS: Final = 30.0
 _UNHEARD_SECONDS: Final = 30.0
 """How long all threads of a busy worker go on without a doorbell before one of them goes back to listen for
 some: well below what makes a worker count as deaf."""
+_STEPS_AT_ONCE: Final = 2
+"""Transactions of turns at the same time: more would only take the interpreter from the loop that streams."""
 _SETTLE_RETRY_SECONDS: Final = 0.2
 _TOLD_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
@@ -97,6 +100,7 @@ class Runner:
         self._leases = leases
         self._aborts = aborts
         self._loop = loop
+        self._calm = Calm(loop, steps_at_once=_STEPS_AT_ONCE, patience_seconds=settings.lease_seconds)
         self._draining = Event()
         self._heard_at = monotonic()
         jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
@@ -121,8 +125,9 @@ class Runner:
         hint: UUID | None = turn_id
         takes_more = True
         while takes_more and not self._draining.is_set():
-            asked_at = monotonic()
-            claim = self._claim(hint)
+            with self._calm.step(self._leases.running()):
+                asked_at = monotonic()
+                claim = self._claim(hint)
             if claim is None:
                 return
             failpoints.reach(Failpoint.AFTER_CLAIM)
@@ -323,7 +328,8 @@ class Runner:
         is_repeated = False
         while True:
             try:
-                row = settle(self._database, self._settings.provider, settlement, ending)
+                with self._calm.step(self._leases.running() - 1):
+                    row = settle(self._database, self._settings.provider, settlement, ending)
                 if row is None and is_repeated:
                     return self._own_earlier(settlement)
                 return row
