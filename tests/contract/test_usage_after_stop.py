@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+from random import Random
+from time import monotonic
 
 import httpx
 import pytest
@@ -12,9 +14,11 @@ from shared.settings import load_settings
 from shared.turns import Role, StopReason
 from shared.usage import UsageSource
 from worker.attempt import Attempt
+from worker.breaker import Breaker
 from worker.outcome import Stopped
 from worker.provider import Prompt, PromptMessage
 from worker.providers import build_provider
+from worker.retry import Retries, RetryBudget
 
 LIMIT_SECONDS = 20
 SENT = 8
@@ -51,11 +55,6 @@ class Counting:
         assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
 
 
-class Never:
-    def wait_before(self, fault, **_):
-        return None
-
-
 def stopped(url, marker, script, **environ):
     """Stop an answer in mid-stream; return what it is billed and the provider's record of it."""
     servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
@@ -65,7 +64,9 @@ def stopped(url, marker, script, **environ):
     async def go():
         provider = build_provider(provider_settings)
         channel = Counting()
-        attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, Never())
+        retries = Retries(Random().random, RetryBudget(monotonic))
+        breaker = Breaker(monotonic, provider_settings.breaker_seconds)
+        attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
         try:
             running = asyncio.create_task(attempt.run(provider))
             await channel.all_shown.wait()

@@ -437,10 +437,11 @@ BEGIN
         lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds),
         started_at = coalesce(t.started_at, clock_timestamp())
     WHERE t.id = turn AND t.status = 'queued'
-      AND NOT EXISTS (
-          SELECT FROM turnkeeper.turns AS earlier
-          WHERE earlier.organization_id = t.organization_id AND earlier.session_id = t.session_id
-            AND earlier.number < t.number AND earlier.status IN ('queued', 'running', 'stopping'))
+      AND t.number = (
+          SELECT first.number FROM turnkeeper.turns AS first
+          WHERE first.organization_id = t.organization_id AND first.session_id = t.session_id
+            AND first.status IN ('queued', 'running', 'stopping')
+          ORDER BY first.number LIMIT 1)
     RETURNING t.organization_id INTO claimed;
     IF claimed IS NOT NULL THEN
         PERFORM set_config('turnkeeper.organization_id', claimed::text, true);
