@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shared.price_table import Price
 from shared.prices import PricedModel, price_of
-from shared.settings import load_priced_model
+from shared.provider_settings import load_priced_model
 from shared.usage import Usage
 
 _RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.events import EventType
-from shared.settings import VARIABLES
 from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
+from shared.variables import VARIABLES
 
 ROOT: Final = Path(__file__).parents[1]
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"

@@ -16,7 +16,7 @@ from shared.database import Database
 from shared.errors import FAULT_TITLES, Fault, fault_error
 from shared.ids import new_id
 from shared.prices import price_of
-from shared.settings import ProviderSettings
+from shared.provider_settings import ProviderSettings
 from shared.statement import Statement
 from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
 from shared.usage import Usage

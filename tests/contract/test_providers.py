@@ -21,7 +21,7 @@ import uvloop
 
 from shared.errors import Fault, ProviderError
 from shared.price_table import PriceTable
-from shared.settings import ProviderName, ProviderSettings, Secret
+from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
 from tests.certificates import make_certificates

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from shared.errors import PROBLEMS, ProblemCode, problem_type
-from shared.settings import VARIABLES
+from shared.variables import VARIABLES
 from turnkeeper import cli
 
 ROOT = Path(__file__).parents[2]

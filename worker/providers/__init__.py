@@ -4,7 +4,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from shared.settings import ProviderName, ProviderSettings
+from shared.provider_settings import ProviderName, ProviderSettings
 from worker.egress import GuardedResolver, Resolver, SystemResolver
 from worker.provider import Provider
 from worker.providers.anthropic import Anthropic

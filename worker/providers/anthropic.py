@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.errors import Fault, ProviderError
-from shared.settings import ProviderSettings
+from shared.provider_settings import ProviderSettings
 from shared.turns import FinishReason
 from shared.usage import Usage
 from worker.provider import Capabilities, Prompt

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shared.errors import Fault, ProviderError
-from shared.settings import ProviderSettings
+from shared.provider_settings import ProviderSettings
 from shared.turns import FinishReason
 from shared.usage import Usage
 from worker.provider import Capabilities, Prompt

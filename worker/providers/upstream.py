@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import httpx
 
 from shared.errors import Fault, ProviderError
-from shared.settings import ProviderSettings
+from shared.provider_settings import ProviderSettings
 from worker.provider import Capabilities, Item, Prompt
 from worker.providers.answer import Answer, Reader
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shared.errors import SettingsError
 from shared.price_table import FREE, SHIPPED, read_price_table
 from shared.prices import is_free, is_known, most_cost, price_of
-from shared.settings import load_priced_model, load_settings
+from shared.provider_settings import load_priced_model
+from shared.settings import load_settings
 from shared.usage import Usage, estimate_tokens
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

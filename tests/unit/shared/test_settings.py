@@ -5,7 +5,9 @@ from decimal import Decimal
 import pytest
 
 from shared.errors import SettingsError
-from shared.settings import VARIABLES, ProviderName, Secret, load_settings
+from shared.provider_settings import ProviderName, Secret
+from shared.settings import load_settings
+from shared.variables import VARIABLES
 
 SERVERS = {"DATABASE_URL": "postgresql://app@127.0.0.1/tk", "REDIS_URL": "redis://127.0.0.1"}
 ANTHROPIC = {**SERVERS, "ANTHROPIC_API_KEY": "sk-ant-test"}

@@ -53,7 +53,7 @@ ANTHROPIC = nested(
 
 def read_openai(usages):
     answer = Answer(1000)
-    reader = ChunkReader(answer, "key-1")
+    reader = ChunkReader(answer)
     reader.feed("", b'{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}')
     for usage in usages:
         reader.feed("", json.dumps({"choices": [], "usage": usage}).encode())
@@ -63,7 +63,7 @@ def read_openai(usages):
 
 def read_anthropic(usages):
     answer = Answer(1000)
-    reader = EventReader(answer, "key-1")
+    reader = EventReader(answer)
     first, *rest = usages or [None]
     events = [
         {"type": "message_start", "message": {"usage": first}},
