@@ -20,18 +20,18 @@ _LARGEST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class ActivityCursor:
-    """A position among sessions, by their last activity."""
+class TimeCursor:
+    """A position in a list by time: among sessions by their last activity, in the ledger."""
 
-    last_activity_at: datetime
+    at: datetime
     id: UUID
 
     def encode(self) -> str:
         """Return the wire form."""
-        return _encode([self.last_activity_at.isoformat(), str(self.id)])
+        return _encode([self.at.isoformat(), str(self.id)])
 
     @classmethod
-    def decode(cls, text: str) -> "ActivityCursor":
+    def decode(cls, text: str) -> "TimeCursor":
         """Read what `encode` wrote.
 
         Raises:

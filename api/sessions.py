@@ -7,7 +7,7 @@ from flask import Response
 from sqlalchemy import Row
 
 from api import models, queries, resources
-from api.cursors import ActivityCursor
+from api.cursors import TimeCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements import sessions, turns
@@ -36,7 +36,7 @@ def create_session(call: Call, body: models.NewSession) -> Reply:
 
 def list_sessions(call: Call, query: queries.SessionPage) -> Reply:
     """List sessions, newest activity first."""
-    before = None if query.cursor is None else ActivityCursor.decode(query.cursor)
+    before = None if query.cursor is None else TimeCursor.decode(query.cursor)
     with call.services.database.of(call.caller.organization_id) as db:
         rows = sessions.list_sessions(
             db,
@@ -53,7 +53,7 @@ def list_sessions(call: Call, query: queries.SessionPage) -> Reply:
 
 def search_sessions(call: Call, query: queries.SearchPage) -> Reply:
     """Search titles and messages; each session is found once."""
-    before = None if query.cursor is None else ActivityCursor.decode(query.cursor)
+    before = None if query.cursor is None else TimeCursor.decode(query.cursor)
     if not query.q.strip():
         raise invalid("/query/q", "must not be blank")
     with call.services.database.of(call.caller.organization_id) as db:
@@ -185,7 +185,7 @@ def _found(row: Row[Any] | None) -> Row[Any]:
 
 
 def _after(last: Row[Any] | None) -> str | None:
-    return None if last is None else ActivityCursor(last.last_activity_at, last.id).encode()
+    return None if last is None else TimeCursor(last.last_activity_at, last.id).encode()
 
 
 _TAG: Final = "Sessions"

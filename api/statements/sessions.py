@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from api.cursors import ActivityCursor
+from api.cursors import TimeCursor
 from api.relay.store import Caller
 from api.statements.caller import scope_of
 from shared.ids import new_id
@@ -151,7 +151,7 @@ def list_sessions(
     *,
     status: SessionStatus | None,
     user: str | None,
-    before: ActivityCursor | None,
+    before: TimeCursor | None,
     most: int,
 ) -> list[Row[Any]]:
     """Return sessions past `before`, newest activity first."""
@@ -160,7 +160,7 @@ def list_sessions(
 
 
 def search_sessions(
-    db: Connection, caller: Caller, query: str, *, before: ActivityCursor | None, most: int
+    db: Connection, caller: Caller, query: str, *, before: TimeCursor | None, most: int
 ) -> list[Row[Any]]:
     """Return sessions whose title or a message contains `query`, newest activity first, each once."""
     parameters = {
@@ -218,9 +218,9 @@ def unflag_session(db: Connection, caller: Caller, session_id: UUID) -> Row[Any]
     return db.execute(_UNFLAG, {**scope_of(caller), "session_id": session_id}).one_or_none()
 
 
-def _position(before: ActivityCursor | None) -> dict[str, Any]:
+def _position(before: TimeCursor | None) -> dict[str, Any]:
     return {
-        "before_at": before.last_activity_at if before else None,
+        "before_at": before.at if before else None,
         "before_id": before.id if before else None,
     }
 

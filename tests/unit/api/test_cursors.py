@@ -4,17 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.cursors import ActivityCursor, IdCursor, NumberCursor
+from api.cursors import IdCursor, NumberCursor, TimeCursor
 from shared.errors import ProblemCode, RefusedError
 
-KINDS = (ActivityCursor, NumberCursor, IdCursor)
+KINDS = (TimeCursor, NumberCursor, IdCursor)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.uuids())
 def test_a_position_by_activity_survives_its_cursor(moment, identifier):
-    assert ActivityCursor.decode(ActivityCursor(moment, identifier).encode()) == ActivityCursor(
-        moment, identifier
-    )
+    assert TimeCursor.decode(TimeCursor(moment, identifier).encode()) == TimeCursor(moment, identifier)
 
 
 @given(st.integers(0, 2**63 - 1), st.uuids())
@@ -53,4 +51,4 @@ def test_a_moment_without_a_timezone_is_refused():
     from uuid import uuid4
 
     with pytest.raises(RefusedError):
-        ActivityCursor.decode(ActivityCursor(datetime(2026, 1, 1), uuid4()).encode())  # noqa: DTZ001
+        TimeCursor.decode(TimeCursor(datetime(2026, 1, 1), uuid4()).encode())  # noqa: DTZ001
