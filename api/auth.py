@@ -111,9 +111,11 @@ class Authenticator:
 
     def forget(self, key_id: UUID) -> None:
         """Stop trusting a key in this process at once."""
-        with self._lock:
-            for secret in [secret for secret, (_, caller) in self._known.items() if caller.key_id == key_id]:
-                del self._known[secret]
+        self._forget(lambda caller: caller.key_id == key_id)
+
+    def forget_organization(self, organization_id: UUID) -> None:
+        """Ask anew, in this process at once, for what is known of an organization's keys and limits."""
+        self._forget(lambda caller: caller.organization_id == organization_id)
 
     def issue_ticket(self, caller: Caller, session_id: UUID, ttl_seconds: int) -> Ticket:
         """Make a ticket that opens one stream of a session.
@@ -170,6 +172,11 @@ class Authenticator:
             return False
         with self._database.of(caller.organization_id) as db:
             return keys.key_is_valid(db, caller.organization_id, caller.key_id)
+
+    def _forget(self, is_meant: Callable[[Caller], bool]) -> None:
+        with self._lock:
+            for secret in [secret for secret, (_, caller) in self._known.items() if is_meant(caller)]:
+                del self._known[secret]
 
     def _recall(self, secret: bytes) -> Caller | None:
         with self._lock:

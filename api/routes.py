@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from api import events, health, keys, messages, sessions, tickets, turns
+from api import budget, events, health, keys, messages, sessions, tickets, turns
 from api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -12,5 +12,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *events.OPERATIONS,
     *tickets.OPERATIONS,
     *keys.OPERATIONS,
+    *budget.OPERATIONS,
     *health.OPERATIONS,
 )

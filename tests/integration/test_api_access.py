@@ -28,6 +28,8 @@ PROTECTED = [
     ("GET", "/v1/keys", None),
     ("DELETE", "/v1/keys/{session}", None),
     ("DELETE", "/v1/sessions/{session}/flag", None),
+    ("GET", "/v1/budget", None),
+    ("PUT", "/v1/budget", {}),
 ]
 OF_ONE = [
     entry

@@ -98,6 +98,24 @@ def test_the_application_may_select_insert_update_and_delete_and_nothing_else(as
     assert for_everyone == []
 
 
+def test_of_an_organization_the_application_may_change_its_limits_and_nothing_else(as_owner):
+    granted = as_owner(
+        "select a.attrelid::regclass::text as table, a.attname, p.privilege_type from pg_attribute a"
+        " join pg_class c on c.oid = a.attrelid, lateral aclexplode(a.attacl) p"
+        " where c.relnamespace = 'turnkeeper'::regnamespace"
+    )
+    assert {(row.table, row.privilege_type) for row in granted} == {("turnkeeper.organizations", "UPDATE")}
+    assert {row.attname for row in granted} == {
+        "ai_enabled",
+        "daily_usd",
+        "monthly_usd",
+        "max_turns_per_session",
+        "turns_per_minute_per_user",
+        "turns_per_hour",
+        "max_concurrent_turns",
+    }
+
+
 def test_no_view_looks_past_row_level_security(as_owner):
     """A view reads as its owner unless it says otherwise, a materialized one always."""
     views = as_owner(
@@ -197,7 +215,7 @@ def test_the_application_cannot_truncate_or_rewrite_the_ledger(database, two):
         *(f"truncate turnkeeper.{table}" for table in TENANT_TABLES),
         "update turnkeeper.ledger set cost_usd = 0",
         "delete from turnkeeper.ledger",
-        "update turnkeeper.organizations set ai_enabled = true",
+        "update turnkeeper.organizations set weight = 2",
         "alter table turnkeeper.sessions disable row level security",
         "set role turnkeeper_across",
         "set session authorization postgres",

@@ -30,6 +30,8 @@ OF_MANY = [operation for operation in OPERATIONS if operation.roles and not name
 
 def value_of(schema: dict[str, Any]) -> Any:
     """The simplest value that a field takes."""
+    if "anyOf" in schema:
+        return value_of(schema["anyOf"][0])
     if "enum" in schema:
         return schema["enum"][0]
     match schema.get("type", "string"):

@@ -31,6 +31,8 @@ CREATE TABLE turnkeeper.organizations (
     max_turns_per_session integer CHECK (max_turns_per_session >= 0),
     turns_per_minute_per_user integer CHECK (turns_per_minute_per_user BETWEEN 0 AND 1000000),
     turns_per_hour integer CHECK (turns_per_hour BETWEEN 0 AND 1000000),
+    daily_usd numeric NULL CHECK (daily_usd >= 0),
+    monthly_usd numeric NULL CHECK (monthly_usd >= 0),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON COLUMN turnkeeper.organizations.weight IS 'its share of busy workers: one of weight 2 runs twice the turns of one of weight 1';
@@ -302,6 +304,7 @@ CREATE TABLE turnkeeper.spend (
     cache_write_tokens bigint NOT NULL DEFAULT 0,
     output_tokens bigint NOT NULL DEFAULT 0,
     spent_usd numeric NOT NULL DEFAULT 0 CHECK (spent_usd >= 0),
+    held_usd numeric NOT NULL DEFAULT 0 CHECK (held_usd >= 0),
     PRIMARY KEY (organization_id, period, starts_on)
 );
 
@@ -390,6 +393,9 @@ END
 $do$;
 
 GRANT SELECT ON turnkeeper.organizations TO turnkeeper_app;
+-- What an admin may change over HTTP; name and weight are the operator's.
+GRANT UPDATE (ai_enabled, daily_usd, monthly_usd, max_turns_per_session, turns_per_minute_per_user, turns_per_hour,
+              max_concurrent_turns) ON turnkeeper.organizations TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.api_keys TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.sessions, turnkeeper.turns, turnkeeper.spend TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoints, turnkeeper.idempotency_keys

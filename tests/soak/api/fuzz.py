@@ -24,6 +24,15 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 SERVER_ERROR = 500
+NO_LIMITS = {
+    "enabled": True,
+    "daily_usd": None,
+    "monthly_usd": None,
+    "max_turns_per_session": None,
+    "turns_per_minute_per_user": None,
+    "turns_per_hour": None,
+    "max_concurrent_turns": None,
+}
 
 
 class Fuzz:
@@ -87,6 +96,11 @@ class Fuzz:
             assert answer.status_code in {201, 202}, answer.json
             return str(answer.json["id"])
 
+        # What an earlier round set may allow nothing.
+        opened = client.put(
+            "/v1/budget", json=NO_LIMITS, headers={"Authorization": f"Bearer {self._keys[0]}"}
+        )
+        assert opened.status_code == 200, opened.json
         session = make("/v1/sessions", user="alice")
         turn = make(f"/v1/sessions/{session}/turns", content="Hello")
         return {"session_id": session, "turn_id": turn, "key_id": make("/v1/keys", role="service")}

@@ -1,0 +1,59 @@
+"""What requests about money may hold and answers do hold; everything else is in `api.models`."""
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+from api.models import Answer, Request, Time, Usd
+from shared.limit_scripts import MOST_TURNS
+
+_MOST_WHOLE: Final = 2**31 - 1
+"""The largest number of the columns."""
+
+LimitUsd = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
+
+
+class Budget(Request):
+    """An organization's limits as a whole: every field must be there, `null` is no limit, 0 allows nothing."""
+
+    enabled: bool = Field(
+        description="Whether AI is switched on; off, a new turn is refused with `ai_disabled`."
+    )
+    daily_usd: LimitUsd | None = Field(description="Most that a UTC day may cost.", examples=["10"])
+    monthly_usd: LimitUsd | None = Field(description="Most that a UTC month may cost.", examples=["200.50"])
+    max_turns_per_session: int | None = Field(
+        ge=0, le=_MOST_WHOLE, description="Most that a new session's `max_turns` may be."
+    )
+    turns_per_minute_per_user: int | None = Field(
+        ge=0, le=MOST_TURNS, description="Of each user in any minute; `null`: what the service is set to."
+    )
+    turns_per_hour: int | None = Field(
+        ge=0,
+        le=MOST_TURNS,
+        description="Of the organization in any hour; `null`: what the service is set to.",
+    )
+    max_concurrent_turns: int | None = Field(
+        ge=0, le=_MOST_WHOLE, description="Most turns queued and running at once."
+    )
+
+
+class Period(Answer):
+    """What the current UTC day or month has cost so far."""
+
+    spent_usd: Usd
+    held_usd: Usd = Field(description="What turns that have not ended may still cost at most.")
+    resets_at: Time = Field(description="When the next one begins.")
+
+
+class CurrentBudget(Answer):
+    """An organization's limits, and what of them is used."""
+
+    enabled: bool
+    daily_usd: Usd | None
+    monthly_usd: Usd | None
+    max_turns_per_session: int | None
+    turns_per_minute_per_user: int | None
+    turns_per_hour: int | None
+    max_concurrent_turns: int | None
+    day: Period
+    month: Period

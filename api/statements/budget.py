@@ -1,0 +1,49 @@
+"""An organization's limits, and what the current day and month have cost."""
+
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from api.money_models import Budget
+
+_READ: Final = text(
+    """
+    with today as (select now() at time zone 'UTC' as at)
+    select o.ai_enabled, o.daily_usd, o.monthly_usd, o.max_turns_per_session, o.turns_per_minute_per_user,
+           o.turns_per_hour, o.max_concurrent_turns,
+           coalesce(d.spent_usd, 0) as day_spent_usd, coalesce(d.held_usd, 0) as day_held_usd,
+           coalesce(m.spent_usd, 0) as month_spent_usd, coalesce(m.held_usd, 0) as month_held_usd,
+           (date_trunc('day', t.at) + interval '1 day') at time zone 'UTC' as day_resets_at,
+           (date_trunc('month', t.at) + interval '1 month') at time zone 'UTC' as month_resets_at
+    from today as t cross join turnkeeper.organizations as o
+    left join turnkeeper.spend as d
+        on d.organization_id = o.id and d.period = 'day' and d.starts_on = date_trunc('day', t.at)::date
+    left join turnkeeper.spend as m
+        on m.organization_id = o.id and m.period = 'month' and m.starts_on = date_trunc('month', t.at)::date
+    where o.id = :organization_id
+    """
+)
+_REPLACE: Final = text(
+    """
+    update turnkeeper.organizations set
+        ai_enabled = :enabled,
+        daily_usd = cast(:daily_usd as numeric),
+        monthly_usd = cast(:monthly_usd as numeric),
+        max_turns_per_session = :max_turns_per_session,
+        turns_per_minute_per_user = :turns_per_minute_per_user,
+        turns_per_hour = :turns_per_hour,
+        max_concurrent_turns = :max_concurrent_turns
+    where id = :organization_id
+    """
+)
+
+
+def read_budget(db: Connection, organization_id: UUID) -> Row[Any]:
+    """Return the organization's limits with what is spent and held of them."""
+    return db.execute(_READ, {"organization_id": organization_id}).one()
+
+
+def replace_budget(db: Connection, organization_id: UUID, budget: Budget) -> None:
+    """Put `budget` in place of all of the organization's limits."""
+    db.execute(_REPLACE, {"organization_id": organization_id, **budget.model_dump()})
