@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.auth import Authenticator
+from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.openapi import openapi
 from api.operation import begin_request, end_request, register_operations
@@ -41,6 +42,8 @@ _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
 _WAITING_SHARE: Final = 2
 """One of so many request threads may wait for a turn's end."""
+_DOWNLOADING_SHARE: Final = 4
+"""One of so many request threads may send a download."""
 
 
 def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
@@ -116,6 +119,7 @@ def _build(settings: Settings) -> Services:
         limits=TurnLimits(settings, database),
         outbox=outbox,
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
+        downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
         store=store,
         hub=Hub(settings.redis_url, store, Limits(most_sockets=settings.max_sockets)),
     )

@@ -7,16 +7,20 @@ repeat nor hide others.
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import parse_id
 
-_LONGEST: Final = 200
+_LONGEST: Final = 1_200
+"""A name of 200 characters, each of them of four bytes or escaped."""
 _LARGEST: Final = 2**63 - 1
+_UNSAFE: Final = re.compile("[\0\ud800-\udfff]")
+"""What PostgreSQL takes in no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,58 @@ class IdCursor:
         raise _refused()
 
 
+@dataclass(frozen=True, slots=True)
+class NameCursor:
+    """A position among groups in the order of their names."""
+
+    name: str
+
+    def encode(self) -> str:
+        """Return the wire form."""
+        return _encode([self.name])
+
+    @classmethod
+    def decode(cls, text: str) -> "NameCursor":
+        """Read what `encode` wrote.
+
+        Raises:
+            RefusedError: `text` is not one of our cursors.
+        """
+        match _decode(text):
+            case [str(name)] if not _UNSAFE.search(name):
+                return cls(name)
+        raise _refused()
+
+
+@dataclass(frozen=True, slots=True)
+class DayCursor:
+    """A position among days."""
+
+    day: date
+
+    def encode(self) -> str:
+        """Return the wire form."""
+        return _encode([self.day.isoformat()])
+
+    @classmethod
+    def decode(cls, text: str) -> "DayCursor":
+        """Read what `encode` wrote.
+
+        Raises:
+            RefusedError: `text` is not one of our cursors.
+        """
+        match _decode(text):
+            case [str(day)]:
+                try:
+                    return cls(date.fromisoformat(day))
+                except ValueError:
+                    raise _refused() from None
+        raise _refused()
+
+
 def _encode(parts: list[str | int]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decode(text: str) -> object:

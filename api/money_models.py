@@ -1,16 +1,27 @@
 """What requests about money may hold and answers do hold; everything else is in `api.models`."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
-from api.models import Answer, Request, Time, Usd
+from api.models import Answer, Id, Request, Time, UsageCounts, Usd
 from shared.limit_scripts import MOST_TURNS
+from shared.usage import UsageSource
 
 _MOST_WHOLE: Final = 2**31 - 1
 """The largest number of the columns."""
 
 LimitUsd = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
+Price = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "US dollars for a million tokens of each class, as decimal strings (`input_per_m_usd` …), "
+            "and `assumed`: whether the model had no price of its own.",
+        }
+    ),
+]
 
 
 class Budget(Request):
@@ -57,3 +68,50 @@ class CurrentBudget(Answer):
     max_concurrent_turns: int | None
     day: Period
     month: Period
+
+
+class UsageTotals(Answer):
+    """What a part of the ledger adds up to."""
+
+    usage: UsageCounts
+    cost_usd: Usd
+    attempts: int = Field(description="Rows of the ledger.")
+    turns: int = Field(description="Turns that they belong to, each counted once.")
+
+
+class UsageRow(UsageTotals):
+    """What one day, user or model adds up to."""
+
+    group: str = Field(description="The day (`2026-01-31`), the user or the model.")
+
+
+class UsageReport(Answer):
+    """A page of usage, and the totals of all pages."""
+
+    data: list[UsageRow]
+    totals: UsageTotals
+    next_cursor: str | None
+
+
+class LedgerRow(Answer):
+    """What one attempt cost."""
+
+    id: Id
+    turn_id: Id
+    session_id: Id
+    user: str
+    attempt: int
+    provider: str
+    model: str
+    usage: UsageCounts
+    usage_source: UsageSource
+    price: Price
+    cost_usd: Usd
+    created_at: Time
+
+
+class LedgerList(Answer):
+    """A page of the ledger, newest first."""
+
+    data: list[LedgerRow]
+    next_cursor: str | None

@@ -34,6 +34,7 @@ _STREAM: Final = (
     "Server-sent events: `id` is the event's `seq`, `event` its type, `data` the envelope. "
     "The stream ends after `done`."
 )
+_TABLE: Final = "RFC 4180, with a header row; all rows, whatever `limit` and `cursor` say."
 
 openapi = Blueprint("openapi", __name__)
 
@@ -137,6 +138,8 @@ def _answers(operation: Operation) -> dict[str, Any]:
         content: dict[str, Any] = {} if model is None else {"application/json": {"schema": _ref(model)}}
         if operation.streams and status == HTTPStatus.OK:
             content["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}
+        if operation.tables and status == HTTPStatus.OK:
+            content["text/csv"] = {"schema": {"type": "string", "description": _TABLE}}
         answers[str(status)] = {
             "description": HTTPStatus(status).phrase,
             "headers": {"X-Request-Id": {"schema": {"type": "string"}}},

@@ -72,6 +72,7 @@ class Operation:
         roles: Who may call it; empty: anyone, without a key.
         headers: Request headers that it reads, with their meaning.
         streams: Whether it may answer with an event stream.
+        tables: Whether it may answer with CSV.
     """
 
     method: str
@@ -86,6 +87,7 @@ class Operation:
     roles: frozenset[KeyRole] = ANYONE
     headers: Mapping[str, str] = field(default_factory=dict)
     streams: bool = False
+    tables: bool = False
 
     @property
     def name(self) -> str:
@@ -115,7 +117,7 @@ def end_request(response: Response) -> Response:
     request_id = g.get("request_id", "")
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if response.mimetype in {"application/json", "application/problem+json"}:
+    if response.mimetype in {"application/json", "application/problem+json", "text/csv"}:
         response.headers.setdefault("Cache-Control", "no-store")
     if request.path.startswith("/v1"):
         # The route's pattern and never the path: what a client puts there may be anything.

@@ -1,14 +1,19 @@
 """Query parameters: text on the wire, so numbers are plain digits and nothing else."""
 
 import re
+from datetime import date
+from enum import StrEnum
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from shared.ids import parse_id
 from shared.turns import SessionStatus
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _whole(value: Any) -> Any:
@@ -27,8 +32,26 @@ def _decimal(value: Any) -> Any:
     return value
 
 
+def _day(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _DAY.fullmatch(value):
+            raise ValueError("must be a day: `2026-01-31`")
+        return date.fromisoformat(value)
+    return value
+
+
+def _id(value: Any) -> Any:
+    if isinstance(value, str):
+        if (found := parse_id(value)) is None:
+            raise ValueError("must be an id")
+        return found
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Decimal = Annotated[float, BeforeValidator(_decimal)]
+Day = Annotated[date | None, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
+Id = Annotated[UUID | None, BeforeValidator(_id), WithJsonSchema({"type": "string", "format": "uuid"})]
 Cursor = Annotated[str | None, WithJsonSchema({"type": "string"})]
 
 
@@ -56,6 +79,44 @@ class SearchPage(Page):
     """What to search for."""
 
     q: str = Field(min_length=1, max_length=200, description="Text in titles and messages, in any case.")
+
+
+class Days(Page):
+    """Which days, in UTC."""
+
+    first_day: Day = Field(default=None, alias="from", description="The first day, in UTC.")
+    last_day: Day = Field(default=None, alias="to", description="The last day, in UTC; it is included.")
+
+
+class UsageGroup(StrEnum):
+    """What usage is added up by."""
+
+    DAY = "day"
+    USER = "user"
+    MODEL = "model"
+
+
+class UsagePage(Days):
+    """Which usage, and added up by what."""
+
+    first_day: Day = Field(
+        default=None, alias="from", description="The first day, in UTC; without it 29 days before the last."
+    )
+    last_day: Day = Field(
+        default=None, alias="to", description="The last day, in UTC; it is included. Without it today."
+    )
+    group_by: UsageGroup = Field(
+        default=UsageGroup.DAY, description="Days come newest first, users and models by name."
+    )
+
+
+class LedgerPage(Days):
+    """Which rows of the ledger."""
+
+    user: str | None = Field(default=None, min_length=1, max_length=200)
+    session_id: Id = None
+    turn_id: Id = None
+    model: str | None = Field(default=None, min_length=1, max_length=200)
 
 
 class Wait(Query):

@@ -80,7 +80,8 @@ def read_query(request: Request, model: type[ModelT]) -> ModelT:
     Raises:
         RefusedError: A value is wrong.
     """
-    given = {name: request.args[name] for name in model.model_fields if name in request.args}
+    names = (field.alias or name for name, field in model.model_fields.items())
+    given = {name: request.args[name] for name in names if name in request.args}
     for name, value in given.items():
         if _UNSAFE.search(value):
             raise invalid(f"/query/{name}", "must not contain NUL")

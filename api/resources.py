@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from api import models
+from api.money_models import LedgerRow
 from shared.events import timestamp
 from shared.events_of_turn import usage_of
 from shared.money import format_usd
@@ -40,7 +41,7 @@ def _session_fields(row: Row[Any], settings: Settings) -> dict[str, Any]:
         "system_prompt": row.system_prompt,
         "max_turns": row.max_turns,
         "turn_count": row.turn_count,
-        "usage": _usage(row),
+        "usage": usage(row),
         "cost_usd": format_usd(Decimal(row.cost_usd)),
         "active_turn_id": _id(row.active_turn_id),
         "flagged": row.flagged,
@@ -61,7 +62,7 @@ def message(row: Row[Any]) -> models.Message:
         content=row.content,
         status=row.status,
         finish_reason=row.finish_reason,
-        usage=None if row.output_tokens is None else _usage(row),
+        usage=None if row.output_tokens is None else usage(row),
         created_at=timestamp(row.created_at),
     )
 
@@ -81,7 +82,7 @@ def turn(row: Row[Any], settings: Settings) -> models.Turn:
         user_message_id=str(row.user_message_id),
         finish_reason=row.finish_reason,
         stop_reason=row.stop_reason,
-        usage=_usage(row),
+        usage=usage(row),
         cost_usd=format_usd(Decimal(row.cost_usd)),
         usage_source=row.usage_source,
         error=row.error,
@@ -124,6 +125,24 @@ def key_fields(row: Row[Any]) -> dict[str, Any]:
     }
 
 
+def ledger_row(row: Row[Any]) -> LedgerRow:
+    """Show what an attempt cost."""
+    return LedgerRow(
+        id=str(row.id),
+        turn_id=str(row.turn_id),
+        session_id=str(row.session_id),
+        user=row.user_name,
+        attempt=row.attempt,
+        provider=row.provider,
+        model=row.model,
+        usage=usage(row),
+        usage_source=row.usage_source,
+        price=row.price,
+        cost_usd=format_usd(Decimal(row.cost_usd)),
+        created_at=timestamp(row.created_at),
+    )
+
+
 def excerpt(text: str, query: str) -> str:
     """Return some 160 characters of `text` around its first `query`, in any case."""
     words = " ".join(text.split())
@@ -141,7 +160,8 @@ def page(rows: Sequence[Row[Any]], limit: int) -> tuple[Sequence[Row[Any]], Row[
     return shown, shown[-1] if len(rows) > limit else None
 
 
-def _usage(row: Row[Any]) -> models.UsageCounts:
+def usage(row: Row[Any]) -> models.UsageCounts:
+    """Show tokens by class."""
     return models.UsageCounts(**usage_of(row).as_dict())
 
 

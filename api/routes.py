@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from api import budget, events, health, keys, messages, sessions, tickets, turns
+from api import budget, events, health, keys, ledger, messages, sessions, tickets, turns, usage
 from api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -13,5 +13,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *tickets.OPERATIONS,
     *keys.OPERATIONS,
     *budget.OPERATIONS,
+    *usage.OPERATIONS,
+    *ledger.OPERATIONS,
     *health.OPERATIONS,
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from flask import Flask, current_app
 
 from api.auth import Authenticator
+from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.outbox import Outbox
 from api.relay.hub import Hub
@@ -31,6 +32,7 @@ class Services:
     limits: TurnLimits
     outbox: Outbox
     waiting: Waiting
+    downloads: Downloads
     store: PostgresStreamStore
     hub: Hub
 

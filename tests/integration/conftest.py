@@ -1,7 +1,10 @@
 """The API over real servers, called without a socket in between."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -10,6 +13,8 @@ from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from shared.ids import new_id
+from shared.price_table import FREE
 from shared.settings import Settings
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -81,3 +86,38 @@ def as_owner(owner_url: str) -> Iterator[Callable[..., list[Any]]]:
 
     yield run
     engine.dispose()
+
+
+@pytest.fixture
+def bill(as_owner: Callable[..., list[Any]], organization: UUID) -> Callable[..., str]:
+    """Writes a row of the ledger at a moment of the test's choice and returns its id."""
+
+    def write(at: str, cost: str = "0.5", **columns: Any) -> str:
+        row = {
+            "organization_id": organization,
+            "id": new_id(),
+            "turn_id": new_id(),
+            "session_id": new_id(),
+            "user_name": "alice",
+            "attempt": 1,
+            "provider": "anthropic",
+            "model": "claude-x",
+            "input_tokens": 10,
+            "cache_read_tokens": 4,
+            "cache_write_tokens": 3,
+            "cache_write_1h_tokens": 1,
+            "output_tokens": 5,
+            "reasoning_tokens": 2,
+            "usage_source": "provider",
+            "price": json.dumps(FREE.as_dict()),
+            "cost_usd": Decimal(cost),
+            "created_at": at,
+            **columns,
+        }
+        as_owner(
+            f"insert into turnkeeper.ledger ({', '.join(row)}) values ({', '.join(f':{name}' for name in row)})",
+            **row,
+        )
+        return str(row["id"])
+
+    return write

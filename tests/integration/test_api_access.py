@@ -30,6 +30,8 @@ PROTECTED = [
     ("DELETE", "/v1/sessions/{session}/flag", None),
     ("GET", "/v1/budget", None),
     ("PUT", "/v1/budget", {}),
+    ("GET", "/v1/usage", None),
+    ("GET", "/v1/ledger", None),
 ]
 OF_ONE = [
     entry

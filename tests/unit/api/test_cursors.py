@@ -1,13 +1,15 @@
+import base64
+import json
 from datetime import UTC
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.cursors import IdCursor, NumberCursor, TimeCursor
+from api.cursors import DayCursor, IdCursor, NameCursor, NumberCursor, TimeCursor
 from shared.errors import ProblemCode, RefusedError
 
-KINDS = (TimeCursor, NumberCursor, IdCursor)
+KINDS = (TimeCursor, NumberCursor, IdCursor, NameCursor, DayCursor)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.uuids())
@@ -19,6 +21,19 @@ def test_a_position_by_activity_survives_its_cursor(moment, identifier):
 def test_a_position_by_number_or_id_survives_its_cursor(number, identifier):
     assert NumberCursor.decode(NumberCursor(number).encode()) == NumberCursor(number)
     assert IdCursor.decode(IdCursor(identifier).encode()) == IdCursor(identifier)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200), st.dates())
+def test_a_position_by_name_or_day_survives_its_cursor(name, day):
+    assert NameCursor.decode(NameCursor(name).encode()) == NameCursor(name)
+    assert DayCursor.decode(DayCursor(day).encode()) == DayCursor(day)
+
+
+@pytest.mark.parametrize("name", ["\0", "a\ud800"])
+def test_a_name_that_no_column_holds_is_refused(name):
+    text = base64.urlsafe_b64encode(json.dumps([name]).encode()).decode().rstrip("=")
+    with pytest.raises(RefusedError):
+        NameCursor.decode(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)

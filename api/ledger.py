@@ -1,0 +1,75 @@
+"""The ledger: what each attempt cost, for an admin, as JSON pages or as CSV."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from flask import Response, request
+from werkzeug.datastructures import MIMEAccept
+
+from api import ledger_csv, queries, resources
+from api.cursors import TimeCursor
+from api.money_models import LedgerList
+from api.operation import ADMINS, Call, Operation, Reply
+from api.statements.ledger import LedgerFilter, ledger_rows
+from api.usage import refuse_reversed
+from shared.errors import ProblemCode
+
+_CSV: Final = "text/csv"
+_JSON: Final = "application/json"
+_ROWS_OF_A_PART: Final = 1_000
+"""Some 400 kB, and a few milliseconds of PostgreSQL's time."""
+
+
+def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
+    """List what attempts cost, newest first; with `Accept: text/csv` all of it as a table."""
+    refuse_reversed(query)
+    meant = LedgerFilter(
+        query.user, query.session_id, query.turn_id, query.model, query.first_day, query.last_day
+    )
+    if prefers_csv(request.accept_mimetypes):
+        headers = {
+            "Content-Type": "text/csv; charset=utf-8; header=present",
+            "Content-Disposition": 'attachment; filename="ledger.csv"',
+        }
+        return call.services.downloads.send(_parts(call, meant), headers)
+    before = None if query.cursor is None else TimeCursor.decode(query.cursor)
+    organization_id = call.caller.organization_id
+    with call.services.database.of(organization_id) as db:
+        rows = ledger_rows(db, organization_id, meant, before=before, most=query.limit + 1)
+    shown, last = resources.page(rows, query.limit)
+    cursor = None if last is None else TimeCursor(last.created_at, last.id).encode()
+    return Reply(200, LedgerList(data=[resources.ledger_row(row) for row in shown], next_cursor=cursor))
+
+
+def prefers_csv(accepted: MIMEAccept) -> bool:
+    """Say whether `Accept` asks for CSV rather than JSON; `*/*` does not."""
+    return accepted.best_match([_JSON, _CSV], _JSON) == _CSV
+
+
+def _parts(call: Call, meant: LedgerFilter) -> Iterator[str]:
+    """Yield the table part by part, each read in a transaction of its own."""
+    organization_id = call.caller.organization_id
+    part, before = ledger_csv.header(), None
+    while True:
+        with call.services.database.of(organization_id) as db:
+            rows = ledger_rows(db, organization_id, meant, before=before, most=_ROWS_OF_A_PART)
+        yield part + ledger_csv.lines(rows)
+        if len(rows) < _ROWS_OF_A_PART:
+            return
+        part, before = "", TimeCursor(rows[-1].created_at, rows[-1].id)
+
+
+_TAG: Final = "Money"
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/v1/ledger",
+        _TAG,
+        {200: LedgerList},
+        list_ledger,
+        (ProblemCode.RATE_LIMITED,),  # downloads are bounded
+        query=queries.LedgerPage,
+        roles=ADMINS,
+        tables=True,
+    ),
+)

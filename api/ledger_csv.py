@@ -1,0 +1,81 @@
+"""The ledger as CSV (RFC 4180), safe to open in a spreadsheet.
+
+A spreadsheet takes a cell that begins with `=` for a formula, and a user's name may begin with it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from shared.events import timestamp
+from shared.money import format_usd
+
+COLUMNS: Final = (
+    "id",
+    "created_at",
+    "user",
+    "session_id",
+    "turn_id",
+    "attempt",
+    "provider",
+    "model",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "price",
+    "cost_usd",
+)
+_BEGINS_A_FORMULA: Final = frozenset("=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
+                                     "\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
+
+
+def header() -> str:
+    """Return the header row."""
+    return _written([COLUMNS])
+
+
+def lines(rows: Iterable[Row[Any]]) -> str:
+    """Return rows of the ledger."""
+    return _written(_cells(row) for row in rows)
+
+
+def safe(cell: str) -> str:
+    """Return `cell` so that no spreadsheet computes it: behind an apostrophe where it could."""
+    return f"'{cell}" if cell[:1] in _BEGINS_A_FORMULA else cell
+
+
+def _cells(row: Row[Any]) -> Iterable[str]:
+    return (
+        str(row.id),
+        timestamp(row.created_at),
+        row.user_name,
+        str(row.session_id),
+        str(row.turn_id),
+        str(row.attempt),
+        row.provider,
+        row.model,
+        str(row.input_tokens),
+        str(row.cache_read_tokens),
+        str(row.cache_write_tokens),
+        str(row.cache_write_1h_tokens),
+        str(row.output_tokens),
+        str(row.reasoning_tokens),
+        row.usage_source,
+        json.dumps(row.price, separators=(",", ":")),
+        format_usd(Decimal(row.cost_usd)),
+    )
+
+
+def _written(rows: Iterable[Iterable[str]]) -> str:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\r\n").writerows([safe(cell) for cell in row] for row in rows)
+    return written.getvalue()

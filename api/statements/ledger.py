@@ -1,0 +1,89 @@
+"""Rows of the ledger, newest first. There are statements to read it here and none to change it."""
+
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from api.cursors import TimeCursor
+
+_BEFORE_ALL: Final = "-infinity"
+_AFTER_ALL: Final = "infinity"
+_LARGEST_ID: Final = UUID(int=2**128 - 1)
+
+# Of one session or turn: found by the turns' own index, since the ledger's is by time. As it is not the
+# planner's choice, a page of a large ledger never becomes a search through all of it.
+_OF_SESSION: Final = """(
+    select * from turnkeeper.ledger
+    where organization_id = :organization_id and turn_id = any(array(
+        select id from turnkeeper.turns where organization_id = :organization_id and session_id = :session_id))
+    offset 0)"""
+_OF_TURN: Final = """(
+    select * from turnkeeper.ledger where organization_id = :organization_id and turn_id = :turn_id offset 0)"""
+
+
+def _rows_from(source: str) -> TextClause:
+    """Return the statement; its bounds are never null, so that they are conditions of the index."""
+    return text(
+        f"""
+        select l.id, l.turn_id, l.session_id, l.user_name, l.attempt, l.provider, l.model, l.input_tokens,
+               l.cache_read_tokens, l.cache_write_tokens, l.cache_write_1h_tokens, l.output_tokens,
+               l.reasoning_tokens, l.usage_source, l.price, l.cost_usd, l.created_at
+        from {source} as l
+        where l.organization_id = :organization_id
+          and (l.created_at, l.id) < (cast(:before_at as timestamptz), cast(:before_id as uuid))
+          and l.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
+          and l.created_at < (cast(:last_day as timestamp) + interval '1 day') at time zone 'UTC'
+          and (cast(:user_name as text) is null or l.user_name = :user_name)
+          and (cast(:model as text) is null or l.model = :model)
+          and (cast(:session_id as uuid) is null or l.session_id = :session_id)
+          and (cast(:turn_id as uuid) is null or l.turn_id = :turn_id)
+        order by l.created_at desc, l.id desc limit :most
+        """
+    )
+
+
+_ALL: Final = _rows_from("turnkeeper.ledger")
+_SESSION: Final = _rows_from(_OF_SESSION)
+_TURN: Final = _rows_from(_OF_TURN)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFilter:
+    """Which rows are meant; None is no condition. Days are in UTC and included."""
+
+    user: str | None = None
+    session_id: UUID | None = None
+    turn_id: UUID | None = None
+    model: str | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+
+
+def ledger_rows(
+    db: Connection, organization_id: UUID, meant: LedgerFilter, *, before: TimeCursor | None, most: int
+) -> list[Row[Any]]:
+    """Return rows past `before`, newest first."""
+    if meant.turn_id is not None:
+        statement = _TURN
+    elif meant.session_id is not None:
+        statement = _SESSION
+    else:
+        statement = _ALL
+    parameters = {
+        "organization_id": organization_id,
+        "before_at": before.at.isoformat() if before else _AFTER_ALL,
+        "before_id": before.id if before else _LARGEST_ID,
+        "first_day": meant.first_day.isoformat() if meant.first_day else _BEFORE_ALL,
+        "last_day": meant.last_day.isoformat() if meant.last_day else _AFTER_ALL,
+        "user_name": meant.user,
+        "model": meant.model,
+        "session_id": meant.session_id,
+        "turn_id": meant.turn_id,
+        "most": most,
+    }
+    return list(db.execute(statement, parameters))

@@ -1,0 +1,100 @@
+"""What the ledger adds up to, by day, user or model, and altogether."""
+
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
+from collections.abc import Mapping
+from datetime import date
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from api.queries import UsageGroup
+
+_IS_WITHIN: Final = """
+    {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
+    and {row}.created_at < (cast(:last_day as timestamp) + interval '1 day') at time zone 'UTC'
+"""
+_TOKENS: Final = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+_SUMS: Final = ", ".join(f"sum({name})::bigint as {name}" for name in _TOKENS)
+_TOTALS: Final = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _TOKENS)
+_FIGURES: Final = ", ".join(("name", "attempts", "turns", *_TOKENS, "cost_usd"))
+
+
+def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextClause:
+    """Return the statement that groups by `name_of`, an expression of type `kind` of the ledger's row `{row}`.
+
+    A turn is counted at the first of its attempts that is there: most have one attempt and need no look at
+    others, and nothing is sorted to tell turns apart.
+    """
+    is_past, order = ("<", "name desc") if newest_first else (">", "name")
+    of_row, of_earlier = name_of.format(row="l"), name_of.format(row="e")
+
+    def is_first(condition: str) -> str:
+        return f"""l.attempt = 1 or not exists (
+            select from turnkeeper.ledger as e
+            where e.organization_id = l.organization_id and e.turn_id = l.turn_id and e.attempt < l.attempt
+              and {_IS_WITHIN.format(row="e")} and {condition})"""
+
+    return text(
+        f"""
+        with added as materialized (
+            select {of_row} as name, count(*) as attempts,
+                count(*) filter (where {is_first(f"{of_earlier} = {of_row}")}) as turns,
+                count(*) filter (where {is_first("true")}) as turns_of_all,
+                {_SUMS}, sum(l.cost_usd) as cost_usd
+            from turnkeeper.ledger as l
+            where l.organization_id = :organization_id and {_IS_WITHIN.format(row="l")}
+            group by {of_row}
+        )
+        select 0 as position, null as name, coalesce(sum(attempts), 0)::bigint as attempts,
+            coalesce(sum(turns_of_all), 0)::bigint as turns, {_TOTALS}, coalesce(sum(cost_usd), 0) as cost_usd
+        from added
+        union all
+        (select row_number() over (order by {order}), {_FIGURES} from added
+         where cast(:past as {kind}) is null or name {is_past} cast(:past as {kind}) order by {order} limit :most)
+        order by position
+        """
+    )
+
+
+_DAY: Final = "date_trunc('day', {row}.created_at at time zone 'UTC')::date"
+_STATEMENTS: Final[Mapping[UsageGroup, TextClause]] = MappingProxyType(
+    {
+        UsageGroup.DAY: _usage_by(_DAY, "date", newest_first=True),
+        # The same order in every database, so that a cursor means the same everywhere.
+        UsageGroup.USER: _usage_by('{row}.user_name collate "C"', "text"),
+        UsageGroup.MODEL: _usage_by('{row}.model collate "C"', "text"),
+    }
+)
+
+
+def add_up(
+    db: Connection,
+    organization_id: UUID,
+    group: UsageGroup,
+    *,
+    first_day: date,
+    last_day: date,
+    past: date | str | None,
+    most: int,
+) -> tuple[Row[Any], list[Row[Any]]]:
+    """Return the totals of these days, and those of each group past `past`."""
+    totals, *groups = db.execute(
+        _STATEMENTS[group],
+        {
+            "organization_id": organization_id,
+            "first_day": first_day,
+            "last_day": last_day,
+            "past": past,
+            "most": most,
+        },
+    )
+    return totals, groups

@@ -1,0 +1,90 @@
+"""Usage: what the ledger adds up to over some days, for an admin."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from api import queries, resources
+from api.cursors import DayCursor, NameCursor
+from api.money_models import UsageReport, UsageRow, UsageTotals
+from api.operation import ADMINS, Call, Operation, Reply
+from api.requests import invalid
+from api.statements.usage import add_up
+from shared.money import format_usd
+
+_MOST_DAYS: Final = 366
+"""A leap year: what is added up in one statement has a bound."""
+_DAYS: Final = 30
+
+
+def get_usage(call: Call, query: queries.UsagePage) -> Reply:
+    """Add up tokens, costs, attempts and turns by day, user or model, over at most 366 days."""
+    first_day, last_day = _days(query)
+    organization_id = call.caller.organization_id
+    with call.services.database.of(organization_id) as db:
+        totals, groups = add_up(
+            db,
+            organization_id,
+            query.group_by,
+            first_day=first_day,
+            last_day=last_day,
+            past=_past(query),
+            most=query.limit + 1,
+        )
+    shown, last = resources.page(groups, query.limit)
+    return Reply(
+        200,
+        UsageReport(
+            data=[UsageRow(group=str(row.name), **_figures(row)) for row in shown],
+            totals=UsageTotals(**_figures(totals)),
+            next_cursor=None if last is None else _cursor(last.name),
+        ),
+    )
+
+
+def refuse_reversed(query: queries.Days) -> None:
+    """Refuse days of which the last comes before the first.
+
+    Raises:
+        RefusedError: They are such.
+    """
+    if query.first_day is not None and query.last_day is not None and query.last_day < query.first_day:
+        raise invalid("/query/to", "must not be before `from`")
+
+
+def _days(query: queries.Days) -> tuple[date, date]:
+    refuse_reversed(query)
+    last_day = query.last_day or max(datetime.now(UTC).date(), query.first_day or date.min)
+    first_day = query.first_day or date.fromordinal(max(1, last_day.toordinal() - _DAYS + 1))
+    if (last_day - first_day).days >= _MOST_DAYS:
+        raise invalid("/query/from", f"must not be more than {_MOST_DAYS} days before the end of `to`")
+    return first_day, last_day
+
+
+def _past(query: queries.UsagePage) -> date | str | None:
+    if query.cursor is None:
+        return None
+    if query.group_by is queries.UsageGroup.DAY:
+        return DayCursor.decode(query.cursor).day
+    return NameCursor.decode(query.cursor).name
+
+
+def _cursor(name: date | str) -> str:
+    return DayCursor(name).encode() if isinstance(name, date) else NameCursor(name).encode()
+
+
+def _figures(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "usage": resources.usage(row),
+        "cost_usd": format_usd(Decimal(row.cost_usd)),
+        "attempts": row.attempts,
+        "turns": row.turns,
+    }
+
+
+_TAG: Final = "Money"
+OPERATIONS: Final = (
+    Operation("GET", "/v1/usage", _TAG, {200: UsageReport}, get_usage, query=queries.UsagePage, roles=ADMINS),
+)
