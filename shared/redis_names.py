@@ -32,6 +32,11 @@ def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
     return f"tk:{{{session_id}}}:abort:{turn_id}"
 
 
+def call_key(session_id: UUID | str, turn_id: UUID | str) -> str:
+    """Name the note that an attempt called the provider; its value is the attempt."""
+    return f"tk:{{{session_id}}}:call:{turn_id}"
+
+
 def ticket_key(digest: str) -> str:
     """Name a ticket by the SHA-256 of its secret, in hexadecimal."""
     return f"tk:ticket:{digest}"

@@ -295,6 +295,7 @@ class Attempt:
 
     def _sent(self) -> None:
         self.called = self._is_sent = True
+        self.channel.note_call()
         failpoints.reach(Failpoint.AFTER_SENT)
 
     async def _stream(self, provider: Provider) -> None:

@@ -20,7 +20,7 @@ import hiredis
 from shared.errors import UnavailableError
 from shared.events import EventEncoder, EventType, timestamp
 from shared.log_scripts import APPEND, OPEN, RESTART, TAKE_OVER, Appended
-from shared.redis_names import events_channel, log_key
+from shared.redis_names import call_key, events_channel, log_key
 from shared.turns import TurnStatus
 from shared.wire import Wire, pack
 
@@ -35,6 +35,8 @@ _LINGER_SECONDS: Final = 60.0
 """How long a settled turn's last events wait for a Redis that is away; then readers use the row."""
 _OPEN_SECONDS: Final = 1.0
 _READ_TRIES: Final = 100
+_CALL_SECONDS: Final = 600
+"""A note of a call outlives the wait for a renewal, a lease and a PostgreSQL that is away for minutes."""
 _DRAIN_POLL_SECONDS: Final = 0.005
 
 _SHA: Final = {
@@ -157,6 +159,10 @@ class Channel:
             self._pending.append(self._last)
         self._pending_bytes += len(text)
         self._publisher.mark(self)
+
+    def note_call(self) -> None:
+        """Note that the provider was called: should this worker die before its next renewal, the call is billed."""
+        self._publisher.note_call(self._session_id, self._turn_id, self._attempt)
 
     def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
         """Tell a fact that is no delta."""
@@ -491,6 +497,11 @@ class Publisher:
         """
         key = log_key(session_id, turn_id)
         return await self._ask(pack("EVALSHA", _SHA[TAKE_OVER], 1, key, attempt)) != 0
+
+    def note_call(self, session_id: UUID, turn_id: UUID, attempt: int) -> None:
+        """Keep, in Redis and for a while, that an attempt called the provider."""
+        command = pack("SET", call_key(session_id, turn_id), attempt, "EX", _CALL_SECONDS)
+        self._send(command, lambda _reply: None)
 
     def mark(self, channel: Channel) -> None:
         """Note that `channel` has news; the flush follows in this iteration of the loop or after the last."""

@@ -23,7 +23,7 @@ from shared.errors import Fault, UnavailableError
 from shared.events import EventType, decode_header, timestamp
 from shared.events_of_turn import accept_events, done_event
 from shared.log_scripts import RESTART
-from shared.redis_names import events_channel, log_key
+from shared.redis_names import call_key, events_channel, log_key
 from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
@@ -268,7 +268,7 @@ class Sweeper:
         """Gather what the dead attempt showed: the log knows more than the last checkpoint."""
         content, reasoning = row.content or "", row.reasoning or ""
         last_seq = max(row.last_seq, row.checkpoint_seq or 0)
-        called = bool(row.called)
+        called = bool(row.called) or self._was_called(row)
         told = self._told(row)
         is_open = False
         if told is None:
@@ -302,6 +302,15 @@ class Sweeper:
             )
         except redis.RedisError as error:
             _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
+
+    def _was_called(self, row: Row[Any]) -> bool:
+        """Say whether the dead attempt noted in Redis that it called the provider; a renewal does so later."""
+        try:
+            noted = self._redis.get(call_key(row.session_id, row.id))
+        except redis.RedisError as error:
+            _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
+            return False
+        return bool(noted == str(row.attempt).encode())
 
     def _told(self, row: Row[Any]) -> _Told | None:
         """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""

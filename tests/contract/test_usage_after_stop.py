@@ -51,6 +51,9 @@ class Counting:
         if self.deltas == SENT:
             self.all_shown.set()
 
+    def note_call(self):
+        pass
+
     def event(self, event_type, fields=None):
         assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
 

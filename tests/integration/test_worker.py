@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from shared.ids import new_id
 from shared.log_scripts import APPEND, Appended
-from shared.redis_names import ABORT_CHANNEL, abort_key, events_channel, log_key
+from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from shared.settings import load_settings
 from worker import runner
 from worker.claim import claim_turn
@@ -265,6 +265,38 @@ def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
         "select attempt, usage_source from turnkeeper.ledger where turn_id = :t order by 1", t=turn
     )
     assert [tuple(bill) for bill in bills] == [(1, "estimated"), (2, "provider")]
+
+
+def bills_of(desk, turn):
+    rows = desk.sql(
+        "select attempt, usage_source, input_tokens > 0, output_tokens from turnkeeper.ledger"
+        " where turn_id = :t order by 1", t=turn,
+    )  # fmt: skip
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize(("noted", "billed"), [(1, True), (None, False), (7, False)])
+def test_a_call_that_a_dead_attempt_noted_is_billed_before_any_renewal(desk, noted, billed):
+    turn = desk.queue("[[tokens=3]]")
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    if noted is not None:
+        desk.redis.set(call_key(desk.session, turn), noted)
+    told_by(desk, dead, {"type": "turn_started"})
+    until(lambda: desk.row(turn).status == "queued")
+    desk.ring(turn)
+    assert desk.ended(turn).status == "completed"
+    first = [(1, "estimated", True, 0)] if billed else []
+    assert bills_of(desk, turn) == [*first, (2, "provider", True, 3)]
+
+
+def test_a_worker_notes_its_call_before_the_provider_answers(desk):
+    turn = desk.queue("[[hang_headers=true]]")
+    desk.ring(turn)
+    until(lambda: desk.redis.get(call_key(desk.session, turn)) == b"1")
+    assert [event["type"] for event in desk.log(turn)][-1] == "turn_started"
+    desk.ask_to_stop(turn)
+    desk.redis.set(abort_key(desk.session, turn), "user", ex=60)
+    assert desk.ended(turn).status == "stopped"
 
 
 def told_by(desk, dead, *events):

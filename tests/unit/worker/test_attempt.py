@@ -35,6 +35,10 @@ class Tape:
     def __init__(self) -> None:
         self.told: list[tuple] = []
         self.discarded = False
+        self.calls = 0
+
+    def note_call(self):
+        self.calls += 1
 
     def delta(self, reasoning, text):
         self.told.append(("reasoning" if reasoning else "content", text))
