@@ -167,6 +167,8 @@ def _limits(settings: Settings, *, is_queue_full: bool) -> Limits:
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),
+        priced=settings.provider,
+        context_tokens=settings.context_tokens,
         is_queue_full=is_queue_full,
     )
 
@@ -180,6 +182,7 @@ OPERATIONS: Final = (
         {202: models.Turn, 200: models.Turn},
         create_turn,
         (
+            ProblemCode.BUDGET_EXCEEDED,
             ProblemCode.AI_DISABLED,
             ProblemCode.NOT_FOUND,
             ProblemCode.SESSION_BUSY,

@@ -20,6 +20,7 @@ TENANT_TABLES = {
     "checkpoints",
     "ledger",
     "spend",
+    "holds",
     "idempotency_keys",
 }
 """Written out by hand: a table that is forgotten here is caught by the catalogue."""
@@ -45,6 +46,9 @@ insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_na
 values (:o, :m, :t, :s, 'ada', 1, 'p', 'm', 1, 0, 0, 1, 0, 'provider', '{}', 1);
 
 insert into turnkeeper.spend (organization_id, period, starts_on) values (:o, 'day', '2026-01-01');
+
+insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd)
+values (:o, :t, 1, '2026-01-02', '2026-01-01', 1);
 
 insert into turnkeeper.idempotency_keys (organization_id, key, fingerprint, turn_id) values (:o, 'k', '', :t)
 """

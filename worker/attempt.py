@@ -7,6 +7,7 @@ and leaving the provider's context closes the upstream connection at once (I7).
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Final, TypeGuard, assert_never
 
@@ -14,8 +15,10 @@ from shared import failpoints
 from shared.errors import Fault, ProviderError
 from shared.events import EventType
 from shared.failpoints import Failpoint
+from shared.holds import MOST_BYTES_PER_TOKEN
 from shared.turns import StopReason
 from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.allowance import Allowance, within_limit
 from worker.breaker import Breaker, Call
 from worker.continuation import Seam, continued
 from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
@@ -36,6 +39,7 @@ from worker.retry import Retries
 _log = logging.getLogger("turnkeeper.attempt")
 
 _NO_USAGE: Final = Usage()
+_UNLIMITED: Final = 1 << 62
 _REFUSALS: Final = frozenset(
     {
         Fault.PROVIDER_REJECTED,
@@ -64,9 +68,11 @@ class Attempt:
         attempts: This one's number, those handed back not counted; None when the turn ends where its text
             breaks off (`recovery: fail`).
         prefix: The text of an earlier attempt that this one continues; empty to answer anew.
+        allowance: What the attempt may cost; None where there is no budget.
     """
 
     __slots__ = (
+        "_allowance",
         "_attempts",
         "_breaker",
         "_content",
@@ -77,10 +83,15 @@ class Attempt:
         "_is_announced",
         "_is_begun",
         "_is_sent",
+        "_length",
         "_message_id",
+        "_most_deltas",
+        "_most_length",
+        "_most_tokens",
         "_permit",
         "_prefix",
         "_prompt",
+        "_prompt_tokens",
         "_question",
         "_reasoning",
         "_retries",
@@ -108,6 +119,7 @@ class Attempt:
         *,
         attempts: int | None = None,
         prefix: str = "",
+        allowance: Allowance | None = None,
     ) -> None:
         """Prepare; `run` starts it."""
         self.channel = channel
@@ -138,6 +150,10 @@ class Attempt:
         self._error: BaseException | None = None
         self._retries = retries
         self._spent = _NO_USAGE
+        self._allowance = allowance
+        self._length = 0
+        self._prompt_tokens = 0
+        self._most_tokens = self._most_deltas = self._most_length = _UNLIMITED
 
     async def run(self, provider: Provider) -> Outcome:
         """Stream the answer and say how it ended; never raises."""
@@ -149,6 +165,8 @@ class Attempt:
                 return self._stopped(self.stop_reason, provider)
             if self.is_handed_back:
                 return Requeued(self.answer(provider), handed_back=True)
+            if not self._is_payable(provider):
+                return self._stopped(StopReason.BUDGET, provider)
             permit = self._breaker.call()
             if isinstance(permit, ProviderError):
                 return Failed(self.answer(provider), permit.fault, permit.detail, permit.retry_after_ms)
@@ -163,6 +181,21 @@ class Attempt:
             _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
             self._begin_again(provider)
             await self._sleep(wait)
+
+    def _is_payable(self, provider: Provider) -> bool:
+        """Lower the answer's limit to what the hold pays; False when that is no answer worth a call (I6)."""
+        if self._allowance is None:
+            return True
+        limited = self._allowance.limited(self._prompt, self._spent)
+        if limited is None:
+            return False
+        self._prompt = limited
+        self._most_tokens = limited.max_output_tokens
+        self._most_length = self._length + self._most_tokens * MOST_BYTES_PER_TOKEN
+        # A delta is a token at least, unless the provider itself says how many there are.
+        if not provider.capabilities.running_usage:
+            self._most_deltas = self._deltas + self._most_tokens
+        return True
 
     async def _or_requeued(self, outcome: Outcome, provider: Provider) -> Outcome:
         """Leave a text that broke off to the next attempt, after a while, where there may be one."""
@@ -302,6 +335,10 @@ class Attempt:
         async with provider.stream(self._prompt, on_sent=self._sent) as batches:
             async for batch in batches:
                 self._take(batch)
+                if self._deltas > self._most_deltas or self._length > self._most_length:
+                    self.stop_reason = self.stop_reason or StopReason.BUDGET
+                if self.stop_reason is not None:
+                    return  # leaving the context closes the connection
 
     def _take(self, batch: Sequence[Item]) -> None:
         for item in batch:
@@ -312,12 +349,26 @@ class Attempt:
                     self._show(True, text)
                 case RunningUsage(usage):
                     self._running = usage
+                    if self._allowance is not None:
+                        self._follow(usage, self._allowance)
                 case MessageStart():
                     self._begin()
                 case Finish():
                     self._finish = item
                 case _:
                     assert_never(item)
+
+    def _follow(self, usage: Usage, allowance: Allowance) -> None:
+        """Hold the provider's own figures against the hold; its prompt may be larger than any text that we sent."""
+        prompt_tokens = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        if prompt_tokens != self._prompt_tokens:
+            self._prompt_tokens = prompt_tokens
+            prompt = replace(usage, output_tokens=0, reasoning_tokens=0)
+            most = allowance.tokens_after(prompt, self._spent, self._prompt.max_output_tokens)
+            self._most_deltas -= self._most_tokens - most
+            self._most_tokens = most
+        if usage.output_tokens > self._most_tokens:
+            self.stop_reason = self.stop_reason or StopReason.BUDGET
 
     def _begin(self) -> None:
         self._is_begun = True
@@ -337,6 +388,7 @@ class Attempt:
         if self.first_text_at is None:
             self.first_text_at = monotonic()
         self._deltas += 1
+        self._length += len(text)
         (self._reasoning if reasoning else self._content).append(text)
         self.channel.delta(reasoning, text)
 
@@ -397,7 +449,10 @@ class Attempt:
             return _NO_USAGE, UsageSource.ESTIMATED
         content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
         thought = estimate_tokens(reasoning)
-        output = max(estimate_tokens(content) + thought, self._deltas)
+        most = self._prompt.max_output_tokens
+        estimate = within_limit(estimate_tokens(content) + thought, self._length, most)
+        output = max(estimate, self._deltas)
+        thought = min(thought, output)
         running = self._running
         if running is None:
             return Usage(

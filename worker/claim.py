@@ -34,13 +34,15 @@ _TURN: Final = Statement(
            t.input_tokens, t.cache_read_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens,
            t.usage_source, t.cost_usd, t.error,
            t.deadline_seconds - extract(epoch from clock_timestamp() - t.started_at) as seconds_left,
-           t.handed_back, s.system_prompt, c.seq as checkpoint_seq, c.content as kept_text,
+           t.handed_back, s.system_prompt, c.seq as checkpoint_seq, c.content as kept_text, h.amount_usd as hold_usd,
            case when t.number = 1 then (
                select m.content from turnkeeper.messages m
                where m.organization_id = t.organization_id and m.id = t.user_message_id) end as only_question
     from turnkeeper.turns t
     join turnkeeper.sessions s on s.organization_id = t.organization_id and s.id = t.session_id
     left join turnkeeper.checkpoints c on c.organization_id = t.organization_id and c.turn_id = t.id
+    left join turnkeeper.holds h
+        on h.organization_id = t.organization_id and h.turn_id = t.id and h.attempt = t.attempt
     where t.organization_id = :organization_id and t.id = :turn_id
     """
 )
@@ -70,7 +72,8 @@ class Claim:
 
     Args:
         row: The turn's columns, with `seconds_left`, the session's `system_prompt`, the number
-            that an earlier attempt's checkpoint reached and its `kept_text`, which may be continued.
+            that an earlier attempt's checkpoint reached, its `kept_text`, which may be continued, and the `hold_usd`
+            that the attempt may cost, None without a budget.
         history: Settled messages below this turn, as far as the context could hold them, then the question.
         dropped_turns: Earlier turns that were not even read because the history is too long.
     """

@@ -27,18 +27,19 @@ from shared.logs import log_ids
 from shared.settings import Settings
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
+from worker.allowance import Allowance
 from worker.attempt import Attempt
 from worker.breaker import Breaker
 from worker.calm import Calm
 from worker.claim import Claim, claim_next_turn
 from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
-from worker.outcome import NOTHING, Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
 from worker.publisher import Channel, Publisher
 from worker.retry import Retries, RetryBudget
-from worker.settle import Ending, Settlement, error_of, lost, settle, settled_row
+from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
 
 _log = logging.getLogger("turnkeeper.runner")
 
@@ -240,6 +241,7 @@ class Runner:
             self._breaker,
             attempts=None if row.recovery == Recovery.FAIL else claim.attempt - row.handed_back,
             prefix=prefix,
+            allowance=self._allowance(row),
         )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
@@ -259,6 +261,11 @@ class Runner:
             outcome = await attempt.run(self._provider)
         channel.end()
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
+
+    def _allowance(self, row: Row[Any]) -> Allowance | None:
+        if row.hold_usd is None:
+            return None
+        return Allowance(self._settings.provider, row.hold_usd, self._settings.context_tokens)
 
     def _prefix(self, row: Row[Any]) -> str:
         """Return the text to continue; empty when there is none, or this provider cannot."""
@@ -294,18 +301,26 @@ class Runner:
         # The last number is that of the reset, or of what was told before it.
         told = ended.settlement.last_seq - (1 if reset is None else 0)
         settlement = replace(ended.settlement, last_seq=told)
-        if self._settle(settlement, replace(requeued, keeps_text=keeps_text)) is None:
-            self._finish_stopped(ended, answer)
+        try:
+            row = self._settle(settlement, replace(requeued, keeps_text=keeps_text))
+        except UnpayableError:
+            self._finish_stopped(ended, Stopped(answer, StopReason.BUDGET))
+            return
+        if row is None:
+            # The row knows the real reason, and keeps it.
+            self._finish_stopped(ended, Stopped(answer, StopReason.USER))
             return
         _log.info("a turn waits for its next attempt", extra={"fault": requeued.fault.value})
         told_all = asyncio.run_coroutine_threadsafe(self._tell_rest(ended.channel, reset), self._loop)
         told_all.result(timeout=_TOLD_SECONDS)
         self._ring(str(claim.turn_id), claim.row.traceparent)
 
-    def _finish_stopped(self, ended: _Ended, answer: Answer) -> None:
-        """End a turn that was asked to stop while it was handed back; nothing, when its lease was lost."""
+    def _finish_stopped(self, ended: _Ended, stopped: Stopped) -> None:
+        """End a turn that was to be handed back: it was asked to stop, or nobody pays for its next attempt.
+
+        Nothing, when its lease was lost.
+        """
         settlement = replace(ended.settlement, last_seq=ended.settlement.last_seq + 1)
-        stopped = Stopped(answer, StopReason.USER)  # the row knows the real reason, and keeps it
         row = self._settle(settlement, stopped)
         if row is None:
             self._loop.call_soon_threadsafe(ended.channel.discard)

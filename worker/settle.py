@@ -1,6 +1,7 @@
 """Writing how a turn ended, once: one statement, guarded by the attempt (I2, I3).
 
-Status, answer, ledger, totals of the session and of the day and month stand or fall together.
+Status, answer, ledger, totals of the session and of the day and month stand or fall together. The cost takes the
+hold's place in the day and month of the hold, where room was kept for it (I6).
 """
 
 import json
@@ -13,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from shared.database import Database
-from shared.errors import FAULT_TITLES, Fault, fault_error
+from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, fault_error
 from shared.ids import new_id
 from shared.prices import price_of
 from shared.provider_settings import ProviderSettings
@@ -37,7 +38,8 @@ _SETTLE: Final = Statement(
             cast(:cache_write_tokens as bigint) as cache_write_tokens, cast(:output_tokens as bigint) as output_tokens,
             cast(:reasoning_tokens as bigint) as reasoning_tokens, cast(:cost_usd as numeric) as cost_usd,
             cast(:provider as text) as provider, cast(:model as text) as model,
-            cast(:usage_source as text) as usage_source
+            cast(:usage_source as text) as usage_source, cast(:keeps_hold as boolean) as keeps_hold,
+            cast(clock_timestamp() at time zone 'UTC' as date) as today
     ), settled as (
         update turnkeeper.turns as t set
             status = g.status,
@@ -71,7 +73,16 @@ _SETTLE: Final = Statement(
         where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
           and t.status = any(cast(:sources as text[]))
           and (not cast(:is_lost as boolean) or t.lease_expires_at < clock_timestamp())
-        returning {_COLUMNS}, t.organization_id, t.user_name, t.number, t.answer_id
+        returning {_COLUMNS}, t.organization_id, t.user_name, t.number, t.answer_id, t.max_output_tokens
+    ), released as (
+        delete from turnkeeper.holds as h using settled as s
+        where h.organization_id = s.organization_id and h.turn_id = s.id
+        returning h.day, h.month, h.amount_usd
+    ), rest as (
+        insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd)
+        select s.organization_id, s.id, s.attempt, r.day, r.month, greatest(0, r.amount_usd - g.cost_usd)
+        from settled as s, given as g, released as r where g.keeps_hold
+        returning amount_usd
     ), answer as (
         insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content, reasoning,
             status, finish_reason, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens)
@@ -83,12 +94,12 @@ _SETTLE: Final = Statement(
     ), billed as (
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
             input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
-            reasoning_tokens, usage_source, price, cost_usd)
+            reasoning_tokens, usage_source, price, cost_usd, day)
         select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
             g.provider, g.model, g.input_tokens, g.cache_read_tokens, g.cache_write_tokens,
             cast(:cache_write_1h_tokens as bigint), g.output_tokens, g.reasoning_tokens, g.usage_source,
-            cast(:price as jsonb), g.cost_usd
-        from settled as s, given as g where g.called
+            cast(:price as jsonb), g.cost_usd, coalesce(r.day, g.today)
+        from settled as s cross join given as g left join released as r on true where g.called
     ), of_session as (
         update turnkeeper.sessions as o set
             turn_count = o.turn_count + case when g.is_terminal and s.usage_source is not null then 1 else 0 end,
@@ -100,22 +111,29 @@ _SETTLE: Final = Statement(
             cost_usd = o.cost_usd + g.cost_usd,
             last_activity_at = greatest(o.last_activity_at, clock_timestamp())
         from settled as s, given as g where o.organization_id = s.organization_id and o.id = s.session_id
+        returning o.organization_id
     ), totals as (
         insert into turnkeeper.spend as p (organization_id, period, starts_on, attempts, input_tokens,
             cache_read_tokens, cache_write_tokens, output_tokens, spent_usd)
-        select s.organization_id, period, date_trunc(period, clock_timestamp() at time zone 'UTC')::date, 1,
-            g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens, g.cost_usd
-        from settled as s, given as g, unnest(array['day', 'month']) as period where g.called
-        order by period
+        select s.organization_id, period, date_trunc(period, cast(coalesce(r.day, g.today) as timestamp))::date,
+            cast(g.called as integer), g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens,
+            g.cost_usd
+        -- From the session: its row is locked before those of the periods, and a month before its day, as everywhere.
+        from of_session as s cross join given as g left join released as r on true
+        cross join unnest(array['month', 'day']) as period
+        where g.called or r.day is not null
+        order by period desc
         on conflict (organization_id, period, starts_on) do update set
-            attempts = p.attempts + 1,
+            attempts = p.attempts + excluded.attempts,
             input_tokens = p.input_tokens + excluded.input_tokens,
             cache_read_tokens = p.cache_read_tokens + excluded.cache_read_tokens,
             cache_write_tokens = p.cache_write_tokens + excluded.cache_write_tokens,
             output_tokens = p.output_tokens + excluded.output_tokens,
-            spent_usd = p.spent_usd + excluded.spent_usd
+            spent_usd = p.spent_usd + excluded.spent_usd,
+            held_usd = p.held_usd - coalesce((select amount_usd from released), 0)
+                + coalesce((select amount_usd from rest), 0)
     )
-    select {_COLUMNS}, exists (
+    select {_COLUMNS}, t.max_output_tokens, (select amount_usd from released) as released_usd, exists (
             select from turnkeeper.turns as n
             where n.organization_id = t.organization_id and n.session_id = t.session_id
               and n.status = 'queued' and n.number > t.number) as has_next
@@ -136,6 +154,11 @@ _KEEP: Final = Statement(
     """
 )
 """The text that the next attempt goes on with. It is billed already: its figures are those of no attempt."""
+_HOLD_AGAIN: Final = Statement(
+    """
+    select tokens from turnkeeper.take_hold(:organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens)
+    """
+)
 _READ: Final = Statement(
     f"""
     select {_COLUMNS}, true as has_next from turnkeeper.turns as t
@@ -144,6 +167,10 @@ _READ: Final = Statement(
 )
 
 Ending: TypeAlias = Completed | Stopped | Failed | Requeued
+
+
+class UnpayableError(TurnkeeperError):
+    """The budget does not pay for the attempt that a turn was to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +206,14 @@ def settle(
 ) -> Row[Any] | None:
     """Write the claimed turn's outcome once.
 
+    A turn with a hold waits again only where the budget pays for a whole attempt more, or where a draining worker
+    gave it back: then what is left of its hold serves the next attempt.
+
     Returns:
         The settled row; None when the claim was lost and nothing was written.
 
     Raises:
+        UnpayableError: The turn was to wait for an attempt that its budget does not pay. Nothing was written.
         UnavailableError: PostgreSQL did not answer; whether the outcome was written is not known until
             `settled_row` tells.
     """
@@ -191,7 +222,25 @@ def settle(
         if row is not None:
             # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
             _forget_or_keep(db, settlement, ending)
+            if isinstance(ending, Requeued) and not ending.handed_back and row.released_usd is not None:
+                _hold_again(db, settlement, row)
         return row
+
+
+def _hold_again(db: Connection, settlement: Settlement, row: Row[Any]) -> None:
+    """Hold for the next attempt what was held for the one that ended: it asks the same."""
+    held = _HOLD_AGAIN.one_or_none(
+        db,
+        {
+            "organization_id": settlement.organization_id,
+            "turn_id": settlement.turn_id,
+            "attempt": row.attempt,
+            "amount_usd": row.released_usd,
+            "max_output_tokens": row.max_output_tokens,
+        },
+    )
+    if held is not None and held.tokens == 0:
+        raise UnpayableError
 
 
 def _forget_or_keep(db: Connection, settlement: Settlement, ending: Ending) -> None:
@@ -245,6 +294,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "is_terminal": status in TERMINAL,
         "ends_attempt": int(settlement.lost_to is not None or isinstance(ending, Requeued)),
         "handed_back": int(isinstance(ending, Requeued) and ending.handed_back),
+        "keeps_hold": isinstance(ending, Requeued) and ending.handed_back,
         "settler": settlement.lost_to,
         "is_lost": settlement.lost_to is not None,
         "finish_reason": ending.finish_reason.value if isinstance(ending, Completed) else None,

@@ -28,13 +28,14 @@ from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from shared.usage import Usage, UsageSource, estimate_tokens
+from worker.allowance import within_limit
 from worker.continuation import is_continued
 from worker.outcome import Answer, Requeued, Stopped
 from worker.provider import Capabilities
 from worker.publisher import Publisher
 from worker.retention import forget_old_sessions
 from worker.retry import MOST_ATTEMPTS
-from worker.settle import Ending, Settlement, error_of, lost, settle
+from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle
 
 _log = logging.getLogger("turnkeeper.sweeper")
 
@@ -64,8 +65,8 @@ _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_tha
 _LEFT_BEHIND: Final = text(
     """
     select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
-           t.last_seq, t.title, t.queued_at, c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
-           c.called, c.content, c.reasoning,
+           t.last_seq, t.title, t.queued_at, t.max_output_tokens,
+           c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
            c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.output_tokens,
            c.reasoning_tokens, c.usage_source,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
@@ -244,15 +245,12 @@ class Sweeper:
             row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
         left = self._left(row)
         ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
+        try:
+            settled = self._settle(organization_id, left, ending)
+        except UnpayableError:
+            ending = Stopped(left.answer, StopReason.BUDGET)
+            settled = self._settle(organization_id, left, ending)
         events = _events(ending)
-        settlement = Settlement(
-            organization_id,
-            turn_id,
-            row.attempt,
-            left.last_seq + len(events) + (0 if isinstance(ending, Requeued) else 1),
-            lost_to=self._worker_id,
-        )
-        settled = settle(self._database, self._settings.provider, settlement, ending)
         if settled is None:
             return  # it came back to life, or another settled it
         _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
@@ -263,6 +261,13 @@ class Sweeper:
         if left.is_log_lost:
             self._begin_log_again(left, settled.attempt)
         self._tell(settled, left.last_seq, events, done)
+
+    def _settle(self, organization_id: UUID, left: _Left, ending: Ending) -> Row[Any] | None:
+        last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
+        settlement = Settlement(
+            organization_id, left.row.id, left.row.attempt, last_seq, lost_to=self._worker_id
+        )
+        return settle(self._database, self._settings.provider, settlement, ending)
 
     def _left(self, row: Row[Any]) -> _Left:
         """Gather what the dead attempt showed: the log knows more than the last checkpoint."""
@@ -279,7 +284,7 @@ class Sweeper:
             content, reasoning = told.transcript.content, told.transcript.reasoning
             called = called or told.is_answered
             is_open = told.is_open
-        usage = _usage(row, content, reasoning) if called else Usage()
+        usage = _usage(row, content, reasoning, self._settings.context_tokens) if called else Usage()
         answer = Answer(content, reasoning, called, usage, _source(row))
         return _Left(row, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 
@@ -415,20 +420,24 @@ def _ending(left: _Left, capabilities: Capabilities) -> Ending:
     return Requeued(answer, keeps_text=left.is_open and is_continued(answer, capabilities))
 
 
-def _usage(row: Row[Any], content: str, reasoning: str) -> Usage:
+def _usage(row: Row[Any], content: str, reasoning: str, context_tokens: int) -> Usage:
     """Return what a dead attempt used: its checkpoint's figures, and an estimate for what came after them.
 
+    Neither estimate is above what was sent: the prompt was cut to the context, the answer had its limit.
     A checkpoint that an earlier attempt left to be continued has no figures: its text is billed already.
     """
     said = estimate_tokens(content.removeprefix(row.content or ""))
     thought = estimate_tokens(reasoning.removeprefix(row.reasoning or ""))
+    counted = row.output_tokens or 0
+    output = within_limit(counted + said + thought, len(content) + len(reasoning), row.max_output_tokens)
+    most_input = max(0, context_tokens - row.max_output_tokens)
     return Usage(
-        input_tokens=row.input_tokens or int(row.prompt_bytes) // _BYTES_PER_TOKEN,
+        input_tokens=row.input_tokens or min(int(row.prompt_bytes) // _BYTES_PER_TOKEN, most_input),
         cache_read_tokens=row.cache_read_tokens or 0,
         cache_write_tokens=row.cache_write_tokens or 0,
         cache_write_1h_tokens=row.cache_write_1h_tokens or 0,
-        output_tokens=(row.output_tokens or 0) + said + thought,
-        reasoning_tokens=(row.reasoning_tokens or 0) + thought,
+        output_tokens=max(counted, output),
+        reasoning_tokens=min((row.reasoning_tokens or 0) + thought, max(counted, output)),
     )
 
 

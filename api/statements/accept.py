@@ -5,7 +5,7 @@ nothing behind, because the refusal rolls back. One thing outlives its refusal: 
 found to be over its age is `expired` from then on.
 
 Locks are taken in one order everywhere, so that nothing deadlocks: key, session's lock, organization's
-lock, turns by number, the session's row. A worker that settles begins with the turn and ends with the row.
+lock, turns by number, the session's row, the totals of month and day. A worker that settles begins with the turn.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
@@ -23,9 +23,12 @@ from sqlalchemy.exc import OperationalError
 from api.multitask import MultitaskStrategy
 from api.relay.store import Caller
 from api.statements.caller import scope_of
+from api.statements.holds import take_hold
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
 from shared.errors import ProblemCode, RefusedError
+from shared.holds import MESSAGE_TOKENS
 from shared.ids import new_id
+from shared.prices import Priced
 from shared.statement import Statement
 from shared.titles import title_from
 from shared.turns import ACTIVE, Recovery, SessionStatus, StopReason, TurnStatus
@@ -48,6 +51,7 @@ _FIND_KEY: Final = text(
       and created_at > now() - make_interval(secs => :idempotency_seconds)
     """
 )
+_BYTES_PER_TOKEN: Final = 4
 _SESSION_SPACE: Final = 1
 _ORGANIZATION_SPACE: Final = 2
 """In PostgreSQL advisory locks with two numbers and those with one never meet."""
@@ -66,9 +70,20 @@ _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
 # Not the session's row is locked, which a worker locks after its turn: interrupting locks a turn after this.
 # What is read is as old as the statement, which may have waited for the lock: what a post that was before it has
 # changed, the insert checks once more.
+# Only a budget has the history measured. Answers still to come are taken to be long; when one is longer yet, the
+# worker asks for the less (`worker/allowance.py`).
 _LOCK_AND_READ_SESSION: Final = Statement(
     f"""
     select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
+           case when coalesce(o.daily_usd, o.monthly_usd) is not null then (
+               select coalesce(sum(octet_length(m.content) + {MESSAGE_TOKENS}), 0) from turnkeeper.messages as m
+               where m.organization_id = s.organization_id and m.session_id = s.id
+           ) + (
+               select coalesce(sum(a.max_output_tokens * {_BYTES_PER_TOKEN} + {MESSAGE_TOKENS}), 0)
+               from turnkeeper.turns as a
+               where a.organization_id = s.organization_id and a.session_id = s.id
+                 and a.status in ('queued', 'running', 'stopping')
+           ) + coalesce(octet_length(s.system_prompt) + {MESSAGE_TOKENS}, 0) end as earlier_tokens,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
            or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
     from (select pg_advisory_xact_lock({_SESSION_SPACE}, hashtext(cast(:session_id as text)))) as locked,
@@ -163,11 +178,22 @@ class TurnRequest:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What accepting a turn checks against."""
+    """What accepting a turn checks against.
+
+    Args:
+        session_idle: Longest rest of a session.
+        session_age: Longest life of one.
+        idempotency: How long a key is remembered.
+        priced: The model whose price the hold is computed from.
+        context_tokens: What prompts are cut to.
+        is_queue_full: Whether turns are refused for now.
+    """
 
     session_idle: timedelta
     session_age: timedelta
     idempotency: timedelta
+    priced: Priced
+    context_tokens: int
     is_queue_full: bool = False
 
 
@@ -222,6 +248,17 @@ def accept_turn(
     if session.max_concurrent_turns is not None:
         # After the turn was inserted and others made way for it: the transaction sees what it would leave.
         _refuse_too_many(db, caller, session.max_concurrent_turns)
+    if session.earlier_tokens is not None:
+        take_hold(
+            db,
+            caller.organization_id,
+            accepted.row.id,
+            priced=limits.priced,
+            context_tokens=limits.context_tokens,
+            earlier_tokens=int(session.earlier_tokens),
+            content=request.content,
+            max_output_tokens=request.max_output_tokens,
+        )
     return accepted
 
 

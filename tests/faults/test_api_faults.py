@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -124,3 +125,33 @@ def test_a8_a_sweeper_that_stands_still_does_not_stop_the_others(world: World):
         turn = asked.check()
     assert (turn["status"], turn["attempt"]) == ("completed", 2)
     world.await_replaced("worker", [holder])
+
+
+def test_a6_of_a_hundred_posts_for_a_budget_of_ten_turns_ten_are_accepted(world: World):
+    output, sessions = 100, [world.api.session(user=f"user-{number}") for number in range(100)]
+    clients, at_once = [world.service.api() for _ in range(10)], threading.Barrier(25)
+
+    def body(number: int) -> dict:
+        return {"content": f"[[tokens=3]] {number:03d}", "max_output_tokens": output}
+
+    def post(number: int) -> tuple[int, dict]:
+        if number < 25:
+            at_once.wait(END_SECONDS)
+        path = f"/v1/sessions/{sessions[number]}/turns"
+        answer = clients[number % 10].call("POST", path, json=body(number))
+        return answer.status_code, answer.json()
+
+    # By hand: a byte of the prompt may be a token, at $3 a million here, a token of the answer is at $15.
+    hold = Decimal(len(body(0)["content"]) + 8 + 128) * 3 / 1_000_000 + Decimal(output) * 15 / 1_000_000
+    spent = world.spent_today()
+    with world.budget(spent + hold * 10):
+        with stopped(*world.service.pids("worker")), ThreadPoolExecutor(25) as pool:
+            answers = list(pool.map(post, range(100)))
+        assert [status for status, _ in answers].count(202) == 10
+        refused = [body for status, body in answers if status != 202]
+        assert {(body["code"], body["period"]) for body in refused} == {("budget_exceeded", "day")}
+        for status, turn in answers:
+            if status == 202:
+                assert world.api.final(turn["id"])["status"] == "completed"
+        assert spent < world.spent_today() <= spent + hold * 10
+    assert world.rows("select * from turnkeeper.holds") == []

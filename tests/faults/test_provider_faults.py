@@ -143,6 +143,20 @@ def test_v9_an_endless_answer_is_ended_at_its_limit_and_keeps_the_text(world: Wo
     assert asked.requests()[0]["outcome"] == "client_disconnected"
 
 
+def test_v9_an_answer_that_ignores_its_limit_is_cut_within_a_flush_of_its_hold(world: World):
+    limit, each_second = 60, 200
+    with world.budget(world.spent_today() + 1):
+        asked = world.ask(f"endless=1 rate={each_second}", max_output_tokens=limit)
+        turn = asked.check()
+        (held,) = world.rows("select held_usd from turnkeeper.spend where period = 'day'")
+    assert (turn["status"], turn["stop_reason"]) == ("stopped", "budget")
+    # What comes in the time of one flush, by the goal: a quarter of a second.
+    assert limit < turn["usage"]["output_tokens"] <= limit + each_second // 4
+    assert asked.requests()[0]["outcome"] == "client_disconnected"
+    assert asked.requests()[0]["max_tokens"] == limit
+    assert held["held_usd"] == 0
+
+
 def test_v10_an_encoded_answer_is_refused_before_it_is_unpacked(world: World):
     end = End("provider_protocol", 0, None, is_free=True)
     ends(world, **{"tokens=5 gzip=1": end, "gzip=bomb": end})

@@ -288,6 +288,23 @@ class World:
         ) as db:
             return db.execute(query, parameters).fetchall()
 
+    def spent_today(self) -> Decimal:
+        """Return what the organization's turns of today cost."""
+        rows = self.rows(
+            "select spent_usd from turnkeeper.spend where period = 'day' order by starts_on desc limit 1"
+        )
+        return rows[0]["spent_usd"] if rows else Decimal(0)
+
+    @contextmanager
+    def budget(self, daily_usd: Decimal) -> Iterator[None]:
+        """Give all organizations a budget for the day, for as long as it takes."""
+        change = "update turnkeeper.organizations set daily_usd = %s returning id"
+        self.rows(change, daily_usd)
+        try:
+            yield
+        finally:
+            self.rows(change, None)
+
     def status(self, turn_id: str) -> str:
         (row,) = self.rows("select status from turnkeeper.turns where id = %s", turn_id)
         return row["status"]

@@ -193,6 +193,22 @@ def test_a_provider_that_keeps_failing_is_not_called_for_a_while(desk):
     assert not desk.requests("never sent")
 
 
+def test_a_text_that_broke_off_is_kept_when_nobody_pays_for_another_attempt(desk, organization, as_owner):
+    as_owner("update turnkeeper.organizations set daily_usd = 0.0275 where id = :o", o=organization)
+    turn = desk.queue("[[tokens=20 eof=5]]")
+    desk.sql("select turnkeeper.take_hold(:o, :t, 1, 0.02, 0.000015, 16, 500)", o=organization, t=turn)
+    row = desk.run(turn)
+    assert (row.status, row.stop_reason, row.attempt) == ("stopped", "budget", 1)
+    assert desk.kinds(turn)[3:] == ["message_start", "stop_requested", "done"]
+    assert [event["seq"] for event in desk.told(turn)] == list(range(1, row.last_seq + 1))
+    assert len(desk.shown(turn).split()) == 5
+    assert desk.answer(turn).content == desk.shown(turn)
+    assert [bill[0] for bill in desk.bills(turn)] == [1]
+    (spend,) = desk.sql("select held_usd, spent_usd from turnkeeper.spend where period = 'day'")
+    assert (spend.held_usd, spend.spent_usd) == (0, row.cost_usd)
+    assert not desk.sql("select 1 as left from turnkeeper.holds")
+
+
 # Continued
 
 

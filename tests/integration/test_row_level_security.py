@@ -10,7 +10,7 @@ from shared.database import Database
 from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import TENANT_TABLES, two_organizations
 
-NO_UPDATE = {"organizations", "ledger"}
+NO_UPDATE = {"organizations", "ledger", "holds"}
 NO_DELETE = {"organizations", "api_keys", "sessions", "turns", "spend", "ledger"}
 
 

@@ -34,7 +34,7 @@ from worker import leases, sweeper
 from worker.claim import Claim, claim_turn
 from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.provider import Capabilities
-from worker.settle import Settlement, settle
+from worker.settle import Settlement, UnpayableError, settle
 
 WORKERS = (new_id(), new_id())
 SWEEPER = new_id()
@@ -86,6 +86,7 @@ class Books:
     checkpoints: list
     session: SimpleNamespace
     spend: list
+    holds: list
 
 
 @dataclass
@@ -118,8 +119,8 @@ class TurnMachine(RuleBasedStateMachine):
     # What happens.
 
     @precondition(lambda self: len(self.before.turns) < MOST_TURNS)
-    @rule(recovery=st.sampled_from(["restart", "fail"]))
-    def accept(self, recovery):
+    @rule(recovery=st.sampled_from(["restart", "fail"]), hold=st.integers(0, 9))
+    def accept(self, recovery, hold=0):
         turn = new_id()
         self.write(
             "with asked as (insert into turnkeeper.turns (organization_id, id, session_id, number, user_name, status,"
@@ -136,6 +137,23 @@ class TurnMachine(RuleBasedStateMachine):
             answer=new_id(),
         )
         self.recovery[turn] = recovery
+        if hold:
+            with self.world.database.of(self.world.organization) as db:
+                db.execute(
+                    text("select turnkeeper.take_hold(:organization, :turn, 1, :prompt, 0.000001, 1, 100)"),
+                    {"organization": self.world.organization, "turn": turn, "prompt": Decimal(hold) / 1000},
+                )
+
+    @rule(room=st.none() | st.integers(0, 20))
+    def set_budget(self, room):
+        """From no budget to one that is used up: what was held stays held."""
+        self.world.as_owner(
+            "update turnkeeper.organizations set daily_usd = cast(:room as numeric) / 1000 + coalesce((select"
+            " spent_usd + held_usd from turnkeeper.spend where organization_id = :organization and period = 'day'), 0)"
+            " where id = :organization",
+            organization=self.world.organization,
+            room=room,
+        )
 
     @precondition(lambda self: self.before.turns)
     @rule(data=st.data(), worker=st.sampled_from(WORKERS))
@@ -188,6 +206,7 @@ class TurnMachine(RuleBasedStateMachine):
                     "inputs": [answer.usage.input_tokens],
                     "cache_reads": [0],
                     "cache_writes": [0],
+                    "cache_writes_1h": [0],
                     "outputs": [answer.usage.output_tokens],
                     "reasoning_counts": [0],
                     "sources": ["estimated"],
@@ -254,6 +273,8 @@ class TurnMachine(RuleBasedStateMachine):
         assert now.session.cost_usd == sum(row.cost_usd for row in now.turns.values()) == costs
         assert now.session.output_tokens == sum(row.output_tokens for row in now.ledger)
         assert len({row.spent_usd for row in now.spend} | {self.spent_by_ledger}) == 1 or not now.spend
+        for total in now.spend:
+            assert total.held_usd == self.held_by_holds
         assert {(row.turn_id, row.attempt) for row in now.ledger} == self.billable
         assert len(now.ledger) == len(self.billable)
         self.before = now
@@ -282,6 +303,8 @@ class TurnMachine(RuleBasedStateMachine):
         ]
         assert len(answers) <= (row.status in ENDED)  # I2
         assert [message.id for message in answers] == ([] if row.message_id is None else [row.message_id])
+        holds = [hold.attempt for hold in now.holds if hold.turn_id == row.id]
+        assert holds in ([], [max(row.attempt, 1)] if row.status not in ENDED else [])  # I6
         if row.status in ENDED:
             assert row.id not in {checkpoint.turn_id for checkpoint in now.checkpoints}
 
@@ -294,7 +317,7 @@ class TurnMachine(RuleBasedStateMachine):
                 sweeper._LEFT_BEHIND, {"organization_id": self.world.organization, "turn_id": turn}
             ).one()
         content = found.content or ""
-        usage = sweeper._usage(found, content, "")
+        usage = sweeper._usage(found, content, "", 10_000)
         answer = Answer(
             content, "", called=bool(found.called), usage=usage, usage_source=sweeper._source(found)
         )
@@ -311,7 +334,14 @@ class TurnMachine(RuleBasedStateMachine):
             case Requeued():
                 assert row.status == "running"
                 assert row.attempt - row.handed_back < MOST_ATTEMPTS
-        assert self.write_outcome(turn, row.attempt, ending, lost_to=SWEEPER) is not None
+        try:
+            assert self.write_outcome(turn, row.attempt, ending, lost_to=SWEEPER) is not None
+        except UnpayableError:
+            assert isinstance(ending, Requeued)
+            assert any(hold.turn_id == turn for hold in self.before.holds)
+            self.assert_nothing_changed()
+            stopped = Stopped(answer, StopReason.BUDGET)
+            assert self.write_outcome(turn, row.attempt, stopped, lost_to=SWEEPER) is not None
 
     def write_outcome(self, turn, attempt, ending, lost_to=None):
         last_seq = self.before.turns[turn].last_seq + 2
@@ -360,6 +390,11 @@ class TurnMachine(RuleBasedStateMachine):
                 " where organization_id = :organization"
             )
             self.spent_by_ledger = of_ledger.spent
+            (of_holds,) = rows(
+                "select coalesce(sum(amount_usd), 0) as held from turnkeeper.holds"
+                " where organization_id = :organization"
+            )
+            self.held_by_holds = of_holds.held
             return Books(
                 turns={row.id: row for row in turns},
                 ledger=rows(f"select * from turnkeeper.ledger {of_session} order by id"),
@@ -372,6 +407,11 @@ class TurnMachine(RuleBasedStateMachine):
                 session=rows(
                     "select * from turnkeeper.sessions where organization_id = :organization and id = :session"
                 )[0],
+                holds=rows(
+                    "select h.* from turnkeeper.holds as h join turnkeeper.turns as t"
+                    " on t.organization_id = h.organization_id and t.id = h.turn_id"
+                    " where t.organization_id = :organization and t.session_id = :session order by h.turn_id"
+                ),
                 spend=rows(
                     "select * from turnkeeper.spend where organization_id = :organization order by period"
                 ),
@@ -379,8 +419,10 @@ class TurnMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def world(database, organization, settings):
-    return SimpleNamespace(database=database, organization=organization, provider=settings.provider)
+def world(database, organization, settings, as_owner):
+    return SimpleNamespace(
+        database=database, organization=organization, provider=settings.provider, as_owner=as_owner
+    )
 
 
 def test_no_sequence_of_claims_lapses_stops_and_late_writes_breaks_the_books(world):

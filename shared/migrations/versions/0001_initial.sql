@@ -40,6 +40,8 @@ COMMENT ON COLUMN turnkeeper.organizations.max_concurrent_turns IS 'most turns q
 COMMENT ON COLUMN turnkeeper.organizations.max_turns_per_session IS 'most that a new session''s max_turns may be; null is no limit, 0 allows nothing';
 COMMENT ON COLUMN turnkeeper.organizations.turns_per_minute_per_user IS 'null: what the service is set to; 0 allows nothing';
 COMMENT ON COLUMN turnkeeper.organizations.turns_per_hour IS 'null: what the service is set to; 0 allows nothing';
+COMMENT ON COLUMN turnkeeper.organizations.daily_usd IS 'most that the turns of a UTC day may cost; null is no limit, 0 allows nothing';
+COMMENT ON COLUMN turnkeeper.organizations.monthly_usd IS 'most that the turns of a UTC month may cost; null is no limit, 0 allows nothing';
 
 CREATE TABLE turnkeeper.api_keys (
     organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
@@ -287,13 +289,16 @@ CREATE TABLE turnkeeper.ledger (
     usage_source text NOT NULL CHECK (usage_source IN ('provider', 'partial', 'estimated')),
     price jsonb NOT NULL,
     cost_usd numeric NOT NULL CHECK (cost_usd >= 0),
+    day date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (organization_id, id),
     UNIQUE (organization_id, turn_id, attempt)
 );
+COMMENT ON COLUMN turnkeeper.ledger.day IS 'the UTC day whose budget paid: that of the attempt''s hold; without one, of its settlement';
 CREATE INDEX ledger_by_time ON turnkeeper.ledger (organization_id, created_at DESC, id DESC);
 
--- Totals of the ledger by UTC day and month, kept in the transaction that writes the ledger's row.
+-- Totals of the ledger and of the open holds by UTC day and month, kept in the transactions that write those. Rows are
+-- locked after all else, a month before its days: so nothing deadlocks. `turnkeeper ledger check` proves the sums.
 CREATE TABLE turnkeeper.spend (
     organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
     period text NOT NULL CHECK (period IN ('day', 'month')),
@@ -307,6 +312,129 @@ CREATE TABLE turnkeeper.spend (
     held_usd numeric NOT NULL DEFAULT 0 CHECK (held_usd >= 0),
     PRIMARY KEY (organization_id, period, starts_on)
 );
+
+-- What a turn that has not ended may still cost, for the attempt that runs or is to run; only where its
+-- organization has a budget.
+CREATE TABLE turnkeeper.holds (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    turn_id uuid NOT NULL,
+    attempt integer NOT NULL CHECK (attempt >= 1),
+    day date NOT NULL,
+    month date NOT NULL CHECK (month = date_trunc('month', day::timestamp)::date),
+    amount_usd numeric NOT NULL CHECK (amount_usd >= 0),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (organization_id, turn_id, attempt),
+    FOREIGN KEY (organization_id, turn_id) REFERENCES turnkeeper.turns (organization_id, id)
+);
+
+-- Takes a hold (I6): the prompt's most, and as many of `most_tokens` as the day and the month can pay. Both rows stay
+-- locked until the transaction ends, so parallel ones come one after the other and none is passed.
+-- `tokens` is null when there is no budget; else what was paid for, or 0 and which budget refuses.
+CREATE FUNCTION turnkeeper.take_hold(
+    organization uuid, turn uuid, of_attempt integer, prompt_usd numeric, token_usd numeric,
+    least_tokens integer, most_tokens integer)
+RETURNS TABLE (tokens integer, period text, limit_usd numeric, spent_usd numeric, held_usd numeric, starts_on date)
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+#variable_conflict use_column
+DECLARE
+    today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+    first_of_month date := date_trunc('month', today::timestamp)::date;
+    budget record;
+    of_day turnkeeper.spend;
+    of_month turnkeeper.spend;
+    payable integer;
+    amount numeric;
+BEGIN
+    SELECT o.daily_usd, o.monthly_usd INTO budget FROM turnkeeper.organizations AS o WHERE o.id = organization;
+    IF budget.daily_usd IS NULL AND budget.monthly_usd IS NULL THEN
+        RETURN QUERY SELECT NULL::integer, NULL::text, NULL::numeric, NULL::numeric, NULL::numeric, NULL::date;
+        RETURN;
+    END IF;
+    of_month := turnkeeper.lock_spend(organization, 'month', first_of_month);
+    of_day := turnkeeper.lock_spend(organization, 'day', today);
+    payable := least(
+        turnkeeper.payable_tokens(budget.daily_usd, of_day, prompt_usd, token_usd, most_tokens),
+        turnkeeper.payable_tokens(budget.monthly_usd, of_month, prompt_usd, token_usd, most_tokens));
+    IF payable < least_tokens THEN
+        -- The month where both refuse: to wait for the next day would be in vain.
+        IF turnkeeper.payable_tokens(budget.monthly_usd, of_month, prompt_usd, token_usd, most_tokens) < least_tokens THEN
+            RETURN QUERY SELECT 0, 'month', budget.monthly_usd, of_month.spent_usd, of_month.held_usd, first_of_month;
+        ELSE
+            RETURN QUERY SELECT 0, 'day', budget.daily_usd, of_day.spent_usd, of_day.held_usd, today;
+        END IF;
+        RETURN;
+    END IF;
+    amount := prompt_usd + payable * token_usd;
+    UPDATE turnkeeper.spend AS p SET held_usd = p.held_usd + amount
+    WHERE p.organization_id = organization
+      AND (p.period = 'month' AND p.starts_on = first_of_month OR p.period = 'day' AND p.starts_on = today);
+    INSERT INTO turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd)
+    VALUES (organization, turn, of_attempt, today, first_of_month, amount);
+    IF payable < most_tokens THEN
+        UPDATE turnkeeper.turns AS t SET max_output_tokens = payable WHERE t.organization_id = organization AND t.id = turn;
+    END IF;
+    RETURN QUERY SELECT payable, NULL::text, NULL::numeric, NULL::numeric, NULL::numeric, NULL::date;
+END
+$$;
+
+-- Locks the totals of a period, made when they are missing.
+CREATE FUNCTION turnkeeper.lock_spend(organization uuid, of_period text, since date) RETURNS turnkeeper.spend
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+DECLARE
+    found turnkeeper.spend;
+BEGIN
+    LOOP
+        SELECT * INTO found FROM turnkeeper.spend AS p
+        WHERE p.organization_id = organization AND p.period = of_period AND p.starts_on = since FOR NO KEY UPDATE;
+        IF found.organization_id IS NOT NULL THEN
+            RETURN found;
+        END IF;
+        INSERT INTO turnkeeper.spend (organization_id, period, starts_on) VALUES (organization, of_period, since)
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;
+
+-- How many tokens what is left of a budget pays after the prompt; fewer than none where it does not pay that. Of 0
+-- nothing is paid, be it free. div() is exact, where / might round the last token up.
+CREATE FUNCTION turnkeeper.payable_tokens(
+    limit_usd numeric, totals turnkeeper.spend, prompt_usd numeric, token_usd numeric, most_tokens integer)
+RETURNS integer LANGUAGE sql IMMUTABLE SET search_path = pg_catalog
+AS $$
+    SELECT CASE
+        WHEN limit_usd IS NULL THEN most_tokens
+        WHEN limit_usd = 0 THEN -1
+        WHEN prompt_usd = 0 AND token_usd = 0 THEN most_tokens
+        WHEN limit_usd - totals.spent_usd - totals.held_usd < prompt_usd THEN -1
+        WHEN token_usd = 0 THEN most_tokens
+        ELSE least(most_tokens, div(limit_usd - totals.spent_usd - totals.held_usd - prompt_usd, token_usd))::integer
+    END
+$$;
+
+-- A turn that ends while it waits has no worker that would settle it: whichever statement ends it, its hold goes.
+CREATE FUNCTION turnkeeper.turn_frees_hold() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog
+AS $$
+DECLARE
+    freed turnkeeper.holds;
+BEGIN
+    DELETE FROM turnkeeper.holds AS h
+    WHERE h.organization_id = NEW.organization_id AND h.turn_id = NEW.id RETURNING * INTO freed;
+    IF freed.turn_id IS NOT NULL THEN
+        -- Two statements: a month is locked before its day.
+        UPDATE turnkeeper.spend AS p SET held_usd = p.held_usd - freed.amount_usd
+        WHERE p.organization_id = NEW.organization_id AND p.period = 'month' AND p.starts_on = freed.month;
+        UPDATE turnkeeper.spend AS p SET held_usd = p.held_usd - freed.amount_usd
+        WHERE p.organization_id = NEW.organization_id AND p.period = 'day' AND p.starts_on = freed.day;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER turn_frees_hold AFTER UPDATE OF status ON turnkeeper.turns
+    FOR EACH ROW WHEN (OLD.status = 'queued' AND NEW.finished_at IS NOT NULL)
+    EXECUTE FUNCTION turnkeeper.turn_frees_hold();
 
 CREATE TABLE turnkeeper.idempotency_keys (
     organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
@@ -372,7 +500,7 @@ DECLARE
     own text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['organizations', 'api_keys', 'sessions', 'turns', 'messages', 'checkpoints',
-                                'ledger', 'spend', 'idempotency_keys'] LOOP
+                                'ledger', 'spend', 'holds', 'idempotency_keys'] LOOP
         own := CASE name WHEN 'organizations' THEN 'id' ELSE 'organization_id' END;
         EXECUTE format('ALTER TABLE turnkeeper.%I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE turnkeeper.%I FORCE ROW LEVEL SECURITY', name);
@@ -401,6 +529,7 @@ GRANT SELECT, INSERT, UPDATE ON turnkeeper.sessions, turnkeeper.turns, turnkeepe
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoints, turnkeeper.idempotency_keys
     TO turnkeeper_app;
 GRANT SELECT, INSERT ON turnkeeper.ledger TO turnkeeper_app;
+GRANT SELECT, INSERT, DELETE ON turnkeeper.holds TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.workers TO turnkeeper_app;
 
 GRANT SELECT ON turnkeeper.organizations, turnkeeper.workers TO turnkeeper_across;
@@ -694,3 +823,8 @@ GRANT EXECUTE ON FUNCTION
     turnkeeper.current_organization(), turnkeeper.required_organization(), turnkeeper.no_organization(),
     turnkeeper.forget_content(uuid, uuid[])
     TO turnkeeper_app, turnkeeper_across;
+GRANT EXECUTE ON FUNCTION
+    turnkeeper.take_hold(uuid, uuid, integer, numeric, numeric, integer, integer),
+    turnkeeper.lock_spend(uuid, text, date),
+    turnkeeper.payable_tokens(numeric, turnkeeper.spend, numeric, numeric, integer)
+    TO turnkeeper_app;

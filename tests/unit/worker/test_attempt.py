@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 import pytest
 
 from shared.errors import Fault, ProviderError
 from shared.events import EventType
+from shared.price_table import PriceTable
+from shared.prices import PricedModel
 from shared.turns import FinishReason, Role, StopReason
 from shared.usage import Usage, UsageSource
+from worker.allowance import Allowance
 from worker.attempt import Attempt
 from worker.breaker import Breaker
 from worker.outcome import Completed, Failed, Fenced, Requeued, Stopped
@@ -528,3 +532,112 @@ def test_a_stop_ends_the_wait_for_the_next_try():
     _, provider, outcome = run_again([[BUSY], WHOLE], during=during, seconds=60.0)
     assert isinstance(outcome, Stopped)
     assert provider.closed == 1
+
+
+PAID_TOKENS = 20
+MODEL = PricedModel("scripted", "m", PriceTable("nowhere"), None)
+# By hand: a byte of the prompt may be a token, 8 around the message and 128 around all, an hour's cache write of $6.
+PROMPT_USD = Decimal(40 + 8 + 128) * 6 / 1_000_000
+TOKEN_USD = Decimal(15) / 1_000_000
+
+
+def run_on(hold_usd, provider, retries=None):
+    """Run an attempt that may cost so much."""
+
+    async def in_loop():
+        one = Attempt(
+            Tape(),
+            PROMPT,
+            "message-id",
+            60.0,
+            retries or Once(),
+            breaker(),
+            allowance=Allowance(MODEL, hold_usd, 10_000),
+        )
+        return one, await asyncio.wait_for(one.run(provider), 10)
+
+    return asyncio.run(in_loop())
+
+
+class Asked(Playing):
+    """Remembers the limits that it was sent."""
+
+    def stream(self, prompt, *, on_sent=None):
+        self.limits = [*getattr(self, "limits", []), prompt.max_output_tokens]
+        return super().stream(prompt, on_sent=on_sent)
+
+
+def endless(piece="a", **options):
+    return Asked([MessageStart()], *[[ContentDelta(piece)]] * 500, **options)
+
+
+def test_a_provider_is_sent_the_limit_that_the_hold_pays():
+    whole = [MessageStart(), ContentDelta("a"), Finish(FinishReason.STOP, USED)]
+    provider = Asked(whole)
+    _, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider)
+    assert isinstance(outcome, Completed)
+    assert provider.limits == [PAID_TOKENS]
+    _, _ = run_on(PROMPT_USD + 1000 * TOKEN_USD, provider)
+    assert provider.limits == [PAID_TOKENS, PROMPT.max_output_tokens]
+
+
+def test_an_attempt_that_its_hold_does_not_pay_for_calls_nobody():
+    provider = Asked([MessageStart()])
+    one, outcome = run_on(PROMPT_USD + 15 * TOKEN_USD, provider)
+    assert outcome == Stopped(outcome.answer, StopReason.BUDGET)
+    assert (outcome.answer.called, provider.closed) == (False, 0)
+    assert one.channel.told == [(EventType.STOP_REQUESTED, {"stop_reason": "budget"})]
+
+
+def test_a_provider_that_ignores_its_limit_is_cut_off_with_the_next_batch():
+    provider = endless()
+    one, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider)
+    assert outcome == Stopped(outcome.answer, StopReason.BUDGET)
+    assert (len(outcome.answer.content), provider.closed) == (PAID_TOKENS + 1, 1)
+    assert outcome.answer.usage.output_tokens == PAID_TOKENS + 1  # never hidden
+    assert one.channel.told[-1] == (EventType.STOP_REQUESTED, {"stop_reason": "budget"})
+
+
+def test_long_deltas_are_counted_by_their_length():
+    provider = endless("x" * 100)
+    _, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider)
+    assert outcome.reason is StopReason.BUDGET
+    assert len(outcome.answer.content) == 400  # the first that is over 16 characters a token
+    assert outcome.answer.usage.output_tokens == 100
+
+
+def test_a_provider_that_counts_as_it_goes_is_believed():
+    counts = Capabilities(running_usage=True)
+    batches = [[ContentDelta("a"), RunningUsage(Usage(30, output_tokens=n // 4))] for n in range(1, 200)]
+    provider = Asked([MessageStart()], *batches, capabilities=counts)
+    _, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider)
+    assert outcome.reason is StopReason.BUDGET
+    assert outcome.answer.usage == Usage(30, output_tokens=PAID_TOKENS + 1)
+
+
+def test_a_prompt_that_the_provider_counts_larger_leaves_less_for_the_answer():
+    larger = RunningUsage(Usage(input_tokens=40 + 8 + 128 + 200))
+    hold = PROMPT_USD + 100 * TOKEN_USD
+    provider = Asked([MessageStart(), larger], *[[ContentDelta("a")]] * 500)
+    _, outcome = run_on(hold, provider)
+    # By hand: at $3 for input the hold leaves ⌊(0.001056 + 0.0015 − 376 × 0.000003) / 0.000015⌋ = 95 tokens.
+    assert len(outcome.answer.content) == 96
+
+
+def test_an_estimate_is_not_above_the_limit_that_an_honest_provider_was_sent():
+    provider = Asked(
+        [MessageStart(), *[ContentDelta("x" * 6)] * PAID_TOKENS, Finish(FinishReason.LENGTH, None)]
+    )
+    _, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider)
+    assert isinstance(outcome, Completed)
+    assert outcome.answer.usage.output_tokens == PAID_TOKENS
+
+
+def test_what_failed_calls_used_is_taken_from_the_hold_of_the_next():
+    broken = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    provider = Asked([MessageStart()], broken)
+    _, outcome = run_on(PROMPT_USD + PAID_TOKENS * TOKEN_USD, provider, retries=Again(3))
+    # By hand: a call that broke off is estimated at 14 tokens of input, $0.000042, which is 2.8 tokens of output.
+    assert provider.limits == [20, 17]
+    assert outcome == Stopped(outcome.answer, StopReason.BUDGET)
+    assert outcome.answer.usage.input_tokens == 28

@@ -1,0 +1,92 @@
+"""Holds: what a new turn can cost is set aside in the transaction that accepts it, or it is refused (I6)."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from shared.errors import ProblemCode, RefusedError
+from shared.events import timestamp
+from shared.holds import least_tokens, most_prompt_tokens, most_text_tokens, output_token_usd
+from shared.money import format_usd
+from shared.prices import Priced, most_cost, price_of
+from shared.statement import Statement
+from shared.usage import Usage
+
+_FIRST_ATTEMPT: Final = 1
+_TAKE: Final = Statement(
+    """
+    select tokens, period, limit_usd, spent_usd, held_usd, starts_on from turnkeeper.take_hold(
+        :organization_id, :turn_id, :attempt, :prompt_usd, :token_usd, :least_tokens, :most_tokens)
+    """
+)
+
+
+def take_hold(
+    db: Connection,
+    organization_id: UUID,
+    turn_id: UUID,
+    *,
+    priced: Priced,
+    context_tokens: int,
+    earlier_tokens: int,
+    content: str,
+    max_output_tokens: int,
+) -> None:
+    """Hold the most that a turn can cost, or as much of its answer as the budget pays; the last lock of all.
+
+    Args:
+        db: The transaction that has inserted the turn.
+        organization_id: Whose budget pays.
+        turn_id: The turn; its `max_output_tokens` becomes what is paid for.
+        priced: The model.
+        context_tokens: What prompts are cut to.
+        earlier_tokens: The most tokens of what the session may send along.
+        content: The question.
+        max_output_tokens: What is asked for.
+
+    Raises:
+        RefusedError: The budget does not pay for an answer worth a call.
+    """
+    prompt_tokens = most_prompt_tokens(earlier_tokens + most_text_tokens(content), context_tokens)
+    price = price_of(priced, Usage(input_tokens=prompt_tokens), datetime.now(UTC))
+    held = _TAKE.one_or_none(
+        db,
+        {
+            "organization_id": organization_id,
+            "turn_id": turn_id,
+            "attempt": _FIRST_ATTEMPT,
+            "prompt_usd": most_cost(price, prompt_tokens, 0),
+            "token_usd": output_token_usd(price),
+            "least_tokens": least_tokens(max_output_tokens),
+            "most_tokens": max_output_tokens,
+        },
+    )
+    if held is not None and held.tokens == 0:
+        raise _refusal(held)
+
+
+def _refusal(held: Row[Any]) -> RefusedError:
+    resets_at = _end_of(held.period, held.starts_on)
+    members: Mapping[str, str] = {
+        "period": held.period,
+        "limit_usd": format_usd(held.limit_usd),
+        "spent_usd": format_usd(held.spent_usd),
+        "held_usd": format_usd(held.held_usd),
+        "resets_at": timestamp(resets_at),
+    }
+    return RefusedError(
+        ProblemCode.BUDGET_EXCEEDED,
+        f"the organization's budget of the {held.period} does not pay for the turn: wait for the next {held.period},"
+        " or let an admin raise it",
+        members=members,
+    )
+
+
+def _end_of(period: str, starts_on: date) -> datetime:
+    """Return when the next period begins."""
+    after = starts_on + timedelta(days=32 if period == "month" else 1)
+    first = after.replace(day=1) if period == "month" else after
+    return datetime.combine(first, time(), UTC)

@@ -1,0 +1,77 @@
+"""What an attempt may cost: its hold, less what its earlier calls used (I6).
+
+The limit that the provider is sent is computed from the very prompt that it is sent, so whatever the history became
+since the turn was accepted, an answer within the limit is paid for. A provider that ignores the limit is cut off.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from shared.holds import (
+    MOST_BYTES_PER_TOKEN,
+    least_tokens,
+    most_prompt_tokens,
+    most_text_tokens,
+    payable_tokens,
+)
+from shared.prices import Priced, price_of
+from shared.usage import Usage
+from worker.provider import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """An attempt's hold.
+
+    Args:
+        priced: The model that answers.
+        hold_usd: What the attempt may cost.
+        context_tokens: What prompts are cut to.
+    """
+
+    priced: Priced
+    hold_usd: Decimal
+    context_tokens: int
+
+    def limited(self, prompt: Prompt, spent: Usage) -> Prompt | None:
+        """Return the prompt with the limit that can be paid for.
+
+        Args:
+            prompt: What is to be sent.
+            spent: What earlier calls of the attempt used.
+
+        Returns:
+            None where no answer worth a call is paid for.
+        """
+        texts = (prompt.system or "", *(message.content for message in prompt.messages))
+        most = most_prompt_tokens(sum(most_text_tokens(text) for text in texts), self.context_tokens)
+        now = datetime.now(UTC)
+        price = price_of(self.priced, Usage(input_tokens=most), now)
+        left = self.hold_usd - price_of(self.priced, spent, now).cost(spent)
+        payable = payable_tokens(price, left, most, prompt.max_output_tokens)
+        if payable < least_tokens(prompt.max_output_tokens):
+            return None
+        return replace(prompt, max_output_tokens=payable)
+
+    def tokens_after(self, prompt: Usage, spent: Usage, most: int) -> int:
+        """Return how many tokens of the answer are paid for, now that the provider has counted the prompt.
+
+        Args:
+            prompt: Its figures, those of the answer left out.
+            spent: What earlier calls of the attempt used.
+            most: The limit that was sent.
+        """
+        now = datetime.now(UTC)
+        price = price_of(self.priced, prompt, now)
+        left = self.hold_usd - price.cost(prompt) - price_of(self.priced, spent, now).cost(spent)
+        return payable_tokens(price, left, 0, most)
+
+
+def within_limit(estimate: int, characters: int, most: int) -> int:
+    """Return an estimate of an answer's tokens that is not above the limit which the provider was sent.
+
+    Tokens may be longer than an estimate takes them to be. A text that is too long for the limit in any language was
+    not held to it, and the estimate counts.
+    """
+    return estimate if characters > most * MOST_BYTES_PER_TOKEN else min(estimate, most)
