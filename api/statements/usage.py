@@ -12,9 +12,12 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from api.queries import UsageGroup
 
+# By the day that paid, so that these sums are the budgets' own. A row is written on that day or, when the turn began
+# before midnight or waited long behind others, some time after; the index knows only when it was written.
 _IS_WITHIN: Final = """
-    {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
-    and {row}.created_at < (cast(:last_day as timestamp) + interval '1 day') at time zone 'UTC'
+    {row}.day between :first_day and :last_day
+    and {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
+    and {row}.created_at < (cast(:last_day as timestamp) + interval '8 days') at time zone 'UTC'
 """
 _TOKENS: Final = (
     "input_tokens",
@@ -65,7 +68,7 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextCla
     )
 
 
-_DAY: Final = "date_trunc('day', {row}.created_at at time zone 'UTC')::date"
+_DAY: Final = "{row}.day"
 _STATEMENTS: Final[Mapping[UsageGroup, TextClause]] = MappingProxyType(
     {
         UsageGroup.DAY: _usage_by(_DAY, "date", newest_first=True),

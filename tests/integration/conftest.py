@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -112,6 +113,7 @@ def bill(as_owner: Callable[..., list[Any]], organization: UUID) -> Callable[...
             "price": json.dumps(FREE.as_dict()),
             "cost_usd": Decimal(cost),
             "created_at": at,
+            "day": datetime.fromisoformat(at).astimezone(UTC).date(),
             **columns,
         }
         as_owner(

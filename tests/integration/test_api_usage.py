@@ -1,6 +1,6 @@
 """Usage over HTTP: what the ledger adds up to."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -147,3 +147,11 @@ def test_usage_is_an_admins_and_the_organizations_own(api, keys, strangers, bill
     for group_by in ("day", "user", "model"):
         report = usage(api, strangers.admin, f"{YEAR}&group_by={group_by}")
         assert (report["data"], report["totals"]["attempts"]) == ([], 0)
+
+
+def test_a_cost_is_of_the_day_whose_budget_held_it(api, keys, bill):
+    bill("2026-03-02T00:04:00+00:00", "0.25", day=date(2026, 3, 1))  # accepted before midnight, settled after
+    answer = api.get("/v1/usage?from=2026-03-01&to=2026-03-01&group_by=day", keys.admin)
+    assert [(row["group"], row["cost_usd"]) for row in answer.json["data"]] == [("2026-03-01", "0.250000")]
+    answer = api.get("/v1/usage?from=2026-03-02&to=2026-03-02&group_by=day", keys.admin)
+    assert answer.json["data"] == []
