@@ -5,8 +5,14 @@ changes nothing and a worker that lost its lease cannot write (I3). Because the 
 the same script, what was refused was not shown either.
 """
 
+import hashlib
 from enum import IntEnum
 from typing import Final
+
+
+def sha_of(script: str) -> str:
+    """Return the name by which Redis knows a script that it was given."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class Appended(IntEnum):
@@ -103,3 +109,6 @@ return 1
 KEYS: log, channel. ARGV: the id `<attempt>-<seq>` that the snapshot reaches, the snapshot, seconds to
 live. Returns 1, or -1 when the log has moved past it.
 """
+
+ALL_SCRIPTS: Final = (OPEN, TAKE_OVER, APPEND, RESTART)
+"""What a connection to Redis loads, to call it by name."""

@@ -20,6 +20,7 @@ from shared.turns import StopReason
 from shared.usage import Usage, UsageSource, estimate_tokens
 from worker.allowance import Allowance, within_limit
 from worker.breaker import Breaker, Call
+from worker.channel import Channel
 from worker.continuation import Seam, continued
 from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import prompt_tokens
@@ -33,7 +34,6 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
-from worker.publisher import Channel
 from worker.retry import Retries
 
 _log = logging.getLogger("turnkeeper.attempt")

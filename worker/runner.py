@@ -31,13 +31,14 @@ from worker.allowance import Allowance
 from worker.attempt import Attempt
 from worker.breaker import Breaker
 from worker.calm import Calm
+from worker.channel import Channel
 from worker.claim import Claim, claim_next_turn
 from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
 from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
-from worker.publisher import Channel, Publisher
+from worker.publisher import Publisher
 from worker.retry import Retries, RetryBudget
 from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
 

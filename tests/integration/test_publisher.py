@@ -12,7 +12,8 @@ import redis
 from shared.events import EventEncoder, EventType
 from shared.ids import new_id
 from shared.redis_names import log_key
-from worker.publisher import Channel, Publisher
+from worker.channel import Channel
+from worker.publisher import Publisher
 
 DEADLINE_SECONDS = 10
 ACCEPTED = [(1, b'{"seq":1}'), (2, b'{"seq":2}')]

@@ -1,0 +1,386 @@
+"""One attempt's way to its log and its readers: what it tells waits here until the publisher takes it.
+
+Consecutive deltas become one event while they wait. What was sent stays until Redis has said that it has it.
+Everything here belongs to the loop's thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from shared.events import EventEncoder, EventType, timestamp
+from shared.log_scripts import APPEND, RESTART, Appended, sha_of
+from shared.redis_names import events_channel, log_key
+from shared.turns import TurnStatus
+from shared.wire import pack
+
+if TYPE_CHECKING:
+    from worker.publisher import Publisher
+
+_log = logging.getLogger("turnkeeper.publisher")
+
+_RETRY_SECONDS: Final = 0.5
+"""Redis answered with an error (out of memory, loading): when the turn's events are tried again."""
+_LINGER_SECONDS: Final = 60.0
+"""How long a settled turn's last events wait for a Redis that is away; then readers use the row."""
+_READ_TRIES: Final = 100
+_DRAIN_POLL_SECONDS: Final = 0.005
+_APPEND_SHA: Final = sha_of(APPEND)
+_RESTART_SHA: Final = sha_of(RESTART)
+_DONE_PREFIX: Final = b'{"type":"done"'
+
+_Pending = list[Any]
+"""`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
+
+
+class Channel:
+    """One attempt's way to its log and its readers.
+
+    Args:
+        publisher: Who sends.
+        session_id: Whose channel it is.
+        turn_id: Whose log it is.
+        attempt: The fencing token: first part of every id.
+        seq: The last number that was given before this attempt.
+        message_id: The answer's id, for a snapshot.
+        on_fenced: Called when a newer attempt has written.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_encoder",
+        "_expires_at",
+        "_first_unacked",
+        "_in_flight",
+        "_is_discarded",
+        "_is_ending",
+        "_last",
+        "_message_id",
+        "_needs_snapshot",
+        "_on_fenced",
+        "_pending",
+        "_pending_bytes",
+        "_publisher",
+        "_retry_at",
+        "_session_id",
+        "_shown",
+        "_snapshot_in_flight",
+        "_snapshot_seq",
+        "_thought",
+        "_turn_id",
+        "_unacked",
+        "_unacked_bytes",
+        "_version",
+        "channel",
+        "log",
+        "seq",
+    )
+
+    def __init__(
+        self,
+        publisher: "Publisher",
+        session_id: UUID,
+        turn_id: UUID,
+        attempt: int,
+        seq: int,
+        message_id: UUID,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        """Prepare; `Publisher.open` begins the log."""
+        self.log = log_key(session_id, turn_id)
+        self.channel = events_channel(session_id)
+        self.seq = seq
+        self._publisher = publisher
+        self._encoder = EventEncoder(session_id, turn_id)
+        self._session_id = session_id
+        self._turn_id = turn_id
+        self._attempt = attempt
+        self._message_id = message_id
+        self._on_fenced = on_fenced
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self._last: _Pending | None = None
+        self._unacked: list[bytes] = []
+        self._unacked_bytes = 0
+        self._first_unacked = seq + 1
+        self._in_flight = False
+        self._needs_snapshot = False
+        self._snapshot_in_flight = False
+        self._snapshot_seq = 0
+        self._retry_at = 0.0
+        self._expires_at = 0.0
+        self._is_ending = False
+        self._is_discarded = False
+        self._shown: list[str] = []
+        self._thought: list[str] = []
+        self._version = 0
+
+    def go_on_from(self, text: str, *, is_in_log: bool) -> None:
+        """Begin where an earlier attempt ended, before anything is told.
+
+        Args:
+            text: What readers were shown of the answer, through this channel's number.
+            is_in_log: Whether the log ends there too; else it begins again with a snapshot, under a number
+                that no reader has.
+        """
+        self._shown = [text]
+        if not is_in_log:
+            self.seq += 1
+            self._first_unacked = self.seq + 1
+            self._needs_snapshot = True
+            self._publisher.begin_again(self)  # the lease was taken just now
+
+    def delta(self, reasoning: bool, text: str) -> None:
+        """Show a piece of the answer or of the thinking."""
+        if self._is_discarded:
+            return
+        last = self._last
+        if last is not None and last[0] is reasoning:
+            last[1].append(text)
+        else:
+            self._last = [reasoning, [text]]
+            self._pending.append(self._last)
+        self._pending_bytes += len(text)
+        self._publisher.mark(self)
+
+    def note_call(self) -> None:
+        """Note that the provider was called: should this worker die before its next renewal, the call is billed."""
+        self._publisher.note_call(self._session_id, self._turn_id, self._attempt)
+
+    def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
+        """Tell a fact that is no delta."""
+        if self._is_discarded:
+            return
+        self._last = None
+        self._pending.append([event_type, fields])
+        self._pending_bytes += 256
+        self._publisher.mark(self)
+
+    def encoded(self, seq: int, event: bytes) -> None:
+        """Tell a fact that stands already encoded under the number `seq`, which must be the next.
+
+        Under any other number it would be a silent hole, so it is left to the row to tell it (I4).
+        """
+        if self._is_discarded:
+            return
+        if seq != self.next_seq():
+            _log.error("an event has another number than its place", extra={"turn_id": str(self._turn_id)})
+            self.discard()
+            return
+        self._last = None
+        self._pending.append([None, event])
+        self._pending_bytes += len(event)
+        self._publisher.mark(self)
+
+    def next_seq(self) -> int:
+        """Return the number that an event told now will get."""
+        return self.seq + len(self._pending) + 1
+
+    async def drained(self, within_seconds: float) -> bool:
+        """Wait until all that was told is in Redis; False when that took too long."""
+        deadline = monotonic() + within_seconds
+        while not self.is_idle() and monotonic() < deadline:  # noqa: ASYNC110 -- rare, and no event to set on the delta path
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        return self.is_idle()
+
+    def end(self) -> None:
+        """Say that the attempt is over and about to be settled.
+
+        From here on a renewal that does not find the turn may have come after the settlement. So the lease
+        says no more whether the last events may be shown; the settlement does, and `discard` follows when it
+        fails.
+        """
+        self._is_ending = True
+
+    def fence(self) -> None:
+        """Drop what was not sent, unless the attempt is being settled: the lease is lost (I3)."""
+        if not self._is_ending:
+            self.discard()
+
+    def close(self) -> None:
+        """Say that nothing more follows: forget the turn when all of it is in Redis, or after a while."""
+        self._expires_at = monotonic() + _LINGER_SECONDS
+        self._publisher.mark(self)
+
+    def discard(self) -> None:
+        """Drop what was not sent, and whatever is told from now on: nothing may be shown any more (I3)."""
+        self._is_discarded = True
+        self._pending.clear()
+        self._unacked.clear()
+        self._pending_bytes = self._unacked_bytes = 0
+        self._last = None
+        self._publisher.forget(self)
+
+    def text_so_far(self) -> tuple[int, str, str] | None:
+        """Return the number of the last encoded event, and content and reasoning exactly through it.
+
+        For other threads: the version is odd while the loop encodes and differs after it did, so what
+        was read between is thrown away. None when that happened several times over.
+        """
+        for _ in range(_READ_TRIES):
+            version = self._version
+            seq, content, reasoning = self.seq, list(self._shown), list(self._thought)
+            if version % 2 == 0 and version == self._version:
+                return seq, "".join(content), "".join(reasoning)
+        return None
+
+    # What follows is the publisher's side.
+
+    def waiting_bytes(self) -> int:
+        """Return about how much is held for Redis."""
+        return self._pending_bytes + self._unacked_bytes
+
+    def is_idle(self) -> bool:
+        """Say whether everything told so far is in Redis."""
+        return not (self._pending or self._unacked or self._in_flight or self._needs_snapshot)
+
+    def is_closing(self) -> bool:
+        """Say whether nothing more will be told."""
+        return bool(self._expires_at)
+
+    def is_finished(self, now: float) -> bool:
+        """Say whether the publisher may forget it."""
+        return bool(self._expires_at) and (self.is_idle() or now > self._expires_at)
+
+    def take(self, ts: str, now: float, max_entries: int, ttl_seconds: int) -> bytes | None:
+        """Encode what is pending and return the command that appends it, or None when nothing may go."""
+        if self._in_flight or self._needs_snapshot or now < self._retry_at:
+            return None
+        self._version += 1
+        for entry in self._pending:
+            self.seq += 1
+            self._unacked.append(self._encode(entry, ts))
+        self._version += 1
+        self._pending.clear()
+        self._unacked_bytes += self._pending_bytes
+        self._pending_bytes = 0
+        self._last = None
+        if not self._unacked:
+            return None
+        self._in_flight = True
+        ttl = ttl_seconds if self._expires_at else 0
+        return pack(
+            "EVALSHA", _APPEND_SHA, 2, self.log, self.channel, self._attempt, self._first_unacked, max_entries, ttl,
+            *self._unacked,
+        )  # fmt: skip
+
+    def _encode(self, entry: _Pending, ts: str) -> bytes:
+        kind, content = entry
+        if kind is False or kind is True:
+            text = content[0] if len(content) == 1 else "".join(content)
+            (self._thought if kind else self._shown).append(text)
+            return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
+        if kind is None:
+            return bytes(content)
+        if kind is EventType.MESSAGE_RESET:
+            self._shown.clear()
+            self._thought.clear()
+        return self._encoder.encode(kind, self.seq, self._attempt, ts, content)
+
+    def answered(self, reply: object) -> None:
+        """Take Redis' answer to what `take` gave."""
+        self._in_flight = False
+        match reply:
+            case Appended.WRITTEN:
+                self._settle_unacked()
+            case Appended.LOG_GONE:
+                self._leave_to_snapshot()
+                self._publisher.restart(self)
+                return
+            case Appended.FENCED:
+                _log.warning("a newer attempt has written", extra={"turn_id": str(self._turn_id)})
+                self.discard()
+                self._on_fenced()
+                return
+            case _:
+                _log.warning("redis refused an append: %s", reply, extra={"turn_id": str(self._turn_id)})
+                self._retry_at = monotonic() + _RETRY_SECONDS
+        self._publisher.mark(self)
+
+    def connection_lost(self) -> None:
+        """Keep what was not acknowledged, to be sent again under the same numbers."""
+        self._in_flight = False
+        self._snapshot_in_flight = False
+
+    def overflow(self) -> None:
+        """Give up the backlog's single events: readers get a snapshot instead (I4)."""
+        ts = timestamp(datetime.now(UTC))
+        self._version += 1
+        for entry in self._pending:
+            self.seq += 1
+            self._unacked.append(self._encode(entry, ts))
+        self._version += 1
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._last = None
+        self._leave_to_snapshot()
+
+    def wants_restart(self, now: float) -> bool:
+        """Say whether a snapshot must go before anything else, and none is on its way."""
+        return (
+            self._needs_snapshot
+            and not (self._snapshot_in_flight or self._in_flight)
+            and now >= self._retry_at
+        )
+
+    def snapshot(self, ttl_seconds: int) -> bytes:
+        """Return the command that begins the log again with the text so far."""
+        fields = {
+            "status": TurnStatus.RUNNING.value,
+            "message_id": str(self._message_id),
+            "content": "".join(self._shown),
+            "reasoning": "".join(self._thought),
+        }
+        self._snapshot_in_flight = True
+        self._snapshot_seq = self._first_unacked - 1
+        ts = timestamp(datetime.now(UTC))
+        encoded = self._encoder.encode(EventType.SNAPSHOT, self._snapshot_seq, self._attempt, ts, fields)
+        return pack(
+            "EVALSHA",
+            _RESTART_SHA,
+            2,
+            self.log,
+            self.channel,
+            f"{self._attempt}-{self._snapshot_seq}",
+            encoded,
+            ttl_seconds,
+        )
+
+    def restarted(self, reply: object) -> None:
+        """Take Redis' answer to `snapshot`."""
+        self._snapshot_in_flight = False
+        if reply == Appended.WRITTEN:
+            # The backlog may have been given up once more meanwhile.
+            self._needs_snapshot = self._snapshot_seq != self._first_unacked - 1
+        else:
+            _log.warning("redis refused a snapshot: %s", reply, extra={"turn_id": str(self._turn_id)})
+            self._retry_at = monotonic() + _RETRY_SECONDS
+        self._publisher.mark(self)
+
+    def give_up(self) -> None:
+        """Forget it, unless it is being settled: the turn is no longer ours to show."""
+        self.fence()
+        self._on_fenced()
+
+    def identity(self) -> tuple[UUID, int]:
+        """Return the turn and the attempt, for the check of the lease."""
+        return self._turn_id, self._attempt
+
+    def _leave_to_snapshot(self) -> None:
+        """Drop what a snapshot stands for: all but `done`, which no reader may have seen as it follows."""
+        done = self._unacked[-1:]
+        if done and not done[0].startswith(_DONE_PREFIX):
+            done = []
+        self._unacked = done
+        self._unacked_bytes = sum(map(len, done))
+        self._first_unacked = self.seq + 1 - len(done)
+        self._needs_snapshot = True
+
+    def _settle_unacked(self) -> None:
+        self._unacked.clear()
+        self._unacked_bytes = 0
+        self._first_unacked = self.seq + 1
