@@ -9,9 +9,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import UUID
 
 import redis
@@ -20,17 +19,16 @@ from sqlalchemy import Row, text
 from shared.database import Database
 from shared.doorbell import QUEUE_KEY
 from shared.errors import Fault, UnavailableError
-from shared.events import EventType, decode_header, timestamp
+from shared.events import EventType, timestamp
 from shared.events_of_turn import accept_events, done_event
 from shared.log_scripts import RESTART
-from shared.redis_names import call_key, events_channel, log_key
+from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
-from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.allowance import within_limit
 from worker.continuation import is_continued
-from worker.outcome import Answer, Requeued, Stopped
+from worker.left_behind import Left, left_behind
+from worker.outcome import Requeued, Stopped
 from worker.provider import Capabilities
 from worker.publisher import Publisher
 from worker.retention import forget_old_sessions
@@ -50,12 +48,6 @@ _HOUSEKEEPING_ROUNDS: Final = 15
 _RETENTION_ROUNDS: Final = 20
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
-_BYTES_PER_TOKEN: Final = 4
-_NUMBERS_LEFT_OUT: Final = 1_000_000
-"""More than an attempt can have given out between two checkpoints."""
-
-_ANSWERED: Final = frozenset({EventType.MESSAGE_START, EventType.CONTENT_DELTA, EventType.REASONING_DELTA})
-"""Events that only an attempt tells whose provider answered."""
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
 _UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
@@ -97,32 +89,6 @@ _EXPIRE: Final = text(
     select t.*, exists (select from forgotten) as has_void_text from expired as t
     """
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What is known of a dead attempt: its row, what was shown and where its events ended."""
-
-    row: Row[Any]
-    answer: Answer
-    last_seq: int
-    is_log_lost: bool = False
-    is_open: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a turn's log tells.
-
-    Args:
-        transcript: The text.
-        is_answered: Whether the newest attempt's provider answered.
-        is_open: Whether the text can go on: no number is missing, and readers were not told its end.
-    """
-
-    transcript: Transcript
-    is_answered: bool
-    is_open: bool
 
 
 class Sweeper:
@@ -243,7 +209,7 @@ class Sweeper:
         """Settle or requeue a turn whose lease ran out; whoever is first wins (I2)."""
         with self._database.of(organization_id) as db:
             row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
-        left = self._left(row)
+        left = left_behind(row, self._redis, self._settings.context_tokens)
         ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
         try:
             settled = self._settle(organization_id, left, ending)
@@ -262,33 +228,14 @@ class Sweeper:
             self._begin_log_again(left, settled.attempt)
         self._tell(settled, left.last_seq, events, done)
 
-    def _settle(self, organization_id: UUID, left: _Left, ending: Ending) -> Row[Any] | None:
+    def _settle(self, organization_id: UUID, left: Left, ending: Ending) -> Row[Any] | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
         settlement = Settlement(
             organization_id, left.row.id, left.row.attempt, last_seq, lost_to=self._worker_id
         )
         return settle(self._database, self._settings.provider, settlement, ending)
 
-    def _left(self, row: Row[Any]) -> _Left:
-        """Gather what the dead attempt showed: the log knows more than the last checkpoint."""
-        content, reasoning = row.content or "", row.reasoning or ""
-        last_seq = max(row.last_seq, row.checkpoint_seq or 0)
-        called = bool(row.called) or self._was_called(row)
-        told = self._told(row)
-        is_open = False
-        if told is None:
-            # With the log it was lost which numbers readers have seen: none of them is given again (I4).
-            last_seq += _NUMBERS_LEFT_OUT
-        elif told.transcript.seq >= last_seq:
-            last_seq = told.transcript.seq
-            content, reasoning = told.transcript.content, told.transcript.reasoning
-            called = called or told.is_answered
-            is_open = told.is_open
-        usage = _usage(row, content, reasoning, self._settings.context_tokens) if called else Usage()
-        answer = Answer(content, reasoning, called, usage, _source(row))
-        return _Left(row, answer, last_seq, is_log_lost=told is None, is_open=is_open)
-
-    def _begin_log_again(self, left: _Left, attempt: int) -> None:
+    def _begin_log_again(self, left: Left, attempt: int) -> None:
         """Tell readers the text so far under a number that none of them has passed."""
         row, text = left.row, left.answer
         transcript = Transcript.resume(
@@ -307,52 +254,6 @@ class Sweeper:
             )
         except redis.RedisError as error:
             _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
-
-    def _was_called(self, row: Row[Any]) -> bool:
-        """Say whether the dead attempt noted in Redis that it called the provider; a renewal does so later."""
-        try:
-            noted = self._redis.get(call_key(row.session_id, row.id))
-        except redis.RedisError as error:
-            _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
-            return False
-        return bool(noted == str(row.attempt).encode())
-
-    def _told(self, row: Row[Any]) -> _Told | None:
-        """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""
-        try:
-            entries = cast("list[Any]", self._redis.xrange(log_key(row.session_id, row.id)))
-        except redis.RedisError as error:
-            _log.warning("a lost turn's log cannot be read: %s", type(error).__name__)
-            return None
-        encoded = [event for _, fields in entries for event in fields.values()]
-        if not encoded:
-            return None
-        first = decode_header(encoded[0])
-        transcript = Transcript()
-        if first.seq > 1 and first.type != EventType.SNAPSHOT:
-            if first.seq > (row.checkpoint_seq or 0) + 1:
-                return None
-            transcript = Transcript.resume(
-                seq=row.checkpoint_seq,
-                attempt=row.checkpoint_attempt,
-                status=row.status,
-                message_id=str(row.answer_id),
-                content=row.content,
-                reasoning=row.reasoning,
-            )
-        is_answered, is_open = False, True
-        for event in encoded:
-            header = decode_header(event)
-            is_snapshot = header.type == EventType.SNAPSHOT
-            is_open = is_open and (is_snapshot or header.seq <= transcript.seq + 1)
-            is_open = is_open and header.type != EventType.MESSAGE_END
-            if header.seq > transcript.seq:
-                transcript.apply(event)
-            if header.attempt == row.attempt:
-                # A snapshot may be of what an earlier attempt left.
-                is_news = is_snapshot and transcript.content != (row.content or "")
-                is_answered = is_answered or is_news or header.type in _ANSWERED
-        return _Told(transcript, is_answered, is_open)
 
     def _tell(
         self,
@@ -410,7 +311,7 @@ def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
             return () if error is None else ((EventType.ERROR, {"error": error}),)
 
 
-def _ending(left: _Left, capabilities: Capabilities) -> Ending:
+def _ending(left: Left, capabilities: Capabilities) -> Ending:
     row, answer = left.row, left.answer
     if row.status == TurnStatus.STOPPING:
         return Stopped(answer, StopReason(row.stop_reason))
@@ -418,28 +319,3 @@ def _ending(left: _Left, capabilities: Capabilities) -> Ending:
     if row.attempt - row.handed_back >= MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
         return lost(answer)
     return Requeued(answer, keeps_text=left.is_open and is_continued(answer, capabilities))
-
-
-def _usage(row: Row[Any], content: str, reasoning: str, context_tokens: int) -> Usage:
-    """Return what a dead attempt used: its checkpoint's figures, and an estimate for what came after them.
-
-    Neither estimate is above what was sent: the prompt was cut to the context, the answer had its limit.
-    A checkpoint that an earlier attempt left to be continued has no figures: its text is billed already.
-    """
-    said = estimate_tokens(content.removeprefix(row.content or ""))
-    thought = estimate_tokens(reasoning.removeprefix(row.reasoning or ""))
-    counted = row.output_tokens or 0
-    output = within_limit(counted + said + thought, len(content) + len(reasoning), row.max_output_tokens)
-    most_input = max(0, context_tokens - row.max_output_tokens)
-    return Usage(
-        input_tokens=row.input_tokens or min(int(row.prompt_bytes) // _BYTES_PER_TOKEN, most_input),
-        cache_read_tokens=row.cache_read_tokens or 0,
-        cache_write_tokens=row.cache_write_tokens or 0,
-        cache_write_1h_tokens=row.cache_write_1h_tokens or 0,
-        output_tokens=max(counted, output),
-        reasoning_tokens=min((row.reasoning_tokens or 0) + thought, max(counted, output)),
-    )
-
-
-def _source(row: Row[Any]) -> UsageSource:
-    return UsageSource(row.usage_source or UsageSource.ESTIMATED)

@@ -32,6 +32,7 @@ from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from worker import leases, sweeper
 from worker.claim import Claim, claim_turn
+from worker.left_behind import Left, source_of, usage_of
 from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.provider import Capabilities
 from worker.settle import Settlement, UnpayableError, settle
@@ -317,12 +318,10 @@ class TurnMachine(RuleBasedStateMachine):
                 sweeper._LEFT_BEHIND, {"organization_id": self.world.organization, "turn_id": turn}
             ).one()
         content = found.content or ""
-        usage = sweeper._usage(found, content, "", 10_000)
-        answer = Answer(
-            content, "", called=bool(found.called), usage=usage, usage_source=sweeper._source(found)
-        )
+        usage = usage_of(found, content, "", 10_000)
+        answer = Answer(content, "", called=bool(found.called), usage=usage, usage_source=source_of(found))
         ending = sweeper._ending(
-            sweeper._Left(found, answer, max(found.last_seq, found.checkpoint_seq or 0)), Capabilities()
+            Left(found, answer, max(found.last_seq, found.checkpoint_seq or 0)), Capabilities()
         )
         match ending:
             case Stopped():
