@@ -162,6 +162,7 @@ CREATE INDEX turns_queued ON turnkeeper.turns (queued_at) WHERE status = 'queued
 -- Fairness looks at each organization's head; what waits behind its own session's turn is in nobody's way.
 CREATE INDEX turns_claimable ON turnkeeper.turns (organization_id, queued_at)
     WHERE status = 'queued' AND claimable_at IS NOT NULL;
+CREATE INDEX turns_by_start ON turnkeeper.turns (organization_id, started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX turns_by_wait ON turnkeeper.turns (claimable_at) WHERE status = 'queued' AND claimable_at IS NOT NULL;
 CREATE INDEX turns_leased ON turnkeeper.turns (lease_expires_at) WHERE status IN ('running', 'stopping');
 
@@ -586,9 +587,10 @@ END
 $$;
 
 -- Takes the turn that fairness says: of the organizations with a claimable turn, that with the fewest running
--- for its weight, the longest waiting among equals; of it the oldest. `hint` is the turn that the doorbell
--- named: it is taken when its organization is as entitled as any. The planner's figures for a queue are
--- always stale, and the indexes are made for this: no other plan may be chosen.
+-- for its weight; among equals (all of them, where a worker has one slot) that which was given nothing for longest,
+-- for its weight. A backlog's age says nothing: who asks for most would always have the oldest. Of the organization
+-- the oldest turn, or `hint`, the turn that the doorbell named. The planner's figures for a queue are always stale,
+-- and the indexes are made for this: no other plan may be chosen.
 CREATE FUNCTION turnkeeper.claim_next_turn(worker uuid, lease_seconds double precision, hint uuid)
 RETURNS TABLE (organization_id uuid, turn_id uuid)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -615,12 +617,13 @@ BEGIN
                (SELECT count(*) FROM turnkeeper.turns AS r
                 WHERE r.organization_id = w.id AND r.status IN ('running', 'stopping'))::double precision
                    / o.weight AS load,
-               w.id = (SELECT h.id FROM hinted AS h) AS has_hint,
-               (SELECT t.queued_at FROM turnkeeper.turns AS t
-                WHERE t.organization_id = w.id AND t.status = 'queued' AND t.claimable_at IS NOT NULL
-                ORDER BY t.queued_at LIMIT 1) AS since
+               o.weight * extract(epoch FROM clock_timestamp() - (
+                   SELECT t.started_at FROM turnkeeper.turns AS t
+                   WHERE t.organization_id = w.id AND t.started_at IS NOT NULL
+                   ORDER BY t.started_at DESC LIMIT 1)) AS rested,
+               w.id = (SELECT h.id FROM hinted AS h) AS has_hint
         FROM waiting AS w JOIN turnkeeper.organizations AS o ON o.id = w.id
-        ORDER BY load, has_hint DESC NULLS LAST, since
+        ORDER BY load, rested DESC NULLS FIRST, has_hint DESC NULLS LAST
     LOOP
         least := coalesce(least, entitled.load);
         IF entitled.has_hint AND entitled.load <= least THEN
