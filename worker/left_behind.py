@@ -1,9 +1,11 @@
 """What a dead attempt left: its checkpoint, its log, and the note of its call."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import msgspec
 import redis
 from sqlalchemy import Row
 
@@ -87,15 +89,23 @@ def _was_called(row: Row[Any], log: "redis.Redis") -> bool:
 
 
 def _told(row: Row[Any], log: "redis.Redis") -> _Told | None:
-    """Fold the turn's log; None when Redis is away or the log does not reach back far enough."""
+    """Fold the turn's log; None when Redis is away, or the log is spoiled or does not reach back far enough."""
     try:
         entries = cast("list[Any]", log.xrange(log_key(row.session_id, row.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's log cannot be read: %s", type(error).__name__)
         return None
     encoded = [event for _, fields in entries for event in fields.values()]
-    if not encoded:
+    try:
+        return _fold(row, encoded) if encoded else None
+    except msgspec.DecodeError:
+        # Whatever wrote that, the turn has to end: the checkpoint is what is known (I1).
+        _log.error("a lost turn's log holds what is no event", extra={"turn_id": str(row.id)})
         return None
+
+
+def _fold(row: Row[Any], encoded: Sequence[bytes]) -> _Told | None:
+    """Add the events to what was saved; None when some between them are missing."""
     first = decode_header(encoded[0])
     transcript = Transcript()
     if first.seq > 1 and first.type != EventType.SNAPSHOT:

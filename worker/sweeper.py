@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -123,6 +124,7 @@ class Sweeper:
             settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
         )
         self._round = 0
+        self._told: list[Future[None]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
 
@@ -158,13 +160,33 @@ class Sweeper:
             if self._round % _HOUSEKEEPING_ROUNDS == 0:
                 self._keep_house(db)
         for row in lost_turns:
-            self._recover(row.organization_id, row.turn_id)
+            self._each(self._recover, row)
         for row in overdue:
-            self._expire(row.organization_id, row.turn_id)
+            self._each(self._expire, row)
+        self._await_told()
         # Last, so that what was requeued or became its session's next just now is rung in this round.
         self._ring_again()
         if self._round % _RETENTION_ROUNDS == 0:
             self._forget_old_sessions()
+
+    def _each(self, step: Callable[[UUID, UUID], None], row: Row[Any]) -> None:
+        """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""
+        try:
+            step(row.organization_id, row.turn_id)
+        except UnavailableError:
+            raise  # it would be the same for all others
+        except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
+            _log.exception("a turn could not be taken up", extra={"turn_id": str(row.turn_id)})
+
+    def _await_told(self) -> None:
+        """Wait until readers were shown what was decided, before a doorbell lets the next attempts speak."""
+        told, self._told = self._told, []
+        done, late = wait(told, timeout=_TELL_SECONDS)
+        if late:
+            _log.warning("readers are told late", extra={"turns": len(late)})
+        for each in done:
+            if (error := each.exception()) is not None:
+                _log.error("readers could not be told", exc_info=error)
 
     def _forget_old_sessions(self) -> None:
         """After everything else and in a transaction of its own: turns never wait for it, nor fail with it."""
@@ -262,7 +284,7 @@ class Sweeper:
         events: Sequence[tuple[EventType, Mapping[str, Any]]],
         done: bytes | None,
     ) -> None:
-        """Show readers what was decided, before a doorbell lets the next attempt speak."""
+        """Show readers what was decided; all turns of a round at the same time."""
 
         async def tell() -> None:
             await self._publisher.open(row.session_id, row.id, accept_events(row))
@@ -278,7 +300,7 @@ class Sweeper:
                 await channel.drained(_SHOWN_SECONDS)
                 channel.discard()
 
-        asyncio.run_coroutine_threadsafe(tell(), self._loop).result(timeout=_TELL_SECONDS)
+        self._told.append(asyncio.run_coroutine_threadsafe(tell(), self._loop))
 
     def _expire(self, organization_id: UUID, turn_id: UUID) -> None:
         with self._database.of(organization_id) as db:

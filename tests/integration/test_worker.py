@@ -20,6 +20,7 @@ from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channe
 from shared.settings import load_settings
 from worker import runner
 from worker.claim import claim_turn
+from worker.left_behind import left_behind
 from worker.main import Worker
 from worker.settle import settle
 
@@ -60,10 +61,13 @@ class Desk:
         self.worker = worker
         self.settings = settings
         self.redis = redis.Redis.from_url(settings.redis_url)
-        self.session = new_id()
-        self.number = 0
         self.provider = httpx.Client(base_url=provider)
         self.threads: list[threading.Thread] = []
+        self.begin_session()
+
+    def begin_session(self):
+        self.session = new_id()
+        self.number = 0
         self.sql(
             "insert into turnkeeper.sessions (organization_id, id, user_name, max_turns) values (:o, :s, 'u', 50)"
         )
@@ -265,6 +269,38 @@ def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
         "select attempt, usage_source from turnkeeper.ledger where turn_id = :t order by 1", t=turn
     )
     assert [tuple(bill) for bill in bills] == [(1, "estimated"), (2, "provider")]
+
+
+def test_a_turn_whose_log_was_spoiled_is_taken_up_all_the_same(desk):
+    turn = desk.queue("[[tokens=3]]")
+    claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    desk.redis.xadd(log_key(desk.session, turn), {"e": b"no event"}, id="0-1")
+    until(lambda: desk.row(turn).status == "queued")
+    desk.ring(turn)
+    row = desk.ended(turn)
+    assert (row.status, row.attempt) == ("completed", 2)
+    done = json.loads(desk.redis.xrevrange(log_key(desk.session, turn), count=1)[0][1][b"e"])
+    assert (done["type"], done["seq"]) == ("done", row.last_seq)
+
+
+def test_a_turn_that_cannot_be_taken_up_keeps_no_other_waiting(desk, monkeypatch, caplog):
+    """A mistake of ours in one turn's way back must not be every turn's (I1)."""
+    stuck = desk.queue("[[tokens=3]]")
+    desk.begin_session()
+    other = desk.queue("[[tokens=3]]")
+    real = left_behind
+
+    def mistaken(row, *rest):
+        if row.id == stuck:
+            raise RuntimeError("a mistake")
+        return real(row, *rest)
+
+    monkeypatch.setattr("worker.sweeper.left_behind", mistaken)
+    for turn in (stuck, other):  # the first whose lease ran out is the first that is looked at
+        claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    until(lambda: desk.row(other).status == "queued")
+    assert desk.row(stuck).status == "running"
+    assert "a turn could not be taken up" in caplog.text
 
 
 def bills_of(desk, turn):
