@@ -1,8 +1,8 @@
 """Ends or requeues what dead workers left, rings again where a doorbell was lost, expires what waited too long.
 
 What waits stays in PostgreSQL: only a bounded number of doorbells is out, for one that wakes a worker is as
-good as another. Every worker runs it each second; an advisory lock lets one of them work, so there is no extra process
-that could be missing.
+good as another. Every worker runs it each second, and at once when a lease runs out; an advisory lock lets one of them
+work, so there is no extra process that could be missing.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ _log = logging.getLogger("turnkeeper.sweeper")
 _LOCK: Final = 0x73776565
 """Advisory lock: one sweeper at a time, whichever worker it is in."""
 _EVERY_SECONDS: Final = 1.0
+_SOONEST_SECONDS: Final = 0.05
 _RING_AGAIN_SECONDS: Final = 2.0
 _MOST_AT_ONCE: Final = 200
 _MOST_DOORBELLS: Final = 200
@@ -52,6 +53,7 @@ _SHOWN_SECONDS: Final = 1.0
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
 _UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
+_NEXT_LEASE_END: Final = text("select turnkeeper.seconds_to_next_lease_end()")
 _OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
 _EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds, :age_seconds, :most)")
 _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
@@ -93,7 +95,7 @@ _EXPIRE: Final = text(
 
 
 class Sweeper:
-    """Sweeps each second until `stop`.
+    """Sweeps each second, and when a lease runs out, until `stop`.
 
     Args:
         settings: The configuration.
@@ -135,24 +137,32 @@ class Sweeper:
     def stop(self) -> None:
         """Finish the round and end."""
         self._stopping.set()
-        self._thread.join(timeout=_TELL_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join(timeout=_TELL_SECONDS)
+        self._redis.close()
 
     def _sweep_until_stopped(self) -> None:
-        while not self._stopping.wait(_EVERY_SECONDS):
+        pause = _EVERY_SECONDS
+        while not self._stopping.wait(pause):
+            pause = _EVERY_SECONDS
             try:
-                self.sweep()
+                pause = self.sweep()
             except UnavailableError as error:
                 _log.warning("the sweep waits for the database: %s", error)
             except Exception:  # noqa: BLE001
                 # The sweeper is what ends turns when all else fails: one bad row must not end it.
                 _log.exception("a sweep failed")
 
-    def sweep(self) -> None:
-        """Do one round, if no other worker is doing it."""
+    def sweep(self) -> float:
+        """Do one round, if no other worker is doing it.
+
+        Returns:
+            The seconds until the next.
+        """
         self._round += 1
         with self._database.across() as db:
             if not db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
-                return
+                return _EVERY_SECONDS
             lost_turns = db.execute(_LOST, {"most": _MOST_AT_ONCE}).all()
             overdue = db.execute(
                 _OVERDUE, {"queue_seconds": self._settings.queue_timeout_seconds, "most": _MOST_AT_ONCE}
@@ -168,6 +178,13 @@ class Sweeper:
         self._ring_again()
         if self._round % _RETENTION_ROUNDS == 0:
             self._forget_old_sessions()
+        return self._pause()
+
+    def _pause(self) -> float:
+        """Say when the next round is due: what a dead worker left is taken up as soon as its lease is over."""
+        with self._database.across() as db:
+            lease_end = db.execute(_NEXT_LEASE_END).scalar_one()
+        return _EVERY_SECONDS if lease_end is None else max(_SOONEST_SECONDS, min(_EVERY_SECONDS, lease_end))
 
     def _each(self, step: Callable[[UUID, UUID], None], row: Row[Any]) -> None:
         """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""

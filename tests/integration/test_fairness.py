@@ -23,6 +23,7 @@ from worker.claim import claim_next_turn
 from worker.main import Worker
 from worker.outcome import NOTHING, Completed
 from worker.settle import Settlement, settle
+from worker.sweeper import Sweeper
 
 DEADLINE_SECONDS = 30
 DOORBELLS = "turns:turns"
@@ -471,3 +472,16 @@ def test_a_request_that_was_answered_before_is_replayed_although_the_queue_is_fu
     again = client.post(path, json={"content": "hi"}, headers=headers)
     assert (again.status_code, again.json["id"]) == (200, first.json["id"])
     app.extensions["turnkeeper"].close()
+
+
+def test_the_sweeper_is_back_when_the_next_lease_runs_out(floor, monkeypatch):
+    """A dead worker's turns wait for the end of its lease, not for the next full second as well."""
+    own = floor.organization("own")
+    keeper = Sweeper(floor.settings, new_id(), floor.database, None, None, lambda *_: None)
+    assert keeper.sweep() == 1.0
+    floor.fill(own, 2)
+    monkeypatch.setattr("worker.sweeper._EVERY_SECONDS", 1000.0)
+    for lease_seconds in (300, 100):
+        claim_next_turn(floor.database, floor.worker, None, lease_seconds=lease_seconds, context_tokens=1000)
+        assert lease_seconds - 60 < keeper.sweep() <= lease_seconds
+    keeper.stop()

@@ -105,6 +105,7 @@ class Bank:
         sweeper = Sweeper(settings or self.settings, SWEEPER, self.database, None, None, lambda *_: None)
         monkeypatch.setattr(sweeper, "_tell", lambda *_: None)  # what readers see is not the question
         sweeper.sweep()
+        sweeper.stop()
 
     def agrees(self) -> bool:
         return main(["ledger", "check", "--organization", str(self.organization)]) == 0

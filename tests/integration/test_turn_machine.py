@@ -449,6 +449,7 @@ def test_a_lost_attempt_that_never_reached_the_provider_costs_nothing(world, set
     keeper = sweeper.Sweeper(settings, SWEEPER, world.database, None, None, lambda turn_id, traceparent: None)
     monkeypatch.setattr(keeper, "_tell", lambda *event: None)  # what readers see is not the question
     keeper.sweep()
+    keeper.stop()
     row = machine.books().turns[turn]
     assert row.status == "queued"
     assert (row.cost_usd, machine.books().session.cost_usd) == (0, 0)

@@ -721,6 +721,15 @@ AS $$
     ORDER BY t.lease_expires_at LIMIT most
 $$;
 
+-- When the next lease runs out; a renewal moves it, so only what is dead comes near.
+CREATE FUNCTION turnkeeper.seconds_to_next_lease_end() RETURNS double precision
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT extract(epoch FROM t.lease_expires_at - clock_timestamp())::double precision FROM turnkeeper.turns AS t
+    WHERE t.status IN ('running', 'stopping') AND t.lease_expires_at >= clock_timestamp()
+    ORDER BY t.lease_expires_at LIMIT 1
+$$;
+
 -- Queued turns that no worker has heard of for a while; each is given out once per `again_seconds`.
 CREATE FUNCTION turnkeeper.unheard_turns(again_seconds double precision, most integer)
 RETURNS TABLE (turn_id uuid, traceparent text)
