@@ -49,26 +49,40 @@ class Dialect(Protocol):
 class UpstreamProvider:
     """A `Provider` over HTTP.
 
+    Requests go to the transport itself: a client's redirects, proxies of the environment and `netrc` must not be, and
+    one answer's cookies would go with every other organization's questions (I9); what is left is work for each turn.
+
     Args:
         settings: Names, limits and times.
         dialect: What to say and how to read.
-        client: Sends the requests; closed with the provider.
+        transport: Sends the requests; closed with the provider.
     """
 
-    def __init__(self, settings: ProviderSettings, dialect: Dialect, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, settings: ProviderSettings, dialect: Dialect, transport: httpx.AsyncBaseTransport
+    ) -> None:
         """Keep what the streams need."""
         self.name = settings.name.value
         self.model = settings.model
         self.capabilities = dialect.capabilities
         self._settings = settings
         self._dialect = dialect
-        self._client = client
+        self._transport = transport
+        self._is_closed = False
+        self._url = httpx.URL(dialect.url)
         self._headers = {
             "accept": "text/event-stream",
             "accept-encoding": "identity",
             "content-type": "application/json",
             "user-agent": "turnkeeper",
             **dialect.headers,
+        }
+        self._times = {
+            "connect": settings.connect_timeout_seconds,
+            "pool": settings.connect_timeout_seconds,
+            "write": settings.first_token_timeout_seconds,
+            # Reading has no time limit here: the watch has it, which comments do not quiet.
+            "read": None,
         }
 
     def stream(
@@ -78,15 +92,18 @@ class UpstreamProvider:
         return self._stream(prompt, on_sent)
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
+        """Close every connection; there are no new ones."""
+        self._is_closed = True
+        await self._transport.aclose()
 
     @asynccontextmanager
     async def _stream(
         self, prompt: Prompt, on_sent: Callable[[], None] | None
     ) -> AsyncGenerator[AsyncIterator[Sequence[Item]], None]:
+        if self._is_closed:
+            raise ProviderError(Fault.PROVIDER_UNREACHABLE, "the provider is closed", sent=False)
         exchange = _Exchange(
-            self._settings, self._dialect, self._client, on_sent, continues=prompt.continues()
+            self._settings, self._dialect, self._transport, on_sent, continues=prompt.continues()
         )
         try:
             await exchange.open(self._request(prompt, exchange.trace))
@@ -100,20 +117,12 @@ class UpstreamProvider:
             headers["traceparent"] = (
                 prompt.traceparent
             )  # a client's value: nothing else may stand in a header
-        settings = self._settings
-        return self._client.build_request(
+        return httpx.Request(
             "POST",
-            self._dialect.url,
-            content=self._dialect.body(prompt),
+            self._url,
             headers=headers,
-            # Reading has no time limit here: the watch has it, which comments do not quiet.
-            timeout=httpx.Timeout(
-                connect=settings.connect_timeout_seconds,
-                pool=settings.connect_timeout_seconds,
-                write=settings.first_token_timeout_seconds,
-                read=None,
-            ),
-            extensions={"trace": trace},
+            content=self._dialect.body(prompt),
+            extensions={"timeout": self._times, "trace": trace},
         )
 
 
@@ -124,7 +133,6 @@ class _Exchange:
         "_answer",
         "_body",
         "_bytes_left",
-        "_client",
         "_decoder",
         "_events_left",
         "_failure",
@@ -133,18 +141,19 @@ class _Exchange:
         "_reader",
         "_response",
         "_silence",
+        "_transport",
     )
 
     def __init__(
         self,
         settings: ProviderSettings,
         dialect: Dialect,
-        client: httpx.AsyncClient,
+        transport: httpx.AsyncBaseTransport,
         on_sent: Callable[[], None] | None,
         *,
         continues: bool,
     ) -> None:
-        self._client = client
+        self._transport = transport
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
         self._answer = Answer(settings.max_text_bytes, continues=continues)
@@ -207,11 +216,9 @@ class _Exchange:
                 return items
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        if self._client.is_closed:
-            raise ProviderError(Fault.PROVIDER_UNREACHABLE, "the provider is closed", sent=False)
         self._silence.wait()
         try:
-            response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+            response = await self._transport.handle_async_request(request)
         except httpx.TransportError as exc:
             raise error_of_transport(exc, sent=self._is_sent, answered=False) from exc
         except asyncio.CancelledError:
