@@ -89,17 +89,24 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        try:
-            with self._engine.begin() as db:
+        with _told_apart(), self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Open a connection on which each statement is a transaction of its own; for a `Statement`, as `across` is.
+
+        Raises:
+            UnavailableError: As for `of`.
+        """
+        with _told_apart(), self._engine.connect() as db:
+            raw: Any = db.connection.driver_connection
+            raw.autocommit = True
+            try:
                 yield db
-        except PoolTimeoutError as exc:
-            raise UnavailableError("no database connection became free in time") from exc
-        except OperationalError as exc:
-            raise UnavailableError("the database cannot be reached or did not answer in time") from exc
-        except DBAPIError as exc:
-            if exc.connection_invalidated:
-                raise UnavailableError("the database connection was lost") from exc
-            raise
+            finally:
+                if not raw.closed:
+                    raw.autocommit = False
 
     def refuse_powerful_role(self) -> None:
         """Refuse to run as a role that row-level security does not bind.
@@ -128,6 +135,21 @@ class Database:
     def dispose(self) -> None:
         """Close all connections that are not in use."""
         self._engine.dispose()
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Tell a database that is away from a statement that is wrong."""
+    try:
+        yield
+    except PoolTimeoutError as exc:
+        raise UnavailableError("no database connection became free in time") from exc
+    except OperationalError as exc:
+        raise UnavailableError("the database cannot be reached or did not answer in time") from exc
+    except DBAPIError as exc:
+        if exc.connection_invalidated:
+            raise UnavailableError("the database connection was lost") from exc
+        raise
 
 
 def _begin_for(db: Connection, organization_id: UUID) -> None:

@@ -22,11 +22,14 @@ class Statement:
         sql: With its parameters as `:name`.
     """
 
-    __slots__ = ("_sql",)
+    __slots__ = ("_names", "_sql")
 
     def __init__(self, sql: str) -> None:
-        dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-        self._sql = str(text(sql).compile(dialect=dialect))
+        # PostgreSQL's own placeholders: a long statement with the driver's would be parsed at each execution.
+        dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+        compiled = text(sql).compile(dialect=dialect)
+        self._sql = str(compiled).encode()
+        self._names: Sequence[str] = compiled.positiontup or ()
 
     def one_or_none(self, db: Connection, parameters: Mapping[str, Any]) -> Row[Any] | None:
         """Run it and return its first row, None when it has none.
@@ -48,9 +51,9 @@ class Statement:
     def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
         raw = cast("psycopg.Connection[Any]", db.connection.driver_connection)
         # Named tuples: read by attribute, as SQLAlchemy's rows are.
-        cursor = raw.cursor(row_factory=namedtuple_row)
+        cursor = psycopg.RawCursor(raw, row_factory=namedtuple_row)
         try:
-            return cursor.execute(self._sql, parameters)
+            return cursor.execute(self._sql, [parameters[name] for name in self._names])
         except psycopg.OperationalError as error:
             if raw.closed:
                 db.invalidate(error)  # SQLAlchemy did not see it and would keep the connection

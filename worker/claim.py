@@ -1,16 +1,17 @@
 """Taking a turn: the row decides who runs it, and says all that the attempt needs.
 
 A doorbell only wakes: which turn comes next is decided in PostgreSQL, by fairness among organizations and
-by age within one. One transaction claims by compare-and-set, enters the organization of the row (never one from a
-message) and reads the history, which is committed by then.
+by age within one. One statement, a transaction of its own, claims by compare-and-set, enters the organization of the
+row (never one from a message) and reads the history, which is committed by then: its functions see what was done before
+they were called.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from shared.database import Database
 from shared.statement import Statement
@@ -21,47 +22,15 @@ _BYTES_PER_TOKEN: Final = 16
 """More than any text has; bounds what is read of a long history before its tokens are estimated."""
 
 _CLAIM: Final = Statement(
-    "select turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as organization_id"
+    """
+    select r.* from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
+    cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
+    """
 )
 _CLAIM_NEXT: Final = Statement(
-    "select organization_id, turn_id from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint)"
-)
-_TURN: Final = Statement(
     """
-    select t.id, t.organization_id, t.session_id, t.number, t.attempt, t.status, t.recovery, t.answer_id,
-           t.max_output_tokens, t.last_seq, t.title, t.queued_at, t.traceparent,
-           t.finish_reason, t.stop_reason, t.stop_requested_at, t.finished_at,
-           t.input_tokens, t.cache_read_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens,
-           t.usage_source, t.cost_usd, t.error,
-           t.deadline_seconds - extract(epoch from clock_timestamp() - t.started_at) as seconds_left,
-           t.handed_back, s.system_prompt, c.seq as checkpoint_seq, c.content as kept_text, h.amount_usd as hold_usd,
-           case when t.number = 1 then (
-               select m.content from turnkeeper.messages m
-               where m.organization_id = t.organization_id and m.id = t.user_message_id) end as only_question
-    from turnkeeper.turns t
-    join turnkeeper.sessions s on s.organization_id = t.organization_id and s.id = t.session_id
-    left join turnkeeper.checkpoints c on c.organization_id = t.organization_id and c.turn_id = t.id
-    left join turnkeeper.holds h
-        on h.organization_id = t.organization_id and h.turn_id = t.id and h.attempt = t.attempt
-    where t.organization_id = :organization_id and t.id = :turn_id
-    """
-)
-_HISTORY: Final = Statement(
-    """
-    select position / 2 as turn_number, role, content, all_messages from (
-        select position, role, content, count(*) over () as all_messages,
-               sum(octet_length(content)) over (order by position desc) - octet_length(content) as newer_bytes
-        from turnkeeper.messages
-        where organization_id = :organization_id and session_id = :session_id and position <= :question
-    ) as newest_first
-    where newer_bytes <= :most_bytes
-    order by position
-    """
-)
-_EARLIER_TURNS: Final = Statement(
-    """
-    select count(*) as number from turnkeeper.messages
-    where organization_id = :organization_id and session_id = :session_id and position < :question and role = 'user'
+    select r.* from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
+    cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
     """
 )
 
@@ -108,13 +77,12 @@ def claim_turn(
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
     """
-    with database.across() as db:
-        claimed = _CLAIM.one_or_none(
-            db, {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds}
-        )
-        if claimed is None or claimed.organization_id is None:
-            return None
-        return _read(db, claimed.organization_id, turn_id, context_tokens)
+    return _claim(
+        database,
+        _CLAIM,
+        context_tokens,
+        {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds},
+    )
 
 
 def claim_next_turn(
@@ -132,37 +100,25 @@ def claim_next_turn(
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
     """
-    with database.across() as db:
-        claimed = _CLAIM_NEXT.one_or_none(
-            db, {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint}
-        )
-        if claimed is None:
-            return None
-        return _read(db, claimed.organization_id, claimed.turn_id, context_tokens)
+    return _claim(
+        database,
+        _CLAIM_NEXT,
+        context_tokens,
+        {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint},
+    )
 
 
-def _read(db: Connection, organization_id: UUID, turn_id: UUID, context_tokens: int) -> Claim:
-    # The transaction is the organization's since the claim, which binds it.
-    row = _TURN.one_or_none(db, {"organization_id": organization_id, "turn_id": turn_id})
-    assert row is not None  # this transaction has just claimed it
-    return _with_history(db, row, context_tokens * _BYTES_PER_TOKEN)
-
-
-def _with_history(db: Connection, row: Row[Any], most_bytes: int) -> Claim:
-    if row.only_question is not None:
-        return Claim(row, [StoredMessage(row.number, Role.USER, row.only_question)], 0)
-    of_session = {
-        "organization_id": row.organization_id,
-        "session_id": row.session_id,
-        "question": row.number * 2,
-    }
-    rows = _HISTORY.all(db, {**of_session, "most_bytes": most_bytes})
-    history = [StoredMessage(message.turn_number, message.role, message.content) for message in rows]
-    if not rows or len(rows) == rows[0].all_messages:
+def _claim(
+    database: Database, statement: Statement, context_tokens: int, parameters: Mapping[str, Any]
+) -> Claim | None:
+    with database.alone() as db:
+        row = statement.one_or_none(db, {**parameters, "most_bytes": context_tokens * _BYTES_PER_TOKEN})
+    if row is None:
+        return None
+    history = [StoredMessage(turn, role, content) for turn, role, content in row.history or ()]
+    if len(history) == row.all_messages:
         return Claim(row, history, 0)
-    while history and history[0].role != "user":
+    while history and history[0].role != Role.USER:
         del history[0]  # its question did not fit
     turns_read = len({message.turn_number for message in history})
-    earlier = _EARLIER_TURNS.one_or_none(db, of_session)
-    dropped = earlier.number - (turns_read - 1) if earlier is not None and turns_read else 0
-    return Claim(row, history, max(0, dropped))
+    return Claim(row, history, max(0, row.earlier_turns - (turns_read - 1)) if turns_read else 0)

@@ -648,6 +648,53 @@ BEGIN
 END
 $$;
 
+-- What the attempt of a claimed turn needs. It runs with the rights of whoever calls it, in the organization that the
+-- claim bound the transaction to. Of the history the newest `most_bytes` are read, the question among them always.
+CREATE FUNCTION turnkeeper.read_claim(turn uuid, most_bytes bigint)
+RETURNS TABLE (
+    id uuid, organization_id uuid, session_id uuid, number bigint, attempt integer, status text, recovery text,
+    answer_id uuid, max_output_tokens integer, last_seq bigint, title text, queued_at timestamptz, traceparent text,
+    seconds_left double precision, handed_back integer, system_prompt text, checkpoint_seq bigint, kept_text text,
+    hold_usd numeric, history json, all_messages bigint, earlier_turns bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    of_turn record;
+BEGIN
+    SELECT t.organization_id, t.session_id, t.number, t.user_message_id INTO of_turn
+    FROM turnkeeper.turns AS t WHERE t.id = turn;
+    IF of_turn.number = 1 THEN
+        SELECT json_build_array(json_build_array(1, 'user', m.content)), 1, 1
+        INTO history, all_messages, earlier_turns FROM turnkeeper.messages AS m
+        WHERE m.organization_id = of_turn.organization_id AND m.id = of_turn.user_message_id;
+    ELSE
+        SELECT json_agg(json_build_array(m.position / 2, m.role, m.content) ORDER BY m.position)
+                   FILTER (WHERE m.newer_bytes <= most_bytes),
+               count(*), count(*) FILTER (WHERE m.role = 'user') - 1
+        INTO history, all_messages, earlier_turns
+        FROM (
+            SELECT n.position, n.role, n.content,
+                   sum(octet_length(n.content)) OVER (ORDER BY n.position DESC) - octet_length(n.content) AS newer_bytes
+            FROM turnkeeper.messages AS n
+            WHERE n.organization_id = of_turn.organization_id AND n.session_id = of_turn.session_id
+              AND n.position <= of_turn.number * 2
+        ) AS m;
+    END IF;
+    RETURN QUERY
+    SELECT t.id, t.organization_id, t.session_id, t.number, t.attempt, t.status, t.recovery,
+           t.answer_id, t.max_output_tokens, t.last_seq, t.title, t.queued_at, t.traceparent,
+           (t.deadline_seconds - extract(epoch FROM clock_timestamp() - t.started_at))::double precision,
+           t.handed_back, s.system_prompt, c.seq, c.content, h.amount_usd,
+           read_claim.history, read_claim.all_messages, read_claim.earlier_turns
+    FROM turnkeeper.turns AS t
+    JOIN turnkeeper.sessions AS s ON s.organization_id = t.organization_id AND s.id = t.session_id
+    LEFT JOIN turnkeeper.checkpoints AS c ON c.organization_id = t.organization_id AND c.turn_id = t.id
+    LEFT JOIN turnkeeper.holds AS h
+        ON h.organization_id = t.organization_id AND h.turn_id = t.id AND h.attempt = t.attempt
+    WHERE t.organization_id = of_turn.organization_id AND t.id = turn;
+END
+$$;
+
 -- How long the turn that waits longest for a worker has waited, in all and for workers that heard of turns meanwhile
 -- (all of it, when none lives); no row when none waits.
 CREATE FUNCTION turnkeeper.longest_wait() RETURNS TABLE (seconds double precision, heard_seconds double precision)
@@ -838,5 +885,6 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
     turnkeeper.take_hold(uuid, uuid, integer, numeric, numeric, integer, integer),
     turnkeeper.lock_spend(uuid, text, date),
+    turnkeeper.read_claim(uuid, bigint),
     turnkeeper.payable_tokens(numeric, turnkeeper.spend, numeric, numeric, integer)
     TO turnkeeper_app;
