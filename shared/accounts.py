@@ -15,9 +15,9 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, text
 
+from shared.database import engine_for
 from shared.ids import new_id
 
 _ALPHABET: Final = string.ascii_lowercase + string.digits
@@ -166,7 +166,7 @@ def revoke_key(owner_url: str, key_id: UUID) -> bool:
 
 @contextmanager
 def _owner(owner_url: str) -> Iterator[Connection]:
-    engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
+    engine = engine_for(owner_url)
     try:
         with engine.begin() as db:
             yield db

@@ -6,9 +6,10 @@ nothing over, and code that forgets it reads nothing (I9).
 
 import logging
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +26,12 @@ _log = logging.getLogger("turnkeeper.database")
 _CONNECT_SECONDS: Final = 3
 REQUEST_WAIT_SECONDS: Final = 2.0
 """How long a request waits for a connection before it is told 503: longer waits only queue up."""
+# A host that vanishes says nothing: no limit of the server's ends the wait, and the kernel's own takes a quarter of an
+# hour for what was sent and two hours for what is awaited.
+LIVENESS: Final[Mapping[str, int]] = MappingProxyType(
+    {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+)
+"""libpq's own names: seconds, seconds, probes and milliseconds."""
 _RECYCLE_SECONDS: Final = 300
 _TRUSTED_SECONDS: Final = 5.0
 """A connection that was used so lately, and that has nothing to say, is alive; another is asked first."""
@@ -152,6 +159,23 @@ def _told_apart() -> Iterator[None]:
         raise
 
 
+def engine_for(url: str, *, connect: Mapping[str, Any] | None = None, **options: Any) -> Engine:
+    """Describe connections that notice a vanished host; nothing connects before they are used.
+
+    Args:
+        url: `postgresql://…`; what its query says of a connection holds.
+        connect: More of libpq's parameters.
+        options: SQLAlchemy's own, of the engine.
+    """
+    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    asked = {**LIVENESS, **(connect or {})}
+    return create_engine(
+        parsed,
+        connect_args={key: value for key, value in asked.items() if key not in parsed.query},
+        **options,
+    )
+
+
 def _begin_for(db: Connection, organization_id: UUID) -> None:
     """Begin the transaction and bind it to an organization, in one round trip instead of two."""
     raw: Any = db.connection.driver_connection
@@ -162,21 +186,19 @@ def _begin_for(db: Connection, organization_id: UUID) -> None:
 
 
 def _engine(url: str, *, pool_size: int, prepare: bool, pool_wait_seconds: float) -> Engine:
-    parsed = make_url(url).set(drivername="postgresql+psycopg")
-    options = {
-        "options": _SESSION_OPTIONS,
-        "connect_timeout": _CONNECT_SECONDS,
-        "application_name": "turnkeeper",
-    }
-    engine = create_engine(
-        parsed,
+    engine = engine_for(
+        url,
+        connect={
+            "options": _SESSION_OPTIONS,
+            "connect_timeout": _CONNECT_SECONDS,
+            "application_name": "turnkeeper",
+        },
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_wait_seconds,
         pool_recycle=_RECYCLE_SECONDS,
         pool_use_lifo=True,
         hide_parameters=True,  # an error's text would repeat what a message says (I10)
-        connect_args={key: value for key, value in options.items() if key not in parsed.query},
     )
 
     @event.listens_for(engine, "connect")

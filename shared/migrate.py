@@ -6,8 +6,10 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from psycopg import sql
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
+
+from shared.database import engine_for
 
 _LOCK: Final = 0x7475726E
 """Advisory lock of migrations: several processes may start at once."""
@@ -24,7 +26,7 @@ def migrate(owner_url: str, app_url: str = "") -> None:
         app_url: The application's login; made with its password when it is missing, and put into the
             group role that the policies are written for.
     """
-    engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
+    engine = engine_for(owner_url)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from redis import RedisError
-from sqlalchemy import Row, create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Row, text
 
 from api.outbox import Outbox
 from api.relay.store import Caller
 from api.statements import sessions, turns
 from api.stops import tell_stop
-from shared.database import Database
+from shared.database import Database, engine_for
 from shared.errors import UnavailableError
 from shared.events import EventType, decode_header
 from shared.redis_names import abort_key, log_key
@@ -263,7 +262,7 @@ class Erasure:
         )
 
     def _rename(self, erased: Erased) -> None:
-        engine = create_engine(make_url(self._owner_url).set(drivername="postgresql+psycopg"))
+        engine = engine_for(self._owner_url)
         names = {**self._names, "pseudonym": erased.pseudonym, "active": sorted(ACTIVE)}
         try:
             with engine.begin() as db:

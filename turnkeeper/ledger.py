@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, text
 
+from shared.database import engine_for
 from turnkeeper.cli import FAILED, as_owner, environment, organization, owner_url
 
 _SECONDS: Final = 300
@@ -94,10 +94,10 @@ def check(options: argparse.Namespace) -> int:
     """Say what does not agree; 1 when something does not."""
     url = owner_url(environment())
     only = None if options.org is None else organization(url, options.org)
-    engine = create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+    engine = engine_for(
+        url,
         isolation_level="REPEATABLE READ",
-        connect_args={"options": f"-c statement_timeout={_SECONDS}s -c default_transaction_read_only=on"},
+        connect={"options": f"-c statement_timeout={_SECONDS}s -c default_transaction_read_only=on"},
     )
     told = 0
     try:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from shared.database import LIVENESS
 from shared.errors import SettingsError, TurnkeeperError
 from turnkeeper.embedded.child import kept_secret
 
@@ -27,7 +29,7 @@ def split_roles(url: str, data: Path) -> tuple[str, str]:
     parsed = make_url(url).set(drivername="postgresql")
     plain = parsed.render_as_string(hide_password=False)
     try:
-        with psycopg.connect(plain, connect_timeout=5) as db:
+        with psycopg.connect(make_conninfo(plain, connect_timeout=5, **LIVENESS)) as db:
             row = db.execute(
                 "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
             ).fetchone()

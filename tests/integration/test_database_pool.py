@@ -1,11 +1,18 @@
 """The pool against a real PostgreSQL that ends connections."""
 
-import pytest
-from sqlalchemy import text
+import argparse
+import socket
 
-from shared.database import Database
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.pool import Pool
+
+from shared.accounts import create_organization
+from shared.database import Database, engine_for
 from shared.errors import UnavailableError
+from shared.migrate import migrate
 from shared.statement import Statement
+from turnkeeper import ledger
 
 _BACKEND = Statement("select pg_backend_pid() as pid")
 _SLOW = Statement("select pg_sleep(6)")
@@ -67,3 +74,54 @@ def test_a_statement_over_its_time_is_unavailable_and_the_connection_is_kept(poo
     with pytest.raises(UnavailableError):
         take_too_long()
     assert backend_of(pool) == kept
+
+
+@pytest.fixture
+def opened():
+    """The sockets' options of every connection that is made meanwhile."""
+    found = []
+
+    def note(connection, _record):
+        with socket.socket(fileno=socket.dup(connection.fileno())) as live:
+            found.append(liveness_of(live))
+
+    event.listen(Pool, "connect", note)
+    yield found
+    event.remove(Pool, "connect", note)
+
+
+def liveness_of(live):
+    """Whether it is probed, after how many seconds of silence, how often and how many times, and its limit in ms."""
+    return (
+        live.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        *(
+            live.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE,
+                socket.TCP_KEEPINTVL,
+                socket.TCP_KEEPCNT,
+                socket.TCP_USER_TIMEOUT,
+            )
+        ),
+    )
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has the limit in ms")
+def test_every_connection_notices_within_seconds_that_the_host_has_vanished(
+    pool, database_url, owner_url, monkeypatch, opened
+):
+    backend_of(pool)
+    create_organization(owner_url, "Initech")
+    migrate(owner_url, database_url)
+    monkeypatch.setenv("DATABASE_OWNER_URL", owner_url)
+    assert ledger.check(argparse.Namespace(org=None)) == 0
+    assert opened == [(1, 5, 2, 3, 10_000)] * 4
+
+
+def test_what_the_url_says_of_a_connection_holds(owner_url):
+    joint = "&" if "?" in owner_url else "?"
+    engine = engine_for(f"{owner_url}{joint}keepalives_idle=7&tcp_user_timeout=4000")
+    with engine.connect() as db:
+        said = db.connection.driver_connection.info.get_parameters()
+    engine.dispose()
+    assert (said["keepalives_idle"], said["tcp_user_timeout"]) == ("7", "4000")
