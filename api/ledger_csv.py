@@ -18,6 +18,7 @@ from shared.money import format_usd
 COLUMNS: Final = (
     "id",
     "created_at",
+    "day",
     "user",
     "session_id",
     "turn_id",
@@ -57,6 +58,7 @@ def _cells(row: Row[Any]) -> Iterable[str]:
     return (
         str(row.id),
         timestamp(row.created_at),
+        row.day.isoformat(),
         row.user_name,
         str(row.session_id),
         str(row.turn_id),

@@ -107,6 +107,11 @@ class LedgerRow(Answer):
     usage_source: UsageSource
     price: Price
     cost_usd: Usd
+    day: str = Field(
+        json_schema_extra={"format": "date"},
+        description="The UTC day whose budget paid.",
+        examples=["2026-01-31"],
+    )
     created_at: Time
 
 

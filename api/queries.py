@@ -84,8 +84,10 @@ class SearchPage(Page):
 class Days(Page):
     """Which days, in UTC."""
 
-    first_day: Day = Field(default=None, alias="from", description="The first day, in UTC.")
-    last_day: Day = Field(default=None, alias="to", description="The last day, in UTC; it is included.")
+    first_day: Day = Field(default=None, alias="from", description="The first day that paid, in UTC.")
+    last_day: Day = Field(
+        default=None, alias="to", description="The last day that paid, in UTC; it is included."
+    )
 
 
 class UsageGroup(StrEnum):

@@ -139,6 +139,7 @@ def ledger_row(row: Row[Any]) -> LedgerRow:
         usage_source=row.usage_source,
         price=row.price,
         cost_usd=format_usd(Decimal(row.cost_usd)),
+        day=row.day.isoformat(),
         created_at=timestamp(row.created_at),
     )
 

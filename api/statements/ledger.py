@@ -15,6 +15,15 @@ _BEFORE_ALL: Final = "-infinity"
 _AFTER_ALL: Final = "infinity"
 _LARGEST_ID: Final = UUID(int=2**128 - 1)
 
+# By the day that paid, so that sums are the budgets' own. A row is written on that day or, when the turn began before
+# midnight or waited long behind others, some time after; the index knows only when it was written.
+IS_WITHIN: Final = """
+    {row}.day between cast(:first_day as date) and cast(:last_day as date)
+    and {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
+    and {row}.created_at < (cast(:last_day as timestamp) + interval '8 days') at time zone 'UTC'
+"""
+"""A condition of the ledger's row `{row}`; the days are included."""
+
 # Of one session or turn: found by the turns' own index, since the ledger's is by time. As it is not the
 # planner's choice, a page of a large ledger never becomes a search through all of it.
 _OF_SESSION: Final = """(
@@ -32,12 +41,11 @@ def _rows_from(source: str) -> TextClause:
         f"""
         select l.id, l.turn_id, l.session_id, l.user_name, l.attempt, l.provider, l.model, l.input_tokens,
                l.cache_read_tokens, l.cache_write_tokens, l.cache_write_1h_tokens, l.output_tokens,
-               l.reasoning_tokens, l.usage_source, l.price, l.cost_usd, l.created_at
+               l.reasoning_tokens, l.usage_source, l.price, l.cost_usd, l.day, l.created_at
         from {source} as l
         where l.organization_id = :organization_id
           and (l.created_at, l.id) < (cast(:before_at as timestamptz), cast(:before_id as uuid))
-          and l.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
-          and l.created_at < (cast(:last_day as timestamp) + interval '1 day') at time zone 'UTC'
+          and {IS_WITHIN.format(row="l")}
           and (cast(:user_name as text) is null or l.user_name = :user_name)
           and (cast(:model as text) is null or l.model = :model)
           and (cast(:session_id as uuid) is null or l.session_id = :session_id)
@@ -54,7 +62,7 @@ _TURN: Final = _rows_from(_OF_TURN)
 
 @dataclass(frozen=True, slots=True)
 class LedgerFilter:
-    """Which rows are meant; None is no condition. Days are in UTC and included."""
+    """Which rows are meant; None is no condition. Days are those that paid, in UTC, and included."""
 
     user: str | None = None
     session_id: UUID | None = None

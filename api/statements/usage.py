@@ -11,14 +11,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, TextClause, text
 
 from api.queries import UsageGroup
+from api.statements.ledger import IS_WITHIN
 
-# By the day that paid, so that these sums are the budgets' own. A row is written on that day or, when the turn began
-# before midnight or waited long behind others, some time after; the index knows only when it was written.
-_IS_WITHIN: Final = """
-    {row}.day between :first_day and :last_day
-    and {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
-    and {row}.created_at < (cast(:last_day as timestamp) + interval '8 days') at time zone 'UTC'
-"""
 _TOKENS: Final = (
     "input_tokens",
     "cache_read_tokens",
@@ -44,7 +38,7 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextCla
         return f"""l.attempt = 1 or not exists (
             select from turnkeeper.ledger as e
             where e.organization_id = l.organization_id and e.turn_id = l.turn_id and e.attempt < l.attempt
-              and {_IS_WITHIN.format(row="e")} and {condition})"""
+              and {IS_WITHIN.format(row="e")} and {condition})"""
 
     return text(
         f"""
@@ -54,7 +48,7 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextCla
                 count(*) filter (where {is_first("true")}) as turns_of_all,
                 {_SUMS}, sum(l.cost_usd) as cost_usd
             from turnkeeper.ledger as l
-            where l.organization_id = :organization_id and {_IS_WITHIN.format(row="l")}
+            where l.organization_id = :organization_id and {IS_WITHIN.format(row="l")}
             group by {of_row}
         )
         select 0 as position, null as name, coalesce(sum(attempts), 0)::bigint as attempts,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import socket
+from datetime import date
 from itertools import pairwise
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_row_is_shown_as_the_protocol_says(api, keys, bill):
         "usage_source": "partial",
         "price": price,
         "cost_usd": "0.0000000012",
+        "day": "2026-01-31",
         "created_at": "2026-01-31T09:30:00.000Z",
     }
 
@@ -123,6 +125,29 @@ def test_filters_find_exactly_what_they_say(api, keys, several):
             assert [row["id"] for row in rows] == [several[name] for name in found], query
 
 
+def test_days_are_those_that_paid_as_in_usage(api, keys, bill):
+    paid_before_midnight = bill("2026-01-03T00:04:00Z", "1", day=date(2026, 1, 2))
+    waited_long = bill("2026-01-09T23:59:59Z", "2", day=date(2026, 1, 2))
+    same_day = bill("2026-01-03T00:05:00Z", "4")
+    for days, found in (
+        ("from=2026-01-02&to=2026-01-02", [waited_long, paid_before_midnight]),
+        ("to=2026-01-02", [waited_long, paid_before_midnight]),
+        ("from=2026-01-03", [same_day]),
+        ("from=2026-01-03&to=2026-01-09", [same_day]),
+        ("", [waited_long, same_day, paid_before_midnight]),
+    ):
+        assert ids(ledger(api, keys.admin, days)) == found, days
+        rows = table(api.get(f"/v1/ledger?{days}", keys.admin, headers=CSV))
+        assert [row["id"] for row in rows] == found, days
+    assert {row["id"]: row["day"] for row in rows} == {
+        paid_before_midnight: "2026-01-02",
+        waited_long: "2026-01-02",
+        same_day: "2026-01-03",
+    }
+    added = api.get("/v1/usage?from=2026-01-02&to=2026-01-02", keys.admin).json["totals"]["cost_usd"]
+    assert added == "3.000000"
+
+
 def test_a_filter_that_is_none_is_refused(api, keys):
     for query, pointer in (
         ("session_id=x", "/query/session_id"),
@@ -161,6 +186,7 @@ def test_a_table_has_every_row_with_what_the_cost_was_made_of(api, keys, bill, m
     assert rows[0] | {"id": "", "session_id": "", "turn_id": "", "price": ""} == {
         "id": "",
         "created_at": "2026-01-05T00:00:00.000Z",
+        "day": "2026-01-05",
         "user": "alice",
         "session_id": "",
         "turn_id": "",
