@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.relay.store import Caller
-from api.statements.limits import has_turn, user_of_session
+from api.statements.idempotency import has_turn
+from api.statements.limits import user_of_session
 from api.windows import Count, LocalWindows, Window
 from shared.database import Database
 from shared.errors import ProblemCode, RefusedError, UnavailableError

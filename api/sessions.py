@@ -11,7 +11,6 @@ from api.cursors import TimeCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements import sessions, turns
-from api.statements.accept import refuse_ended_session
 from api.stops import stop
 from shared.errors import ProblemCode, RefusedError
 from shared.turns import SessionStatus, StopReason
@@ -83,7 +82,7 @@ def update_session(call: Call, session_id: UUID, body: models.SessionChanges) ->
         )
         if row is None:
             _found(sessions.find_session(db, call.caller, session_id))
-            refuse_ended_session(SessionStatus.CLOSED)
+            sessions.refuse_ended_session(SessionStatus.CLOSED)
     return Reply(200, resources.session(_found(row), call.services.settings))
 
 
@@ -169,7 +168,7 @@ def _max_turns(call: Call, named: int | None) -> int:
 
 
 def _without_tools(call: Call, session_id: UUID) -> RefusedError:
-    refuse_ended_session(require_session(call, session_id).status)
+    sessions.refuse_ended_session(require_session(call, session_id).status)
     provider = call.services.settings.provider.name.value
     return RefusedError(
         ProblemCode.NOT_SUPPORTED_ON_PROVIDER,

@@ -23,11 +23,11 @@ from api.statements.accept import (
     Accepted,
     Expired,
     Limits,
-    Replayed,
     TurnRequest,
     accept_turn,
-    session_expired,
 )
+from api.statements.idempotency import Replayed
+from api.statements.sessions import session_expired
 from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared import failpoints

@@ -18,12 +18,13 @@ from typing import Any, Final, assert_never
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.exc import OperationalError
 
 from api.multitask import MultitaskStrategy
 from api.relay.store import Caller
 from api.statements.caller import scope_of
 from api.statements.holds import take_hold
+from api.statements.idempotency import Replayed, replay
+from api.statements.sessions import refuse_ended_session, session_expired
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
 from shared.errors import ProblemCode, RefusedError
 from shared.holds import MESSAGE_TOKENS
@@ -31,26 +32,13 @@ from shared.ids import new_id
 from shared.prices import Priced
 from shared.statement import Statement
 from shared.titles import title_from
-from shared.turns import ACTIVE, Recovery, SessionStatus, StopReason, TurnStatus
+from shared.turns import ACTIVE, Recovery, StopReason, TurnStatus
 
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 _TRY_AGAIN_MS: Final = 1000
 _QUEUE_FULL_MS: Final = 5000
 _INSERT_TRIES: Final = 3
 """A turn may end between the insert that it stopped and the look at which it was."""
 
-# A foreign key binds the idempotency row to its turn, which does not exist yet: the key itself is locked.
-# Two keys that share a hash only wait for each other.
-_LOCK_KEY: Final = text(
-    "select pg_advisory_xact_lock(hashtextextended(cast(:organization_id as text) || '/' || :key, 0))"
-)
-_FIND_KEY: Final = text(
-    """
-    select fingerprint, turn_id from turnkeeper.idempotency_keys
-    where organization_id = :organization_id and key = :key
-      and created_at > now() - make_interval(secs => :idempotency_seconds)
-    """
-)
 _BYTES_PER_TOKEN: Final = 4
 _SESSION_SPACE: Final = 1
 _ORGANIZATION_SPACE: Final = 2
@@ -206,13 +194,6 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """The turn that the same request made before."""
-
-    turn_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
 class Expired:
     """The session was found to be over its limits; it is `expired` now, which must be committed."""
 
@@ -225,8 +206,10 @@ def accept_turn(
     Raises:
         RefusedError: Nothing was written, and the transaction must be rolled back.
     """
-    if request.key is not None and (earlier := _replay(db, caller, request, limits)) is not None:
-        return earlier
+    if request.key is not None:
+        earlier = replay(db, caller, request.key, request.fingerprint, limits.idempotency)
+        if earlier is not None:
+            return earlier
     session = _lock_and_read(db, caller, request, limits)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
@@ -349,57 +332,6 @@ def _refuse_too_many(db: Connection, caller: Caller, limit: int) -> None:
             retry_after_ms=_TRY_AGAIN_MS,
             members={"limit": limit},
         )
-
-
-def refuse_ended_session(status: str) -> None:
-    """Refuse what only an active session takes.
-
-    Raises:
-        RefusedError: The session is closed or expired.
-    """
-    match SessionStatus(status):
-        case SessionStatus.CLOSED:
-            raise RefusedError(ProblemCode.SESSION_CLOSED, "the session was closed: open another")
-        case SessionStatus.EXPIRED:
-            raise session_expired()
-        case SessionStatus.ACTIVE:
-            return
-
-
-def session_expired() -> RefusedError:
-    """Return the refusal of a session that is over its idle or age limit."""
-    return RefusedError(
-        ProblemCode.SESSION_EXPIRED, "the session is over its idle or age limit: open another"
-    )
-
-
-def _replay(db: Connection, caller: Caller, request: TurnRequest, limits: Limits) -> Replayed | None:
-    """Look the key up; whoever is first holds its lock until its transaction ends."""
-    parameters = {
-        "organization_id": caller.organization_id,
-        "key": request.key,
-        "idempotency_seconds": limits.idempotency.total_seconds(),
-    }
-    try:
-        db.execute(_LOCK_KEY, parameters)
-    except OperationalError as exc:
-        if getattr(exc.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-            raise
-        raise RefusedError(
-            ProblemCode.IDEMPOTENCY_IN_PROGRESS,
-            "the first request with this Idempotency-Key has not finished: send it again",
-            retry_after_ms=_TRY_AGAIN_MS,
-        ) from exc
-    # A statement of its own: its snapshot must be younger than the lock.
-    earlier = db.execute(_FIND_KEY, parameters).one_or_none()
-    if earlier is None:
-        return None
-    if bytes(earlier.fingerprint) != request.fingerprint:
-        raise RefusedError(
-            ProblemCode.IDEMPOTENCY_CONFLICT,
-            "this Idempotency-Key was used for another request: use a new one",
-        )
-    return Replayed(earlier.turn_id)
 
 
 def _active_turn(db: Connection, caller: Caller, request: TurnRequest) -> UUID | None:

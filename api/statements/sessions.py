@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 from api.cursors import TimeCursor
 from api.relay.store import Caller
 from api.statements.caller import scope_of
+from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.turns import ACTIVE, SessionStatus
 
@@ -216,6 +217,28 @@ def flag_session(
 def unflag_session(db: Connection, caller: Caller, session_id: UUID) -> Row[Any] | None:
     """Take a session's mark away."""
     return db.execute(_UNFLAG, {**scope_of(caller), "session_id": session_id}).one_or_none()
+
+
+def refuse_ended_session(status: str) -> None:
+    """Refuse what only an active session takes.
+
+    Raises:
+        RefusedError: The session is closed or expired.
+    """
+    match SessionStatus(status):
+        case SessionStatus.CLOSED:
+            raise RefusedError(ProblemCode.SESSION_CLOSED, "the session was closed: open another")
+        case SessionStatus.EXPIRED:
+            raise session_expired()
+        case SessionStatus.ACTIVE:
+            return
+
+
+def session_expired() -> RefusedError:
+    """Return the refusal of a session that is over its idle or age limit."""
+    return RefusedError(
+        ProblemCode.SESSION_EXPIRED, "the session is over its idle or age limit: open another"
+    )
 
 
 def _position(before: TimeCursor | None) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""Idempotency keys: what a request that is sent again made before.
+
+A key is written by the statement that inserts its turn, in `accept`.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from api.relay.store import Caller
+from shared.errors import ProblemCode, RefusedError
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_TRY_AGAIN_MS: Final = 1000
+
+# A foreign key binds the idempotency row to its turn, which does not exist yet: the key itself is locked.
+# Two keys that share a hash only wait for each other.
+_LOCK_KEY: Final = text(
+    "select pg_advisory_xact_lock(hashtextextended(cast(:organization_id as text) || '/' || :key, 0))"
+)
+_FIND_KEY: Final = text(
+    """
+    select fingerprint, turn_id from turnkeeper.idempotency_keys
+    where organization_id = :organization_id and key = :key
+      and created_at > now() - make_interval(secs => :idempotency_seconds)
+    """
+)
+_HAS_TURN: Final = text(
+    """
+    select exists (
+        select from turnkeeper.idempotency_keys
+        where organization_id = :organization_id and key = :key and fingerprint = :fingerprint
+          and created_at > now() - make_interval(secs => :idempotency_seconds))
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The turn that the same request made before."""
+
+    turn_id: UUID
+
+
+def replay(
+    db: Connection, caller: Caller, key: str, fingerprint: bytes, remembered: timedelta
+) -> Replayed | None:
+    """Look the key up; whoever is first holds its lock until its transaction ends.
+
+    Args:
+        db: The transaction that accepts the turn.
+        caller: Whose key it is.
+        key: The Idempotency-Key.
+        fingerprint: What the key stands for.
+        remembered: How long a key is.
+
+    Raises:
+        RefusedError: The key stands for another request, or the first with it has not finished.
+    """
+    parameters = {
+        "organization_id": caller.organization_id,
+        "key": key,
+        "idempotency_seconds": remembered.total_seconds(),
+    }
+    try:
+        db.execute(_LOCK_KEY, parameters)
+    except OperationalError as exc:
+        if getattr(exc.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise RefusedError(
+            ProblemCode.IDEMPOTENCY_IN_PROGRESS,
+            "the first request with this Idempotency-Key has not finished: send it again",
+            retry_after_ms=_TRY_AGAIN_MS,
+        ) from exc
+    # A statement of its own: its snapshot must be younger than the lock.
+    earlier = db.execute(_FIND_KEY, parameters).one_or_none()
+    if earlier is None:
+        return None
+    if bytes(earlier.fingerprint) != fingerprint:
+        raise RefusedError(
+            ProblemCode.IDEMPOTENCY_CONFLICT,
+            "this Idempotency-Key was used for another request: use a new one",
+        )
+    return Replayed(earlier.turn_id)
+
+
+def has_turn(
+    db: Connection, caller: Caller, key: str, fingerprint: bytes, idempotency_seconds: float
+) -> bool:
+    """Say whether the same request was answered with a turn, and its Idempotency-Key is still remembered."""
+    parameters = {
+        "organization_id": caller.organization_id,
+        "key": key,
+        "fingerprint": fingerprint,
+        "idempotency_seconds": idempotency_seconds,
+    }
+    return bool(db.execute(_HAS_TURN, parameters).scalar_one())
