@@ -70,6 +70,7 @@ OPERATIONS: Final = (
         (ProblemCode.RATE_LIMITED,),  # downloads are bounded
         query=queries.LedgerPage,
         roles=ADMINS,
+        sends={200: ("Content-Disposition",)},
         tables=True,
     ),
 )

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api import models
+from api.answer_headers import answer_headers, problem_headers
 from api.operation import Operation
 from api.routes import OPERATIONS
 from shared.errors import PROBLEMS, ProblemCode, problem_type
@@ -142,7 +143,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
             content["text/csv"] = {"schema": {"type": "string", "description": _TABLE}}
         answers[str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+            "headers": answer_headers(operation, status),
             **({"content": content} if content else {}),
         }
     return answers
@@ -162,6 +163,7 @@ def _problems(operation: Operation) -> dict[str, Any]:
     return {
         str(status): {
             "description": ", ".join(f"`{code}`" for code in of_status),
+            "headers": problem_headers(operation, of_status),
             "content": {
                 "application/problem+json": {
                     "schema": _ref(models.ProblemBody),

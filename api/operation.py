@@ -71,6 +71,7 @@ class Operation:
         query: The model of its query.
         roles: Who may call it; empty: anyone, without a key.
         headers: Request headers that it reads, with their meaning.
+        sends: Headers that its own answers carry, by status, besides those that every answer has.
         streams: Whether it may answer with an event stream.
         tables: Whether it may answer with CSV.
     """
@@ -86,6 +87,7 @@ class Operation:
     query: type[BaseModel] | None = None
     roles: frozenset[KeyRole] = ANYONE
     headers: Mapping[str, str] = field(default_factory=dict)
+    sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     streams: bool = False
     tables: bool = False
 

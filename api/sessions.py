@@ -205,6 +205,7 @@ OPERATIONS: Final = (
         create_session,
         (ProblemCode.FORBIDDEN,),  # a user's key that names somebody else
         body=models.NewSession,
+        sends={201: ("Location",)},
     ),
     Operation(
         "GET", "/v1/sessions", _TAG, {200: models.SessionList}, list_sessions, query=queries.SessionPage

@@ -200,6 +200,10 @@ OPERATIONS: Final = (
             "Idempotency-Key": "At most 255 visible ASCII characters; the same request with it makes one turn.",
             "traceparent": "W3C trace context; goes with the turn to the provider.",
         },
+        sends={
+            200: ("Location", "Idempotency-Replayed", "RateLimit-Policy", "RateLimit"),
+            202: ("Location", "RateLimit-Policy", "RateLimit"),
+        },
         streams=True,
     ),
     Operation(

@@ -17,20 +17,38 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
+from shared.limit_scripts import MOST_TURNS
+
+
+def no_header_is_left_out(_context: Any, answer: Any, case: Any) -> None:
+    described = case.operation.responses.find_by_status_code(answer.status_code).headers
+    left_out = answer.headers.keys() - {name.lower() for name, _ in described.items()} - OF_ANY_ANSWER
+    assert not left_out, f"{case.operation.label} answers {answer.status_code} with {sorted(left_out)}"
+
+
 CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_headers_conformance,
     checks.response_schema_conformance,
+    no_header_is_left_out,
 ]
 SERVER_ERROR = 500
-NO_LIMITS = {
+OF_ANY_ANSWER = {
+    "cache-control",
+    "content-length",
+    "content-type",
+    "x-accel-buffering",
+    "x-content-type-options",
+}
+"""Headers that say nothing of an operation's own."""
+HARDLY_LIMITED = {
     "enabled": True,
     "daily_usd": None,
     "monthly_usd": None,
     "max_turns_per_session": None,
     "turns_per_minute_per_user": None,
-    "turns_per_hour": None,
+    "turns_per_hour": MOST_TURNS,  # so that answers say what is left
     "max_concurrent_turns": None,
 }
 
@@ -98,7 +116,7 @@ class Fuzz:
 
         # What an earlier round set may allow nothing.
         opened = client.put(
-            "/v1/budget", json=NO_LIMITS, headers={"Authorization": f"Bearer {self._keys[0]}"}
+            "/v1/budget", json=HARDLY_LIMITED, headers={"Authorization": f"Bearer {self._keys[0]}"}
         )
         assert opened.status_code == 200, opened.json
         session = make("/v1/sessions", user="alice")
