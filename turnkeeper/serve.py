@@ -18,6 +18,7 @@ from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from turnkeeper.front import take_over
+from turnkeeper.unread import closing_unread
 from turnkeeper.unreadable import refusal_of
 
 KEEPALIVE_SECONDS: Final = 75
@@ -72,6 +73,13 @@ class PlainLogger(Logger):  # type: ignore[misc]
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     """Ends open streams as soon as it is told to stop, not when the last request is done."""
+
+    wsgi: Any
+
+    def load_wsgi(self) -> None:
+        """Load the application, whose refusals reach clients that are still sending."""
+        super().load_wsgi()
+        self.wsgi = closing_unread(self.wsgi)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop accepting, and close streams from a thread: this runs in a signal handler."""

@@ -197,15 +197,20 @@ def test_a_front_that_left_in_the_middle_hands_nothing_over(folder: Path):
 
 APP = """
 import os, threading
-from flask import Flask, request, Response
+from flask import Flask, abort, request, Response
 def create_app(role):
     app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 2**20 + 1
     @app.get("/who")
     def who():
         return {"role": role, "pid": os.getpid(), "port": int(request.environ["REMOTE_PORT"])}
     @app.post("/v1/sessions/1/turns")
     def post():
-        return {"bytes": len(request.get_data())}
+        body = request.get_data()
+        return {"bytes": len(body)} if len(body) <= 2**20 else abort(413)
+    @app.post("/unread")
+    def unread():
+        return {"unread": True}
     @app.get("/until-shutdown")
     def until_shutdown():
         def body():
@@ -261,6 +266,73 @@ def test_gunicorn_serves_a_connection_that_was_handed_over_and_keeps_it_alive(cl
     assert first == second == {"role": "relay", "pid": noted_pid(folder / "pid"), "port": port}
     client.request("POST", "/v1/sessions/1/turns", body=b"x" * 300_000)
     assert json.loads(client.getresponse().read()) == {"bytes": 300_000}
+
+
+@pytest.fixture
+def connected(folder: Path, process) -> Iterator[socket.socket]:
+    with (
+        fronting({Kind.RELAY: [folder / "relay.sock"]}) as address,
+        socket.create_connection(address, timeout=LIMIT_SECONDS) as client,
+    ):
+        yield client
+
+
+def post(client: socket.socket, path: bytes, body: bytes) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    client.sendall(head % (path, len(body)) + body)
+
+
+def chunks(size: int) -> bytes:
+    return (b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * (size // 0x10000) + b"0\r\n\r\n"
+
+
+def answer_of(client: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    return answer, answer.read()
+
+
+def test_a_client_that_sends_too_much_gets_the_whole_refusal_and_is_told_of_the_close(connected):
+    post(connected, b"/v1/sessions/1/turns", b"x" * 8 * 2**20)
+    answer, body = answer_of(connected)
+    assert (answer.status, answer.getheader("Connection")) == (413, "close")
+    assert len(body) == int(answer.getheader("Content-Length")) > 0
+    assert connected.recv(1) == b""
+
+
+def test_a_client_that_sends_too_much_of_unknown_length_gets_the_whole_refusal_too(connected):
+    head = b"POST /v1/sessions/1/turns HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connected.sendall(head + chunks(8 * 2**20))
+    answer, body = answer_of(connected)
+    assert (answer.status, answer.getheader("Connection")) == (413, "close")
+    assert len(body) == int(answer.getheader("Content-Length")) > 0
+    assert connected.recv(1) == b""
+
+
+def test_a_body_that_nobody_reads_closes_the_connection_only_when_it_is_large(connected):
+    connected.sendall(
+        b"POST /v1/sessions/1/turns HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + chunks(2**19)
+    )
+    answer, read = answer_of(connected)
+    assert (json.loads(read), answer.getheader("Connection")) == ({"bytes": 2**19}, "keep-alive")
+    for body in (b"", b"x" * 60_000):
+        post(connected, b"/unread", body)
+        answer, _ = answer_of(connected)
+        assert (answer.status, answer.getheader("Connection")) == (200, "keep-alive")
+    post(connected, b"/v1/sessions/1/turns", b"x" * 2**20)
+    answer, read = answer_of(connected)
+    assert (json.loads(read), answer.getheader("Connection")) == ({"bytes": 2**20}, "keep-alive")
+    post(connected, b"/unread", b"x" * 2**20)
+    answer, read = answer_of(connected)
+    assert (json.loads(read), answer.getheader("Connection")) == ({"unread": True}, "close")
+
+
+def test_a_client_that_never_ends_is_not_heard_out_for_ever(connected):
+    head = b"POST /unread HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % 2**40
+    connected.sendall(head)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        connected.sendall(b"x" * 2**30)
 
 
 def test_a_killed_process_is_replaced_and_no_request_is_refused_meanwhile(client, folder: Path):
