@@ -21,7 +21,8 @@ from api.operation import begin_request, end_request, register_operations
 from api.outbox import Outbox
 from api.problems import register_problems
 from api.relay import websocket
-from api.relay.hub import Hub, Limits
+from api.relay.hub import Hub
+from api.relay.places import Limits
 from api.requests import BODY_BYTES
 from api.routes import OPERATIONS
 from api.services import Services, provide
@@ -121,5 +122,9 @@ def _build(settings: Settings) -> Services:
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
         downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
         store=store,
-        hub=Hub(settings.redis_url, store, Limits(most_sockets=settings.max_sockets)),
+        hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
     )
+
+
+def _limits_of_streams(settings: Settings) -> Limits:
+    return Limits(most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address)

@@ -10,6 +10,7 @@ from flask import Request, Response, request
 
 from api.auth import Authenticator
 from api.operation import Call
+from api.relay.places import Reader, address_of
 from api.relay.sse import stream_events
 from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
@@ -30,7 +31,7 @@ def refuse_without_room(call: Call) -> None:
     Raises:
         RefusedError: Too many streams are open.
     """
-    if not call.services.hub.has_room(call.caller):
+    if not call.services.hub.has_room(Reader(call.caller, address_of(request.remote_addr))):
         raise RefusedError(
             ProblemCode.RATE_LIMITED, "too many streams are open: close some", members={"scope": "streams"}
         )

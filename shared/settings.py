@@ -32,6 +32,7 @@ class Settings:
     web_threads: int
     worker_turns: int
     max_sockets: int
+    streams_per_address: int
     context_tokens: int
     max_output_tokens: int
     turn_timeout_seconds: float
@@ -80,6 +81,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         web_threads=read.whole("WEB_THREADS", 1),
         worker_turns=read.whole("WORKER_TURNS", 1),
         max_sockets=read.whole("MAX_SOCKETS", 1),
+        streams_per_address=read.whole("STREAMS_PER_ADDRESS", 0),
         context_tokens=read.whole("CONTEXT_TOKENS", 1000),
         max_output_tokens=read.whole("MAX_OUTPUT_TOKENS", 1),
         turn_timeout_seconds=read.seconds("TURN_TIMEOUT_SECONDS"),

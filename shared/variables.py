@@ -136,6 +136,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         ("WEB_THREADS", "16", "Requests that one web process serves at once."),
         ("WORKER_TURNS", "512", "Turns that one worker process runs at once."),
         ("MAX_SOCKETS", "20000", "Open streams that one relay process holds."),
+        (
+            "STREAMS_PER_ADDRESS",
+            "0",
+            "Those of them from one address, that of the connection: behind a proxy, the proxy's. `0`: no limit.",
+        ),
     ),
     *_variables(
         "Timeouts",

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from api.relay.frames import CloseCode
 from api.relay.mailbox import Mailbox
-from api.relay.store import Caller
+from api.relay.places import Reader
 from shared.replay import Outgoing
 
 _PEER_CLOSE_SECONDS: Final = 2.0
@@ -77,6 +77,7 @@ class Connection:
         "is_event_stream",
         "outbox",
         "phase",
+        "reader",
         "sessions",
     )
 
@@ -84,7 +85,7 @@ class Connection:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        caller: Caller,
+        reader: Reader,
         *,
         heartbeat_seconds: float,
         most_age_seconds: float,
@@ -96,7 +97,7 @@ class Connection:
         Args:
             loop: The loop.
             sock: Closed at the end.
-            caller: Who reads.
+            reader: Who reads.
             heartbeat_seconds: Between two signs of life.
             most_age_seconds: How long it may stay open.
             on_closing: Nothing is to be delivered any more.
@@ -107,7 +108,8 @@ class Connection:
         self._on_closing = on_closing
         self._on_closed = on_closed
         self._mailbox = Mailbox(loop, sock, on_overflow=self._overflow, on_lost=self.drop)
-        self.caller = caller
+        self.reader = reader
+        self.caller = reader.caller
         self.dialect: Dialect
         self.is_event_stream = False
         self.outbox: list[bytes] = []

@@ -10,11 +10,9 @@ import os
 import random
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 import uvloop
 
@@ -23,8 +21,9 @@ from api.relay.conversation import Conversation
 from api.relay.delivery import Delivery
 from api.relay.event_stream import EventStream
 from api.relay.frames import CloseCode
+from api.relay.places import Limits, Places, Reader
 from api.relay.questions import Questions
-from api.relay.store import Caller, StreamStore, TurnState
+from api.relay.store import StreamStore, TurnState
 from shared.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
@@ -35,24 +34,6 @@ _AGE_JITTER: Final = 0.1
 """Streams that were opened together, after a restart, do not come back together."""
 _GOODBYE_SECONDS: Final = 3.0
 """From the close frames of a shutdown to the end; the peers need a round trip."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many streams there may be."""
-
-    most_sockets: int = 20_000
-    """Of one process; at about 15 KiB a socket this is 300 MiB, and the usual limit of open files is near."""
-    most_sockets_per_key: int = 10_000
-    """Of one key: a product's back end may carry all of its users on one."""
-    most_sockets_per_organization: int = 10_000
-    """Of one organization, all its keys together: half of a process is left to the others."""
-    most_age_seconds: float = 3600.0
-    """Of a stream. Then it is told to come back, which shows what is asked of a new one: key, origin, ticket."""
-    recheck_seconds: float = 60.0
-    """A key that was revoked reads no longer than this."""
-    heartbeat_seconds: float = 15.0
-    """Two that nobody answers end a connection; proxies cut what is silent for a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +50,7 @@ class Counts:
 class Hub:
     """Streams of one process. Its public methods may be called from any thread."""
 
-    def __init__(self, redis_url: str, store: StreamStore, limits: Limits = Limits()) -> None:
+    def __init__(self, redis_url: str, store: StreamStore, limits: Limits) -> None:
         """Prepare; nothing runs before the first stream."""
         self._redis_url = redis_url
         self._store = store
@@ -81,8 +62,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
         self._connections: set[Connection] = set()
-        self._per_key: Counter[Caller] = Counter()
-        self._per_organization: Counter[UUID] = Counter()
+        self._places = Places(limits)
         self._delivery: Delivery | None = None
         self._questions: Questions | None = None
 
@@ -96,19 +76,19 @@ class Hub:
             if self._process == os.getpid():
                 return
             started = threading.Event()
-            self._connections, self._per_key, self._per_organization = set(), Counter(), Counter()
+            self._connections, self._places = set(), Places(self._limits)
             self._thread = threading.Thread(target=self._run, args=(started,), name="relay", daemon=True)
             self._thread.start()
             if not started.wait(_START_SECONDS):
                 raise UnavailableError("the relay did not start in time")
             self._process = os.getpid()
 
-    def carry_websocket(self, sock: socket.socket, caller: Caller) -> None:
+    def carry_websocket(self, sock: socket.socket, reader: Reader) -> None:
         """Take over a socket whose websocket handshake is done."""
-        self._adopt(sock, caller, self._converse)
+        self._adopt(sock, reader, self._converse)
 
     def carry_event_stream(
-        self, sock: socket.socket, caller: Caller, turn: TurnState, *, after: int, head: bytes = b""
+        self, sock: socket.socket, reader: Reader, turn: TurnState, *, after: int, head: bytes = b""
     ) -> None:
         """Take over a socket whose request was read; `head` is what goes before the events."""
 
@@ -116,15 +96,11 @@ class Hub:
             assert self._delivery is not None
             return EventStream(connection, self._delivery, turn, after=after, head=head)
 
-        self._adopt(sock, caller, stream)
+        self._adopt(sock, reader, stream)
 
-    def has_room(self, caller: Caller) -> bool:
-        """Say whether one more stream of this caller is within the limits."""
-        return (
-            len(self._connections) < self._limits.most_sockets
-            and self._per_key[caller] < self._limits.most_sockets_per_key
-            and self._per_organization[caller.organization_id] < self._limits.most_sockets_per_organization
-        )
+    def has_room(self, reader: Reader) -> bool:
+        """Say whether one more stream of this reader is within the limits."""
+        return len(self._connections) < self._limits.most_sockets and self._places.has_room(reader)
 
     def counts(self) -> Counts:
         """Return what is held now; all zero before the first stream."""
@@ -147,12 +123,12 @@ class Hub:
         thread.join(timeout_seconds)
 
     def _adopt(
-        self, sock: socket.socket, caller: Caller, dialect_of: Callable[[Connection], Dialect]
+        self, sock: socket.socket, reader: Reader, dialect_of: Callable[[Connection], Dialect]
     ) -> None:
         try:
             self.start()
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._open, sock, caller, dialect_of)
+            self._loop.call_soon_threadsafe(self._open, sock, reader, dialect_of)
         except RuntimeError as error:  # the loop is closed
             sock.close()
             raise UnavailableError("the relay is shutting down") from error
@@ -191,22 +167,21 @@ class Hub:
                 connection.drop()
             self._questions.close()
 
-    def _open(self, sock: socket.socket, caller: Caller, dialect_of: Callable[[Connection], Dialect]) -> None:
+    def _open(self, sock: socket.socket, reader: Reader, dialect_of: Callable[[Connection], Dialect]) -> None:
         assert self._loop is not None
         assert self._closing is not None
-        has_room = self.has_room(caller)
+        has_room = self.has_room(reader)
         connection = Connection(
             self._loop,
             sock,
-            caller,
+            reader,
             heartbeat_seconds=self._limits.heartbeat_seconds,
             most_age_seconds=self._limits.most_age_seconds * random.uniform(1 - _AGE_JITTER, 1),  # noqa: S311
             on_closing=self._forget,
             on_closed=self._connections.discard,
         )
         self._connections.add(connection)
-        self._per_key[caller] += 1
-        self._per_organization[caller.organization_id] += 1
+        self._places.take(reader)
         connection.open(dialect_of(connection))
         if self._closing.is_set():
             connection.close(CloseCode.RESTART, "restart")
@@ -221,13 +196,7 @@ class Hub:
     def _forget(self, connection: Connection) -> None:
         assert self._delivery is not None
         self._delivery.forget(connection)
-        caller = connection.caller
-        self._per_key[caller] -= 1
-        if not self._per_key[caller]:
-            del self._per_key[caller]
-        self._per_organization[caller.organization_id] -= 1
-        if not self._per_organization[caller.organization_id]:
-            del self._per_organization[caller.organization_id]
+        self._places.give_back(connection.reader)
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -247,7 +216,7 @@ class Hub:
         assert self._questions is not None
         while True:
             await asyncio.sleep(self._limits.recheck_seconds)
-            for caller in list(self._per_key):
+            for caller in self._places.callers():
                 try:
                     is_valid = await self._questions.ask(self._store.caller_is_valid, caller)
                 except UnavailableError:

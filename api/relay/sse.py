@@ -15,6 +15,7 @@ from flask import Response, request
 
 from api.relay import handover
 from api.relay.hub import Hub
+from api.relay.places import Reader, address_of
 from api.relay.store import Caller, TurnState
 from shared.errors import ProblemCode, RefusedError
 
@@ -67,19 +68,20 @@ def stream_events(
     all_headers = HEADERS | ({"X-Request-Id": request_id} if request_id else {}) | dict(headers)
     if request.method == "HEAD":
         return Response(headers=all_headers)
-    if not hub.has_room(caller):
+    reader = Reader(caller, address_of(request.remote_addr))
+    if not hub.has_room(reader):
         raise RefusedError(
             ProblemCode.RATE_LIMITED, "too many streams are open; close some", members={"scope": "streams"}
         )
     hub.start()
     if "gunicorn.socket" in request.environ and handover.can_take(request.environ):
         head = _head(all_headers)
-        hub.carry_event_stream(handover.take(request.environ), caller, turn, after=after, head=head)
+        hub.carry_event_stream(handover.take(request.environ), reader, turn, after=after, head=head)
         return _Taken()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     try:
-        hub.carry_event_stream(theirs, caller, turn, after=after)
+        hub.carry_event_stream(theirs, reader, turn, after=after)
     except BaseException:
         ours.close()
         raise

@@ -12,6 +12,7 @@ from simple_websocket import Server
 
 from api.relay import handover
 from api.relay.hub import Hub
+from api.relay.places import Reader, address_of
 from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
 
@@ -65,10 +66,10 @@ def register(
 
     @sock.route("/v1/stream", bp=blueprint, endpoint="websocket")  # type: ignore[untyped-decorator]
     def stream(ws: Server) -> None:
-        caller: Caller = g.stream_caller
+        reader = Reader(g.stream_caller, address_of(request.remote_addr))
         taken = handover.take(request.environ)
         ws.connected = False  # flask-sock's own close has nothing left to do
-        hub.carry_websocket(taken, caller)
+        hub.carry_websocket(taken, reader)
 
     @blueprint.get("/v1/stream", endpoint="plain")
     def refuse() -> Response:

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from flask import Flask, Response, jsonify, request
 
-from api.relay.hub import Hub, Limits
+from api.relay.hub import Hub
+from api.relay.places import Limits
 from api.relay.sse import parse_cursor, stream_events
 from api.relay.store import Caller, TurnState
 from api.relay.websocket import register
@@ -98,6 +99,7 @@ def create_app():
     limits = Limits(
         most_sockets_per_key=int(os.environ.get("MOST_SOCKETS", "5000")),
         most_sockets_per_organization=int(os.environ.get("MOST_OF_ORGANIZATION", "5000")),
+        most_sockets_per_address=int(os.environ.get("MOST_OF_ADDRESS", "0")),
         most_age_seconds=float(os.environ.get("MOST_AGE", "3600")),
         recheck_seconds=float(os.environ.get("RECHECK", "60")),
         heartbeat_seconds=float(os.environ.get("HEARTBEAT", "15")),

@@ -503,6 +503,28 @@ def test_an_organizations_sockets_are_counted_over_all_its_keys(own):
         assert receive(fourth) == {"type": "pong"}
 
 
+def test_streams_are_counted_for_each_address(own, redis_server):
+    service = own(MOST_OF_ADDRESS="2")
+    with service.socket(), service.socket():
+        eventually(lambda: service.health()["websockets"] == 2)
+        with service.socket() as third:
+            with pytest.raises(ConnectionClosed) as closed:
+                third.recv(timeout=10)
+            assert closed.value.rcvd.code == 4429
+        eventually(lambda: service.health()["websockets"] == 2)
+        connection, response = open_stream(service, Worker(service.rows, redis_server.url).accept())
+        assert (response.status, json.loads(response.read())["code"]) == (429, "rate_limited")
+        connection.close()
+        elsewhere = socket.create_connection(("127.0.0.1", service.port), 15, ("127.0.0.2", 0))
+        with service.socket(sock=elsewhere) as fourth:
+            send(fourth, "ping")
+            assert receive(fourth) == {"type": "pong"}
+    eventually(lambda: service.health()["websockets"] == 0)
+    with service.socket() as fifth:  # whoever leaves makes room
+        send(fifth, "ping")
+        assert receive(fifth) == {"type": "pong"}
+
+
 def test_a_websocket_that_grew_old_is_told_to_come_back(own):
     service = own(MOST_AGE="0.5")
     with service.socket() as ws:
