@@ -196,9 +196,11 @@ def receive(ws, seconds=15.0):
 
 
 def subscribe(ws, worker, **fields):
-    """Subscribe and return the `subscribed` frame."""
+    """Subscribe and return the `subscribed` frame; pings come when they are due."""
     send(ws, "subscribe", session_id=str(worker.session_id), **fields)
     frame = receive(ws)
+    while frame["type"] == "ping":
+        frame = receive(ws)
     assert frame["type"] == "subscribed", frame
     return frame
 

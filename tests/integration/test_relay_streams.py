@@ -262,7 +262,7 @@ def test_a_slow_reader_is_closed_and_costs_nobody_else_anything(service, worker)
         reading.start()
         worker.deltas(400, size=40_000)
         worker.finish()
-        reading.join(20)
+        reading.join(60)
         assert text.content == worker.text.content
         with pytest.raises(ConnectionClosed) as closed:
             read_until(slow, "done")  # what was on its way still arrives
