@@ -6,6 +6,7 @@ is missing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -19,10 +20,12 @@ from shared.accounts import KeyRole, create_organization, insert_key, mint_key
 from shared.database import Database
 from shared.migrate import migrate
 from shared.settings import Settings, load_settings
+from tests.marks import Listener, leaks_in_files, leaks_in_redis, listen, mark_new_secrets
 from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
 # Before any of them is imported: their assertions say what they compared, as those of tests do.
 pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")
+mark_new_secrets()
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,27 @@ class Keys:
 
 
 @pytest.fixture(scope="session")
+def listener() -> Listener:
+    """Hears what this process logs, from the first test on."""
+    return listen()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_told(listener: Listener) -> Iterator[None]:
+    """No test may make this process log a secret or content (I10)."""
+    yield
+    heard, listener.heard = listener.heard, []
+    assert not heard, heard
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server with a migrated database."""
     with temporary_postgres() as server:
         migrate(server.owner_url, server.app_url)
         yield server
+        found = leaks_in_files([Path(server.log)])
+    assert not found, found
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +67,8 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis server; what is in it belongs to the running test."""
     with temporary_redis() as server:
         yield server
+        found = leaks_in_files([Path(server.log)])
+    assert not found, found
 
 
 @pytest.fixture
@@ -92,11 +113,13 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def redis_url(redis_server: EmbeddedRedis) -> str:
-    """A Redis that holds nothing yet."""
+def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
+    """A Redis that holds nothing yet, and in the end no secret, and content in the logs of turns alone."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
-    return redis_server.url
+    yield redis_server.url
+    found = leaks_in_redis(redis_server.url)
+    assert not found, found
 
 
 @pytest.fixture

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Oracle, wait_until
+from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secrets_of
 
 START_LIMIT_SECONDS = 90.0
-PROVIDER_KEY = "sk-provider-secret-0123456789"
+PROVIDER_KEY = marked("provider")
 OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
 LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")
 QUICK = {
@@ -81,10 +83,14 @@ class Service:
         api = self.api()
         wait_until(lambda: api.call("GET", "/readyz").status_code == 200, "the service to be ready")
 
+    def log_files(self) -> list[Path]:
+        """Return where any of its processes writes, its servers included."""
+        servers = (self.folder / "data").glob("*/server.log")
+        return [*(self.folder / "data" / "logs").glob("*"), *servers, self.folder / "output"]
+
     def logs(self) -> str:
         """Return all that any of its processes wrote."""
-        files = [*(self.folder / "data" / "logs").glob("*"), self.folder / "output"]
-        return "\n".join(file.read_text(errors="replace") for file in files)
+        return "\n".join(file.read_text(errors="replace") for file in self.log_files())
 
     def output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")
@@ -148,16 +154,22 @@ def await_file(path: Path, process: subprocess.Popen) -> str:
 
 @contextlib.contextmanager
 def running_service(folder: Path, processes: int = 1, **environ: str) -> Iterator[Service]:
-    """Run a service on the data in `folder`; it must leave no process behind."""
+    """Run a service on the data in `folder`; it must leave no process behind, and have told nothing (I10)."""
     kinds = [word for kind in ("web", "relay", "worker") for word in (f"--{kind}", str(processes))]
     where = ["--data", str(folder / "data"), "--state", str(folder / "state.json"), "--port", "0"]
     service = Service(spawn(folder, ["up", *where, *kinds], {**QUICK, **environ}), folder)
+    state, told = "", []
     try:
-        await_file(folder / "state.json", service.process)
+        state = await_file(folder / "state.json", service.process)
         yield service
+        # One that a test ended, or that is away, has told what it told.
+        with contextlib.suppress(redis.RedisError):
+            told += leaks_in_redis(json.loads(state)["redis_url"], secrets_of(environ, state))
     finally:
         left = service.end()
     assert left == []
+    told += leaks_in_files(service.log_files(), secrets_of(environ, state), shown=banner_of(state))
+    assert not told, told
 
 
 @contextlib.contextmanager

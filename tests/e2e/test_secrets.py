@@ -26,12 +26,10 @@ import redis
 from websockets.exceptions import WebSocketException
 
 from shared.accounts import create_key, create_organization
-from tests.e2e.conftest import Service, running_service, temporary_folder
+from tests.e2e.conftest import PROVIDER_KEY, Service, running_service, temporary_folder
 from tests.e2e.protocol_client import SUBPROTOCOL, Api, Oracle, wait_until, websocket
 from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
-PROVIDER_KEY = f"provider-{uuid.uuid4().hex}"
-"""Of no known shape: what is redacted by its shape alone would be missed here."""
 END = f"end-{uuid.uuid4().hex}"
 
 

@@ -20,6 +20,7 @@ from shared.events import EventEncoder, EventType, timestamp
 from shared.log_scripts import APPEND, OPEN, RESTART, Appended
 from shared.redis_names import events_channel, log_key
 from shared.transcript import Transcript
+from tests.marks import leaks_in_files
 
 MOST_ENTRIES = 20_000
 TTL = 3600
@@ -178,6 +179,8 @@ class Service:
             self.process.kill()
             self.process.wait()
         self.log.close()
+        told = leaks_in_files([Path(self.log.name)], ["good-key"])
+        assert not told, told
 
     def socket(self, *, key="good-key", subprotocols=("turnkeeper.v1",), **options):
         headers = {"Authorization": f"Bearer {key}"} if key else {}

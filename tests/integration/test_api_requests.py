@@ -201,6 +201,7 @@ def test_postgres_away_is_unavailable_and_says_when_to_try_again(api, keys, monk
 
 def test_the_log_line_of_a_request_has_its_pattern_and_no_content(api, keys, caplog):
     session = api.session(keys.alice)
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="turnkeeper.requests"):
         api.post(f"/v1/sessions/{session}/turns", keys.alice, json={"content": "my diary"})
     (record,) = [record for record in caplog.records if record.name == "turnkeeper.requests"]

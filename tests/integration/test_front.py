@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import leaks_in_files
 from turnkeeper import front as front_module
 from turnkeeper.front import Front, Kind, hand_over, take_over
 from turnkeeper.serve import noted_pid
@@ -244,6 +245,7 @@ def process(folder: Path) -> Iterator[subprocess.Popen]:
         finally:
             master.terminate()
             master.wait(LIMIT_SECONDS)
+    assert leaks_in_files([folder / "log"]) == []
 
 
 @pytest.fixture

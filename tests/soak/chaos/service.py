@@ -16,10 +16,11 @@ import httpx
 import psutil
 
 from tests.e2e.conftest import await_file, spawn, temporary_folder
+from tests.marks import banner_of, leaks_in_files, marked, secrets_of
 
 END_SECONDS: Final = 60.0
 """For draining and for the end of every process."""
-PROVIDER_KEY: Final = "sk-chaos"
+PROVIDER_KEY: Final = marked("provider")
 PRICES: Final = {"MCP_LLM_PRICE_INPUT_PER_M_USD": "3", "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "15"}
 
 
@@ -117,9 +118,12 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
             **PRICES,
             **settings,
         }
+        stack.callback(expect_nothing_told, folder, environ)
         up = spawn(folder, ["up", *where, *kinds], environ)
         stack.callback(end, up)
-        state = json.loads(await_file(folder / "state.json", up))
+        written = await_file(folder / "state.json", up)
+        (folder / "state.kept").write_text(written)  # its own goes with the service
+        state = json.loads(written)
         yield Service(
             folder,
             psutil.Process(up.pid),
@@ -129,6 +133,19 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
             state["redis_url"],
             provider_url,
         )
+
+
+def expect_nothing_told(folder: Path, environ: Mapping[str, str]) -> None:
+    """Look for secrets and content in what the processes wrote (I10)."""
+    kept = folder / "state.kept"
+    state = kept.read_text() if kept.exists() else ""
+    files = [
+        *(folder / "data" / "logs").glob("*"),
+        *(folder / "data").glob("*/server.log"),
+        folder / "output",
+    ]
+    told = leaks_in_files(files, secrets_of(environ, state), shown=banner_of(state))
+    assert not told, told
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
