@@ -49,7 +49,8 @@ class AnthropicWire:
         head = opened + self._heads[delta.reasoning]
         if self._script.usage is not UsageMode.CONTINUOUS:
             return head, b"}}\n\n"
-        return head, b"}}\n\n" + self._message_delta(None, self._usage(tally.output_tokens))
+        usage = self._usage(tally.output_tokens, tally.reasoning_tokens)
+        return head, b"}}\n\n" + self._message_delta(None, usage)
 
     def closing(self, finish: Finish, tally: Tally) -> list[bytes]:
         """Return the block's end, the tool call, `message_delta` and the mark, as the script has them."""
@@ -57,7 +58,7 @@ class AnthropicWire:
         if self._script.tool_call:
             events.append(self._tool_use())
         mode = self._script.usage
-        figures = told(mode, self._usage(tally.output_tokens))
+        figures = told(mode, self._usage(tally.output_tokens, tally.reasoning_tokens))
         deltas = [self._message_delta(finish, usage) for usage in figures]
         stop = [] if self._script.no_done else [_STOP]
         if mode is UsageMode.AFTER_FINISH:
@@ -98,7 +99,8 @@ class AnthropicWire:
             }
             content.append(tool)
         message = self._message(content, _STOP_REASONS[finish])
-        for figures in told(self._script.usage, self._usage(tally.output_tokens))[-1:]:
+        usage = self._usage(tally.output_tokens, tally.reasoning_tokens)
+        for figures in told(self._script.usage, usage)[-1:]:
             message["usage"] = self._report(figures)
         return as_json(message)
 
@@ -113,7 +115,7 @@ class AnthropicWire:
             "stop_sequence": None,
         }
 
-    def _usage(self, output_tokens: int) -> dict[str, Any]:
+    def _usage(self, output_tokens: int, thinking_tokens: int = 0) -> dict[str, Any]:
         script = self._script
         return {
             "input_tokens": self._ask.input_tokens,
@@ -124,6 +126,7 @@ class AnthropicWire:
                 "ephemeral_1h_input_tokens": script.cache_write_1h,
             },
             "output_tokens": output_tokens,
+            "output_tokens_details": {"thinking_tokens": thinking_tokens},
             "service_tier": "standard",
         }
 

@@ -206,6 +206,17 @@ def test_cached_tokens_are_inside_openais_prompt_and_outside_anthropics_input():
 
 
 @BOTH
+@pytest.mark.parametrize("usage", ["full", "continuous"])
+def test_reasoning_is_told_as_a_part_of_the_output(dialect, usage):
+    _, wire = steps_of(dialect, f"tokens=3 reasoning=4 usage={usage}")
+    told = wire.reported
+    if dialect is Dialect.OPENAI:
+        assert told["completion_tokens_details"] == {"reasoning_tokens": 4}
+    else:
+        assert told["output_tokens_details"] == {"thinking_tokens": 4}
+
+
+@BOTH
 def test_a_continuation_says_only_what_is_missing(dialect):
     full, _ = steps_of(dialect, "tokens=30")
     whole = text_of(full)
