@@ -66,7 +66,9 @@ _LEFT_BEHIND: Final = text(
            c.reasoning_tokens, c.usage_source,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
             where m.organization_id = t.organization_id and m.session_id = t.session_id
-              and m.position <= t.number * 2) as prompt_bytes
+              and m.position <= t.number * 2)
+           + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
+              where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
     from turnkeeper.turns as t
     left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
     where t.organization_id = :organization_id and t.id = :turn_id

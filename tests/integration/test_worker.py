@@ -325,6 +325,18 @@ def test_a_call_that_a_dead_attempt_noted_is_billed_before_any_renewal(desk, not
     assert bills_of(desk, turn) == [*first, (2, "provider", True, 3)]
 
 
+def test_the_estimate_of_a_call_that_died_has_the_system_prompt_in_it(desk):
+    system = "Be brief. " * 40
+    desk.sql("update turnkeeper.sessions set system_prompt = :p where id = :s", p=system)
+    content = "[[tokens=3]] and a question"
+    turn = desk.queue(content)
+    claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    desk.redis.set(call_key(desk.session, turn), 1)
+    until(lambda: desk.row(turn).status == "queued")
+    bills = desk.sql("select input_tokens from turnkeeper.ledger where turn_id = :t", t=turn)
+    assert [bill.input_tokens for bill in bills] == [(len(system) + len(content)) // 4]
+
+
 def test_a_worker_notes_its_call_before_the_provider_answers(desk):
     turn = desk.queue("[[hang_headers=true]]")
     desk.ring(turn)
