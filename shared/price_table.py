@@ -93,8 +93,7 @@ class Entry:
 
     def of(self, usage: Usage) -> Price:
         """Return the rates that a request with this usage is billed at."""
-        prompt = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        if self.long_prompt is not None and prompt > self.long_prompt.above_tokens:
+        if self.long_prompt is not None and usage.prompt_tokens() > self.long_prompt.above_tokens:
             return self.long_prompt.price
         return self.price
 

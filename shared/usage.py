@@ -54,6 +54,10 @@ class Usage:
             "reasoning_tokens": self.reasoning_tokens,
         }
 
+    def prompt_tokens(self) -> int:
+        """Return the tokens of the prompt, cached or not."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
     def is_empty(self) -> bool:
         """Say whether no token was used at all."""
         return self == Usage()

@@ -84,6 +84,7 @@ class Attempt:
         "_is_begun",
         "_is_sent",
         "_length",
+        "_longest",
         "_message_id",
         "_most_deltas",
         "_most_length",
@@ -150,6 +151,7 @@ class Attempt:
         self._error: BaseException | None = None
         self._retries = retries
         self._spent = _NO_USAGE
+        self._longest = _NO_USAGE
         self._allowance = allowance
         self._length = 0
         self._prompt_tokens = 0
@@ -278,8 +280,9 @@ class Attempt:
 
     def _begin_again(self, provider: Provider) -> None:
         """Forget the failed call, but for what it may have cost."""
-        usage, _ = self._usage(provider)
-        self._spent = usage
+        usage, _ = self._usage_of_call(provider)
+        self._spent += usage
+        self._longest = _longer(self._longest, usage)
         self._is_sent = False
         self._is_begun = False
         self._running = None
@@ -308,7 +311,9 @@ class Attempt:
         """Return what was brought so far."""
         usage, source = self._usage(provider)
         content = self._prefix + "".join(self._content)
-        return Answer(content, "".join(self._reasoning), self.called, usage, source)
+        return Answer(
+            content, "".join(self._reasoning), self.called, usage, source, self._longest_call(provider)
+        )
 
     def checkpoint(self, provider: Provider) -> tuple[int, Answer] | None:
         """Return what was encoded so far and the number of its last event, for another thread to save.
@@ -360,7 +365,7 @@ class Attempt:
 
     def _follow(self, usage: Usage, allowance: Allowance) -> None:
         """Hold the provider's own figures against the hold; its prompt may be larger than any text that we sent."""
-        prompt_tokens = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        prompt_tokens = usage.prompt_tokens()
         if prompt_tokens != self._prompt_tokens:
             self._prompt_tokens = prompt_tokens
             prompt = replace(usage, output_tokens=0, reasoning_tokens=0)
@@ -438,6 +443,11 @@ class Attempt:
             return usage, source
         return usage + self._spent, UsageSource.ESTIMATED
 
+    def _longest_call(self, provider: Provider) -> Usage | None:
+        if self._spent.is_empty():
+            return None
+        return _longer(self._longest, self._usage_of_call(provider)[0])
+
     def _usage_of_call(self, provider: Provider) -> tuple[Usage, UsageSource]:
         """Return the provider's word where it gave one, else its running figures, else an estimate.
 
@@ -468,3 +478,8 @@ class Attempt:
             output_tokens=max(output, running.output_tokens),
             reasoning_tokens=max(thought, running.reasoning_tokens),
         ), UsageSource.PARTIAL
+
+
+def _longer(one: Usage, other: Usage) -> Usage:
+    """Return the usage with the longer prompt."""
+    return max(one, other, key=Usage.prompt_tokens)

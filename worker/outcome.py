@@ -18,6 +18,7 @@ class Answer:
         called: Whether the request reached the provider, so tokens may have been used.
         usage: What was used.
         usage_source: Who says so.
+        longest: The call with the longest prompt, whose rates hold for all; None where one call was made.
     """
 
     content: str
@@ -25,6 +26,7 @@ class Answer:
     called: bool
     usage: Usage
     usage_source: UsageSource
+    longest: Usage | None = None
 
 
 NOTHING = Answer("", "", called=False, usage=Usage(), usage_source=UsageSource.ESTIMATED)

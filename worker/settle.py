@@ -281,7 +281,8 @@ def lost(answer: Answer) -> Failed:
 def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Ending) -> Mapping[str, Any]:
     answer = ending.answer
     usage = answer.usage if answer.called else Usage()  # what is not in the ledger is in no total
-    price = price_of(provider, usage, datetime.now(UTC))
+    # By a prompt that was sent: those of several calls together may be longer than any.
+    price = price_of(provider, (answer.longest if answer.called else None) or usage, datetime.now(UTC))
     status, signal = _transition(ending)
     error = error_of(ending)
     return {

@@ -1,6 +1,7 @@
 """Claiming and settling against a real PostgreSQL, as the application's role: once, whatever happens."""
 
 import threading
+from dataclasses import replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -9,6 +10,8 @@ from sqlalchemy import text
 
 from shared.errors import Fault
 from shared.ids import new_id
+from shared.price_table import read_price_table
+from shared.provider_settings import ProviderName
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from worker.claim import claim_turn
@@ -209,6 +212,38 @@ def test_cache_writes_of_an_hour_are_billed_apart_and_stand_in_the_ledger(ledger
     assert row.cost_usd == COST + (4 * Decimal("3.75") + 3 * 6) / 1_000_000
     assert row.price["cache_write_1h_per_m_usd"] == "6"
     assert row.price["assumed"] is False
+
+
+LONG_PROMPTS = """
+[[prices]]
+provider = "openai-compatible"
+model = "m"
+input = 1
+output = 2
+long_prompt = { above_tokens = 100, input = 10, output = 20 }
+"""
+
+
+@pytest.mark.parametrize(("longest", "rate"), [(60, 1), (100, 1), (101, 10), (None, 10)])
+def test_calls_of_an_attempt_are_not_billed_as_one_long_prompt(ledgers, settings, tmp_path, longest, rate):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(LONG_PROMPTS)
+    table = read_price_table(prices, [])
+    provider = replace(
+        settings.provider, name=ProviderName.OPENAI_COMPATIBLE, model="m", prices=table, declared_price=None
+    )
+    claim = ledgers.claim(ledgers.queue_turn())
+    used = Usage(input_tokens=120, output_tokens=5)
+    answer = Answer(
+        "hello",
+        "",
+        called=True,
+        usage=used,
+        usage_source=UsageSource.ESTIMATED,
+        longest=None if longest is None else Usage(input_tokens=longest),
+    )
+    row = settle(ledgers.database, provider, settlement(claim), Completed(answer, FinishReason.STOP))
+    assert row.cost_usd == Decimal(rate * (120 + 2 * 5)) / 1_000_000
 
 
 def test_a_turn_that_failed_before_its_call_costs_nothing_and_does_not_count(ledgers, settings):

@@ -409,6 +409,18 @@ def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
     _, _, outcome = run_again([[silent], WHOLE])
     assert outcome.answer.usage == Usage(input_tokens=14 + 3, output_tokens=2)
     assert outcome.answer.usage_source is UsageSource.ESTIMATED
+    assert outcome.answer.longest == Usage(input_tokens=14)
+
+
+def test_of_several_calls_the_one_with_the_longest_prompt_is_named():
+    long = Usage(input_tokens=5, cache_read_tokens=12, output_tokens=1)
+    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    told = [[MessageStart(), RunningUsage(long)], silent]
+    _, _, outcome = run_again([told, [silent], WHOLE], times=2)
+    assert outcome.answer.usage.prompt_tokens() == 17 + 14 + USED.prompt_tokens()
+    assert outcome.answer.longest == long
+    _, _, outcome = run_again([WHOLE])
+    assert outcome.answer.longest is None
 
 
 PART = [MessageStart(), ContentDelta("part")]
