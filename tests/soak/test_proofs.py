@@ -5,6 +5,7 @@ import pytest
 from tests.soak.proofs.crowd import Asked
 from tests.soak.proofs.deaths import all_workers_die
 from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.money import money
 from tests.soak.proofs.outage import redis_hangs
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(400)]
@@ -27,4 +28,9 @@ def test_a_redis_that_hangs_keeps_no_running_turn_from_its_end_and_no_post_from_
 
 def test_turns_whose_workers_all_died_run_again_in_time():
     summary = all_workers_die(Asked(turns=20))
+    assert summary["violations"] == []
+
+
+def test_the_ledger_is_the_providers_log_and_no_budget_is_passed():
+    summary = money(Asked(turns=60))
     assert summary["violations"] == []

@@ -6,7 +6,7 @@ and reads with one reader or several. How busy the service is follows from how m
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -26,7 +26,12 @@ ACCEPT_SECONDS: Final = 90.0
 AGAIN_SECONDS: Final = 0.3
 TURNS_OF_SESSION: Final = 4
 """Short histories: what is under test is not the prompt."""
+UNPAID: Final = 402
 PATIENT: Final = {"idempotency_in_progress", "unavailable", "rate_limited", "queue_full"}
+
+
+class UnpaidError(Exception):
+    """The organization's budget does not pay for the turn."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ class Told:
     seq: int = 0
     is_stopped: bool = False
     is_deleted: bool = False
+    is_unpaid: bool = False
     deltas: int = 0
     snapshots: int = 0
     gaps: int = 0
@@ -63,12 +69,18 @@ class Clients:
         seed: Fixes what the turns are.
         turns: How many.
         users: How many turns there are at once, at most.
+        plan: Says what a turn is, given the seed and its number.
+        first: The first turn's number.
+        system_prompt: Of every session, if any.
     """
 
     service: Service
     seed: int
     turns: int
     users: int
+    plan: Callable[[int, int], TurnPlan] = plan_turn
+    first: int = 1
+    system_prompt: str | None = None
     told: list[Told] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     finished: int = 0
@@ -76,7 +88,7 @@ class Clients:
 
     async def run(self) -> None:
         """Have all turns run to their ends."""
-        self._numbers = iter(range(1, self.turns + 1))
+        self._numbers = iter(range(self.first, self.first + self.turns))
         async with asyncio.TaskGroup() as group:
             for number in range(self.users):
                 group.create_task(self._be_user(number))
@@ -87,14 +99,14 @@ class Clients:
         session_id, left = "", 0
         try:
             for turn_number in self._numbers:
-                plan = plan_turn(self.seed, turn_number)
+                plan = self.plan(self.seed, turn_number)
                 if not left:
                     session_id, left = "", random.randrange(1, TURNS_OF_SESSION + 1)
                 told = Told(plan, session_id)
                 self.told.append(told)
                 await self._follow(client, told, f"user-{number}")
                 session_id = told.session_id
-                left = 0 if told.is_deleted or told.violations else left - 1
+                left = 0 if told.is_deleted or told.is_unpaid or told.violations else left - 1
                 self.finished += 1
         finally:
             await client.close()
@@ -107,7 +119,7 @@ class Clients:
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 if not told.session_id:
-                    told.session_id = await client.make_session(user)
+                    told.session_id = await client.make_session(user, self.system_prompt)
                 readers += [
                     Reader(self.service.url, self.service.key, each, told.session_id)
                     for each in told.plan.readers
@@ -121,6 +133,8 @@ class Clients:
                     group.create_task(self._interfere(client, told))
         except TimeoutError:
             told.complain("no_done", f"after {TURN_SECONDS:g} s")
+        except UnpaidError:
+            told.is_unpaid = True
         except BrokenPromiseError as broken:
             told.complain("request", str(broken))
         told.seconds = loop.time() - began
@@ -209,17 +223,26 @@ class Requests:
         """Close its connections."""
         await self._client.aclose()
 
-    async def make_session(self, user: str) -> str:
+    async def make_session(self, user: str, system_prompt: str | None = None) -> str:
         """Make a session; one that was made without an answer stays empty."""
-        answer = await self._until({201}, "POST", "/v1/sessions", json={"user": user})
+        asked = {"user": user, "system_prompt": system_prompt}
+        answer = await self._until({201}, "POST", "/v1/sessions", json=asked)
         return str(answer.json()["id"])
 
     async def post_turn(self, told: Told, reader: Reader | None) -> str:
-        """Post a turn until it is accepted, and return its id; `reader` reads what the first answer streams."""
+        """Post a turn until it is accepted, and return its id; `reader` reads what the first answer streams.
+
+        Raises:
+            UnpaidError: Its budget does not pay for it, which the plan allows.
+        """
         plan = told.plan
         path = f"/v1/sessions/{told.session_id}/turns"
         more = {
-            "json": {"content": plan.content, "recovery": plan.recovery},
+            "json": {
+                "content": plan.content,
+                "recovery": plan.recovery,
+                "max_output_tokens": plan.max_output_tokens,
+            },
             "headers": {"Idempotency-Key": plan.idempotency_key},
         }
         if reader is not None:
@@ -229,7 +252,10 @@ class Requests:
                     return turn_id
             if reader.reading is not None:
                 return reader.reading.turn_id
-        answer = await self._until({200, 202}, "POST", path, **more)
+        wanted = {200, 202, UNPAID} if plan.may_lack_money else {200, 202}
+        answer = await self._until(wanted, "POST", path, **more)
+        if answer.status_code == UNPAID:
+            raise UnpaidError
         return str(answer.json()["id"])
 
     async def _post_and_read(self, path: str, more: dict[str, Any], reader: Reader) -> str:

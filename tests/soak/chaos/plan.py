@@ -16,6 +16,10 @@ class Kind(StrEnum):
     CUT = "cut"
     ERROR = "error in band"
     SILENT_END = "end without a mark"
+    MENDED = "broken off once"
+    SPOILED = "spoiled"
+    GREEDY = "longer than its limit"
+    UNCOUNTED = "usage untold"
 
 
 class Way(StrEnum):
@@ -37,7 +41,7 @@ _KINDS: Final = {
     Kind.ERROR: 4,
     Kind.SILENT_END: 3,
 }
-FAILING: Final = frozenset({Kind.REFUSED, Kind.CUT, Kind.ERROR, Kind.SILENT_END})
+FAILING: Final = frozenset({Kind.REFUSED, Kind.CUT, Kind.ERROR, Kind.SILENT_END, Kind.SPOILED})
 _RATES: Final = (0, 30, 60, 120, 300)
 """Tokens a second; 0 is as fast as it is read."""
 
@@ -70,6 +74,8 @@ class TurnPlan:
         delete_after_seconds: When the session is deleted, if at all.
         is_posted_twice: Whether the post is repeated with its key.
         readers: Who reads it; the first may be there before the turn.
+        max_output_tokens: The limit that is asked for; None for the service's own.
+        may_lack_money: Its organization has a budget, which may refuse it or end it.
     """
 
     number: int
@@ -80,6 +86,8 @@ class TurnPlan:
     delete_after_seconds: float | None
     is_posted_twice: bool
     readers: tuple[ReaderPlan, ...]
+    max_output_tokens: int | None = None
+    may_lack_money: bool = False
 
     @property
     def idempotency_key(self) -> str:

@@ -68,7 +68,7 @@ def execute(run: Run) -> dict[str, Any]:
     with running(run.size, run.settings, run.folder) as service, RecoveryWatch(service) as watch:
         clients = Clients(service, run.seed, run.turns, run.users)
         nemesis = Nemesis(service, watch)
-        asyncio.run(_fight(run, clients, nemesis))
+        asyncio.run(fight(run, clients, nemesis))
         fought_seconds = time.monotonic() - began
         await_peace(service)
         verdict = check(clients.told, read_stored(service.owner_url), service.provider_records())
@@ -99,7 +99,8 @@ def execute(run: Run) -> dict[str, Any]:
         }
 
 
-async def _fight(run: Run, clients: Clients, nemesis: Nemesis) -> None:
+async def fight(run: Run, clients: Clients, nemesis: Nemesis) -> None:
+    """Have all turns run to their ends while the nemesis deals its blows."""
     blows = schedule(run.seed, run.every_seconds, run.longest_pause_seconds, run.kinds)
     fighting = asyncio.create_task(nemesis.run(blows))
     telling = asyncio.create_task(_tell(clients, nemesis))

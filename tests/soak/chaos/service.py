@@ -113,6 +113,9 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
             "MCP_LLM_BASE_URL": f"{provider_url}/v1",
             "MCP_LLM_MODEL": "scripted",
             "MCP_LLM_API_KEY": PROVIDER_KEY,
+            # For a run whose settings name the other dialect.
+            "ANTHROPIC_BASE_URL": provider_url,
+            "ANTHROPIC_API_KEY": PROVIDER_KEY,
             # A third of the calls is made to fail, and every end is held against its own turn's script.
             "PROVIDER_BREAKER_SECONDS": "0",
             **PRICES,

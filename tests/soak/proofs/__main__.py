@@ -9,6 +9,7 @@ from tests.soak.chaos.report import keep
 from tests.soak.proofs.crowd import Asked
 from tests.soak.proofs.deaths import all_workers_die
 from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.money import money
 from tests.soak.proofs.outage import redis_hangs
 
 PROOFS = {
@@ -16,6 +17,7 @@ PROOFS = {
     "flushes": (flushed, 1000),
     "outage": (redis_hangs, 400),
     "deaths": (all_workers_die, 300),
+    "money": (money, 2000),
 }
 MOST_SHOWN = 20
 
@@ -35,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     prove, most = PROOFS[options.name]
     settings = dict(pair.split("=", 1) for pair in options.set)
     summary = prove(Asked(options.turns or most, options.seed, options.seconds, settings))
-    for title in ("figures", "clients", "outcomes", "answers"):
+    for title in ("figures", "happened", "clients", "outcomes", "answers"):
+        if title not in summary:
+            continue
         print(f"\n| {title} | |\n|---|---:|")  # noqa: T201
         for name, value in summary[title].items():
             print(f"| {name} | {value} |")  # noqa: T201
