@@ -286,6 +286,7 @@ class Attempt:
         self._is_sent = False
         self._is_begun = False
         self._running = None
+        self._prompt_tokens = 0
         self._error = None
 
     def stop(self, reason: StopReason) -> None:

@@ -636,6 +636,19 @@ def test_a_prompt_that_the_provider_counts_larger_leaves_less_for_the_answer():
     assert len(outcome.answer.content) == 96
 
 
+def test_a_prompt_that_is_counted_larger_a_second_time_leaves_less_again():
+    larger = RunningUsage(Usage(input_tokens=40 + 8 + 128 + 200))
+    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    begun = [MessageStart(), larger]
+    _, outcome = run_on(
+        PROMPT_USD + 160 * TOKEN_USD,
+        Moody([begun, silent], [begun, *[[ContentDelta("a")]] * 500]),
+        retries=Again(1),
+    )
+    # By hand: ⌊(0.001056 + 0.0024 − 2 × 376 × 0.000003) / 0.000015⌋ = 80 tokens.
+    assert len(outcome.answer.content) == 81
+
+
 def test_an_estimate_is_not_above_the_limit_that_an_honest_provider_was_sent():
     provider = Asked(
         [MessageStart(), *[ContentDelta("x" * 6)] * PAID_TOKENS, Finish(FinishReason.LENGTH, None)]
