@@ -33,7 +33,7 @@ def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
 
 
 def call_key(session_id: UUID | str, turn_id: UUID | str) -> str:
-    """Name the note that an attempt called the provider; its value is the attempt."""
+    """Name the note that an attempt called the provider; its value is the attempt and what it told of its prompt."""
     return f"tk:{{{session_id}}}:call:{turn_id}"
 
 

@@ -354,9 +354,7 @@ class Attempt:
                 case ReasoningDelta(text):
                     self._show(True, text)
                 case RunningUsage(usage):
-                    self._running = usage
-                    if self._allowance is not None:
-                        self._follow(usage, self._allowance)
+                    self._follow(usage)
                 case MessageStart():
                     self._begin()
                 case Finish():
@@ -364,17 +362,26 @@ class Attempt:
                 case _:
                     assert_never(item)
 
-    def _follow(self, usage: Usage, allowance: Allowance) -> None:
-        """Hold the provider's own figures against the hold; its prompt may be larger than any text that we sent."""
-        prompt_tokens = usage.prompt_tokens()
-        if prompt_tokens != self._prompt_tokens:
-            self._prompt_tokens = prompt_tokens
-            prompt = replace(usage, output_tokens=0, reasoning_tokens=0)
-            most = allowance.tokens_after(prompt, self._spent, self._prompt.max_output_tokens)
-            self._most_deltas -= self._most_tokens - most
-            self._most_tokens = most
+    def _follow(self, usage: Usage) -> None:
+        """Note the prompt's figures, and hold all of them against the hold."""
+        self._running = usage
+        length = usage.prompt_tokens()
+        if length != self._prompt_tokens:
+            self._prompt_tokens = length
+            self._count_prompt(replace(usage, output_tokens=0, reasoning_tokens=0))
         if usage.output_tokens > self._most_tokens:
             self.stop_reason = self.stop_reason or StopReason.BUDGET
+
+    def _count_prompt(self, prompt: Usage) -> None:
+        source = UsageSource.PARTIAL if self._spent.is_empty() else UsageSource.ESTIMATED
+        earlier = replace(self._spent, output_tokens=0, reasoning_tokens=0)
+        self.channel.note_call(earlier + prompt, source)
+        if self._allowance is None:
+            return
+        # The provider's prompt may be larger than any text that we sent.
+        most = self._allowance.tokens_after(prompt, self._spent, self._prompt.max_output_tokens)
+        self._most_deltas -= self._most_tokens - most
+        self._most_tokens = most
 
     def _begin(self) -> None:
         self._is_begun = True

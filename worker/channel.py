@@ -16,7 +16,9 @@ from shared.events import EventEncoder, EventType, timestamp
 from shared.log_scripts import APPEND, RESTART, Appended, sha_of
 from shared.redis_names import events_channel, log_key
 from shared.turns import TurnStatus
+from shared.usage import Usage, UsageSource
 from shared.wire import pack
+from worker.call_note import CallNote
 
 if TYPE_CHECKING:
     from worker.publisher import Publisher
@@ -147,9 +149,15 @@ class Channel:
         self._pending_bytes += len(text)
         self._publisher.mark(self)
 
-    def note_call(self) -> None:
-        """Note that the provider was called: should this worker die before its next renewal, the call is billed."""
-        self._publisher.note_call(self._session_id, self._turn_id, self._attempt)
+    def note_call(self, prompt: Usage | None = None, source: UsageSource = UsageSource.ESTIMATED) -> None:
+        """Note that the provider was called: should this worker die before its next renewal, the call is billed.
+
+        Args:
+            prompt: What the attempt's prompts had, once the provider has told that.
+            source: What those figures are worth.
+        """
+        note = CallNote(self._attempt, prompt, source)
+        self._publisher.note_call(self._session_id, self._turn_id, note)
 
     def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
         """Tell a fact that is no delta."""

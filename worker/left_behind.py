@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import msgspec
@@ -14,6 +14,7 @@ from shared.redis_names import call_key, log_key
 from shared.transcript import Transcript
 from shared.usage import Usage, UsageSource, estimate_tokens
 from worker.allowance import within_limit
+from worker.call_note import CallNote, read_note
 from worker.outcome import Answer
 
 _log = logging.getLogger("turnkeeper.sweeper")
@@ -62,7 +63,8 @@ def left_behind(row: Row[Any], log: "redis.Redis", context_tokens: int) -> Left:
     """
     content, reasoning = row.content or "", row.reasoning or ""
     last_seq = max(row.last_seq, row.checkpoint_seq or 0)
-    called = bool(row.called) or _was_called(row, log)
+    note = _note_of(row, log)
+    called = bool(row.called) or note is not None
     told = _told(row, log)
     is_open = False
     if told is None:
@@ -74,18 +76,26 @@ def left_behind(row: Row[Any], log: "redis.Redis", context_tokens: int) -> Left:
         called = called or told.is_answered
         is_open = told.is_open
     usage = usage_of(row, content, reasoning, context_tokens) if called else Usage()
-    answer = Answer(content, reasoning, called, usage, source_of(row))
+    source = source_of(row)
+    if note is not None and note.prompt is not None and source is not UsageSource.PROVIDER:
+        usage, source = _with_prompt(usage, note.prompt), note.source
+    answer = Answer(content, reasoning, called, usage, source)
     return Left(row, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 
 
-def _was_called(row: Row[Any], log: "redis.Redis") -> bool:
-    """Say whether the dead attempt noted in Redis that it called the provider; a renewal does so later."""
+def _note_of(row: Row[Any], log: "redis.Redis") -> CallNote | None:
+    """Return what the dead attempt noted in Redis of its call; a renewal does so later."""
     try:
-        noted = log.get(call_key(row.session_id, row.id))
+        kept = cast("bytes | None", log.get(call_key(row.session_id, row.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
-        return False
-    return bool(noted == str(row.attempt).encode())
+        return None
+    note = None if kept is None else read_note(kept)
+    return note if note is not None and note.attempt == row.attempt else None
+
+
+def _with_prompt(usage: Usage, prompt: Usage) -> Usage:
+    return replace(prompt, output_tokens=usage.output_tokens, reasoning_tokens=usage.reasoning_tokens)
 
 
 def _told(row: Row[Any], log: "redis.Redis") -> _Told | None:

@@ -21,6 +21,7 @@ from shared.events import timestamp
 from shared.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
 from shared.redis_names import call_key, events_channel, log_key
 from shared.wire import Wire, pack
+from worker.call_note import CallNote
 from worker.channel import Channel
 
 _log = logging.getLogger("turnkeeper.publisher")
@@ -135,9 +136,9 @@ class Publisher:
         key = log_key(session_id, turn_id)
         return await self._ask(pack("EVALSHA", _TAKE_OVER_SHA, 1, key, attempt)) != 0
 
-    def note_call(self, session_id: UUID, turn_id: UUID, attempt: int) -> None:
+    def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
         """Keep, in Redis and for a while, that an attempt called the provider."""
-        command = pack("SET", call_key(session_id, turn_id), attempt, "EX", _CALL_SECONDS)
+        command = pack("SET", call_key(session_id, turn_id), note.encoded(), "EX", _CALL_SECONDS)
         self._send(command, lambda _reply: None)
 
     def mark(self, channel: Channel) -> None:

@@ -325,6 +325,38 @@ def test_a_call_that_a_dead_attempt_noted_is_billed_before_any_renewal(desk, not
     assert bills_of(desk, turn) == [*first, (2, "provider", True, 3)]
 
 
+@pytest.mark.parametrize(
+    ("noted", "billed"),
+    [
+        ("1 partial 7 3 4 2", ("partial", 7, 3, 4, 2, 1)),
+        ("1 estimated 14 6 8 4", ("estimated", 14, 6, 8, 4, 1)),
+        ("7 partial 7 3 4 2", ("estimated", 3, 0, 0, 0, 1)),
+        ("1 partial 7 3", ("estimated", 3, 0, 0, 0, 1)),
+    ],
+)
+def test_a_dead_attempt_is_billed_the_prompt_that_its_provider_told(desk, noted, billed):
+    turn = desk.queue("[[tokens=3]]")
+    dead = claim_turn(desk.database, turn, new_id(), lease_seconds=-1.0, context_tokens=1000)
+    desk.redis.set(call_key(desk.session, turn), noted)
+    start = {"type": "message_start", "message_id": str(dead.row.answer_id)}
+    told_by(desk, dead, {"type": "turn_started"}, start, {"type": "content_delta", "delta": "void"})
+    until(lambda: desk.row(turn).status == "queued")
+    bills = desk.sql(
+        "select usage_source, input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,"
+        " output_tokens from turnkeeper.ledger where turn_id = :t", t=turn,
+    )  # fmt: skip
+    assert [tuple(bill) for bill in bills] == [billed]
+
+
+def test_a_worker_notes_the_prompts_figures_as_the_provider_tells_them(desk):
+    turn = desk.queue("[[tokens=9 hang=2 usage=continuous input=7 cached=3]]")
+    desk.ring(turn)
+    until(lambda: desk.redis.get(call_key(desk.session, turn)) == b"1 partial 7 3 0 0")
+    desk.ask_to_stop(turn)
+    desk.redis.set(abort_key(desk.session, turn), "user", ex=60)
+    assert desk.ended(turn).status == "stopped"
+
+
 def test_the_estimate_of_a_call_that_died_has_the_system_prompt_in_it(desk):
     system = "Be brief. " * 40
     desk.sql("update turnkeeper.sessions set system_prompt = :p where id = :s", p=system)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -40,9 +41,11 @@ class Tape:
         self.told: list[tuple] = []
         self.discarded = False
         self.calls = 0
+        self.noted: list[tuple] = []
 
-    def note_call(self):
-        self.calls += 1
+    def note_call(self, *told):
+        self.calls += not told
+        self.noted += [told] if told else []
 
     def delta(self, reasoning, text):
         self.told.append(("reasoning" if reasoning else "content", text))
@@ -410,6 +413,15 @@ def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
     assert outcome.answer.usage == Usage(input_tokens=14 + 3, output_tokens=2)
     assert outcome.answer.usage_source is UsageSource.ESTIMATED
     assert outcome.answer.longest == Usage(input_tokens=14)
+
+
+def test_the_prompts_figures_are_noted_as_soon_as_they_are_told_and_once_for_each_call():
+    told = Usage(input_tokens=5, cache_write_tokens=9, cache_write_1h_tokens=4, output_tokens=1)
+    prompt = replace(told, output_tokens=0)
+    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    calls = [MessageStart(), RunningUsage(told), RunningUsage(replace(told, output_tokens=3))]
+    one, _, _ = run_again([[calls, silent], [calls, *WHOLE]])
+    assert one.channel.noted == [(prompt, UsageSource.PARTIAL), (prompt + prompt, UsageSource.ESTIMATED)]
 
 
 def test_of_several_calls_the_one_with_the_longest_prompt_is_named():
