@@ -140,6 +140,8 @@ def _of_row(
             found.counts["calls in vain that the provider never saw"] += unseen
         return
     sent = [_sent(record) for record in paid]
+    if row["usage_source"] == "estimated" and len(paid) == 1 and _has_told_prompt(paid[0], found.lateness):
+        yield "prompt_guessed", evidence
     output = len(_PROMPT)
     if sum(billed[:3]) < sum(sum(figures[:3]) for figures in sent):
         yield "input_short", evidence
@@ -208,6 +210,14 @@ def _tells_usage(record: Mapping[str, Any]) -> bool:
 
 def _tells_prompt(record: Mapping[str, Any]) -> bool:
     return _tells_usage(record) and record["dialect"] == "anthropic" and record["first_token_ns"] is not None
+
+
+def _has_told_prompt(record: Mapping[str, Any], lateness: Callable[[float], float]) -> bool:
+    """Say whether the prompt's figures were told so long before the end that they were noted."""
+    if not _tells_prompt(record):
+        return False
+    seconds = record["finished_at"] - record["first_token_at"]
+    return bool(seconds > IN_FLIGHT_SECONDS + lateness(record["finished_at"]))
 
 
 def _texts(record: Mapping[str, Any]) -> list[str]:
@@ -311,6 +321,7 @@ def _of_totals(stored: Stored) -> Iterator[tuple[str, str]]:
 
 EXPLAINED: Final = {
     "tokens_differ": "bills that are not the provider's figures",
+    "prompt_guessed": "prompts billed by estimate although the provider had told them",
     "input_short": "bills below the prompt that was answered",
     "output_short": "bills below the text that was sent",
     "billed_unasked": "bills for attempts that called nobody",
