@@ -242,6 +242,9 @@ class Attempt:
                     pass
         finally:
             permit.let_go()  # where there was no verdict
+        if self._is_sent and self._is_refused():
+            # Should this worker die now, a sweeper would take it for a call that nobody has answered yet.
+            self._note_prompt(_NO_USAGE, UsageSource.ESTIMATED)
         return outcome
 
     async def _stream_within_deadline(self, provider: Provider) -> Outcome:
@@ -373,15 +376,17 @@ class Attempt:
             self.stop_reason = self.stop_reason or StopReason.BUDGET
 
     def _count_prompt(self, prompt: Usage) -> None:
-        source = UsageSource.PARTIAL if self._spent.is_empty() else UsageSource.ESTIMATED
-        earlier = replace(self._spent, output_tokens=0, reasoning_tokens=0)
-        self.channel.note_call(earlier + prompt, source)
+        self._note_prompt(prompt, UsageSource.PARTIAL if self._spent.is_empty() else UsageSource.ESTIMATED)
         if self._allowance is None:
             return
         # The provider's prompt may be larger than any text that we sent.
         most = self._allowance.tokens_after(prompt, self._spent, self._prompt.max_output_tokens)
         self._most_deltas -= self._most_tokens - most
         self._most_tokens = most
+
+    def _note_prompt(self, prompt: Usage, source: UsageSource) -> None:
+        earlier = replace(self._spent, output_tokens=0, reasoning_tokens=0)
+        self.channel.note_call(earlier + prompt, source)
 
     def _begin(self) -> None:
         self._is_begun = True

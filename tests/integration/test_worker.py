@@ -330,6 +330,7 @@ def test_a_call_that_a_dead_attempt_noted_is_billed_before_any_renewal(desk, not
     [
         ("1 partial 7 3 4 2", ("partial", 7, 3, 4, 2, 1)),
         ("1 estimated 14 6 8 4", ("estimated", 14, 6, 8, 4, 1)),
+        ("1 estimated 0 0 0 0", ("estimated", 0, 0, 0, 0, 1)),
         ("7 partial 7 3 4 2", ("estimated", 3, 0, 0, 0, 1)),
         ("1 partial 7 3", ("estimated", 3, 0, 0, 0, 1)),
     ],

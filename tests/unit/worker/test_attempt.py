@@ -424,6 +424,14 @@ def test_the_prompts_figures_are_noted_as_soon_as_they_are_told_and_once_for_eac
     assert one.channel.noted == [(prompt, UsageSource.PARTIAL), (prompt + prompt, UsageSource.ESTIMATED)]
 
 
+def test_a_refusal_is_noted_so_that_a_death_after_it_costs_nothing():
+    one, _, _ = run_again([[BUSY], WHOLE])
+    assert one.channel.noted == [(Usage(), UsageSource.ESTIMATED)]
+    unsent = ProviderError(Fault.PROVIDER_OVERLOADED, "busy", sent=False)
+    one, _ = run(lambda: Playing(unsent, sends=False))[:2]
+    assert one.channel.noted == []
+
+
 def test_of_several_calls_the_one_with_the_longest_prompt_is_named():
     long = Usage(input_tokens=5, cache_read_tokens=12, output_tokens=1)
     silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
