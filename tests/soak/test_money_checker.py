@@ -148,6 +148,7 @@ BREAKS: list[tuple[str, Callable[[World], object]]] = [
     ("input_short", lambda w: w.pay("partial", row(1, 2, 6, "estimated", input_tokens=6))),
     ("output_short", lambda w: w.broken_off.update(output_tokens=6 + 11 + 1)),
     ("billed_unasked", lambda w: w.records.remove(w.whole)),
+    ("refused_billed", lambda w: w.broken_off.update(outcome="refused", status=503)),
     ("unbilled", lambda w: w.records.append(record(5, "client_disconnected", 1))),
     ("cost", lambda w: w.exact.update(cost_usd=w.exact["cost_usd"] + Decimal("0.000001"))),
     ("dearer", lambda w: w.pay("exact", row(2, 4, 9, "provider", LONG))),

@@ -124,6 +124,9 @@ def _of_row(
     paid = [record for record in owed if record is calls[-1] or not _died_calling(record, found.lateness)]
     found.counts[f"rows {row['usage_source']}"] += 1
     evidence = f"attempt {row['attempt']} {row['usage_source']} {billed}: {'; '.join(map(_shown, calls))}"
+    if not owed and sum(billed):
+        yield "refused_billed", evidence
+        return
     if row["usage_source"] == "provider":
         found.counts["rows exact"] += 1
         if len(paid) != 1 or billed != _told(paid[0]):
@@ -139,6 +142,15 @@ def _of_row(
             found.counts["completed rows with calls in vain"] += 1
             found.counts["calls in vain that the provider never saw"] += unseen
         return
+    ended = turn["status"] if is_last else "followed by another attempt"
+    yield from _of_broken_off(row, paid, ended, evidence, found)
+
+
+def _of_broken_off(
+    row: Mapping[str, Any], paid: Sequence[Mapping[str, Any]], ended: str, evidence: str, found: Found
+) -> Iterator[tuple[str, str]]:
+    """Yield what is billed less for an attempt than was sent, or other than was told of its prompt."""
+    billed = _figures(row)
     sent = [_sent(record) for record in paid]
     if row["usage_source"] == "estimated" and len(paid) == 1 and _has_told_prompt(paid[0], found.lateness):
         yield "prompt_guessed", evidence
@@ -154,7 +166,7 @@ def _of_row(
         found.counts[f"rows {row['usage_source']} of broken off answers whose prompt was told"] += 1
     short = sum(figures[output] for figures in sent) - billed[output]
     if short > 0:
-        found.short[turn["status"] if is_last else "followed by another attempt"].append(short)
+        found.short[ended].append(short)
     if short > sum(_in_flight(record, found.lateness) for record in paid):
         yield "output_short", f"{short} tokens of {evidence}"
 
@@ -325,6 +337,7 @@ EXPLAINED: Final = {
     "input_short": "bills below the prompt that was answered",
     "output_short": "bills below the text that was sent",
     "billed_unasked": "bills for attempts that called nobody",
+    "refused_billed": "bills for what the provider refused",
     "unbilled": "calls without a bill",
     "cost": "costs that are not those of the tokens",
     "dearer": "prompts billed as longer ones",
