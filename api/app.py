@@ -16,6 +16,7 @@ from redis.retry import Retry
 from api.auth import Authenticator
 from api.downloads import Downloads
 from api.limits import TurnLimits
+from api.metrics import ApiMetrics
 from api.openapi import openapi
 from api.operation import begin_request, end_request, register_operations
 from api.outbox import Outbox
@@ -33,12 +34,19 @@ from api.waiting import Waiting
 from shared import failpoints
 from shared.database import Database
 from shared.logs import configure_logging
+from shared.metrics import listener
+from shared.metrics.listener import MetricsListener
+from shared.metrics.table import Service
+from shared.metrics.tally import Tally
 from shared.settings import Settings, load_settings
 
 _log = logging.getLogger("turnkeeper.api")
 
 SHUTDOWN: Final = "turnkeeper_shutdown"
 """Name in `app.extensions` of what ends a process's streams when it is told to end."""
+BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
+"""Name of what shares a process's figures, called in the process that serves; it returns what is stopped at the end, or
+None."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
 _WAITING_SHARE: Final = 2
@@ -85,6 +93,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         origin_is_allowed=origin_check(settings),
     )
     app.extensions[SHUTDOWN] = parts.hub.shutdown
+    app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)
     return app
@@ -105,11 +114,13 @@ def _build(settings: Settings) -> Services:
     )
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
     authenticator = Authenticator(database, redis)
+    metrics = ApiMetrics(Tally())
     outbox = Outbox(
         redis,
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
+        told=metrics.told,
     )
     store = PostgresStreamStore(database, outbox, authenticator)
     return Services(
@@ -123,8 +134,14 @@ def _build(settings: Settings) -> Services:
         downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
         store=store,
         hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
+        metrics=metrics,
     )
 
 
 def _limits_of_streams(settings: Settings) -> Limits:
     return Limits(most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address)
+
+
+def _begin_metrics(parts: Services, role: str) -> MetricsListener | None:
+    parts.metrics.look_at(parts.hub, parts.outbox, parts.database)
+    return listener.begin(parts.settings, Service(role), parts.metrics.tally)

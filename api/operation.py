@@ -122,6 +122,10 @@ def end_request(response: Response) -> Response:
     if response.mimetype in {"application/json", "application/problem+json", "text/csv"}:
         response.headers.setdefault("Cache-Control", "no-store")
     if request.path.startswith("/v1"):
+        seconds = time.perf_counter() - g.began if "began" in g else None
+        services().metrics.answered(request.endpoint, response.status_code, seconds)
+        if "refused" in g:
+            services().metrics.refused(g.refused)
         # The route's pattern and never the path: what a client puts there may be anything.
         _log.info(
             "request",
@@ -130,7 +134,7 @@ def end_request(response: Response) -> Response:
                 "method": request.method,
                 "route": request.url_rule.rule if request.url_rule else None,
                 "status": response.status_code,
-                "duration_ms": round((time.perf_counter() - g.began) * 1000, 3) if "began" in g else None,
+                "duration_ms": None if seconds is None else round(seconds * 1000, 3),
             },
         )
     return response

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 from uuid import UUID
@@ -97,6 +97,7 @@ class Outbox:
         log_entries: Most events that a turn's log keeps.
         log_ttl_seconds: How long the log of a turn that has not ended is kept.
         ended_ttl_seconds: How long the log of one that has.
+        told: Gets every notice that is put, for metrics.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class Outbox:
         log_entries: int,
         log_ttl_seconds: int,
         ended_ttl_seconds: int,
+        told: Callable[[Notice], None] = lambda _: None,
     ) -> None:
         self._redis = redis
+        self._told = told
         self._log_entries = log_entries
         self._log_ttl_seconds = log_ttl_seconds
         self._ended_ttl_seconds = ended_ttl_seconds
@@ -122,6 +125,7 @@ class Outbox:
 
     def put(self, notice: Notice) -> None:
         """Take a notice; never waits and never fails."""
+        self._told(notice)
         with self._changed:
             if self._is_closed:
                 return
@@ -131,6 +135,10 @@ class Outbox:
                 self.dropped += 1
             self._waiting.append(notice)
             self._changed.notify()
+
+    def waiting(self) -> int:
+        """Return how many notices wait."""
+        return len(self._waiting)
 
     def drain(self, seconds: float = _DRAIN_SECONDS) -> bool:
         """Wait until everything was sent; False when that takes longer."""

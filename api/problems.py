@@ -61,6 +61,7 @@ def problem_body(refused: RefusedError, request_id: str) -> dict[str, Any]:
 
 def problem_of(refused: RefusedError) -> Response:
     """Return the answer to a request that was refused."""
+    g.refused = refused
     body = problem_body(refused, g.get("request_id", ""))
     answer = Response(json.dumps(body), status=PROBLEMS[refused.code].status, content_type=_MEDIA_TYPE)
     if refused.retry_after_ms is not None:

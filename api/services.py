@@ -8,6 +8,7 @@ from flask import Flask, current_app
 from api.auth import Authenticator
 from api.downloads import Downloads
 from api.limits import TurnLimits
+from api.metrics import ApiMetrics
 from api.outbox import Outbox
 from api.relay.hub import Hub
 from api.store import PostgresStreamStore
@@ -35,6 +36,7 @@ class Services:
     downloads: Downloads
     store: PostgresStreamStore
     hub: Hub
+    metrics: ApiMetrics
 
     def close(self) -> None:
         """End the streams, send what waits to be sent, for a moment, and close every connection."""

@@ -8,6 +8,7 @@ import logging
 import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
 
 from shared.errors import SettingsError, UnavailableError
 
@@ -57,6 +59,16 @@ _ROLE: Final = text(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """What a pool holds now: the most connections, those that are open, those in use; and waits that were given up."""
+
+    size: int
+    opened: int
+    in_use: int
+    timeouts: int
+
+
 class Database:
     """A pool of connections to PostgreSQL.
 
@@ -77,6 +89,8 @@ class Database:
     ) -> None:
         """Describe the pool; nothing connects before it is used."""
         self._engine = _engine(url, pool_size=pool_size, prepare=prepare, pool_wait_seconds=pool_wait_seconds)
+        self._pool_size = pool_size
+        self._timeouts = 0
 
     @contextmanager
     def of(self, organization_id: UUID) -> Iterator[Connection]:
@@ -96,7 +110,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with _told_apart(), self._engine.begin() as db:
+        with self._told_apart(), self._engine.begin() as db:
             yield db
 
     @contextmanager
@@ -106,7 +120,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with _told_apart(), self._engine.connect() as db:
+        with self._told_apart(), self._engine.connect() as db:
             raw: Any = db.connection.driver_connection
             raw.autocommit = True
             try:
@@ -114,6 +128,21 @@ class Database:
             finally:
                 if not raw.closed:
                     raw.autocommit = False
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        """Tell a database that is away from a statement that is wrong."""
+        try:
+            yield
+        except PoolTimeoutError as exc:
+            self._timeouts += 1
+            raise UnavailableError("no database connection became free in time") from exc
+        except OperationalError as exc:
+            raise UnavailableError("the database cannot be reached or did not answer in time") from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated:
+                raise UnavailableError("the database connection was lost") from exc
+            raise
 
     def refuse_powerful_role(self) -> None:
         """Refuse to run as a role that row-level security does not bind.
@@ -139,24 +168,16 @@ class Database:
         if problems:
             raise SettingsError(problems)
 
+    def usage(self) -> PoolUsage:
+        """Return what the pool holds now."""
+        pool = self._engine.pool
+        assert isinstance(pool, QueuePool)
+        in_use = pool.checkedout()
+        return PoolUsage(self._pool_size, in_use + pool.checkedin(), in_use, self._timeouts)
+
     def dispose(self) -> None:
         """Close all connections that are not in use."""
         self._engine.dispose()
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """Tell a database that is away from a statement that is wrong."""
-    try:
-        yield
-    except PoolTimeoutError as exc:
-        raise UnavailableError("no database connection became free in time") from exc
-    except OperationalError as exc:
-        raise UnavailableError("the database cannot be reached or did not answer in time") from exc
-    except DBAPIError as exc:
-        if exc.connection_invalidated:
-            raise UnavailableError("the database connection was lost") from exc
-        raise
 
 
 def engine_for(url: str, *, connect: Mapping[str, Any] | None = None, **options: Any) -> Engine:

@@ -5,6 +5,7 @@ All problems are reported together, so an operator mends them in one go.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ from shared.limit_scripts import MOST_TURNS
 from shared.provider_settings import ProviderSettings, read_provider
 
 _MOST_DAYS: Final = 36_500
+MOST_METRICS_PORT: Final = 65_533
+"""Relay and worker have the two ports above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Settings:
     worker_turns: int
     max_sockets: int
     streams_per_address: int
+    metrics_port: int | None
+    metrics_bind: str
     context_tokens: int
     max_output_tokens: int
     turn_timeout_seconds: float
@@ -82,6 +87,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         worker_turns=read.whole("WORKER_TURNS", 1),
         max_sockets=read.whole("MAX_SOCKETS", 1),
         streams_per_address=read.whole("STREAMS_PER_ADDRESS", 0),
+        metrics_port=read.optional_whole("METRICS_PORT", 1, MOST_METRICS_PORT),
+        metrics_bind=_address(read, "METRICS_BIND"),
         context_tokens=read.whole("CONTEXT_TOKENS", 1000),
         max_output_tokens=read.whole("MAX_OUTPUT_TOKENS", 1),
         turn_timeout_seconds=read.seconds("TURN_TIMEOUT_SECONDS"),
@@ -126,6 +133,15 @@ def _server_url(read: Reader, name: str, schemes: tuple[str, ...]) -> str:
             f"{name} must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}"
         )
     return url
+
+
+def _address(read: Reader, name: str) -> str:
+    value = read.text(name)
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        read.problems.append(f"{name} must be an IP address such as 127.0.0.1, not {value!r}")
+        return value
 
 
 def _origins(read: Reader, *, production: bool) -> frozenset[str]:

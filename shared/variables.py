@@ -141,6 +141,16 @@ VARIABLES: Final[tuple[Variable, ...]] = (
             "0",
             "Those of them from one address, that of the connection: behind a proxy, the proxy's. `0`: no limit.",
         ),
+        (
+            "METRICS_PORT",
+            "",
+            "Where web answers `GET /metrics`; relay has the next port, worker the one after. Empty: no metrics.",
+        ),
+        (
+            "METRICS_BIND",
+            "127.0.0.1",
+            "The IP address that they listen at. Nobody is asked for a key there: open it to operators alone.",
+        ),
     ),
     *_variables(
         "Timeouts",

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.events import EventType
+from shared.metrics.table import METRICS, Metric, Service
 from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from shared.variables import VARIABLES
 
@@ -71,6 +72,7 @@ def pages() -> Mapping[str, str]:
         "docs/reference/states.md": states_page(),
         "docs/reference/errors.md": errors_page(),
         "docs/reference/events.md": events_page(),
+        "docs/reference/metrics.md": metrics_page(),
     }
 
 
@@ -207,6 +209,53 @@ def events_page() -> str:
             "",
         )
     )
+
+
+def metrics_page() -> str:
+    """Return the page of metrics."""
+    parts = [
+        "# Metrics\n",
+        _NOTE,
+        (
+            "What `GET /metrics` answers at `METRICS_PORT` (web), the port after it (relay) and the next (worker), "
+            "each for all processes of the service on its host. [How to switch it on](../howto/monitor.md). Every "
+            "series of a service is there from the start; a label has the values below and no others, never an id, "
+            "a user, a model or content."
+        ),
+    ]
+    for title, are_of_servers in (("Counted by processes", False), ("Known by the servers", True)):
+        rows = (_metric_row(metric) for metric in METRICS if metric.is_of_servers is are_of_servers)
+        parts.append(f"\n## {title}\n")
+        if are_of_servers:
+            parts.append(
+                "Read from PostgreSQL and Redis at a scrape, at most every 5 seconds. Every service tells the same, "
+                "so take the `max`. A server that does not answer within a second leaves its figures out.\n"
+            )
+        parts.append(_table(("name", "type", "services", "labels", "meaning"), rows))
+    parts.append("\n## Buckets\n")
+    parts.append(
+        _table(
+            ("name", "upper bounds"),
+            ((f"`{m.name}`", ", ".join(f"{bound:g}" for bound in m.buckets)) for m in METRICS if m.buckets),
+        )
+    )
+    return "\n".join(parts) + "\n"
+
+
+def _metric_row(metric: Metric) -> tuple[str, ...]:
+    services = (
+        "all"
+        if metric.services == set(Service)
+        else ", ".join(each for each in Service if each in metric.services)
+    )
+    values = {
+        name: sorted({series[n] for series in metric.series if series[n]})
+        for n, name in enumerate(metric.labels)
+    }
+    labels = "; ".join(
+        f"`{name}`: {', '.join(f'`{value}`' for value in found)}" for name, found in values.items()
+    )
+    return f"`{metric.name}`", metric.kind.value, services, labels, metric.help
 
 
 def http_page(document: Mapping[str, Any]) -> str:

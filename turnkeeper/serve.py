@@ -31,6 +31,8 @@ TAKE_OVER_LIMIT_SECONDS: Final = 1.0
 SHUTDOWN_LIMIT_SECONDS: Final = 10.0
 SHUTDOWN: Final = "turnkeeper_shutdown"
 """Name in `app.extensions` of what ends a process's streams."""
+BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
+"""Name of what shares a process's figures; it returns what is stopped at the end, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +162,35 @@ def gunicorn_settings(service: Service) -> dict[str, Any]:
         "proc_name": f"turnkeeper-{service.role}",
         "control_socket_disable": True,
         "umask": 0o077,  # of the hand-off socket: nobody else may hand us connections
-        "worker_exit": finish_streams,
+        "worker_exit": finish,
+        "post_worker_init": begin_metrics,
     }
     if Path("/dev/shm").is_dir():  # noqa: S108  the heartbeat file must not lie on a slow disk
         settings["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
     if service.pid_file is not None:
         pid_file = service.pid_file
-        settings["post_worker_init"] = lambda worker: note_pid(pid_file, worker.pid)
+
+        def begin(worker: Any) -> None:
+            begin_metrics(worker)
+            note_pid(pid_file, worker.pid)
+
+        settings["post_worker_init"] = begin
         settings["child_exit"] = lambda _, worker: forget_pid(pid_file, worker.pid)
     return settings
+
+
+def begin_metrics(worker: Any) -> None:
+    """Share the process's figures, where metrics are on."""
+    begin = worker.app.callable.extensions.get(BEGIN_METRICS)
+    worker.metrics = None if begin is None else begin()
+
+
+def finish(server: Any, worker: Any) -> None:
+    """End what the process holds, before it ends."""
+    finish_streams(server, worker)
+    metrics = getattr(worker, "metrics", None)
+    if metrics is not None:
+        metrics.stop()
 
 
 def finish_streams(_: Any, worker: Any) -> None:

@@ -6,7 +6,7 @@ and leaving the provider's context closes the upstream connection at once (I7).
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Final, TypeGuard, assert_never
@@ -69,6 +69,7 @@ class Attempt:
             breaks off (`recovery: fail`).
         prefix: The text of an earlier attempt that this one continues; empty to answer anew.
         allowance: What the attempt may cost; None where there is no budget.
+        on_first_text: Called as the first text is shown.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class Attempt:
         "_most_deltas",
         "_most_length",
         "_most_tokens",
+        "_on_first_text",
         "_permit",
         "_prefix",
         "_prompt",
@@ -121,8 +123,10 @@ class Attempt:
         attempts: int | None = None,
         prefix: str = "",
         allowance: Allowance | None = None,
+        on_first_text: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; `run` starts it."""
+        self._on_first_text = on_first_text
         self.channel = channel
         self.called = False
         self.first_text_at: float | None = None
@@ -405,6 +409,7 @@ class Attempt:
     def _show(self, reasoning: bool, text: str) -> None:
         if self.first_text_at is None:
             self.first_text_at = monotonic()
+            self._on_first_text()
         self._deltas += 1
         self._length += len(text)
         (self._reasoning if reasoning else self._content).append(text)

@@ -5,7 +5,7 @@ nobody, so no server has to be there for it. What a request brought upon itself 
 organization's bad prompt must not stop another's turns.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -71,6 +71,7 @@ class Call:
 
     def fail(self, fault: Fault, *, is_passing: bool) -> None:
         """End it with a fault; one that is not `is_passing` is the request's own."""
+        self._breaker.faults[fault] += 1
         if fault is Fault.PROVIDER_AUTH or (is_passing and fault in _FAILURES):
             self._end(fault)
         elif fault in _SERVED:
@@ -92,7 +93,7 @@ class Call:
 
 
 class Breaker:
-    """Admits calls or refuses them. Belongs to one thread.
+    """Admits calls or refuses them. Belongs to one thread; metrics read its counts and its state from theirs.
 
     Args:
         clock: Monotonic seconds.
@@ -108,9 +109,18 @@ class Breaker:
         self._seconds: deque[_Second] = deque()
         self._refused_in_a_row = 0
         self._fault = Fault.PROVIDER_OVERLOADED
+        self.calls = 0
+        self.refused = 0
+        self.faults: Counter[Fault] = Counter()
+
+    @property
+    def state(self) -> str:
+        """Its state: `closed`, `open` or `probing`."""
+        return self._state.name.lower()
 
     def call(self) -> Call | ProviderError:
         """Admit a call, or say why none is made now: with the fault that opened it and when to come back."""
+        self.calls += 1
         match self._state:
             case _State.CLOSED:
                 return Call(self, is_probe=False)
@@ -118,6 +128,8 @@ class Breaker:
                 self._state = _State.PROBING
                 return Call(self, is_probe=True)
             case _:
+                self.calls -= 1
+                self.refused += 1
                 return self._refusal()
 
     def is_closed(self) -> bool:

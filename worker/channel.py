@@ -57,6 +57,7 @@ class Channel:
         "_encoder",
         "_expires_at",
         "_first_unacked",
+        "_flow",
         "_in_flight",
         "_is_discarded",
         "_is_ending",
@@ -68,6 +69,7 @@ class Channel:
         "_pending_bytes",
         "_publisher",
         "_retry_at",
+        "_sent_since",
         "_session_id",
         "_shown",
         "_snapshot_in_flight",
@@ -77,6 +79,7 @@ class Channel:
         "_unacked",
         "_unacked_bytes",
         "_version",
+        "_waiting_since",
         "channel",
         "log",
         "seq",
@@ -97,6 +100,7 @@ class Channel:
         self.channel = events_channel(session_id)
         self.seq = seq
         self._publisher = publisher
+        self._flow = publisher.flow
         self._encoder = EventEncoder(session_id, turn_id)
         self._session_id = session_id
         self._turn_id = turn_id
@@ -120,6 +124,7 @@ class Channel:
         self._shown: list[str] = []
         self._thought: list[str] = []
         self._version = 0
+        self._waiting_since = self._sent_since = 0.0
 
     def go_on_from(self, text: str, *, is_in_log: bool) -> None:
         """Begin where an earlier attempt ended, before anything is told.
@@ -146,6 +151,7 @@ class Channel:
         else:
             self._last = [reasoning, [text]]
             self._pending.append(self._last)
+            self._waiting_since = self._waiting_since or monotonic()
         self._pending_bytes += len(text)
         self._publisher.mark(self)
 
@@ -270,6 +276,8 @@ class Channel:
         if not self._unacked:
             return None
         self._in_flight = True
+        self._sent_since = self._sent_since or self._waiting_since
+        self._waiting_since = 0.0
         ttl = ttl_seconds if self._expires_at else 0
         return pack(
             "EVALSHA", _APPEND_SHA, 2, self.log, self.channel, self._attempt, self._first_unacked, max_entries, ttl,
@@ -281,6 +289,8 @@ class Channel:
         if kind is False or kind is True:
             text = content[0] if len(content) == 1 else "".join(content)
             (self._thought if kind else self._shown).append(text)
+            self._flow.deltas += len(content)
+            self._flow.delta_events += 1
             return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
         if kind is None:
             return bytes(content)
@@ -295,6 +305,9 @@ class Channel:
         match reply:
             case Appended.WRITTEN:
                 self._settle_unacked()
+                if self._sent_since:
+                    self._flow.delays.append(monotonic() - self._sent_since)
+                    self._sent_since = 0.0
             case Appended.LOG_GONE:
                 self._leave_to_snapshot()
                 self._publisher.restart(self)
@@ -387,6 +400,7 @@ class Channel:
         self._unacked_bytes = sum(map(len, done))
         self._first_unacked = self.seq + 1 - len(done)
         self._needs_snapshot = True
+        self._waiting_since = self._sent_since = 0.0
 
     def _settle_unacked(self) -> None:
         self._unacked.clear()

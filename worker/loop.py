@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -42,6 +42,14 @@ class LoopThread:
             TimeoutError: It took longer than `timeout_seconds`.
         """
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_seconds)
+
+    def call_soon(self, call: Callable[[], None]) -> bool:
+        """Have the loop call something; False when it is closed."""
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

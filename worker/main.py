@@ -29,10 +29,15 @@ from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
 from shared.logs import configure_logging
+from shared.metrics import listener
+from shared.metrics.looking import looking_at_loop, looking_at_pool
+from shared.metrics.table import Service
+from shared.metrics.tally import Tally
 from shared.settings import Settings, load_settings
 from worker.aborts import AbortWatcher
 from worker.leases import LeaseKeeper
 from worker.loop import LoopThread
+from worker.metrics import WorkerMetrics
 from worker.providers import build_provider
 from worker.publisher import Publisher
 from worker.pulse import Pulse
@@ -66,6 +71,7 @@ class Worker:
         self._settings = settings
         self._id = new_id()
         self._loop_thread = LoopThread()
+        self._tally = Tally()
         # More at once than this would only take the interpreter from the loop that streams.
         self._database = _database(settings, min(settings.database_pool_size, _TRANSACTIONS_AT_ONCE))
         # Renewals and sweeps must not wait behind five hundred turns for a connection.
@@ -85,6 +91,8 @@ class Worker:
         self._database.refuse_powerful_role()
         self._loop_thread.__enter__()
         self._loop_thread.call(self._connect())
+        self._look()
+        self._metrics = listener.begin(self._settings, Service.WORKER, self._tally)
         self._leases.start()
         self._sweeper.start()
 
@@ -119,6 +127,8 @@ class Worker:
         self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
         self._leases.stop()
         self._loop_thread.call(self._disconnect())
+        if self._metrics is not None:
+            self._metrics.stop()
         self._loop_thread.__exit__(None, None, None)
         for database in (self._database, self._lease_database, self._sweep_database):
             database.dispose()
@@ -155,10 +165,12 @@ class Worker:
             ),
             done_ttl_seconds=settings.log_ttl_seconds,
             buffer_bytes=settings.publish_buffer_bytes,
+            tally=self._tally,
         )
         self._publisher.start()
         self._aborts = AbortWatcher(settings.redis_url, self._leases)
         self._watching = asyncio.create_task(self._aborts.run())
+        metrics = WorkerMetrics(self._tally)
         self.runner = Runner(
             settings,
             self._id,
@@ -169,8 +181,21 @@ class Worker:
             self._aborts,
             loop,
             self._ring,
+            metrics,
         )
-        self._sweeper = Sweeper(settings, self._id, self._sweep_database, self._publisher, loop, self._ring)
+        self._sweeper = Sweeper(
+            settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics
+        )
+
+    def _look(self) -> None:
+        tally = self._tally
+        for name, database in (
+            ("turns", self._database),
+            ("leases", self._lease_database),
+            ("sweeper", self._sweep_database),
+        ):
+            tally.on_sample(looking_at_pool(tally, database, name))
+        tally.on_sample(looking_at_loop(tally, self._loop_thread.call_soon))
 
     async def _disconnect(self) -> None:
         self._watching.cancel()

@@ -19,10 +19,12 @@ import hiredis
 from shared.errors import UnavailableError
 from shared.events import timestamp
 from shared.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
+from shared.metrics.tally import Tally
 from shared.redis_names import call_key, events_channel, log_key
 from shared.wire import Wire, pack
 from worker.call_note import CallNote
 from worker.channel import Channel
+from worker.flow import Flow
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -48,6 +50,7 @@ class Publisher:
         live_ttl_seconds: Life of the log of a running turn.
         done_ttl_seconds: Life of a log after its end.
         buffer_bytes: Most bytes held while Redis is away; beyond, single events become snapshots.
+        tally: Where it shows what it counts.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Publisher:
         live_ttl_seconds: int,
         done_ttl_seconds: int,
         buffer_bytes: int,
+        tally: Tally | None = None,
     ) -> None:
         """Prepare; `start` connects."""
         self._url = redis_url
@@ -78,6 +82,9 @@ class Publisher:
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.flow = Flow(tally or Tally())
+        self.backlog_bytes = 0
+        self.overflows = 0
 
     def start(self) -> None:
         """Connect in the background and stay connected."""
@@ -89,6 +96,7 @@ class Publisher:
         deadline = monotonic() + within_seconds
         while monotonic() < deadline and any(not channel.is_idle() for channel in self._channels):  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # idleness is the state of many channels, and this is the end
+        self.flow.hand_over()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -148,6 +156,10 @@ class Publisher:
             self._is_scheduled = True
             self._loop.call_soon(self._flush)
 
+    def is_connected(self) -> bool:
+        """Say whether there is a connection to Redis; from any thread."""
+        return self._wire is not None
+
     def forget(self, channel: Channel) -> None:
         """Drop a channel."""
         self._dirty.pop(channel, None)
@@ -176,7 +188,9 @@ class Publisher:
                 self._dirty[channel] = None
         if commands:
             self._sent_at = now
-            self._wire.write(commands[0] if len(commands) == 1 else b"".join(commands))
+            written = commands[0] if len(commands) == 1 else b"".join(commands)
+            self._wire.write(written)
+            self.flow.writes.append(len(written))
 
     async def _ask(self, command: bytes) -> object:
         """Return Redis' reply; None when it is away or does not answer within a second."""
@@ -276,13 +290,16 @@ class Publisher:
         while True:
             await asyncio.sleep(0.25)
             now = monotonic()
+            self.flow.hand_over()
             if self._wire is not None and self._expected and now - self._sent_at > _REPLY_SECONDS:
                 wire = self._wire
                 self._disconnected()
                 wire.abort()
             for channel in [channel for channel in self._channels if channel.is_finished(now)]:
                 self.forget(channel)
-            if sum(channel.waiting_bytes() for channel in self._channels) > self._buffer_bytes:
+            self.backlog_bytes = sum(channel.waiting_bytes() for channel in self._channels)
+            if self.backlog_bytes > self._buffer_bytes:
+                self.overflows += 1
                 max(self._channels, key=Channel.waiting_bytes).overflow()
             if self._wire is not None and not self._expected and self._is_trusted():
                 for channel in [channel for channel in self._channels if channel.wants_restart(now)]:

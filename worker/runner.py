@@ -35,6 +35,7 @@ from worker.channel import Channel
 from worker.claim import Claim, claim_next_turn
 from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
+from worker.metrics import WorkerMetrics
 from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
@@ -78,6 +79,7 @@ class Runner:
         aborts: Tells of stops.
         loop: Where the network part runs.
         ring: Sends a doorbell, given turn and trace context: for what is handed back.
+        metrics: Where turns and attempts are counted.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class Runner:
         aborts: AbortWatcher,
         loop: asyncio.AbstractEventLoop,
         ring: Callable[[str, str], None],
+        metrics: WorkerMetrics,
     ) -> None:
         """Keep the parts."""
         self._ring = ring
+        self._metrics = metrics
         self._settings = settings
         self._worker_id = worker_id
         self._database = database
@@ -108,6 +112,7 @@ class Runner:
         jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
         self._retries = Retries(jitter.random, RetryBudget(monotonic))
         self._breaker = Breaker(monotonic, settings.provider.breaker_seconds)
+        metrics.look_at(publisher, self._breaker, leases, settings.worker_turns)
 
     def drain(self) -> None:
         """Claim nothing more; what a doorbell still brings is rung for again by a sweeper."""
@@ -132,6 +137,7 @@ class Runner:
                 claim = self._claim(hint)
             if claim is None:
                 return
+            self._metrics.claimed(claim.row)
             failpoints.reach(Failpoint.AFTER_CLAIM)
             of_hint = traceparent if claim.turn_id == hint else ""
             with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
@@ -174,6 +180,7 @@ class Runner:
             # Whatever went wrong, a lease that is renewed for nobody would keep the turn for ever (I1).
             self._give_up(claim)
             raise
+        self._metrics.attempt_ended(ended.outcome)
         is_needed = self._leases.running() >= self._settings.worker_turns
         try:
             match ended.outcome:
@@ -243,6 +250,7 @@ class Runner:
             attempts=None if row.recovery == Recovery.FAIL else claim.attempt - row.handed_back,
             prefix=prefix,
             allowance=self._allowance(row),
+            on_first_text=lambda: self._metrics.showed_text(row, asked_at),
         )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
@@ -278,6 +286,7 @@ class Runner:
         row = self._settle(ended.settlement, ending)
         if row is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
+            self._metrics.leases_lost.add()
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return False
         failpoints.reach(Failpoint.AFTER_SETTLE)
@@ -347,7 +356,9 @@ class Runner:
                 with self._calm.step(self._leases.running() - 1):
                     row = settle(self._database, self._settings.provider, settlement, ending)
                 if row is None and is_repeated:
-                    return self._own_earlier(settlement)
+                    row = self._own_earlier(settlement)
+                if row is not None:
+                    self._metrics.settled(row, ending)
                 return row
             except UnavailableError as error:
                 if not self._leases.is_trusted():

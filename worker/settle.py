@@ -26,7 +26,7 @@ from worker.outcome import Answer, Completed, Failed, Requeued, Stopped
 _COLUMNS: Final = """
     t.id, t.session_id, t.status, t.attempt, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens,
     t.cache_write_tokens, t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.last_seq, t.title,
-    t.queued_at, t.stop_requested_at, t.finished_at, t.worker_id, t.dropped
+    t.queued_at, t.stop_requested_at, t.stop_observed_at, t.finished_at, t.worker_id, t.dropped
 """
 
 _SETTLE: Final = Statement(
@@ -133,7 +133,8 @@ _SETTLE: Final = Statement(
             held_usd = p.held_usd - coalesce((select amount_usd from released), 0)
                 + coalesce((select amount_usd from rest), 0)
     )
-    select {_COLUMNS}, t.max_output_tokens, (select amount_usd from released) as released_usd, exists (
+    select {_COLUMNS}, t.max_output_tokens, (select amount_usd from released) as released_usd,
+        (select cost_usd from given) as charged_usd, exists (
             select from turnkeeper.turns as n
             where n.organization_id = t.organization_id and n.session_id = t.session_id
               and n.status = 'queued' and n.number > t.number) as has_next
@@ -161,7 +162,10 @@ _HOLD_AGAIN: Final = Statement(
 )
 _READ: Final = Statement(
     f"""
-    select {_COLUMNS}, true as has_next from turnkeeper.turns as t
+    select {_COLUMNS}, true as has_next, (
+            select l.cost_usd from turnkeeper.ledger as l
+            where l.organization_id = t.organization_id and l.turn_id = t.id and l.attempt = t.attempt) as charged_usd
+    from turnkeeper.turns as t
     where t.organization_id = :organization_id and t.id = :turn_id
     """  # noqa: S608
 )

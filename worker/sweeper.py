@@ -23,12 +23,14 @@ from shared.errors import Fault, UnavailableError
 from shared.events import EventType, timestamp
 from shared.events_of_turn import accept_events, done_event
 from shared.log_scripts import RESTART
+from shared.metrics.tally import Tally
 from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from worker.continuation import is_continued
 from worker.left_behind import Left, left_behind
+from worker.metrics import WorkerMetrics
 from worker.outcome import Requeued, Stopped
 from worker.provider import Capabilities
 from worker.publisher import Publisher
@@ -106,6 +108,7 @@ class Sweeper:
         publisher: Tells readers what was decided.
         loop: Where the publisher lives.
         ring: Sends a doorbell, given turn and trace context.
+        metrics: Where it counts the turns that it ends; None to count none.
     """
 
     def __init__(
@@ -116,8 +119,10 @@ class Sweeper:
         publisher: Publisher,
         loop: asyncio.AbstractEventLoop,
         ring: Callable[[str, str], None],
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         """Prepare; `start` begins."""
+        self._metrics = metrics or WorkerMetrics(Tally())
         self._settings = settings
         self._worker_id = worker_id
         self._database = database
@@ -260,6 +265,8 @@ class Sweeper:
         events = _events(ending)
         if settled is None:
             return  # it came back to life, or another settled it
+        self._metrics.taken_up.add()
+        self._metrics.settled(settled, ending)
         _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
         done = None
         if not isinstance(ending, Requeued):
@@ -334,6 +341,7 @@ class Sweeper:
             ).one_or_none()
         if expired is None:
             return
+        self._metrics.expired()
 
         void = ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
         events = void if expired.has_void_text else ()

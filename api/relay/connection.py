@@ -68,6 +68,7 @@ class Connection:
         "_mailbox",
         "_on_closed",
         "_on_closing",
+        "_on_overflow",
         "_sock",
         "beat_at",
         "caller",
@@ -91,6 +92,7 @@ class Connection:
         most_age_seconds: float,
         on_closing: Callable[["Connection"], None],
         on_closed: Callable[["Connection"], None],
+        on_overflow: Callable[[], None],
     ) -> None:
         """Own `sock`, which does not block.
 
@@ -102,11 +104,13 @@ class Connection:
             most_age_seconds: How long it may stay open.
             on_closing: Nothing is to be delivered any more.
             on_closed: The socket is closed.
+            on_overflow: It is closed because it is too slow.
         """
         self._loop = loop
         self._sock = sock
         self._on_closing = on_closing
         self._on_closed = on_closed
+        self._on_overflow = on_overflow
         self._mailbox = Mailbox(loop, sock, on_overflow=self._overflow, on_lost=self.drop)
         self.reader = reader
         self.caller = reader.caller
@@ -202,6 +206,7 @@ class Connection:
             self._loop.call_later(_PEER_CLOSE_SECONDS, self.drop)
 
     def _overflow(self) -> None:
+        self._on_overflow()
         self.close(CloseCode.TOO_SLOW, "too slow")
 
     def _read(self) -> None:

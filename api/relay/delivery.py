@@ -14,6 +14,7 @@ from api.relay.feed import FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS, Feed,
 from api.relay.frames import encode_text
 from api.relay.live import Live
 from api.relay.mending import Mending
+from api.relay.occurrences import Occurrences
 from api.relay.questions import Questions
 from api.relay.reads import Reads
 from api.relay.replays import Replays
@@ -33,15 +34,16 @@ _CONFIRM_SECONDS: Final = 2.0
 class Delivery:
     """All sessions that are watched from this process. Belongs to the loop's thread."""
 
-    def __init__(self, url: str, store: StreamStore, questions: Questions) -> None:
-        """Read live events and logs at the Redis at `url` and rows through `store`."""
+    def __init__(self, url: str, store: StreamStore, questions: Questions, occurred: Occurrences) -> None:
+        """Read live events and logs at the Redis at `url` and rows through `store`; count in `occurred`."""
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._questions = questions
         self._sessions: dict[bytes, Session] = {}
         self._tasks = Tasks()
         self._reads = Reads(url, store, questions)
-        self._replays = Replays(self._reads, self._tasks)
+        self._replays = Replays(self._reads, self._tasks, occurred)
+        self._occurred = occurred
         self._live = Live(self._sessions, self._replays, self._mend)
         self._subscription = Subscription(
             url,
@@ -50,7 +52,7 @@ class Delivery:
             on_confirmed=self._confirm,
         )
         self._mending = Mending(
-            self._reads, self._tasks, self._replays, self._live, self._subscription.is_connected
+            self._reads, self._tasks, self._replays, self._live, self._subscription.is_connected, occurred
         )
         self._connecting: asyncio.Task[None] | None = None
 
@@ -151,6 +153,7 @@ class Delivery:
             member.already_over |= {str(turn_id)}
 
     def _mend(self, feed: Feed, session: Session) -> None:
+        self._occurred.holes += 1
         self._mending.mend(feed, session)
 
     def _find(self, session_id: UUID) -> Session | None:

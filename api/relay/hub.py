@@ -21,6 +21,7 @@ from api.relay.conversation import Conversation
 from api.relay.delivery import Delivery
 from api.relay.event_stream import EventStream
 from api.relay.frames import CloseCode
+from api.relay.occurrences import Occurrences
 from api.relay.places import Limits, Places, Reader
 from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
@@ -45,6 +46,7 @@ class Counts:
     sessions: int = 0
     turns: int = 0
     is_connected: bool = False
+    is_running: bool = False
 
 
 class Hub:
@@ -65,6 +67,7 @@ class Hub:
         self._places = Places(limits)
         self._delivery: Delivery | None = None
         self._questions: Questions | None = None
+        self.occurred = Occurrences()
 
     def start(self) -> None:
         """Start the loop, unless it runs in this process already.
@@ -110,7 +113,18 @@ class Hub:
         sessions, turns = delivery.count()
         streams = sum(connection.is_event_stream for connection in list(self._connections))
         websockets = len(self._connections) - streams
-        return Counts(websockets, streams, sessions, turns, delivery.is_connected())
+        return Counts(websockets, streams, sessions, turns, delivery.is_connected(), is_running=True)
+
+    def call_soon(self, call: Callable[[], None]) -> bool:
+        """Have the loop call something; False when it does not run."""
+        loop = self._loop
+        if loop is None or self._process != os.getpid():
+            return False
+        try:
+            loop.call_soon_threadsafe(call)
+        except RuntimeError:  # it is closed
+            return False
+        return True
 
     def shutdown(self, timeout_seconds: float = _GOODBYE_SECONDS + 2.0) -> None:
         """Close every stream, websockets with 1012, and end the loop; may be called twice."""
@@ -146,7 +160,7 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._questions = Questions()
-        self._delivery = Delivery(self._redis_url, self._store, self._questions)
+        self._delivery = Delivery(self._redis_url, self._store, self._questions, self.occurred)
         self._delivery.start()
         checking = self._loop.create_task(self._check_callers())
         started.set()
@@ -179,10 +193,15 @@ class Hub:
             most_age_seconds=self._limits.most_age_seconds * random.uniform(1 - _AGE_JITTER, 1),  # noqa: S311
             on_closing=self._forget,
             on_closed=self._connections.discard,
+            on_overflow=self._note_overflow,
         )
         self._connections.add(connection)
         self._places.take(reader)
         connection.open(dialect_of(connection))
+        if connection.is_event_stream:
+            self.occurred.event_streams += 1
+        else:
+            self.occurred.websockets += 1
         if self._closing.is_set():
             connection.close(CloseCode.RESTART, "restart")
         elif not has_room:
@@ -197,6 +216,9 @@ class Hub:
         assert self._delivery is not None
         self._delivery.forget(connection)
         self._places.give_back(connection.reader)
+
+    def _note_overflow(self) -> None:
+        self.occurred.overflows += 1
 
     def _tick(self) -> None:
         assert self._loop is not None

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from api.relay.feed import Feed, Session
 from api.relay.live import Live
+from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
-from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, Replays
+from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, Replays, gaps_in
 from api.relay.tasks import Tasks
 from shared.replay import Outgoing, Position, Verdict, catch_up, judge
 
@@ -15,7 +16,13 @@ class Mending:
     """Mends feeds. Belongs to the loop's thread."""
 
     def __init__(
-        self, reads: Reads, tasks: Tasks, replays: Replays, live: Live, is_connected: Callable[[], bool]
+        self,
+        reads: Reads,
+        tasks: Tasks,
+        replays: Replays,
+        live: Live,
+        is_connected: Callable[[], bool],
+        occurred: Occurrences,
     ) -> None:
         """Read by `reads` and deliver by `live`; `is_connected` says whether live events arrive at all."""
         self._loop = asyncio.get_running_loop()
@@ -24,6 +31,7 @@ class Mending:
         self._replays = replays
         self._live = live
         self._is_connected = is_connected
+        self._occurred = occurred
 
     def mend(self, feed: Feed, session: Session, *, consults_row: bool = True) -> None:
         """Read what the joined readers miss, once for all of them."""
@@ -62,6 +70,7 @@ class Mending:
             if reached == before and not sent:
                 feed.expect_silence(now, may_grow=self._is_connected())
                 return False
+            self._occurred.gaps += gaps_in(sent)
             self._apply(feed, session, reached, sent)
             feed.expect_news(now)
             for entry in feed.retained or ():

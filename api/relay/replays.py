@@ -7,6 +7,7 @@ from uuid import UUID
 
 from api.relay.connection import Connection, Phase
 from api.relay.feed import LONGEST_SILENCE_SECONDS, Feed, Member, Session
+from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
 from api.relay.tasks import Tasks
 from shared.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
@@ -20,8 +21,9 @@ REPEAT_SECONDS: Final = 0.25
 class Replays:
     """Replays turns to single readers. Belongs to the loop's thread."""
 
-    def __init__(self, reads: Reads, tasks: Tasks) -> None:
-        """Read by `reads`, in `tasks` of the readers."""
+    def __init__(self, reads: Reads, tasks: Tasks, occurred: Occurrences) -> None:
+        """Read by `reads`, in `tasks` of the readers; count in `occurred`."""
+        self._occurred = occurred
         self._loop = asyncio.get_running_loop()
         self._reads = reads
         self._tasks = tasks
@@ -44,6 +46,7 @@ class Replays:
         connection = member.connection
         feed = session.feed(turn_id, self._loop.time())
         feed.leave(connection)
+        self._occurred.replays += 1
         silence = REPEAT_SECONDS
         while True:
             feed.begin_read()
@@ -52,6 +55,7 @@ class Replays:
                 asking = catch_up(position, feed.turn, now_text(), row=row, by_snapshot=by_snapshot)
                 reached, sent = await self._reads.drive(asking, feed.turn, connection.caller)
                 row, by_snapshot = None, False
+                self._occurred.gaps += gaps_in(sent)
                 if not await self._post(connection, sent):
                     return
                 has_news, position = reached != position, reached
@@ -116,3 +120,8 @@ class Replays:
             return position
         connection.outbox.append(connection.dialect.event(Outgoing(entry.encoded, entry.seq)))
         return Position(entry.seq, entry.attempt, is_over=entry.is_done())
+
+
+def gaps_in(sent: Sequence[Outgoing]) -> int:
+    """Return how many gaps are told: they alone have no number."""
+    return sum(outgoing.seq is None for outgoing in sent)

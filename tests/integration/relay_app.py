@@ -6,7 +6,7 @@ The tests write the rows; what is under test is everything behind them.
 import json
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -119,7 +119,12 @@ def create_app():
     @app.get("/health")
     def health():
         counts = hub.counts()
-        return jsonify(pid=os.getpid(), websockets=counts.websockets, event_streams=counts.event_streams)
+        return jsonify(
+            pid=os.getpid(),
+            websockets=counts.websockets,
+            event_streams=counts.event_streams,
+            occurred=asdict(hub.occurred),
+        )
 
     @app.get("/v1/turns/<turn_id>/events")
     def events(turn_id) -> Response:

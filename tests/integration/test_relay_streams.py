@@ -110,7 +110,10 @@ def test_a_flush_is_said_and_the_text_is_whole(service, worker, redis_server):
         worker.deltas(20)
         worker.finish()
         text = Text(23, "".join(f"<{seq}>" for seq in range(3, 23))).read(ws)
+        occurred = service.health()["occurred"]
     assert text.content == worker.text.content
+    assert occurred["gaps"] == text.gaps > 0
+    assert occurred["replays"] >= 1
 
 
 def test_an_end_that_was_never_said_comes_from_the_row(service, worker):
@@ -253,6 +256,7 @@ def test_large_messages_arrive_whole(service, worker):
 def test_a_slow_reader_is_closed_and_costs_nobody_else_anything(service, worker):
     """I8, C2 of the fault matrix."""
     worker.begin()
+    before = service.health()["occurred"]
     with service.socket() as slow, service.socket() as quick:
         for ws in (slow, quick):
             subscribe(ws, worker)
@@ -267,6 +271,8 @@ def test_a_slow_reader_is_closed_and_costs_nobody_else_anything(service, worker)
         with pytest.raises(ConnectionClosed) as closed:
             read_until(slow, "done")  # what was on its way still arrives
         assert closed.value.rcvd.code == 4409
+    after = service.health()["occurred"]
+    assert (after["overflows"] - before["overflows"], after["websockets"] - before["websockets"]) == (1, 2)
     with service.socket() as again:
         subscribe(again, worker, turn_id=str(worker.turn_id), after=3)
         assert Text(3).read(again).content == worker.text.content

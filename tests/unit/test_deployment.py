@@ -161,10 +161,11 @@ def test_the_networks_let_nobody_reach_more_than_it_needs():
         "public": {"nginx"},
         "front": {"nginx", "web", "relay"},
         "data": {"web", "relay", "worker", "migrate", "postgres", "redis"},
+        "metrics": {"web", "relay", "worker"},
         "provider": {"worker"},
     }
     internal = {name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")}
-    assert internal == {"front", "data"}
+    assert internal == {"front", "data", "metrics"}
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["nginx"]
     assert all(port.startswith("${HTTP_BIND:-127.0.0.1}:") for port in SERVICES["nginx"]["ports"])
 
@@ -246,6 +247,11 @@ def test_nginx_buffers_no_stream():
         block = re.search(rf"location {re.escape(path)} \{{(.*?)\}}", NGINX, re.DOTALL).group(1)
         assert "proxy_buffering off;" in block
         assert "proxy_pass http://$web" not in block
+
+
+def test_nginx_passes_nothing_on_to_the_ports_of_metrics():
+    assert set(re.findall(r"(?:web|relay):(\d+)", NGINX)) == {"8080", "8081"}
+    assert "metrics" not in NGINX.lower()
 
 
 def test_nginx_takes_bodies_of_a_mebibyte_and_refuses_in_the_services_words():

@@ -533,7 +533,7 @@ GRANT SELECT, INSERT ON turnkeeper.ledger TO turnkeeper_app;
 GRANT SELECT, INSERT, DELETE ON turnkeeper.holds TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.workers TO turnkeeper_app;
 
-GRANT SELECT ON turnkeeper.organizations, turnkeeper.workers TO turnkeeper_across;
+GRANT SELECT ON turnkeeper.organizations, turnkeeper.workers, turnkeeper.holds TO turnkeeper_across;
 GRANT SELECT, UPDATE ON turnkeeper.api_keys, turnkeeper.sessions, turnkeeper.turns TO turnkeeper_across;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.checkpoints TO turnkeeper_across;
 GRANT SELECT, DELETE ON turnkeeper.idempotency_keys TO turnkeeper_across;
@@ -654,7 +654,8 @@ CREATE FUNCTION turnkeeper.read_claim(turn uuid, most_bytes bigint)
 RETURNS TABLE (
     id uuid, organization_id uuid, session_id uuid, number bigint, attempt integer, status text, recovery text,
     answer_id uuid, max_output_tokens integer, last_seq bigint, title text, queued_at timestamptz, traceparent text,
-    seconds_left double precision, handed_back integer, system_prompt text, checkpoint_seq bigint, kept_text text,
+    seconds_left double precision, queued_seconds double precision, claimable_seconds double precision,
+    first_token_at timestamptz, handed_back integer, system_prompt text, checkpoint_seq bigint, kept_text text,
     hold_usd numeric, history json, all_messages bigint, earlier_turns bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog SET plan_cache_mode = force_generic_plan
 AS $$
@@ -684,6 +685,8 @@ BEGIN
     SELECT t.id, t.organization_id, t.session_id, t.number, t.attempt, t.status, t.recovery,
            t.answer_id, t.max_output_tokens, t.last_seq, t.title, t.queued_at, t.traceparent,
            (t.deadline_seconds - extract(epoch FROM clock_timestamp() - t.started_at))::double precision,
+           extract(epoch FROM clock_timestamp() - t.queued_at)::double precision,
+           extract(epoch FROM clock_timestamp() - t.claimable_at)::double precision, t.first_token_at,
            t.handed_back, s.system_prompt, c.seq, c.content, h.amount_usd,
            read_claim.history, read_claim.all_messages, read_claim.earlier_turns
     FROM turnkeeper.turns AS t
@@ -711,6 +714,30 @@ AS $$
         extract(epoch FROM coalesce(h.until, clock_timestamp()) - greatest(t.claimable_at, h.since))::double precision
     FROM turnkeeper.turns AS t CROSS JOIN hearing AS h
     WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL ORDER BY t.claimable_at LIMIT 1
+$$;
+
+-- What operators are shown of all organizations together: counts and sums, nothing of any row (I9).
+CREATE FUNCTION turnkeeper.service_figures() RETURNS TABLE (
+    queued bigint, claimable bigint, oldest_seconds double precision, running bigint, stopping bigint,
+    holds bigint, held_usd numeric, workers bigint, hearing bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT t.queued, t.claimable, t.oldest_seconds, t.running, t.stopping, h.holds, h.held_usd, w.workers, w.hearing
+    FROM (
+        SELECT count(*) FILTER (WHERE t.status = 'queued') AS queued,
+            count(*) FILTER (WHERE t.status = 'queued' AND t.claimable_at IS NOT NULL) AS claimable,
+            coalesce(extract(epoch FROM clock_timestamp() - min(t.claimable_at) FILTER (WHERE t.status = 'queued')), 0)
+                ::double precision AS oldest_seconds,
+            count(*) FILTER (WHERE t.status = 'running') AS running,
+            count(*) FILTER (WHERE t.status = 'stopping') AS stopping
+        FROM turnkeeper.turns AS t WHERE t.status IN ('queued', 'running', 'stopping')
+    ) AS t CROSS JOIN (
+        SELECT count(*) AS holds, coalesce(sum(h.amount_usd), 0) AS held_usd FROM turnkeeper.holds AS h
+    ) AS h CROSS JOIN (
+        SELECT count(*) AS workers,
+            count(*) FILTER (WHERE w.heard_at > clock_timestamp() - interval '60 seconds') AS hearing
+        FROM turnkeeper.workers AS w WHERE w.renewed_at > clock_timestamp() - interval '15 seconds'
+    ) AS w
 $$;
 
 -- Renews every lease of one worker in one statement, saves the texts that changed and says what is still

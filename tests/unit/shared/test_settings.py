@@ -39,6 +39,15 @@ def test_an_empty_variable_counts_as_unset_so_an_empty_base_url_does_not_refuse_
     assert settings.provider.name is ProviderName.ANTHROPIC
 
 
+def test_metrics_are_off_unless_a_port_is_named_and_then_on_this_machine_alone():
+    settings = load_settings(ANTHROPIC)
+    assert (settings.metrics_port, settings.metrics_bind) == (None, "127.0.0.1")
+    assert load_settings({**ANTHROPIC, "METRICS_PORT": "65533"}).metrics_port == 65533
+    assert load_settings({**ANTHROPIC, "METRICS_BIND": "::1"}).metrics_bind == "::1"
+    wrong = problems({**ANTHROPIC, "METRICS_PORT": "65534", "METRICS_BIND": "localhost"})
+    assert [problem.split(" ")[0] for problem in wrong] == ["METRICS_PORT", "METRICS_BIND"]
+
+
 def test_limits_and_retention_are_off_unless_they_are_set():
     settings = load_settings(ANTHROPIC)
     assert (settings.turns_per_minute_per_user, settings.turns_per_hour, settings.retention_days) == (

@@ -1,0 +1,196 @@
+"""`GET /metrics`, at an address of its own that only operators reach.
+
+Every process of a service listens at the same port (`SO_REUSEPORT`) and answers for all of them, so it does not matter
+which one is asked. One thread does it, one request after the other: a client has two seconds, and Prometheus is the
+only one.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from time import monotonic
+from typing import Final
+
+from shared.metrics.exposition import Exposition
+from shared.metrics.pages import Pages, folder_of
+from shared.metrics.servers import Servers
+from shared.metrics.table import Service
+from shared.metrics.tally import Tally
+from shared.settings import Settings
+
+_log = logging.getLogger("turnkeeper.metrics")
+
+_SAMPLE_SECONDS: Final = 1.0
+_REQUEST_SECONDS: Final = 2.0
+_MOST_REQUEST_BYTES: Final = 8192
+_BACKLOG: Final = 16
+_STOP_SECONDS: Final = 5.0
+
+
+def metrics_port(settings: Settings, service: Service) -> int | None:
+    """Return where a service's figures are; None where metrics are off."""
+    if settings.metrics_port is None:
+        return None
+    return settings.metrics_port + list(Service).index(service)
+
+
+def begin(settings: Settings, service: Service, tally: Tally) -> "MetricsListener | None":
+    """Share what this process counts and listen, where METRICS_PORT says so. Call it after a fork.
+
+    Returns:
+        The listener, to be stopped at the end; None where metrics are off, or cannot be had: a service without figures
+        is better than none.
+    """
+    port = metrics_port(settings, service)
+    if port is None or settings.metrics_port is None:
+        return None
+    try:
+        pages = Pages(folder_of(settings.metrics_port, service))
+        tally.move(pages.open())
+        exposition = Exposition(service, pages.total, Servers(settings).known)
+        listener = MetricsListener(settings.metrics_bind, port, tally, exposition.answer)
+        listener.start()
+    except OSError as error:
+        _log.error("there are no metrics: %s", error, extra={"port": port})
+        return None
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    accept: str
+
+
+class MetricsListener:
+    """Answers scrapes, and samples once a second what is looked at.
+
+    Args:
+        host: The address to listen at.
+        port: The port.
+        tally: What this process counts.
+        answer: Gives the figures of all processes, and their content type, for an `Accept` header.
+    """
+
+    def __init__(
+        self, host: str, port: int, tally: Tally, answer: Callable[[str], tuple[bytes, str]]
+    ) -> None:
+        self._address = (host, port)
+        self._tally = tally
+        self._answer = answer
+        self._stopping = threading.Event()
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: The address is taken by something else.
+        """
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(self._address)
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        listening.settimeout(_SAMPLE_SECONDS)
+        self._socket = listening
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Listen no more; the last figures are shared."""
+        self._stopping.set()
+        if self._socket is not None:
+            # Wakes the thread, which closing would not. Where that is refused, it wakes within a second.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join(_STOP_SECONDS)
+            self._socket.close()
+        self._tally.sample()
+
+    def _run(self) -> None:
+        assert self._socket is not None
+        sampled_at = monotonic()
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except TimeoutError:
+                connection = None
+            except OSError:
+                # Out of descriptors, or closed: a moment, and again until it is told to stop.
+                self._stopping.wait(_SAMPLE_SECONDS)
+                connection = None
+            if connection is not None or monotonic() - sampled_at >= _SAMPLE_SECONDS:
+                self._tally.sample()
+                sampled_at = monotonic()
+            if connection is not None:
+                with connection:
+                    self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            request = _read(connection)
+            if request is None:
+                return
+            connection.settimeout(_REQUEST_SECONDS)
+            connection.sendall(self._response(request))
+        except OSError as error:
+            _log.info("a scrape failed: %s", type(error).__name__)
+        except Exception:  # noqa: BLE001 -- the next scrape finds this thread alive
+            _log.exception("a scrape failed")
+
+    def _response(self, request: _Request) -> bytes:
+        if request.path.partition("?")[0] != "/metrics":
+            return _encode(HTTPStatus.NOT_FOUND, b"figures are at /metrics\n")
+        if request.method != "GET":
+            return _encode(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET\n", "Allow: GET\r\n")
+        try:
+            body, content_type = self._answer(request.accept)
+        except OSError as error:
+            _log.error("the figures cannot be read: %s", os.strerror(error.errno) if error.errno else error)
+            return _encode(HTTPStatus.SERVICE_UNAVAILABLE, b"the figures cannot be read: see the log\n")
+        return _encode(HTTPStatus.OK, body, content_type=content_type)
+
+
+def _read(connection: socket.socket) -> _Request | None:
+    """Read a request without a body; None for what is none, or is not there in time."""
+    until = monotonic() + _REQUEST_SECONDS
+    received = b""
+    while b"\r\n\r\n" not in received:
+        left = until - monotonic()
+        if left <= 0 or len(received) > _MOST_REQUEST_BYTES:
+            return None
+        connection.settimeout(left)
+        piece = connection.recv(_MOST_REQUEST_BYTES)
+        if not piece:
+            return None
+        received += piece
+    first, *lines = received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        return None
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    return _Request(words[0], words[1], headers.get("accept", ""))
+
+
+def _encode(
+    status: HTTPStatus, body: bytes, more: str = "", content_type: str = "text/plain; charset=utf-8"
+) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + body

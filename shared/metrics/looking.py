@@ -1,0 +1,50 @@
+"""What is looked at once a second, in every kind of process: pools of connections, and how soon the loop answers."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from shared.database import Database
+from shared.metrics import table
+from shared.metrics.tally import Tally
+
+
+def looking_at_pool(tally: Tally, database: Database, name: str) -> Callable[[], None]:
+    """Return what looks at a pool; `name` is its label."""
+    size, opened, in_use = (
+        tally.gauge(metric, name) for metric in (table.POOL_SIZE, table.POOL_OPEN, table.POOL_IN_USE)
+    )
+    timeouts = tally.counter(table.POOL_TIMEOUTS, name)
+
+    def look() -> None:
+        usage = database.usage()
+        size.set(usage.size)
+        opened.set(usage.opened)
+        in_use.set(usage.in_use)
+        timeouts.set(usage.timeouts)
+
+    return look
+
+
+def looking_at_loop(tally: Tally, call_soon: Callable[[Callable[[], None]], bool]) -> Callable[[], None]:
+    """Return what asks an event loop, unless it owes an answer.
+
+    Args:
+        tally: Where the lag is counted.
+        call_soon: Has the loop call something; False when there is no loop.
+    """
+    lag = tally.histogram(table.LOOP_LAG)
+    is_asked = False
+
+    def look() -> None:
+        nonlocal is_asked
+        asked_at = monotonic()
+
+        def answer() -> None:
+            nonlocal is_asked
+            is_asked = False
+            lag.observe(monotonic() - asked_at)
+
+        if not is_asked:
+            is_asked = call_soon(answer)
+
+    return look

@@ -1,0 +1,224 @@
+"""Counting, and adding up what processes counted, the dead ones included."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.metrics import table
+from shared.metrics.exposition import Exposition
+from shared.metrics.pages import Pages, PagesError, Sum
+from shared.metrics.table import METRICS, Kind, Service
+from shared.metrics.tally import PLACES, SIZE, Tally
+from worker.flow import Flow
+
+DEAD = """
+import os, signal, sys
+from pathlib import Path
+from shared.metrics import table
+from shared.metrics.pages import Pages
+from shared.metrics.tally import Tally
+
+tally = Tally()
+tally.move(Pages(Path(sys.argv[1])).open())
+tally.counter(table.ACCEPTED).add(int(sys.argv[2]))
+tally.gauge(table.OUTBOX_WAITING).set(5)
+tally.histogram(table.CLAIM_WAIT).observe(0.3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def folder_in(path: Path) -> Path:
+    return path / "figures" / "web"
+
+
+def run_to_death(folder: Path, counted: int) -> None:
+    """Count in a process of its own, which is then killed."""
+    command = [sys.executable, "-c", DEAD, str(folder), str(counted)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=30, check=False)
+    assert ended.returncode == -9
+
+
+def value(total: Sum, metric: table.Metric, *labels: str) -> float:
+    return total.values[PLACES[metric, labels]]
+
+
+def counting_in(folder: Path) -> Tally:
+    tally = Tally()
+    tally.move(Pages(folder).open())
+    return tally
+
+
+def test_every_series_has_a_place_of_its_own():
+    taken = [place + number for (metric, _), place in PLACES.items() for number in range(metric.width)]
+    assert sorted(taken) == list(range(SIZE))
+
+
+def test_names_are_those_of_prometheus():
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert metric.name.startswith("turnkeeper_")
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+        if metric.kind is Kind.HISTOGRAM:
+            assert metric.name.endswith(("_seconds", "_bytes"))
+        assert list(metric.buckets) == sorted(set(metric.buckets))
+        assert len(set(metric.series)) == len(metric.series)
+        assert all(len(labels) == len(metric.labels) for labels in metric.series)
+
+
+def test_no_label_can_take_a_value_that_is_not_in_the_table():
+    with pytest.raises(KeyError):
+        Tally().counter(table.PROBLEMS, "what a client said")
+
+
+def test_threads_that_count_at_once_lose_nothing():
+    tally = Tally()
+    counter, histogram = tally.counter(table.ACCEPTED), tally.histogram(table.CLAIM_WAIT)
+
+    def count() -> None:
+        for _ in range(5000):
+            counter.add()
+            histogram.observe(0.02)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tally.values[PLACES[table.ACCEPTED, ()]] == 40_000
+    assert tally.values[PLACES[table.CLAIM_WAIT, ()] + 1] == 40_000
+
+
+def test_a_value_on_a_bound_belongs_below_it_one_by_one_and_all_at_once():
+    values = [0.0, 0.001, 0.0011, 0.5, 10.0, 10.1]
+    single, together = Tally(), Tally()
+    for each in values:
+        single.histogram(table.DELTA_DELAY).observe(each)
+    together.histogram(table.DELTA_DELAY).observe_all(values)
+    place, width = PLACES[table.DELTA_DELAY, ()], table.DELTA_DELAY.width
+    counted = list(single.values[place : place + width])
+    assert counted == list(together.values[place : place + width])
+    assert counted[0] == 2
+    assert counted[-2] == 1
+    assert counted[-1] == pytest.approx(sum(values))
+
+
+def test_a_flow_hands_over_what_passed_and_each_sample_once():
+    tally = Tally()
+    flow = Flow(tally)
+    flow.deltas, flow.delta_events = 7, 3
+    flow.delays.extend((0.002, 0.3))
+    flow.writes.append(500)
+    flow.hand_over()
+    flow.hand_over()
+    assert tally.values[PLACES[table.DELTAS, ()]] == 7
+    assert tally.values[PLACES[table.DELTA_EVENTS, ()]] == 3
+    place = PLACES[table.DELTA_DELAY, ()]
+    assert sum(tally.values[place : place + table.DELTA_DELAY.width - 1]) == 2
+    assert tally.values[PLACES[table.FLUSH_BYTES, ()] + table.FLUSH_BYTES.width - 1] == 500
+
+
+def test_the_figures_of_all_processes_are_added_up(tmp_path: Path):
+    pages = Pages(folder_in(tmp_path))
+    first, second = counting_in(folder_in(tmp_path)), counting_in(folder_in(tmp_path))
+    first.counter(table.ACCEPTED).add(3)
+    second.counter(table.ACCEPTED).add(4)
+    first.gauge(table.OUTBOX_WAITING).set(1)
+    second.gauge(table.OUTBOX_WAITING).set(2)
+    total = pages.total()
+    assert value(total, table.ACCEPTED) == 7
+    assert value(total, table.OUTBOX_WAITING) == 3
+    assert total.processes == 2
+
+
+def test_what_a_killed_process_counted_stays_and_what_it_showed_goes(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    alive = counting_in(folder)
+    alive.counter(table.ACCEPTED).add()
+    for counted in (10, 20):
+        run_to_death(folder, counted)
+        total = Pages(folder).total()
+        assert value(total, table.OUTBOX_WAITING) == 0
+        assert total.processes == 1
+    assert value(total, table.ACCEPTED) == 31
+    assert value(Pages(folder).total(), table.ACCEPTED) == 31
+    place = PLACES[table.CLAIM_WAIT, ()]
+    assert sum(total.values[place : place + table.CLAIM_WAIT.width - 1]) == 2
+    assert len(list(folder.glob("*.page"))) == 1
+
+
+def test_a_reader_that_is_killed_while_it_folds_counts_nothing_twice(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    run_to_death(folder, 10)
+    (page,) = folder.glob("*.page")
+    content = page.read_bytes()
+    Pages(folder).total()
+    page.write_bytes(content)  # as if it had been killed between writing the sum and removing the page
+    assert value(Pages(folder).total(), table.ACCEPTED) == 10
+    assert not page.exists()
+
+
+def test_pages_of_another_version_and_a_sum_that_is_no_json_are_passed_over(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    tally = counting_in(folder)
+    tally.counter(table.ACCEPTED).add()
+    (folder / "0123.other.page").write_bytes(b"\xff" * 16)
+    (folder / "gone.json").write_text("{")
+    assert value(Pages(folder).total(), table.ACCEPTED) == 1
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    Pages(folder)
+    folder.chmod(0o770)
+    with pytest.raises(PagesError, match="only this user"):
+        Pages(folder)
+    linked = tmp_path / "linked"
+    linked.symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(PagesError, match="only this user"):
+        Pages(linked / "web")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    Pages(folder)
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(PagesError, match="only this user"):
+        Pages(folder)
+
+
+def test_a_sampler_that_fails_keeps_no_other_from_its_work(caplog: pytest.LogCaptureFixture):
+    tally, sampled = Tally(), []
+
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    tally.on_sample(fail)
+    tally.on_sample(lambda: sampled.append(1))
+    tally.sample()
+    assert sampled == [1]
+    assert "could not be taken" in caplog.text
+
+
+def test_a_sum_is_kept_by_names_so_that_a_new_version_reads_it(tmp_path: Path):
+    folder = folder_in(tmp_path)
+    run_to_death(folder, 10)
+    Pages(folder).total()
+    kept = json.loads((folder / "gone.json").read_text())["figures"]
+    assert kept["turnkeeper_turns_accepted_total|0"] == 10
+    assert not any(name.startswith("turnkeeper_outbox_waiting|") for name in kept)
+
+
+@pytest.mark.parametrize("service", Service)
+def test_each_service_shows_its_own_metrics_and_no_others(service: Service):
+    from array import array
+
+    exposition = Exposition(service, lambda: Sum(array("d", bytes(8 * SIZE)), 1), dict)
+    shown = {family.name for family in exposition.collect()}
+    expected = {metric.name.removesuffix("_total") for metric in METRICS if service in metric.services}
+    assert shown == expected

@@ -1,0 +1,127 @@
+"""What a worker process counts, and what is looked at once a second."""
+
+from time import monotonic
+from typing import Any, Final, Protocol, assert_never
+
+from sqlalchemy import Row
+
+from shared.errors import Fault
+from shared.metrics import table
+from shared.metrics.tally import Tally
+from shared.turns import TERMINAL, TurnStatus
+from worker.breaker import Breaker
+from worker.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.publisher import Publisher
+from worker.settle import Ending
+
+_CLASSES: Final = {
+    "input_tokens": "input",
+    "cache_read_tokens": "cache_read",
+    "cache_write_tokens": "cache_write",
+    "output_tokens": "output",
+    "reasoning_tokens": "reasoning",
+}
+
+
+class Running(Protocol):
+    """Knows how many turns run here."""
+
+    def running(self) -> int:
+        """Return how many."""
+
+
+class WorkerMetrics:
+    """The handles of a worker process; every method may be called from any thread.
+
+    Args:
+        tally: Where it counts.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self._attempts = {
+            outcome: tally.counter(table.ATTEMPTS, outcome) for (outcome,) in table.ATTEMPTS.series
+        }
+        self._turns = {series: tally.counter(table.TURNS, *series) for series in table.TURNS.series}
+        self._claim_wait = tally.histogram(table.CLAIM_WAIT)
+        self._first_token = tally.histogram(table.FIRST_TOKEN)
+        self._turn_seconds = tally.histogram(table.TURN_SECONDS)
+        self._stop_seconds = tally.histogram(table.STOP_SECONDS)
+        self._tokens = {name: tally.counter(table.TOKENS, label) for name, label in _CLASSES.items()}
+        self._cost = tally.counter(table.COST)
+        self.leases_lost = tally.counter(table.LEASES_LOST)
+        self.taken_up = tally.counter(table.TAKEN_UP)
+
+    def claimed(self, row: Row[Any]) -> None:
+        """Count a claim, by how long the turn could have been claimed."""
+        self._claim_wait.observe(max(0.0, float(row.claimable_seconds)))
+
+    def showed_text(self, row: Row[Any], claimed_at: float) -> None:
+        """Count a turn's first text: `row` is the turn as it was claimed, at `claimed_at` by the monotonic clock."""
+        if row.first_token_at is None:
+            self._first_token.observe(float(row.queued_seconds) + monotonic() - claimed_at)
+
+    def attempt_ended(self, outcome: Outcome) -> None:
+        """Count an attempt that is over."""
+        match outcome:
+            case Completed():
+                name = "completed"
+            case Stopped():
+                name = "stopped"
+            case Failed():
+                name = "failed"
+            case Requeued():
+                name = "handed_back" if outcome.handed_back else "requeued"
+            case Fenced():
+                name = "fenced"
+                self.leases_lost.add()
+            case _:
+                assert_never(outcome)
+        self._attempts[name].add()
+
+    def settled(self, row: Row[Any], ending: Ending) -> None:
+        """Count what was settled: the turn, where it ended, and what the attempt cost."""
+        status = TurnStatus(row.status)
+        if status in TERMINAL:
+            self._ended(status, ending.fault if isinstance(ending, Failed) else None)
+            self._turn_seconds.observe((row.finished_at - row.queued_at).total_seconds())
+            if row.stop_observed_at is not None and row.stop_requested_at is not None:
+                stopped_after = row.stop_observed_at - row.stop_requested_at
+                self._stop_seconds.observe(max(0.0, stopped_after.total_seconds()))
+        if ending.answer.called:
+            for name, tokens in ending.answer.usage.as_dict().items():
+                self._tokens[name].add(tokens)
+            self._cost.add(float(row.charged_usd or 0))
+
+    def expired(self) -> None:
+        """Count a turn that no worker took."""
+        self._ended(TurnStatus.EXPIRED, None)
+
+    def look_at(self, publisher: Publisher, breaker: Breaker, leases: Running, slots: int) -> None:
+        """Have these parts looked at once a second."""
+        tally = self.tally
+        running, of_slots = tally.gauge(table.RUNNING), tally.gauge(table.SLOTS)
+        states = {state: tally.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
+        calls, refused = tally.counter(table.CALLS), tally.counter(table.CALLS_REFUSED)
+        faults = {fault: tally.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
+        backlog, overflows = tally.gauge(table.BACKLOG_BYTES), tally.counter(table.BACKLOG_OVERFLOWS)
+        connected, away = tally.gauge(table.PUBLISHERS, "yes"), tally.gauge(table.PUBLISHERS, "no")
+
+        def look() -> None:
+            running.set(leases.running())
+            of_slots.set(slots)
+            for state, gauge in states.items():
+                gauge.set(state == breaker.state)
+            calls.set(breaker.calls)
+            refused.set(breaker.refused)
+            for fault, counter in faults.items():
+                counter.set(breaker.faults[fault])
+            backlog.set(publisher.backlog_bytes)
+            overflows.set(publisher.overflows)
+            connected.set(publisher.is_connected())
+            away.set(not publisher.is_connected())
+
+        tally.on_sample(look)
+
+    def _ended(self, status: TurnStatus, fault: Fault | None) -> None:
+        self._turns[status.value, "" if fault is None else fault.value].add()
