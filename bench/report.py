@@ -43,28 +43,42 @@ def surroundings() -> dict[str, Any]:
 
 
 def keep(
-    name: str, asked: Mapping[str, Any], around: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
+    name: str,
+    asked: Mapping[str, Any],
+    around: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    folder: Path = FOLDER,
 ) -> Path:
     """Write a measurement beside the others; return its file."""
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = FOLDER / f"{stamp}-{name}.json"
+    path = folder / f"{stamp}-{name}.json"
     content = {"measurement": name, "asked": asked, "surroundings": around, "runs": runs}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return runs as a Markdown table: a row for each figure, a column for each run, then their median."""
+def table(runs: Sequence[Mapping[str, Any]], heads: str | None = None) -> str:
+    """Return runs as a Markdown table: a row for each figure, a column for each run.
+
+    Args:
+        runs: What was measured.
+        heads: The figure that heads each column, where the runs are not repetitions of one another; else they are
+            numbered, and their median is the last column.
+    """
     flat = [dict(_flat(run)) for run in runs]
-    names = list(dict.fromkeys(name for run in flat for name in run))
-    head = ["figure", *(f"run {number + 1}" for number in range(len(flat)))]
-    if len(flat) > 1:
+    names = [name for name in dict.fromkeys(name for run in flat for name in run) if name != heads]
+    is_repeated = heads is None and len(flat) > 1
+    head = [
+        heads.replace("_", " ") if heads else "figure",
+        *(str(run[heads]) if heads else f"run {number + 1}" for number, run in enumerate(runs)),
+    ]
+    if is_repeated:
         head.append("median")
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for name in names:
         values = [run.get(name) for run in flat]
-        middle = [_shown(_median(values))] if len(flat) > 1 else []
+        middle = [_shown(_median(values))] if is_repeated else []
         lines.append("| " + " | ".join([name, *map(_shown, values), *middle]) + " |")
     return "\n".join(lines)
 
@@ -76,7 +90,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
         if isinstance(value, Mapping):
             shown = {each: value[each] for each in READ_OF_A_SPREAD} if "p50" in value else value
             rows += _flat(shown, f"{prefix}{name} ")
-        elif isinstance(value, int | float | None):
+        elif isinstance(value, int | float | str | None):
             rows.append((prefix + name, value))
     return rows
 

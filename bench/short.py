@@ -49,6 +49,7 @@ class Reader:
     def __init__(self, stack: Stack, session: str, tokens: int) -> None:
         self._stack = stack
         self._session = session
+        self._connection = stack.connection()
         self._content = f"[[tokens={tokens}]] short"
         self._news = asyncio.Event()
         self._caught_up = False
@@ -57,21 +58,32 @@ class Reader:
         self.milliseconds: list[float] = []
 
     async def run(self, turns: int) -> None:
-        """Run so many turns."""
+        """Run so many turns, from a new websocket on."""
+        await self.open()
+        await self.turns(turns)
+        self.close()
+
+    async def open(self) -> None:
+        """Subscribe to the session."""
         await self.stream.connect(self._stack.url, self._stack.key)
         self.stream.send({"op": "subscribe", "session_id": self._session})
         while not self._caught_up:
             await self._more()
-        connection = self._stack.connection()
+
+    async def turns(self, turns: int) -> None:
+        """Run so many turns, each when the one before is done."""
         for _ in range(turns):
-            answer = await connection.expect(
+            answer = await self._connection.expect(
                 202, "POST", f"/v1/sessions/{self._session}/turns", {"content": self._content}
             )
             while answer.body["id"] not in self.done:
                 await self._more()
             done = self.done[answer.body["id"]]
             self.milliseconds.append((done["received_ns"] - answer.sent_ns) / 1e6)
-        connection.close()
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
         self.stream.close()
 
     async def _more(self) -> None:

@@ -5,36 +5,22 @@ The provider is the openai-compatible one on purpose: that is the path that prod
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
+import resource
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from bench.http import Connection
 from bench.meter import Meter
+from bench.processes import end, start, wait_until
 
-START_SECONDS: Final = 90.0
-END_SECONDS: Final = 60.0
-CONFIGURATION: Final = (
-    "MCP_",
-    "ANTHROPIC_",
-    "DATABASE_",
-    "REDIS_",
-    "SCRIPTED_",
-    "TURNKEEPER_",
-    "ENVIRONMENT",
-    "WORKER_",
-    "WEB_",
-)
-"""A measurement does not depend on what the shell happens to have set."""
+MOST_DESCRIPTORS: Final = 65_536
+"""A socket is a descriptor here, in the relay and for a moment in the front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +30,14 @@ class Processes:
     web: int = 1
     relay: int = 1
     worker: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A running scripted provider."""
+
+    url: str
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +64,15 @@ class Stack:
             return json.load(answer)
 
 
+def allow_descriptors(wanted: int = MOST_DESCRIPTORS) -> int:
+    """Raise the limit on open files for this process and those it starts; return what it is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(soft, allowed)
+
+
 @contextmanager
 def running(processes: Processes, environ: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """Run a service in a temporary folder for as long as the context lasts.
@@ -80,10 +83,8 @@ def running(processes: Processes, environ: Mapping[str, str] | None = None) -> I
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnkeeper-bench-")))
         folder.chmod(0o711)  # root's PostgreSQL runs as another user
-        port_file, state_file = folder / "provider.port", folder / "state.json"
-        provider = _start(["provider", "--port-file", str(port_file)], folder / "provider.log", {})
-        stack.callback(_end, provider)
-        provider_url = f"http://127.0.0.1:{_awaited(port_file, provider).strip()}"
+        state_file = folder / "state.json"
+        provider = stack.enter_context(provider_running(folder))
         counts = [
             word
             for kind in ("web", "relay", "worker")
@@ -92,70 +93,45 @@ def running(processes: Processes, environ: Mapping[str, str] | None = None) -> I
         command = ["up", "--data", str(folder / "data"), "--state", str(state_file), "--port", "0", *counts]
         configured = {
             "MCP_LLM_PROVIDER": "openai-compatible",
-            "MCP_LLM_BASE_URL": f"{provider_url}/v1",
+            "MCP_LLM_BASE_URL": f"{provider.url}/v1",
             "MCP_LLM_MODEL": "scripted",
             "MCP_LLM_API_KEY": "none",
             "MCP_LLM_PRICE_INPUT_PER_M_USD": "3",
             "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "15",
             **(environ or {}),
         }
-        up = _start(command, folder / "up.log", configured)
-        stack.callback(_end, up)
-        state = json.loads(_awaited(state_file, up))
+        up = start(_turnkeeper(command), folder / "up.log", configured)
+        stack.callback(end, up)
+        wait_until(state_file.exists, up, folder)
+        state = json.loads(state_file.read_text())
         pids = {**state["pids"], "provider": [provider.pid]}
-        yield Stack(state["url"], state["service_key"], provider_url, processes, pids)
+        yield Stack(state["url"], state["service_key"], provider.url, processes, pids)
 
 
-def _start(arguments: Sequence[str], log: Path, configured: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(CONFIGURATION)}
-    root = str(Path(__file__).parent.parent)
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            # Tied to this process, so that a run that is killed leaves nothing behind.
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                f"{root}/turnkeeper/leash.py",
-                str(os.getpid()),
-                str(int(signal.SIGTERM)),
-                "-",
-                sys.executable,
-                "-m",
-                "turnkeeper",
-                *arguments,
-            ],
-            cwd=log.parent,
-            env={**kept, "PYTHONPATH": root, **configured},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
+@contextmanager
+def provider_running(folder: Path) -> Iterator[Provider]:
+    """Run the scripted provider for as long as the context lasts, with its log in `folder`.
 
-
-def _awaited(path: Path, process: subprocess.Popen[bytes]) -> str:
-    give_up_at = time.monotonic() + START_SECONDS
-    while not path.exists():
-        if process.poll() is not None or time.monotonic() > give_up_at:
-            logs = "\n".join(log.read_text(errors="replace")[-2000:] for log in path.parent.glob("*.log"))
-            raise RuntimeError(f"the service did not start:\n{logs}")
-        time.sleep(0.05)
-    return path.read_text()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
+    Raises:
+        RuntimeError: It did not start, or did not end.
+    """
+    port_file = folder / "provider.port"
+    command = _turnkeeper(["provider", "--port-file", str(port_file)])
+    process = start(command, folder / "provider.log", {})
     try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(END_SECONDS)
-        raise RuntimeError("the service did not end when it was told to") from None
+        wait_until(port_file.exists, process, folder)
+        yield Provider(f"http://127.0.0.1:{port_file.read_text().strip()}", process.pid)
+    finally:
+        end(process)
 
 
-async def make_sessions(stack: Stack, count: int, user: str = "bench") -> list[str]:
+def _turnkeeper(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "turnkeeper", *arguments]
+
+
+async def make_sessions(
+    stack: Stack, count: int, user: str = "bench", most_turns: int | None = None
+) -> list[str]:
     """Make sessions, eight requests at a time; return their ids."""
     ids: list[str] = []
     waiting = iter(range(count))
@@ -163,7 +139,10 @@ async def make_sessions(stack: Stack, count: int, user: str = "bench") -> list[s
     async def make() -> None:
         connection = stack.connection()
         for number in waiting:
-            answer = await connection.expect(201, "POST", "/v1/sessions", {"user": f"{user}-{number}"})
+            body: dict[str, Any] = {"user": f"{user}-{number}"}
+            if most_turns is not None:
+                body["max_turns"] = most_turns
+            answer = await connection.expect(201, "POST", "/v1/sessions", body)
             ids.append(answer.body["id"])
         connection.close()
 

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,15 +60,30 @@ class Stream(asyncio.Protocol):
         self.frames: list[Frame] = []
         self.closed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def connect(self, url: str, key: str) -> None:
+    async def connect(
+        self, url: str, key: str, prepare: Callable[[socket.socket], None] = lambda _: None
+    ) -> None:
         """Shake hands.
+
+        Args:
+            url: The service, as `http://host:port`.
+            key: The API key.
+            prepare: Called with the socket before it connects, when buffers can still be made small.
 
         Raises:
             ConnectionError: The service refused.
         """
         parts = urlsplit(url)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: self, parts.hostname or "", parts.port or 80)
+        sock = socket.socket()
+        try:
+            prepare(sock)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (parts.hostname or "", parts.port or 80))
+        except OSError:
+            sock.close()
+            raise
+        transport, _ = await loop.create_connection(lambda: self, sock=sock)
         nonce = base64.b64encode(os.urandom(16)).decode()
         transport.write(
             f"GET /v1/stream HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -80,6 +96,16 @@ class Stream(asyncio.Protocol):
     def send(self, message: dict[str, Any]) -> None:
         """Send a text frame."""
         self._write(TEXT, json.dumps(message).encode())
+
+    def pause(self) -> None:
+        """Stop reading: what comes stays with the system, and then with the service."""
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        assert self._transport is not None
+        self._transport.resume_reading()
 
     def close(self) -> None:
         """Leave without ceremony."""

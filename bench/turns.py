@@ -37,6 +37,8 @@ class Load:
     """0 is one for each session, as browsers do."""
     ramp_seconds: float = 0.0
     """Over which the turns begin; 0 posts them as fast as the service takes them."""
+    first_seconds: float = 0.0
+    """That the provider waits before its first token: long enough, all turns are with it at the same time."""
 
 
 @dataclass(slots=True)
@@ -95,11 +97,13 @@ async def measure(stack: Stack, load: Load) -> dict[str, Any]:
     """Run the load once and return its figures."""
     sessions = await make_sessions(stack, load.turns)
     run = Run(wanted=load.turns)
-    streams = await _subscribe(stack, sessions, load.sockets or load.turns, run)
+    streams = await subscribe(stack, sessions, load.sockets or load.turns, run)
     meter = stack.meter()
     before, began = meter.cpu_seconds(), time.monotonic()
-    await _post_all(stack, sessions, load, run)
-    limit = load.ramp_seconds + GRACE_SECONDS + (load.tokens / load.rate if load.rate else 0)
+    await post_all(stack, sessions, load, run)
+    limit = (
+        load.ramp_seconds + load.first_seconds + GRACE_SECONDS + (load.tokens / load.rate if load.rate else 0)
+    )
     try:
         async with asyncio.timeout(limit):
             await run.all_done.wait()
@@ -118,7 +122,8 @@ async def measure(stack: Stack, load: Load) -> dict[str, Any]:
     }
 
 
-async def _subscribe(stack: Stack, sessions: Sequence[str], sockets: int, run: Run) -> list[Stream]:
+async def subscribe(stack: Stack, sessions: Sequence[str], sockets: int, run: Run) -> list[Stream]:
+    """Open so many websockets and share the sessions out among them; return them when all are caught up."""
     streams = []
     for number in range(min(sockets, len(sessions))):
         stream = Stream(run.told)
@@ -131,11 +136,12 @@ async def _subscribe(stack: Stack, sessions: Sequence[str], sockets: int, run: R
     return streams
 
 
-async def _post_all(stack: Stack, sessions: Sequence[str], load: Load, run: Run) -> None:
+async def post_all(stack: Stack, sessions: Sequence[str], load: Load, run: Run) -> None:
+    """Post a turn in each session, over a few connections."""
     connections = [stack.connection() for _ in range(POSTERS)]
     for connection in connections:
         await connection.expect(200, "GET", "/healthz")
-    content = f"[[tokens={load.tokens} rate={load.rate:g} stamp=1]] measure"
+    content = f"[[tokens={load.tokens} rate={load.rate:g} first={load.first_seconds:g} stamp=1]] measure"
     waiting = iter(enumerate(sessions))
     began = time.monotonic()
 
@@ -183,6 +189,12 @@ def judge(streams: Sequence[Stream]) -> tuple[dict[str, Judged], list[Token]]:
     return turns, tokens
 
 
+def is_whole(turn: Judged, done: Mapping[str, Any] | None) -> bool:
+    """Say whether a reader's text is the stored one, by the SHA-256 that came with `done`."""
+    text = "".join(turn.text)
+    return done is not None and hashlib.sha256(text.encode()).hexdigest() == done["content_sha256"]
+
+
 def _steady(turns: Mapping[str, Judged], run: Run, tokens: Sequence[Token]) -> list[float]:
     """Return the delays between the last turn's first token and the first turn's end."""
     begun = [turn.first_delta_ns for turn in turns.values() if turn.first_delta_ns is not None]
@@ -192,12 +204,8 @@ def _steady(turns: Mapping[str, Judged], run: Run, tokens: Sequence[Token]) -> l
 
 def _figures(load: Load, run: Run, streams: Sequence[Stream], seconds: float) -> dict[str, Any]:
     turns, tokens = judge(streams)
-    whole = holes = 0
-    for turn_id, turn in turns.items():
-        done = run.done.get(turn_id)
-        text = "".join(turn.text)
-        whole += done is not None and hashlib.sha256(text.encode()).hexdigest() == done["content_sha256"]
-        holes += turn.seqs != list(range(1, len(turn.seqs) + 1))
+    whole = sum(is_whole(turn, run.done.get(turn_id)) for turn_id, turn in turns.items())
+    holes = sum(turn.seqs != list(range(1, len(turn.seqs) + 1)) for turn in turns.values())
     first = [
         (turn.first_delta_ns - run.posted_ns[turn_id]) / 1e6
         for turn_id, turn in turns.items()
@@ -213,6 +221,7 @@ def _figures(load: Load, run: Run, streams: Sequence[Stream], seconds: float) ->
         "resets": sum(turn.resets for turn in turns.values()),
         "snapshots": sum(turn.snapshots for turn in turns.values()),
         "tokens_received": len(tokens),
+        "tokens_missing": load.turns * load.tokens - len(tokens),
         "tokens_per_second": round(len(tokens) / seconds, 1),
         "delta_events": events,
         "tokens_per_event": round(len(tokens) / max(1, events), 2),
