@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import uvloop
 
 from bench import accept, fanout, growth, idle, reader, scaling, short, stop, turns
+from bench.peers import comparison
 from bench.stack import Processes, Stack, running
 
 Commands: TypeAlias = Any
@@ -28,7 +29,7 @@ EACH: Final = (
     "fanout",
     "scaling",
 )
-"""What `make bench` runs."""
+"""What `make bench` runs; `peers` is asked for by name, since it installs what it compares with."""
 ROOM_FOR_A_CROWD: Final = {"WORKER_TURNS": "1024"}
 
 
@@ -45,6 +46,7 @@ def add_all(commands: Commands) -> None:
     _add_idle(commands)
     _add_fanout(commands)
     _add_scaling(commands)
+    comparison.add(commands.add_parser("peers", help="other ways to carry a stream, on the same provider"))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from bench.peers.comparison import NEEDS
+
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 240.0
 MARK = "BENCH_TEST_RUN"
@@ -98,6 +100,28 @@ def test_the_capacity_formula_is_put_to_twice_the_processes(tmp_path: Path):
     assert set(cost["us_per_delta"]) == {"web", "relay", "worker", "redis", "postgres"}
     assert tried["predicted_cpu_seconds"]["all"] > 0
     assert tried["measured_cpu_seconds"]["all"] > 0
+
+
+def compared(results: Path, *names: str) -> None:
+    load = "--streams 2 --most 2 --tokens 20 --at-once 2 --seconds 1"
+    columns = measured(results, f"peers --only {' '.join(names)} {load}")
+    assert [column["candidate"] for column in columns] == list(names)
+    for column in columns:
+        assert "did_not_finish" not in column
+        assert column["added_delay_ms"]["count"] == 40
+        assert column["short_turns_failed"] == 0
+        assert column["short_turns_per_second"] > 0
+
+
+def test_turnkeeper_and_the_bare_provider_are_compared_by_the_same_reader(tmp_path: Path):
+    compared(tmp_path, "provider", "turnkeeper")
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_each_peer_is_compared_where_it_is_installed(name: str, tmp_path: Path):
+    if not NEEDS[name].is_ready:
+        pytest.skip("`make bench ARGS=peers` installs what is compared with")
+    compared(tmp_path, name)
 
 
 def test_a_measurement_that_takes_too_long_ends_what_it_started(tmp_path: Path):
