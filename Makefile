@@ -33,14 +33,14 @@ $(PY):
 	"$$found" -m venv --clear $(VENV)
 
 # Installed once, and again when a lock or the project's own list changes.
-$(VENV)/.installed-run: requirements.lock pyproject.toml | $(PY)
+$(VENV)/.installed-run: requirements.lock pyproject.toml clients/python/pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml | $(PY)
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml clients/python/pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@ $(VENV)/.installed-run
 
 venv: $(VENV)/.installed-dev  ## build .venv with everything that developing needs
@@ -82,7 +82,7 @@ chaos: $(VENV)/.installed-dev  ## kill, stop and restart everything under load: 
 	$(PY) -m tests.soak.chaos --turns $(TURNS) --seed $(SEED) $(ARGS)
 
 clean:  ## remove what was built; the data in .turnkeeper stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info clients/python/build clients/python/src/*.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: faults model proofs

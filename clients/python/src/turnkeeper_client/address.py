@@ -1,0 +1,125 @@
+"""Where the service is and what a request to it carries, the same for both clients."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from turnkeeper_client.sse import MOST_BYTES
+from turnkeeper_client.steps import SUBPROTOCOL, Lost, Open, Received
+
+VERSION: Final = "0.1.0"
+MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""Of one HTTP answer: a page of a hundred long messages."""
+MOST_REFUSAL_BYTES: Final = 1024 * 1024
+MOST_FRAMES_WAITING: Final = 64
+"""Frames that were received and not yet read; then the service waits, and in the end closes with 4409."""
+CLOSE_SECONDS: Final = 1.0
+CONNECT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A service and a key for it; no `repr` shows the key.
+
+    Raises:
+        ValueError: The URL is none of HTTP, or the key cannot stand in a header.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    trust_env: bool = True
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("url must be like https://turnkeeper.example.com")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("url must not hold credentials")
+        if not (self.key and self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            raise ValueError("key must be visible ASCII characters")
+
+    def http_options(self) -> dict[str, Any]:
+        """Return what an `httpx` client is made with."""
+        return {
+            "base_url": self.url.rstrip("/"),
+            "headers": self.headers(),
+            "trust_env": self.trust_env,
+            "verify": self.ssl_context or True,
+            "follow_redirects": False,  # a key goes to the service that was named and to no other
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request."""
+        agent = f"turnkeeper-client/{VERSION}"
+        return {"Authorization": f"Bearer {self.key}", "User-Agent": agent, "Accept": "application/json"}
+
+    def websocket_url(self, path: str) -> str:
+        """Return a path's address as a websocket's."""
+        return "ws" + self.url.removeprefix("http").rstrip("/") + path
+
+    def websocket_options(self, asked: Open) -> dict[str, Any]:
+        """Return what a websocket is opened with."""
+        with_key = {"Authorization": f"Bearer {self.key}"} if asked.ticket is None else {}
+        tickets = [] if asked.ticket is None else [Subprotocol(f"ticket.{asked.ticket}")]
+        options: dict[str, Any] = {
+            "additional_headers": {**with_key, **asked.headers},
+            "user_agent_header": f"turnkeeper-client/{VERSION}",
+            "subprotocols": [Subprotocol(SUBPROTOCOL), *tickets],
+            "open_timeout": asked.limit_seconds,
+            "close_timeout": CLOSE_SECONDS,
+            "max_size": MOST_BYTES,
+            "max_queue": MOST_FRAMES_WAITING,
+            "compression": None,  # the service has none
+            "ping_interval": None,  # the service pings, and silence has its own limit
+            "proxy": True if self.trust_env else None,
+        }
+        if self.url.startswith("https") and self.ssl_context is not None:
+            options["ssl"] = self.ssl_context
+        return options
+
+
+def request_of(asked: Open, method: str = "GET") -> dict[str, Any]:
+    """Return the `httpx` request of an event stream."""
+    timeout = httpx.Timeout(asked.hear_seconds, connect=min(asked.limit_seconds, CONNECT_SECONDS))
+    return {
+        "method": method,
+        "url": asked.path,
+        "params": dict(asked.query),
+        # Compressed, events would wait in somebody's buffer.
+        "headers": {**asked.headers, "Accept-Encoding": "identity"},
+        "timeout": timeout,
+    }
+
+
+def received_of(status: int, headers: Mapping[str, str], body: bytes) -> Received:
+    """Return an HTTP answer as the core takes it."""
+    return Received(status, {name.lower(): value for name, value in headers.items()}, body)
+
+
+def refusal_of_handshake(refused: InvalidStatus) -> Received:
+    """Return the HTTP answer that a websocket's handshake got."""
+    response = refused.response
+    return received_of(response.status_code, dict(response.headers.raw_items()), bytes(response.body or b""))
+
+
+def lost_of(error: Exception) -> Lost:
+    """Say what failed, without what was sent."""
+    was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    why = type(error).__name__
+    # Only these say nothing but what the network said.
+    if isinstance(error, httpx.ConnectError) or (isinstance(error, OSError) and error.strerror):
+        why += f": {error}"
+    return Lost(why, was_sent)
+
+
+def code_of(closed: ConnectionClosed) -> int | None:
+    """Return why a websocket was closed, by either side; None where nobody said so."""
+    close = closed.rcvd or closed.sent
+    return None if close is None else close.code
