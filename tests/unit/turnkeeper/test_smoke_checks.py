@@ -3,8 +3,9 @@
 import hashlib
 
 import pytest
+from turnkeeper_client import read_event
 
-from turnkeeper.chat import closing_line, printable, subscribed
+from turnkeeper.chat import closing_line, printable
 from turnkeeper.smoke import Answer, checks_of, read_events
 
 USAGE = {"input_tokens": 9, "output_tokens": 2}
@@ -87,37 +88,25 @@ def test_events_are_read_from_a_stream_with_comments():
     assert list(read_events(lines)) == [{"a": 1}]
 
 
-class Frames:
-    """A websocket that says what it was given."""
-
-    def __init__(self, *frames: str) -> None:
-        self.frames = list(frames)
-        self.sent: list[str] = []
-
-    def send(self, frame: str) -> None:
-        self.sent.append(frame)
-
-    def recv(self, timeout: float) -> str:
-        return self.frames.pop(0)
-
-
-def test_the_chat_reads_again_at_a_hole():
-    frames = ['{"type":"subscribed"}', *(f'{{"type":"x","turn_id":"t","seq":{seq}}}' for seq in (2, 3, 3, 5))]
-    stream = Frames(*frames)
-    assert [event["seq"] for event in subscribed(stream, "s", "t", 1)] == [2, 3]
-    assert '"after": 1' in stream.sent[0]
-
-
 def test_a_model_cannot_steer_the_terminal():
     assert printable("a\x1b[2Jb\x07\r\x9bc\nd\u00a0é") == "a[2Jbc\nd\u00a0é"
 
 
 def test_the_end_of_a_turn_is_summed_up():
     done = {
+        "type": "done",
+        "session_id": "s",
+        "turn_id": "t",
+        "seq": 9,
+        "attempt": 1,
+        "ts": "2026-01-31T09:30:00.000Z",
         "status": "stopped",
         "stop_reason": "user",
         "finish_reason": None,
         "usage": USAGE,
-        "cost_usd": "0.001",
+        "usage_source": "partial",
+        "cost_usd": "0.000000001",
+        "error": None,
+        "content_sha256": "",
     }
-    assert closing_line(done) == "stopped (user) · 2 tokens · 0.001 USD"
+    assert closing_line(read_event(done)) == "stopped (user) · 2 tokens · 0.000000001 USD"
