@@ -3,7 +3,7 @@
 from itertools import chain, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from turnkeeper_client.errors import ProtocolError
 from turnkeeper_client.sse import MOST_BYTES, EventStream
@@ -15,7 +15,12 @@ STREAM = (
 EVENTS = ['{"a": "ü\u2028b"}'.encode(), b"one\ntwo", b"three\nfour", b""]
 
 
+BETWEEN_CR_AND_LF = STREAM.index(b"\r\n") + 1
+
+
 @given(st.lists(st.integers(0, len(STREAM))))
+@example([BETWEEN_CR_AND_LF])
+@example([BETWEEN_CR_AND_LF, BETWEEN_CR_AND_LF])
 def test_it_does_not_matter_where_the_network_cuts(cuts: list[int]):
     stream, found = EventStream(), []
     places = [0, *sorted(cuts), len(STREAM)]

@@ -29,6 +29,8 @@ class EventStream:
         Raises:
             ProtocolError: An event is larger than any of the service's.
         """
+        if not chunk:
+            return  # says nothing of the line end that may lie around it
         if self._ends_with_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._ends_with_cr = chunk.endswith(b"\r")
