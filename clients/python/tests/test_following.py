@@ -141,7 +141,7 @@ def test_a_reset_voids_the_text_and_the_screen():
     follower, steps = following(service)
     service.run(steps)
     assert follower.reading.text == shown(service) == "Anew."
-    assert follower.reading.attempt == 2
+    assert (follower.reading.attempt, follower.mended) == (2, 0)
 
 
 def test_a_gap_and_its_snapshot_take_the_place_of_what_is_no_longer_held():
@@ -231,6 +231,8 @@ def test_text_of_an_attempt_whose_beginning_was_not_heard_is_read_again():
     service.run(steps)
     assert follower.reading.text == shown(service) == "kept words"
     assert (follower.mended, service.asked[-1]["replay"]) == (1, "snapshot")
+    # Found before anything of it was shown behind the wrong beginning.
+    assert not any(isinstance(each, ContentDelta) and each.attempt == 2 for each in service.emitted)
 
 
 def test_a_reading_from_a_cursor_proves_the_text_where_it_was_given_the_beginning():

@@ -165,7 +165,6 @@ class Line:
             case Closed(code):
                 raise _judge_close(code, self._means.policy.crowded_pause_seconds)
             case Silence():
-                self.remaining_seconds()
                 raise BrokenError("the service says nothing any more")
             case Lost(why):
                 raise BrokenError(why)
@@ -182,6 +181,7 @@ class Line:
             TimeLimitError: The stream's time is over.
         """
         yield Hang()
+        remaining = self.remaining_seconds()
         if self._opened_at is not None and self._means.clock() - self._opened_at >= STEADY_SECONDS:
             self._reconnects.progress()
         wait = self._reconnects.next_pause(broken.retry_after)
@@ -191,7 +191,7 @@ class Line:
                 after=after,
                 retry_after=broken.retry_after,
             )
-        yield from pause(min(wait, self.remaining_seconds()))
+        yield from pause(min(wait, remaining))
 
     def remaining_seconds(self) -> float:
         """Return what is left of the stream's time.
