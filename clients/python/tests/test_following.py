@@ -32,6 +32,7 @@ from clients.python.tests.wire import (
     SESSION,
     TURN,
     Service,
+    answer,
     done,
     event,
     log_of,
@@ -327,6 +328,19 @@ def test_where_websockets_do_not_get_through_server_sent_events_do():
         service = Service(log_of(DELTAS), refuse=refuse)
         with pytest.raises(error):
             service.run(following(service, Via.WEBSOCKET)[1])
+
+
+def test_a_ticket_that_cannot_be_had_is_asked_for_until_the_stream_is_given_up():
+    ticket = answer({"ticket": "once", "expires_at": "2026-01-31T09:30:00.000Z"}, 201)
+    replies: list[Reply] = [LOST, *[problem(503, "unavailable")] * 7, LOST, ticket]
+    service = Service(log_of(DELTAS), answers={"/v1/tickets": lambda step: replies.pop(0)})
+    follower, steps = following(service, Via.TICKET)
+    service.run(steps)
+    assert follower.reading.text == "".join(DELTAS)
+    assert [each.ticket for each in service.opened] == ["once"]
+    service = Service(log_of(DELTAS), answers={"/v1/tickets": lambda step: problem(404, "not_found")})
+    with pytest.raises(NotFoundError):
+        service.run(following(service, Via.TICKET)[1])
 
 
 def test_a_stream_that_cannot_be_opened_is_given_up_in_time_and_says_where_to_go_on():

@@ -8,19 +8,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from turnkeeper_client import calls
 from turnkeeper_client.errors import (
     CLASSES,
     ApiError,
+    ConnectionFailedError,
     ForbiddenError,
     ProtocolError,
     StreamLostError,
     TimeLimitError,
     UnauthorizedError,
 )
-from turnkeeper_client.exchange import Means, exchange, refusal_of
+from turnkeeper_client.exchange import Call, Means, exchange, refusal_of
 from turnkeeper_client.retry import Reconnects, may_retry
 from turnkeeper_client.sse import MOST_BYTES, EventStream
 from turnkeeper_client.steps import (
@@ -49,6 +50,7 @@ MOST_BLOCKED: Final = 2
 STREAM_PATH: Final = "/v1/stream"
 
 Frame = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class Via(StrEnum):
@@ -216,7 +218,7 @@ class Line:
             return Open(Wire.EVENTS, path, limit, longest, query, {"Accept": "text/event-stream"})
         ticket = None
         if self._via is Via.TICKET:
-            made = yield from exchange(calls.create_ticket(asked.session_id), self._means, limit)
+            made = yield from beside(calls.create_ticket(asked.session_id), self._means, limit)
             ticket = made.ticket
         return Open(Wire.WEBSOCKET, STREAM_PATH, limit, longest, ticket=ticket)
 
@@ -239,6 +241,23 @@ class Line:
 
     def _cut(self, data: str | bytes) -> list[str | bytes]:
         return [data] if isinstance(data, str) else list(self._decoder.feed(data))
+
+
+def beside(call: Call[T], means: Means, limit_seconds: float | None = None) -> Steps[T]:
+    """Exchange a call that a stream needs; what would only fail the call breaks the connection, which comes again.
+
+    Raises:
+        BrokenError: It was not answered, or refused for now.
+        ApiError: It was refused for good.
+    """
+    try:
+        return (yield from exchange(call, means, limit_seconds))
+    except (ConnectionFailedError, TimeLimitError) as failed:
+        raise BrokenError(str(failed)) from failed
+    except ApiError as refused:
+        if may_retry(refused, is_repeatable=True):
+            raise BrokenError(str(refused), retry_after=refused.retry_after) from refused
+        raise
 
 
 def _parsed(data: str | bytes) -> Frame:

@@ -11,7 +11,7 @@ from turnkeeper_client.errors import StreamLostError
 from turnkeeper_client.events import read_event
 from turnkeeper_client.exchange import Means, exchange
 from turnkeeper_client.following import Follower
-from turnkeeper_client.line import Asked, BrokenError, Frame, Line
+from turnkeeper_client.line import Asked, BrokenError, Frame, Line, beside
 from turnkeeper_client.models import Turn
 from turnkeeper_client.reading import Reading
 from turnkeeper_client.steps import Steps, emit
@@ -57,11 +57,12 @@ class Watcher:
 
         Raises:
             StreamLostError: There are too many.
+            BrokenError: They could not be listed.
         """
         missed: list[Turn] = []
         cursor: str | None = None
         while True:
-            page = yield from exchange(
+            page = yield from beside(
                 calls.list_turns(self.session_id, limit=_AT_ONCE, cursor=cursor), self._means
             )
             newer = [turn for turn in page.data if turn.id > self._read_through]
