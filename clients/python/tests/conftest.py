@@ -6,8 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 from turnkeeper_client import Client, RetryPolicy
 
-from tests.e2e.conftest import Service, api, openai_compatible, scripted, stack
-from tests.faults.proxy import Proxy
+# Before they are imported, as tests/conftest.py does, whichever of the two comes first.
+pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy")
+
+from tests.e2e.conftest import Service, api, openai_compatible, scripted, stack  # noqa: E402 -- once it is registered
+from tests.faults.proxy import Proxy  # noqa: E402
 
 __all__ = ["api", "openai_compatible", "scripted", "stack"]
 
