@@ -5,6 +5,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
@@ -27,9 +28,7 @@ def migrate(owner_url: str, app_url: str = "") -> None:
             group role that the policies are written for.
     """
     engine = engine_for(owner_url)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
+    config = _config()
     try:
         with engine.begin() as db:
             db.execute(text(f"set local lock_timeout = '{_LOCK_TIMEOUT}'"))
@@ -37,10 +36,24 @@ def migrate(owner_url: str, app_url: str = "") -> None:
             _create_groups(db)
             config.attributes["connection"] = db
             command.upgrade(config, "head")
+            # So that `turnkeeper doctor` can tell an old schema, without the owner's login.
+            db.execute(text("grant select on public.schema_version to turnkeeper_app"))
             if app_url:
                 _admit(db, make_url(app_url))
     finally:
         engine.dispose()
+
+
+def head_revision() -> str:
+    """Return the revision of the newest migration of this release."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 def _create_groups(db: Connection) -> None:

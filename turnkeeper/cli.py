@@ -65,9 +65,11 @@ def parser() -> argparse.ArgumentParser:
     add_prices(
         commands.add_parser("prices", help="show what is billed for each model, and where that is from")
     )
+    from turnkeeper.doctor.command import add_doctor
     from turnkeeper.ledger import add_ledger
     from turnkeeper.users import add_users
 
+    add_doctor(commands.add_parser("doctor", help="check everything that the service needs"))
     add_ledger(commands.add_parser("ledger", help="check what was billed, spent and held"))
     add_users(commands.add_parser("users", help="export or erase what is kept of a user"))
     add_client(

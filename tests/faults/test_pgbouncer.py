@@ -29,6 +29,8 @@ from tests.e2e.conftest import PROVIDER_KEY, running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import two_organizations
+from turnkeeper.doctor.connections import check_connections
+from turnkeeper.doctor.findings import Level
 from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -44,13 +46,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def configuration(folder: Path, server_port: int, port: int, connections: int) -> str:
+def configuration(folder: Path, server_port: int, port: int, connections: int, mode: str) -> str:
     """The page's file, on other addresses and with so many connections."""
     (text_of_page,) = re.findall(r"^```ini\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     for theirs, ours in (
         ("port=5432", f"port={server_port}"),
         ("listen_port = 6432", f"listen_port = {port}"),
         ("/etc/pgbouncer/userlist.txt", str(folder / "users")),
+        ("pool_mode = transaction", f"pool_mode = {mode}"),
         ("default_pool_size = 20", f"default_pool_size = {connections}"),
     ):
         assert theirs in text_of_page, theirs
@@ -61,7 +64,7 @@ def configuration(folder: Path, server_port: int, port: int, connections: int) -
 
 
 @contextlib.contextmanager
-def pgbouncer(server: EmbeddedPostgres, connections: int) -> Iterator[str]:
+def pgbouncer(server: EmbeddedPostgres, connections: int, mode: str = "transaction") -> Iterator[str]:
     """Run it before a server; yield the application's URL through it."""
     direct = urlsplit(server.app_url)
     port = free_port()
@@ -69,7 +72,9 @@ def pgbouncer(server: EmbeddedPostgres, connections: int) -> Iterator[str]:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "users").write_text(f'"{direct.username}" "{unquote(direct.password or "")}"\n')
-        (folder / "pgbouncer.ini").write_text(configuration(folder, direct.port or 0, port, connections))
+        (folder / "pgbouncer.ini").write_text(
+            configuration(folder, direct.port or 0, port, connections, mode)
+        )
         output = folder / "output"
         with output.open("wb") as said:
             process = subprocess.Popen(
@@ -155,6 +160,30 @@ def test_the_limits_of_statements_are_set_behind_it(server: EmbeddedPostgres):
         "idle_in_transaction_session_timeout": "15s",
         "timezone": "UTC",
     }
+
+
+def test_the_doctor_sees_it_and_whether_prepared_statements_pass(server: EmbeddedPostgres):
+    said = subprocess.run(
+        [PROGRAM or "", "--version"], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    version = tuple(int(part) for part in re.search(r"PgBouncer (\d+)\.(\d+)", said).groups())
+    with pgbouncer(server, connections=4) as url:
+        found = {each.name: each for each in check_connections(url, 1, prepares=True, owner_url=url)}
+        without = {
+            each.name for each in check_connections(url, 1, prepares=False, owner_url=server.owner_url)
+        }
+    assert found["postgres.pooler"].level is Level.OK, found
+    assert "pooler" in found["postgres.pooler"].says
+    # Since 1.24 `max_prepared_statements` is not 0 by default.
+    assert found["postgres.prepared_statements"].level is (Level.OK if version >= (1, 24) else Level.WRONG)
+    assert found["postgres.owner"].level is Level.WARNING
+    assert without == {"postgres.pooler"}
+
+
+def test_the_doctor_warns_of_session_mode(server: EmbeddedPostgres):
+    with pgbouncer(server, connections=4, mode="session") as url:
+        (found,) = check_connections(url, 1, prepares=True)
+    assert (found.level, "session mode" in found.says) == (Level.WARNING, True)
 
 
 def test_a_turn_runs_and_is_stopped_behind_it(server: EmbeddedPostgres, oracle: Oracle):

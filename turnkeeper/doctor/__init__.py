@@ -1,0 +1,1 @@
+"""`turnkeeper doctor`: looks at everything that the service needs, and says what to do about what is wrong."""
