@@ -24,6 +24,7 @@ import redis
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Oracle, wait_until
 from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secrets_of
 
+HERE = Path(__file__).parent
 START_LIMIT_SECONDS = 90.0
 PROVIDER_KEY = marked("provider")
 OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
@@ -36,6 +37,16 @@ QUICK = {
     "DRAIN_SECONDS": "3",
     "PROVIDER_IDLE_TIMEOUT_SECONDS": "20",
 }
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `soak` unless it is asked for."""
+    if "soak" in config.getoption("markexpr"):
+        return
+    long = [item for item in items if HERE in item.path.parents and item.get_closest_marker("soak")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @dataclass

@@ -3,10 +3,7 @@
 import contextlib
 import json
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,13 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.nginx import LIMIT_SECONDS, MISSING, PROGRAM, configuration, free_port, running_nginx
 from turnkeeper.front import route
 
-ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 20.0
 MEBIBYTE = 1 << 20
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 
 
 class Backend(BaseHTTPRequestHandler):
@@ -52,7 +48,11 @@ class Backend(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer()
+        if self.path == "/hang-up":
+            self.server.hung_up += 1
+            self.close_connection = True
+        else:
+            self.answer()
 
     def answer(self) -> None:
         said = {"kind": self.server.kind, "path": self.path, "headers": dict(self.headers)}
@@ -84,32 +84,10 @@ class World:
             return client.request(method, path, content=body, headers=headers)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def configuration(port: int, web: int, relay: int) -> str:
-    """The file as it is, on other addresses."""
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
-    for ours, here in (
-        ("web:8080;", f"127.0.0.1:{web};"),
-        ("relay:8081;", f"127.0.0.1:{relay};"),
-        ("listen 8080", f"listen 127.0.0.1:{port}"),
-        ("worker_processes auto", "worker_processes 1"),
-        ("/tmp/", "temporary/"),
-        ("/dev/stdout", "access.log"),
-        ("/dev/stderr", "error.log"),
-    ):
-        assert ours in text, ours
-        text = text.replace(ours, here)
-    return text
-
-
 @contextlib.contextmanager
 def backend(kind: str) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
-    server.kind, server.may_go_on = kind, threading.Event()
+    server.kind, server.may_go_on, server.hung_up = kind, threading.Event(), 0
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -124,33 +102,11 @@ def backend(kind: str) -> Iterator[ThreadingHTTPServer]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("nginx")
-    (folder / "temporary").mkdir()
-    folder.chmod(0o755)
     port = free_port()
     with backend("web") as web, backend("relay") as relay:
-        (folder / "nginx.conf").write_text(configuration(port, web.server_port, relay.server_port))
-        command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", "daemon off; user root;"]
-        with (folder / "output").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
-        try:
-            await_listening(port, process, folder / "output")
+        text = configuration(port, [web.server_port], [relay.server_port])
+        with running_nginx(folder, port, text):
             yield World(port, {"web": web, "relay": relay}, folder / "access.log")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(LIMIT_SECONDS)
-
-
-def await_listening(port: int, process: subprocess.Popen, output: Path) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline, output.read_text()
-            time.sleep(0.02)
-        else:
-            return
 
 
 @pytest.mark.parametrize(
@@ -220,23 +176,32 @@ def test_a_body_of_a_mebibyte_passes_and_one_byte_more_is_refused_as_a_problem(w
 
 
 def test_processes_that_are_away_are_unavailable(tmp_path: Path):
-    (tmp_path / "temporary").mkdir()
-    tmp_path.chmod(0o755)
     port = free_port()
-    (tmp_path / "nginx.conf").write_text(configuration(port, free_port(), free_port()))
-    command = ["nginx", "-p", str(tmp_path), "-c", "nginx.conf", "-g", "daemon off; user root;"]
-    with (tmp_path / "output").open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        await_listening(port, process, tmp_path / "output")
+    with running_nginx(tmp_path, port, configuration(port, [free_port()], [free_port()])):
         answer = World(port, {}, tmp_path).ask("GET", "/v1/sessions/search?q=private")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         problem = answer.json()
         assert (problem["code"], problem["retryable"]) == ("unavailable", True)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(LIMIT_SECONDS)
     assert "private" not in "".join(path.read_text() for path in tmp_path.glob("*.log"))
+
+
+def test_while_one_process_is_away_the_other_takes_every_request(tmp_path: Path):
+    port = free_port()
+    with backend("web") as web, backend("relay") as relay:
+        text = configuration(port, [free_port(), web.server_port], [relay.server_port])
+        with running_nginx(tmp_path, port, text):
+            world = World(port, {}, tmp_path)
+            assert {world.ask("POST", "/v1/sessions", b"{}").status_code for _ in range(8)} == {200}
+
+
+def test_a_post_whose_answer_does_not_come_is_not_sent_to_another(tmp_path: Path):
+    port = free_port()
+    with backend("web") as one, backend("web") as other, backend("relay") as relay:
+        text = configuration(port, [one.server_port, other.server_port], [relay.server_port])
+        with running_nginx(tmp_path, port, text):
+            answer = World(port, {}, tmp_path).ask("POST", "/hang-up", b"{}")
+        assert answer.status_code == 503
+        assert one.hung_up + other.hung_up == 1
 
 
 def test_a_log_line_has_the_path_and_the_id_and_no_query(world: World):
