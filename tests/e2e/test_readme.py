@@ -4,26 +4,18 @@ The service runs in a folder of its own that looks like a clone after `make run`
 the environment in `.venv`.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
-START_LIMIT_SECONDS = 60.0
-LIMIT_SECONDS = 60.0
+from tests.e2e.clone import LIMIT_SECONDS, ROOT, environment, run_shell, running_clone
+
 BETWEEN = "--- next block ---"
 
 
@@ -37,89 +29,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section("Try it"), re.MULTILINE | re.DOTALL)
 
 
-def environment() -> dict[str, str]:
-    """This process's environment without a configuration of its own."""
-    ours = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTHONPATH": str(ROOT), "DRAIN_SECONDS": "3", "no_proxy": "127.0.0.1"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def clone() -> Iterator[Path]:
-    """A folder in which the service runs, with nothing left of it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="turnkeeper-readme-") as name:
-        folder = Path(name)
-        # Not the interpreter itself: through a link it would not find its packages.
-        (folder / ".venv" / "bin").mkdir(parents=True)
-        python = folder / ".venv" / "bin" / "python"
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
-        with running_in(folder):
-            yield folder
-
-
-@contextlib.contextmanager
-def running_in(folder: Path) -> Iterator[None]:
-    state = folder / "state.json"
-    command = [
-        *(sys.executable, "-m", "turnkeeper", "up"),
-        *("--data", str(folder / ".turnkeeper"), "--state", str(state), "--port", str(free_port())),
-    ]
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-    family = []
-    try:
-        deadline = time.monotonic() + START_LIMIT_SECONDS
-        while not state.exists():
-            said = (folder / "output").read_text()
-            assert process.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.05)
-        yield
-        root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(LIMIT_SECONDS)
-        left = psutil.wait_procs(family, timeout=LIMIT_SECONDS)[1]
-    assert left == []
+    with running_clone() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def said(clone: Path) -> list[str]:
     """What each block of shell lines printed, all of them run in one shell, in order."""
     script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(blocks("sh"))
-    finished = subprocess.run(
-        ["bash", "-eu", "-o", "pipefail", "-c", script],
-        cwd=clone,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert finished.stderr == ""
-    return finished.stdout.split(f"{BETWEEN}\n")
+    return run_shell(clone, script).split(f"{BETWEEN}\n")
 
 
 def events_of(stream: str) -> list[dict]:
