@@ -1,6 +1,10 @@
 """A scrape, over a real socket and real servers."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
@@ -19,9 +24,9 @@ from shared.database import Database
 from shared.errors import UnavailableError
 from shared.metrics import table
 from shared.metrics.exposition import Exposition
-from shared.metrics.listener import MetricsListener
+from shared.metrics.listener import MetricsListener, begin
 from shared.metrics.looking import looking_at_pool
-from shared.metrics.pages import Pages
+from shared.metrics.pages import Pages, folder_of
 from shared.metrics.servers import Servers
 from shared.metrics.table import Service
 from shared.metrics.tally import PLACES, Tally
@@ -221,3 +226,59 @@ def test_a_pool_shows_what_is_taken_and_who_waited_in_vain(database_url: str):
     assert shown == [1, 1, 1, 1]
     assert tally.values[PLACES[table.POOL_IN_USE, ("requests",)]] == 0
     database.dispose()
+
+
+def test_a_port_that_is_taken_costs_the_metrics_and_not_the_service(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        wanted = replace(settings, metrics_port=port)
+        try:
+            assert begin(wanted, Service.WEB, Tally()) is None
+        finally:
+            shutil.rmtree(folder_of(port, Service.WEB).parent, ignore_errors=True)
+    assert "there are no metrics" in caplog.text
+
+
+def test_children_of_one_gunicorn_are_one_service_and_one_that_is_killed_leaves_its_counts(
+    environment: dict[str, str],
+):
+    port, metrics_port = free_port(), free_port()
+    environ = {**os.environ, **environment, "METRICS_PORT": str(metrics_port)}
+    command = [sys.executable, "-m", "turnkeeper", "web", "--bind", f"127.0.0.1:{port}", "--processes", "2"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as web:
+        try:
+            eventually(lambda: scraped(metrics_port).get("turnkeeper_processes") == 2)
+            for _ in range(6):
+                assert get(port, "/v1/sessions").status_code == 401
+            eventually(lambda: scraped(metrics_port, "turnkeeper_problems_total", "unauthorized") == 6)
+            children = psutil.Process(web.pid).children()
+            children[0].kill()
+            eventually(lambda: not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE)
+            eventually(lambda: scraped(metrics_port).get("turnkeeper_processes") == 2)
+            assert scraped(metrics_port, "turnkeeper_problems_total", "unauthorized") == 6
+            assert get(port, "/metrics").status_code == 404
+        finally:
+            web.terminate()
+            web.wait(30)
+            shutil.rmtree(folder_of(metrics_port, Service.WEB).parent, ignore_errors=True)
+
+
+def scraped(port: int, name: str = "", label: str = "") -> Any:
+    """Return all figures without labels, or one with a label; none while nobody listens."""
+    try:
+        answer = get(port)
+    except httpx.TransportError:
+        return {}
+    if not name:
+        return plain(answer)
+    samples = (sample for family in plain_text(answer.text) for sample in family.samples)
+    return next(each.value for each in samples if each.name == name and label in each.labels.values())
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    until = monotonic() + 60
+    while not is_so():
+        assert monotonic() < until, "waited too long"
+        threading.Event().wait(0.05)

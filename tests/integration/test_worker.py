@@ -16,6 +16,8 @@ from sqlalchemy import text
 
 from shared.ids import new_id
 from shared.log_scripts import APPEND, Appended
+from shared.metrics import table
+from shared.metrics.tally import PLACES
 from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from shared.settings import load_settings
 from worker import runner
@@ -482,6 +484,23 @@ def test_a_turn_that_no_worker_took_expires_and_done_says_so(desk):
     desk.sql("update turnkeeper.turns set claimable_at = now() - interval '1 day' where id = :t", t=turn)
     assert desk.ended(turn).status == "expired"
     assert desk.told(turn)[-1]["status"] == "expired"
+    until(lambda: counted(desk, table.TURNS, "expired", "") == 1)
+
+
+def counted(desk, metric, *labels):
+    return desk.worker._tally.values[PLACES[metric, labels]]
+
+
+def test_an_attempt_that_lost_its_lease_and_the_turn_that_a_sweeper_takes_up_are_counted(desk):
+    turn = desk.queue("[[tokens=4000 rate=50]]")
+    desk.ring(turn)
+    until(lambda: desk.is_streaming(turn))
+    desk.sql(
+        "update turnkeeper.turns set attempt = attempt + 1, lease_expires_at = now() where id = :t", t=turn
+    )
+    until(lambda: counted(desk, table.ATTEMPTS, "fenced") == 1)
+    until(lambda: counted(desk, table.TAKEN_UP) == 1)
+    assert counted(desk, table.LEASES_LOST) == 1
 
 
 def test_a_worker_says_that_it_is_alive(desk):
@@ -510,6 +529,9 @@ def test_a_worker_that_ends_hands_its_turns_back_without_counting_the_attempt(de
     (bill,) = desk.sql("select usage_source, cost_usd from turnkeeper.ledger where turn_id = :t", t=turn)
     assert bill.cost_usd > 0
     assert desk.redis.llen("turns:turns") > 0
+    assert counted(desk, table.ATTEMPTS, "handed_back") == 1
+    assert counted(desk, table.COST) == pytest.approx(float(bill.cost_usd))
+    assert counted(desk, table.LEASES_LOST) == 0
 
 
 def test_a_turn_that_is_to_fail_when_its_worker_ends_keeps_what_was_shown(desk):
