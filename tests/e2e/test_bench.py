@@ -1,4 +1,8 @@
-"""Each table of the benchmark runs, small, on a service of its own: what it counts is checked, never a time."""
+"""Each table of the benchmark runs, small, on a service of its own: what it counts is checked, never a time.
+
+Three tables are in every run. The others take a service each and are asked for:
+`make test ARGS="tests/e2e/test_bench.py -m soak"`.
+"""
 
 import json
 import os
@@ -60,12 +64,14 @@ def measured(results: Path, command: str) -> list[dict]:
     return kept["runs"]
 
 
+@pytest.mark.soak
 def test_growth_doubles_the_turns_and_loses_none(tmp_path: Path):
     columns = measured(tmp_path, "growth --least 2 --most 4 --rate 20 --seconds 1")
     assert [column["turns"] for column in columns] == [2, 4]
     assert all(column["added_delay_ms"]["count"] > 0 for column in columns)
 
 
+@pytest.mark.soak
 def test_history_is_sent_to_the_provider_as_it_grows(tmp_path: Path):
     first, last = measured(tmp_path, "history --messages 8 --step 4 --sessions 2 --tokens 5")
     assert (first["messages"], last["messages"]) == (4, 8)
@@ -94,6 +100,7 @@ def test_of_a_crowd_every_delta_is_counted(tmp_path: Path):
     assert all(column["sha256_right"] == column["turns"] for column in columns)
 
 
+@pytest.mark.soak
 def test_the_capacity_formula_is_put_to_twice_the_processes(tmp_path: Path):
     command = "scaling --streaming 4 --seconds 1 --short 16 --turns 6 --tokens 20 --ramp 1"
     cost, tried = measured(tmp_path, command)
@@ -113,10 +120,12 @@ def compared(results: Path, *names: str) -> None:
         assert column["short_turns_per_second"] > 0
 
 
+@pytest.mark.soak
 def test_turnkeeper_and_the_bare_provider_are_compared_by_the_same_reader(tmp_path: Path):
     compared(tmp_path, "provider", "turnkeeper")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", NEEDS)
 def test_each_peer_is_compared_where_it_is_installed(name: str, tmp_path: Path):
     if not NEEDS[name].is_ready:

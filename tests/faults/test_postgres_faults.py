@@ -64,7 +64,8 @@ def test_p2_while_it_is_away_posts_are_refused_and_running_turns_pause_until_it_
         world.api.stop(each.turn_id)
         turn = each.check()
         assert turn["status"] == "stopped" or (each is keeping and turn["status"] == "failed")
-        assert len(ledger(world, each)) == turn["attempt"]
+        # The stop may have come before the next attempt had begun; then that called nobody.
+        assert len(ledger(world, each)) == len(each.requests()) >= turn["attempt"] - 1
 
 
 def quiet_for(asked: Asked, seconds: float) -> bool:
