@@ -300,13 +300,13 @@ class Attempt:
         """End it because somebody asked; the first reason counts."""
         if self.stop_reason is None and not self.is_fenced:
             self.stop_reason = reason
-            self._cancel()
+            self._cancel_soon()
 
     def hand_back(self) -> None:
         """End it because the worker ends; the turn goes on elsewhere."""
         if self.stop_reason is None and not self.is_fenced and not self.is_handed_back:
             self.is_handed_back = True
-            self._cancel()
+            self._cancel_soon()
 
     def fence(self) -> None:
         """End it without a trace: the lease is lost (I3)."""
@@ -339,9 +339,21 @@ class Attempt:
         if self._task is not None:
             self._task.cancel()
 
+    def _cancel_soon(self) -> None:
+        """Cancel when what has arrived was read, which is generated and has its price.
+
+        In the loop's next round the socket is read, in the one after it the task takes that and ends by itself.
+        """
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, loop.call_soon, self._cancel)
+
     def _sent(self) -> None:
         self.called = self._is_sent = True
-        self.channel.note_call()
+        if self._spent.is_empty():
+            self.channel.note_call()
+        else:
+            # With the calls before it: should this worker die now, they are not forgotten.
+            self._note_prompt(Usage(input_tokens=prompt_tokens(self._prompt)), UsageSource.ESTIMATED)
         failpoints.reach(Failpoint.AFTER_SENT)
 
     async def _stream(self, provider: Provider) -> None:

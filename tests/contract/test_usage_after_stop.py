@@ -44,10 +44,11 @@ class Counting:
 
     def __init__(self):
         self.deltas = 0
-        self.all_shown = asyncio.Event()
+        self.first_shown, self.all_shown = asyncio.Event(), asyncio.Event()
 
     def delta(self, reasoning, text):
         self.deltas += 1
+        self.first_shown.set()
         if self.deltas == SENT:
             self.all_shown.set()
 
@@ -58,8 +59,11 @@ class Counting:
         assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
 
 
-def stopped(url, marker, script, **environ):
-    """Stop an answer in mid-stream; return what it is billed and the provider's record of it."""
+def stopped(url, marker, script, *, unread=False, **environ):
+    """Stop an answer in mid-stream; return what it is billed and the provider's record of it.
+
+    With `unread` most of it has arrived and is not read: the loop is held up until the provider has sent all.
+    """
     servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
     provider_settings = load_settings({**servers, **environ}).provider
     question = PromptMessage(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
@@ -72,7 +76,12 @@ def stopped(url, marker, script, **environ):
         attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
         try:
             running = asyncio.create_task(attempt.run(provider))
-            await channel.all_shown.wait()
+            if unread:
+                await channel.first_shown.wait()
+                await_all_sent(url, marker)
+                assert channel.deltas < SENT
+            else:
+                await channel.all_shown.wait()
             attempt.stop(StopReason.USER)
             return await running
         finally:
@@ -83,6 +92,16 @@ def stopped(url, marker, script, **environ):
     (record,) = httpx.get(f"{url}/_log", params={"contains": marker}, trust_env=False).json()["data"]
     assert record["output_tokens"] == SENT
     return outcome.answer.usage, outcome.answer.usage_source, record
+
+
+def await_all_sent(url, marker):
+    """Wait in the way of everything else."""
+    give_up_at = monotonic() + LIMIT_SECONDS
+    while True:
+        (record,) = httpx.get(f"{url}/_log", params={"contains": marker}, trust_env=False).json()["data"]
+        if record["output_tokens"] == SENT:
+            return
+        assert monotonic() < give_up_at, record
 
 
 def compatible(url, **more):
@@ -127,4 +146,9 @@ def test_anthropic_tells_the_prompt_exactly_and_the_output_is_not_below_what_was
     assert (usage.input_tokens, usage.cache_read_tokens) == (record["input_tokens"], CACHED)
     assert usage.cache_write_tokens == WRITTEN + WRITTEN_FOR_AN_HOUR
     assert usage.cache_write_1h_tokens == WRITTEN_FOR_AN_HOUR
+    assert usage.output_tokens >= SENT
+
+
+def test_what_has_arrived_by_the_stop_is_billed_although_nobody_had_read_it(url):
+    usage, _, _ = stopped(url, "unread", "rate=20", unread=True, **compatible(url))
     assert usage.output_tokens >= SENT

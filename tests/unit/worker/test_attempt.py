@@ -421,7 +421,18 @@ def test_the_prompts_figures_are_noted_as_soon_as_they_are_told_and_once_for_eac
     silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
     calls = [MessageStart(), RunningUsage(told), RunningUsage(replace(told, output_tokens=3))]
     one, _, _ = run_again([[calls, silent], [calls, *WHOLE]])
-    assert one.channel.noted == [(prompt, UsageSource.PARTIAL), (prompt + prompt, UsageSource.ESTIMATED)]
+    estimated = Usage(input_tokens=14)
+    assert one.channel.noted == [
+        (prompt, UsageSource.PARTIAL),
+        (prompt + estimated, UsageSource.ESTIMATED),
+        (prompt + prompt, UsageSource.ESTIMATED),
+    ]
+
+
+def test_a_call_in_vain_is_noted_with_the_next_so_that_a_death_bills_both():
+    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
+    one, _, _ = run_again([[silent], WHOLE])
+    assert (one.channel.calls, one.channel.noted) == (1, [(Usage(input_tokens=28), UsageSource.ESTIMATED)])
 
 
 def test_a_refusal_is_noted_so_that_a_death_after_it_costs_nothing():
