@@ -101,6 +101,7 @@ class Attempt:
         "_running",
         "_seam",
         "_spent",
+        "_spent_source",
         "_task",
         "called",
         "channel",
@@ -155,6 +156,7 @@ class Attempt:
         self._error: BaseException | None = None
         self._retries = retries
         self._spent = _NO_USAGE
+        self._spent_source = UsageSource.ESTIMATED
         self._longest = _NO_USAGE
         self._allowance = allowance
         self._length = 0
@@ -248,7 +250,7 @@ class Attempt:
             permit.let_go()  # where there was no verdict
         if self._is_sent and self._is_refused():
             # Should this worker die now, a sweeper would take it for a call that nobody has answered yet.
-            self._note_prompt(_NO_USAGE, UsageSource.ESTIMATED)
+            self._note_prompt(_NO_USAGE, self._spent_source)
         return outcome
 
     async def _stream_within_deadline(self, provider: Provider) -> Outcome:
@@ -287,7 +289,9 @@ class Attempt:
 
     def _begin_again(self, provider: Provider) -> None:
         """Forget the failed call, but for what it may have cost."""
-        usage, _ = self._usage_of_call(provider)
+        usage, source = self._usage_of_call(provider)
+        if not usage.is_empty():
+            self._spent_source = source if self._spent.is_empty() else UsageSource.ESTIMATED
         self._spent += usage
         self._longest = _longer(self._longest, usage)
         self._is_sent = False
@@ -471,6 +475,8 @@ class Attempt:
         usage, source = self._usage_of_call(provider)
         if self._spent.is_empty():
             return usage, source
+        if usage.is_empty():
+            return self._spent, self._spent_source
         return usage + self._spent, UsageSource.ESTIMATED
 
     def _longest_call(self, provider: Provider) -> Usage | None:

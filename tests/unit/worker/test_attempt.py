@@ -388,6 +388,7 @@ def run_again(calls, times=1, during=None, seconds=0.0, **options):
 
 
 BUSY = ProviderError(Fault.PROVIDER_OVERLOADED, "busy")
+SILENT = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
 WHOLE = [[MessageStart(), ContentDelta("ok"), Finish(FinishReason.STOP, USED)]]
 
 
@@ -408,8 +409,7 @@ def test_a_refused_call_that_was_tried_again_costs_nothing_extra():
 
 
 def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
-    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
-    _, _, outcome = run_again([[silent], WHOLE])
+    _, _, outcome = run_again([[SILENT], WHOLE])
     assert outcome.answer.usage == Usage(input_tokens=14 + 3, output_tokens=2)
     assert outcome.answer.usage_source is UsageSource.ESTIMATED
     assert outcome.answer.longest == Usage(input_tokens=14)
@@ -418,9 +418,8 @@ def test_a_silent_call_that_was_tried_again_is_billed_beside_the_answer():
 def test_the_prompts_figures_are_noted_as_soon_as_they_are_told_and_once_for_each_call():
     told = Usage(input_tokens=5, cache_write_tokens=9, cache_write_1h_tokens=4, output_tokens=1)
     prompt = replace(told, output_tokens=0)
-    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
     calls = [MessageStart(), RunningUsage(told), RunningUsage(replace(told, output_tokens=3))]
-    one, _, _ = run_again([[calls, silent], [calls, *WHOLE]])
+    one, _, _ = run_again([[calls, SILENT], [calls, *WHOLE]])
     estimated = Usage(input_tokens=14)
     assert one.channel.noted == [
         (prompt, UsageSource.PARTIAL),
@@ -430,8 +429,7 @@ def test_the_prompts_figures_are_noted_as_soon_as_they_are_told_and_once_for_eac
 
 
 def test_a_call_in_vain_is_noted_with_the_next_so_that_a_death_bills_both():
-    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
-    one, _, _ = run_again([[silent], WHOLE])
+    one, _, _ = run_again([[SILENT], WHOLE])
     assert (one.channel.calls, one.channel.noted) == (1, [(Usage(input_tokens=28), UsageSource.ESTIMATED)])
 
 
@@ -443,11 +441,31 @@ def test_a_refusal_is_noted_so_that_a_death_after_it_costs_nothing():
     assert one.channel.noted == []
 
 
+TOLD = Usage(input_tokens=5, cache_read_tokens=8, output_tokens=1)
+
+
+def test_what_is_told_of_the_only_call_that_cost_anything_is_no_estimate_whatever_refused_the_next():
+    one, _, outcome = run_again([[[MessageStart(), RunningUsage(TOLD)], SILENT], [BUSY]])
+    assert isinstance(outcome, Failed)
+    assert (outcome.answer.usage, outcome.answer.usage_source) == (TOLD, UsageSource.PARTIAL)
+    assert one.channel.noted[-1] == (replace(TOLD, output_tokens=0), UsageSource.PARTIAL)
+
+
+def test_nor_is_it_when_a_stop_comes_before_the_next():
+    async def during(one, provider):
+        while not one._retries.is_asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one.stop(StopReason.USER)
+
+    calls = [[[MessageStart(), RunningUsage(TOLD)], SILENT]]
+    _, _, outcome = run_again(calls, during=during, seconds=3600.0)
+    assert (outcome.answer.usage, outcome.answer.usage_source) == (TOLD, UsageSource.PARTIAL)
+
+
 def test_of_several_calls_the_one_with_the_longest_prompt_is_named():
     long = Usage(input_tokens=5, cache_read_tokens=12, output_tokens=1)
-    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
-    told = [[MessageStart(), RunningUsage(long)], silent]
-    _, _, outcome = run_again([told, [silent], WHOLE], times=2)
+    told = [[MessageStart(), RunningUsage(long)], SILENT]
+    _, _, outcome = run_again([told, [SILENT], WHOLE], times=2)
     assert outcome.answer.usage.prompt_tokens() == 17 + 14 + USED.prompt_tokens()
     assert outcome.answer.longest == long
     _, _, outcome = run_again([WHOLE])
@@ -669,11 +687,10 @@ def test_a_prompt_that_the_provider_counts_larger_leaves_less_for_the_answer():
 
 def test_a_prompt_that_is_counted_larger_a_second_time_leaves_less_again():
     larger = RunningUsage(Usage(input_tokens=40 + 8 + 128 + 200))
-    silent = ProviderError(Fault.PROVIDER_TIMEOUT, "silent")
     begun = [MessageStart(), larger]
     _, outcome = run_on(
         PROMPT_USD + 160 * TOKEN_USD,
-        Moody([begun, silent], [begun, *[[ContentDelta("a")]] * 500]),
+        Moody([begun, SILENT], [begun, *[[ContentDelta("a")]] * 500]),
         retries=Again(1),
     )
     # By hand: ⌊(0.001056 + 0.0024 − 2 × 376 × 0.000003) / 0.000015⌋ = 80 tokens.
