@@ -90,7 +90,7 @@ faults: $(VENV)/.installed-dev  ## one test for each row of the fault matrix: lo
 	$(PY) -m pytest tests/faults -m "soak or not soak" $(ARGS)
 
 PROOFS ?= doorbells flushes outage deaths money
-proofs: $(VENV)/.installed-dev  ## prove what takes a thousand turns, about an hour: make proofs PROOFS=outage ARGS="--turns 50"
+proofs: $(VENV)/.installed-dev  ## prove what takes a thousand turns, about 25 minutes: make proofs PROOFS=outage ARGS="--turns 50"
 	@set -e; for proof in $(PROOFS); do $(PY) -m tests.soak.proofs $$proof $(ARGS); done
 
 model:  ## search the model of a turn for a way to break it; needs spin and gcc
