@@ -120,10 +120,10 @@ async def measure(stack: Stack, audience: Audience, *, is_hindered: bool) -> dic
             limit_seconds=audience.seconds + LIMIT_SECONDS,
         )
         seconds, spent = time.monotonic() - began, used(before, meter.cpu_seconds())
-        given_up = await _given_up(bad) if is_hindered else 0
     finally:
         if hindering is not None:
             hindering.cancel()
+    given_up = await _given_up(bad) if is_hindered else 0
     for stream in (*streams, *bad):
         stream.cut()
         stream.close()
@@ -174,8 +174,8 @@ async def _post(stack: Stack, session: str, other: str, audience: Audience) -> s
 
 
 async def _given_up(bad: Sequence[Stream]) -> int:
-    """Return how many the relay has closed; they learn of it by reading what is left."""
-    for stream in bad[1:]:
+    """Return how many the relay has closed; they learn of it by reading what is left, as fast as they can."""
+    for stream in bad:
         if not stream.closed.done():
             stream.resume()
     with suppress(TimeoutError):

@@ -86,7 +86,7 @@ def test_idle_sockets_stay_open_and_are_weighed(tmp_path: Path):
 
 
 def test_all_who_watch_get_the_whole_turn_beside_bad_readers_that_are_given_up(tmp_path: Path):
-    alone, hindered = measured(tmp_path, "fanout --sockets 10 --tokens 120 --rounds 1")
+    alone, hindered = measured(tmp_path, "fanout --sockets 10 --tokens 200 --rounds 1")
     assert (alone["bad_readers"], hindered["bad_readers"]) == (0, 2)
     assert alone["tokens_missing"] == hindered["tokens_missing"] == 0
     assert hindered["bad_readers_given_up"] == 2
