@@ -1,6 +1,6 @@
 """The relay's questions, answered from PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -63,6 +63,11 @@ class PostgresStreamStore:
         with self._database.of(caller.organization_id) as db:
             row = turns.turn_with_text(db, caller, turn_id)
         return None if row is None or not _in_scope(caller, row.session_id) else state_of(row)
+
+    def turns_ahead(self, seen: Mapping[UUID, int]) -> Collection[UUID]:
+        """Return which turns are over or have text past the number that their readers have."""
+        with self._database.across() as db:
+            return turns.turns_ahead(db, seen)
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:
         """Stop a turn; False when it is not found."""

@@ -6,6 +6,7 @@ The rule is `shared.replay`. Here readers come and go and the timers run; `live`
 
 import asyncio
 import logging
+from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +30,10 @@ _log = logging.getLogger(__name__)
 
 _CONFIRM_SECONDS: Final = 2.0
 """A subscription takes a millisecond; after this the replay begins and the confirmation has it repeated."""
+_LOOK_SECONDS: Final = 2.0
+"""Longest wait for PostgreSQL before the logs of silent turns are read without it."""
+_MOST_LOOKED_INTO: Final = 500
+"""Silent turns that one question is about."""
 
 
 class Delivery:
@@ -189,15 +194,31 @@ class Delivery:
         """Look into the turns that have been silent; called four times a second."""
         self._live.tick(now)
         is_connected = self._subscription.is_connected()
+        silent: list[tuple[Feed, Session]] = []
         for session in self._sessions.values():
             for feed in session.feeds.values():
                 if now >= feed.check_at and not feed.is_over and feed.has_readers():
                     feed.check_at = now + feed.silence
-                    self._mending.mend(feed, session)
+                    silent.append((feed, session))
             if not is_connected and now >= session.poll_at:
                 session.poll_at = now + session.silence
                 session.silence = min(session.silence * 2, LONGEST_SILENCE_SECONDS)
                 self._tasks.spawn(self._find_begun(session))
+        for first in range(0, len(silent), _MOST_LOOKED_INTO):
+            self._tasks.spawn(self._look_into(silent[first : first + _MOST_LOOKED_INTO]))
+
+    async def _look_into(self, silent: Sequence[tuple[Feed, Session]]) -> None:
+        """Ask of all of them at once which rows have more; a row, with its text, is read of those only."""
+        ahead: Collection[UUID] = ()
+        seen = {feed.turn.turn_id: feed.seq for feed, _ in silent}
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS), self._reads.checks:
+                ahead = await self._questions.ask(self._store.turns_ahead, seen)
+        except (UnavailableError, TimeoutError):
+            _log.info("silent turns are looked for in their logs only")
+        for feed, session in silent:
+            if not feed.is_over and feed.has_readers():
+                self._mending.mend(feed, session, consults_row=feed.turn.turn_id in ahead)
 
     def _confirm(self, channel: bytes) -> None:
         """The channel is live from now on; whatever was said before may have been missed."""

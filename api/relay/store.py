@@ -1,6 +1,6 @@
 """What the relay asks the database, as a seam: blocking calls, made from a small pool of threads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -94,6 +94,13 @@ class StreamStore(Protocol):
 
     def turn(self, caller: Caller, turn_id: UUID) -> TurnState | None:
         """Return a turn, or None for one that is not found or not this caller's."""
+        ...
+
+    def turns_ahead(self, seen: Mapping[UUID, int]) -> Collection[UUID]:
+        """Return which turns are over or have text past the number that their readers have, whoever these are.
+
+        Asked for all silent turns of a process at once; what they have is then read as one of their readers.
+        """
         ...
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:

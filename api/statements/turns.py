@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -69,6 +70,7 @@ _SINCE: Final = text(
     order by t.number limit {_MOST_SINCE}
     """
 )
+_AHEAD: Final = text("select turnkeeper.turns_ahead(cast(:turns as uuid[]), cast(:seqs as bigint[]))")
 _NEWEST: Final = text(
     f"""
     select t.id from turnkeeper.turns as t where {_VISIBLE} and t.session_id = :session_id
@@ -204,6 +206,12 @@ def turns_since(db: Connection, caller: Caller, session_id: UUID, known: UUID | 
 def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
     """Return a turn with the text that is stored of it: the answer, or the last checkpoint."""
     return db.execute(_STATE, {**scope_of(caller), "turn_id": turn_id}).one_or_none()
+
+
+def turns_ahead(db: Connection, seen: Mapping[UUID, int]) -> frozenset[UUID]:
+    """Return which of the turns are over, or have a checkpoint past the number that is given for them."""
+    parameters = {"turns": list(seen), "seqs": list(seen.values())}
+    return frozenset(db.execute(_AHEAD, parameters).scalars())
 
 
 def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason) -> StoppedTurn | None:

@@ -51,6 +51,14 @@ class FolderStore:
         path = self.folder / f"{turn_id}.turn"
         return _state(json.loads(path.read_text())) if path.exists() else None
 
+    def turns_ahead(self, seen):
+        states = {turn_id: self.turn(None, turn_id) for turn_id in seen}
+        return {
+            turn_id
+            for turn_id, state in states.items()
+            if state is not None and (state.done is not None or state.text_seq > seen[turn_id])
+        }
+
     def request_stop(self, caller, turn_id):
         state = self.turn(caller, turn_id)
         if state is not None:

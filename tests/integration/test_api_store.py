@@ -52,6 +52,22 @@ def test_a_turn_that_is_over_has_its_end(store, caller, turn):
     assert store.active_turn(caller, turn[0]) is None
 
 
+def test_of_silent_turns_those_are_named_that_have_more_than_their_readers(
+    api, keys, store, caller, turn, as_owner, missing_id
+):
+    waiting = turn[1]
+    written = UUID(api.turn(keys.alice, api.session(keys.alice)))
+    as_owner(
+        "insert into turnkeeper.checkpoints (organization_id, turn_id, attempt, seq, called, content, reasoning)"
+        f" select organization_id, id, 1, 7, true, 'Half', '' from turnkeeper.turns where id = '{written}'"
+    )
+    seen = {waiting: 2, written: 7, UUID(missing_id): 0}
+    assert store.turns_ahead(seen) == set()
+    assert store.turns_ahead({**seen, written: 6}) == {written}
+    assert store.request_stop(caller, waiting)
+    assert store.turns_ahead(seen) == {waiting}
+
+
 def test_the_turns_after_a_known_one_are_named_oldest_first(api, keys, store, caller, turn):
     made = [turn[1]]
     for _ in range(2):

@@ -740,6 +740,17 @@ AS $$
     ) AS w
 $$;
 
+-- Which of the turns that a relay watches in silence have more than their readers were sent; it tells nothing of it (I9).
+CREATE FUNCTION turnkeeper.turns_ahead(turns uuid[], seqs bigint[]) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+    SELECT t.id
+    FROM unnest(turns, seqs) AS seen (id, seq)
+    JOIN turnkeeper.turns AS t ON t.id = seen.id
+    LEFT JOIN turnkeeper.checkpoints AS c ON c.organization_id = t.organization_id AND c.turn_id = t.id
+    WHERE t.status NOT IN ('queued', 'running', 'stopping') OR c.seq > seen.seq
+$$;
+
 -- Renews every lease of one worker in one statement, saves the texts that changed and says what is still
 -- owned; a turn that does not come back is lost.
 CREATE FUNCTION turnkeeper.renew_leases(
