@@ -17,6 +17,7 @@ from gunicorn.glogging import Logger
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from shared.collector import calm_collector
 from turnkeeper.front import take_over
 from turnkeeper.unread import closing_unread
 from turnkeeper.unreadable import refusal_of
@@ -163,7 +164,7 @@ def gunicorn_settings(service: Service) -> dict[str, Any]:
         "control_socket_disable": True,
         "umask": 0o077,  # of the hand-off socket: nobody else may hand us connections
         "worker_exit": finish,
-        "post_worker_init": begin_metrics,
+        "post_worker_init": begin_serving,
     }
     if Path("/dev/shm").is_dir():  # noqa: S108  the heartbeat file must not lie on a slow disk
         settings["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
@@ -171,12 +172,18 @@ def gunicorn_settings(service: Service) -> dict[str, Any]:
         pid_file = service.pid_file
 
         def begin(worker: Any) -> None:
-            begin_metrics(worker)
+            begin_serving(worker)
             note_pid(pid_file, worker.pid)
 
         settings["post_worker_init"] = begin
         settings["child_exit"] = lambda _, worker: forget_pid(pid_file, worker.pid)
     return settings
+
+
+def begin_serving(worker: Any) -> None:
+    """Prepare a process that is about to serve."""
+    calm_collector()
+    begin_metrics(worker)
 
 
 def begin_metrics(worker: Any) -> None:

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from shared import failpoints
 from shared.celery_settings import celery_settings
+from shared.collector import calm_collector
 from shared.database import Database
 from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.errors import SettingsError, UnavailableError
@@ -254,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.setswitchinterval(_SWITCH_SECONDS)
         worker = Worker(settings)
         worker.start()
+        calm_collector()
     except (SettingsError, UnavailableError) as error:
         print(error, file=sys.stderr)  # noqa: T201 -- refused before there is anything to log to
         return 2
