@@ -107,7 +107,8 @@ def _build(settings: Settings) -> Services:
         settings.redis_url,
         socket_timeout=_REDIS_SECONDS,
         socket_connect_timeout=_REDIS_SECONDS,
-        socket_keepalive=True,
+        # A connection through a file has no other end that could vanish unnoticed, and redis-py refuses the option.
+        **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
         max_connections=_REDIS_CONNECTIONS,
         # Once, for a connection that went stale; a Redis that is away is not waited for.
         retry=Retry(NoBackoff(), 1),

@@ -18,6 +18,8 @@ import psutil
 import psycopg
 import pytest
 
+from turnkeeper.embedded.redis import redis_binary
+
 START_LIMIT_SECONDS = 60.0
 LIMIT_SECONDS = 40.0
 KINDS = ("web", "relay", "worker", "postgres", "redis")
@@ -248,6 +250,25 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_finds_everything_again(fold
     with running_in(folder) as third:
         assert third.state["user_key"] == before["user_key"]
         assert end(third, signal.SIGTERM) == []
+
+
+@contextlib.contextmanager
+def redis_at(path: Path) -> Iterator[str]:
+    """Run a Redis that listens on no port."""
+    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(path.parent)]
+    server = subprocess.Popen([redis_binary(), *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(path.exists, "the socket of Redis")
+        yield f"unix://{path}"
+    finally:
+        server.kill()
+        server.wait(LIMIT_SECONDS)
+
+
+def test_redis_may_be_reached_through_a_file(folder: Path):
+    with redis_at(folder / "redis.sock") as url, running_in(folder, REDIS_URL=url):
+        smoke = run(folder, "smoke")
+        assert smoke.returncode == 0, smoke.stderr
 
 
 def test_a_wrong_configuration_is_refused_with_all_problems_and_starts_nothing(tmp_path):
