@@ -5,6 +5,7 @@ exist are mixed in, because a random one is only ever not found.
 """
 
 import random
+import re
 import time
 from collections import Counter
 from contextlib import nullcontext, suppress
@@ -42,6 +43,8 @@ OF_ANY_ANSWER = {
     "x-content-type-options",
 }
 """Headers that say nothing of an operation's own."""
+SECONDS = re.compile(r"[0-9.]+(e[+-]?[0-9]+)?")
+"""Whatever may be read as a time to wait: a whole number is also written as 50.0."""
 HARDLY_LIMITED = {
     "enabled": True,
     "daily_usd": None,
@@ -72,12 +75,14 @@ class Fuzz:
     def run_for(self, seconds: float, examples: int) -> None:
         """Go round until the time is over; each operation gets so many examples of either kind a round."""
         deadline = time.monotonic() + seconds
-        while True:
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                for found in self._schema.get_all_operations():
-                    self._one(found.ok(), mode, examples)
-                    if time.monotonic() > deadline:
-                        return
+        while time.monotonic() < deadline:
+            self.go_round(examples)
+
+    def go_round(self, examples: int) -> None:
+        """Call each operation with so many examples of either kind."""
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            for found in self._schema.get_all_operations():
+                self._one(found.ok(), mode, examples)
 
     def _one(self, operation: Any, mode: GenerationMode, examples: int) -> None:
         known = self._what_exists()
@@ -133,5 +138,5 @@ class Fuzz:
     def _wait_for_nothing(self, case: Any) -> None:
         """Nobody answers turns here, so whoever waits for one waits for as long as it may."""
         for part, name in ((case.query, "wait"), (case.body, "wait_ms")):
-            if isinstance(part, dict) and str(part.get(name, "")).isdigit():
+            if isinstance(part, dict) and SECONDS.fullmatch(str(part.get(name, ""))):
                 part[name] = 0
