@@ -24,11 +24,13 @@ from tests.marks import leaks_in_files
 
 MOST_ENTRIES = 20_000
 TTL = 3600
+LIMIT_SECONDS = 60.0
+"""For what should take well under a second; a loaded machine is no fault of the service."""
 
 
-def eventually(condition, seconds=10.0):
+def eventually(condition):
     """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
@@ -154,7 +156,11 @@ class Service:
         variables = os.environ | {"REDIS_URL": redis_url, "STORE_FOLDER": str(folder)} | environment
         self.log = (folder / "server.log").open("wb")
         self.process = subprocess.Popen(command, env=variables, stdout=self.log, stderr=subprocess.STDOUT)
-        eventually(self.is_up)
+        try:
+            eventually(self.is_up)
+        except BaseException:
+            self.close()
+            raise
 
     def is_up(self):
         try:
@@ -164,7 +170,7 @@ class Service:
             return False
 
     def health(self):
-        with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=LIMIT_SECONDS) as answer:
             return json.loads(answer.read())
 
     def terminate(self):
@@ -174,10 +180,10 @@ class Service:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(LIMIT_SECONDS)
         self.log.close()
         told = leaks_in_files([Path(self.log.name)], ["good-key"])
         assert not told, told
@@ -194,8 +200,8 @@ def send(ws, op, **fields):
     ws.send(json.dumps({"op": op} | {name: value for name, value in fields.items() if value is not None}))
 
 
-def receive(ws, seconds=15.0):
-    return json.loads(ws.recv(timeout=seconds))
+def receive(ws):
+    return json.loads(ws.recv(timeout=LIMIT_SECONDS))
 
 
 def subscribe(ws, worker, **fields):
@@ -208,10 +214,10 @@ def subscribe(ws, worker, **fields):
     return frame
 
 
-def read_until(ws, kind, seconds=15.0):
-    frames = [receive(ws, seconds)]
+def read_until(ws, kind):
+    frames = [receive(ws)]
     while frames[-1]["type"] != kind:
-        frames.append(receive(ws, seconds))
+        frames.append(receive(ws))
     return frames
 
 
@@ -234,7 +240,7 @@ class Text:
             self.content += frame.get("delta", "")
             self.is_over = kind == "done"
 
-    def read(self, ws, seconds=15.0):
+    def read(self, ws):
         while not self.is_over:
-            self.take(receive(ws, seconds))
+            self.take(receive(ws))
         return self

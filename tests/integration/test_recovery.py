@@ -8,7 +8,6 @@ import pytest
 from shared.redis_names import log_key
 from shared.settings import load_settings
 from tests.integration.test_worker import Desk, provider, until
-from worker.claim import claim_turn
 from worker.main import Worker
 from worker.provider import Capabilities
 
@@ -71,7 +70,7 @@ class RecoveringDesk(Desk):
 
     def dead_after(self, turn, text, attempt=1, *, is_ended=False):
         """Let a worker claim the turn, show `text` and die."""
-        dead = claim_turn(self.database, turn, self.organization, lease_seconds=-1.0, context_tokens=1000)
+        dead = self.claimed_elsewhere(turn)
         assert dead.attempt == attempt
         end = [{"type": "message_end", "usage": {}, "finish_reason": "stop"}] if is_ended else []
         events = (
@@ -88,6 +87,7 @@ class RecoveringDesk(Desk):
                 {"session_id": "s", "turn_id": "t", "seq": seq, "attempt": of_attempt, **event}
             )
             self.redis.xadd(log_key(self.session, turn), {"e": encoded}, id=f"{of_attempt}-{seq}")
+        self.lapse(turn)
         until(lambda: self.row(turn).status == "queued")
 
 
@@ -103,7 +103,7 @@ def start(database, environment, organization, provider):
                 "LEASE_SECONDS": "3",
                 "LEASE_TRUST_SECONDS": "2",
                 "LEASE_RENEW_SECONDS": "0.2",
-                "PROVIDER_IDLE_TIMEOUT_SECONDS": "1",
+                "PROVIDER_IDLE_TIMEOUT_SECONDS": "2",
                 **more,
             }
         )
@@ -184,8 +184,13 @@ def test_what_would_go_wrong_again_is_not_tried_again_after_text(desk, script, c
 
 
 def test_a_provider_that_keeps_failing_is_not_called_for_a_while(desk):
+    failing = []
     for number in range(7):
-        desk.run(desk.queue(f"[[status=503]] {number}"))  # three calls each
+        desk.begin_session()
+        failing.append(desk.queue(f"[[status=503]] {number}"))  # three calls each
+        desk.ring(failing[-1])
+    for turn in failing:
+        assert desk.ended(turn).status == "failed"
     turn = desk.queue("[[tokens=5]] a question that is never sent")
     row = desk.run(turn)
     assert (row.status, row.error["code"], row.cost_usd) == ("failed", "provider_overloaded", 0)
@@ -262,7 +267,8 @@ def test_a_continuation_whose_worker_dies_is_continued_and_what_was_billed_is_no
     whole = continuing.text_of("tokens=40 seed=8")
     turn = continuing.queue("[[tokens=40 seed=8 eof=10 fail_times=1]]")
     continuing.waits_again(turn)
-    claim_turn(continuing.database, turn, continuing.organization, lease_seconds=-1.0, context_tokens=1000)
+    continuing.claimed_elsewhere(turn)
+    continuing.lapse(turn)
     until(lambda: continuing.row(turn).status == "queued")
     assert continuing.ended_after_rings(turn).attempt == 3
     continuing.is_whole(turn, whole)
@@ -301,12 +307,13 @@ def test_a_log_that_is_lost_between_two_attempts_begins_again_with_the_text_to_c
 
 def test_a_text_of_which_readers_may_have_more_is_void(continuing):
     turn = continuing.queue("[[text=whole]]")
-    claim_turn(continuing.database, turn, continuing.organization, lease_seconds=-1.0, context_tokens=1000)
+    continuing.claimed_elsewhere(turn)
     continuing.sql(
         "insert into turnkeeper.checkpoints (organization_id, turn_id, attempt, seq, called, content, reasoning)"
         " values (:o, :t, 1, 5, true, 'wh', '')",
         t=turn,
     )
+    continuing.lapse(turn)
     until(lambda: continuing.row(turn).status == "queued")
     continuing.ended_after_rings(turn)
     continuing.is_whole(turn, "whole")
@@ -316,16 +323,12 @@ def test_a_text_of_which_readers_may_have_more_is_void(continuing):
 
 def test_a_log_with_a_hole_is_not_continued(continuing):
     turn = continuing.queue("[[tokens=40 seed=11]]")
-    dead = claim_turn(
-        continuing.database, turn, continuing.organization, lease_seconds=-1.0, context_tokens=1000
-    )
-    continuing.sql(
-        "update turnkeeper.turns set lease_expires_at = now() + interval '1 second' where id = :t", t=turn
-    )
+    dead = continuing.claimed_elsewhere(turn)
     for seq, delta in ((1, "The "), (3, "end")):
         encoded = json.dumps({"type": "content_delta", "delta": delta, "session_id": "s", "turn_id": "t",
                               "seq": seq, "attempt": 1, "message_id": str(dead.row.answer_id)})  # fmt: skip
         continuing.redis.xadd(log_key(continuing.session, turn), {"e": encoded}, id=f"1-{seq}")
+    continuing.lapse(turn)
     until(lambda: continuing.row(turn).status == "queued")
     continuing.ended_after_rings(turn)
     assert "message_reset" in continuing.kinds(turn)

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.events import EventType
 from tests.integration.relay_world import (
+    LIMIT_SECONDS,
     Service,
     Text,
     Worker,
@@ -364,7 +365,7 @@ def test_subscribing_again_repeats_nothing_of_the_other_turns(service, worker, r
 
 
 def open_stream(service, worker, headers=None, query="", method="GET"):
-    connection = HTTPConnection("127.0.0.1", service.port, timeout=15)
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=LIMIT_SECONDS)
     connection.request(method, f"/v1/turns/{worker.turn_id}/events{query}", headers=headers or {})
     return connection, connection.getresponse()
 
@@ -466,9 +467,9 @@ def test_a_restart_closes_with_1012_and_the_next_process_resumes(own, redis_serv
         read_until(ws, "caught_up")
         service.terminate()
         with pytest.raises(ConnectionClosed) as closed:
-            ws.recv(timeout=10)
+            ws.recv(timeout=LIMIT_SECONDS)
         assert closed.value.rcvd.code == 1012
-    assert service.process.wait(10) == 0
+    assert service.process.wait(LIMIT_SECONDS) == 0
     worker.deltas(5)
     worker.finish()
     with own().socket() as ws:
@@ -480,7 +481,7 @@ def test_a_revoked_key_reads_no_longer(own, redis_server):
     service = own(RECHECK="0.2")
     with service.socket() as ws, service.rows.flag("revoked"):
         with pytest.raises(ConnectionClosed) as closed:
-            ws.recv(timeout=10)
+            ws.recv(timeout=LIMIT_SECONDS)
         assert closed.value.rcvd.code == 4401
 
 
@@ -490,7 +491,7 @@ def test_one_socket_too_many_is_told_so(own):
         eventually(lambda: service.health()["websockets"] == 2)
         with service.socket() as third:
             with pytest.raises(ConnectionClosed) as closed:
-                third.recv(timeout=10)
+                third.recv(timeout=LIMIT_SECONDS)
             assert closed.value.rcvd.code == 4429
 
 
@@ -501,7 +502,7 @@ def test_an_organizations_sockets_are_counted_over_all_its_keys(own):
         eventually(lambda: service.health()["websockets"] == 2)
         with service.socket() as third:
             with pytest.raises(ConnectionClosed) as closed:
-                third.recv(timeout=10)
+                third.recv(timeout=LIMIT_SECONDS)
             assert closed.value.rcvd.code == 4429
     eventually(lambda: service.health()["websockets"] == 0)
     with service.socket() as fourth:  # whoever leaves makes room
@@ -515,13 +516,13 @@ def test_streams_are_counted_for_each_address(own, redis_server):
         eventually(lambda: service.health()["websockets"] == 2)
         with service.socket() as third:
             with pytest.raises(ConnectionClosed) as closed:
-                third.recv(timeout=10)
+                third.recv(timeout=LIMIT_SECONDS)
             assert closed.value.rcvd.code == 4429
         eventually(lambda: service.health()["websockets"] == 2)
         connection, response = open_stream(service, Worker(service.rows, redis_server.url).accept())
         assert (response.status, json.loads(response.read())["code"]) == (429, "rate_limited")
         connection.close()
-        elsewhere = socket.create_connection(("127.0.0.1", service.port), 15, ("127.0.0.2", 0))
+        elsewhere = socket.create_connection(("127.0.0.1", service.port), LIMIT_SECONDS, ("127.0.0.2", 0))
         with service.socket(sock=elsewhere) as fourth:
             send(fourth, "ping")
             assert receive(fourth) == {"type": "pong"}
@@ -535,7 +536,7 @@ def test_a_websocket_that_grew_old_is_told_to_come_back(own):
     service = own(MOST_AGE="0.5")
     with service.socket() as ws:
         with pytest.raises(ConnectionClosed) as closed:
-            ws.recv(timeout=10)
+            ws.recv(timeout=LIMIT_SECONDS)
         assert closed.value.rcvd.code == 1012
 
 
