@@ -15,8 +15,8 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-START_LIMIT_SECONDS = 60.0
-END_LIMIT_SECONDS = 20.0
+START_LIMIT_SECONDS = 150.0
+END_LIMIT_SECONDS = 60.0
 PROJECT = Path(__file__).parents[2]
 
 
@@ -28,7 +28,7 @@ class Service:
         self.user_key: str = state["user_key"]
         self.service_key: str = state["service_key"]
         headers = {"Authorization": f"Bearer {self.service_key}"}
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=20, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
     def rows(self, path: str) -> list[dict[str, Any]]:
         return self.http.get(path, params={"limit": 100}).raise_for_status().json()["data"]

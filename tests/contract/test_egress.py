@@ -23,7 +23,7 @@ from worker.providers import build_provider
 from worker.stock_transport import PinnedHttpxTransport
 from worker.transport import UpstreamTransport
 
-LIMIT_SECONDS = 10
+LIMIT_SECONDS = 60
 KEY = "sk-test-0123456789abcdef"
 NAME = "models.example"
 PUBLIC, INTERNAL = "127.0.0.2", "127.0.0.1"

@@ -20,7 +20,7 @@ from worker.provider import Prompt, PromptMessage
 from worker.providers import build_provider
 from worker.retry import Retries, RetryBudget
 
-LIMIT_SECONDS = 20
+LIMIT_SECONDS = 60
 SENT = 8
 START = "import sys; from turnkeeper.scripted import main; sys.exit(main(sys.argv[1:]))"
 CACHED, WRITTEN, WRITTEN_FOR_AN_HOUR = 5, 3, 2

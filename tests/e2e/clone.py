@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
-START_LIMIT_SECONDS = 60.0
+START_LIMIT_SECONDS = 150.0
 LIMIT_SECONDS = 60.0
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")
 _OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")

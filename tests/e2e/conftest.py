@@ -25,7 +25,7 @@ from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Oracle, wait_until
 from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secrets_of
 
 HERE = Path(__file__).parent
-START_LIMIT_SECONDS = 90.0
+START_LIMIT_SECONDS = 150.0
 PROVIDER_KEY = marked("provider")
 OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
 LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")

@@ -17,7 +17,7 @@ import httpx
 import psutil
 from websockets.sync.client import ClientConnection, connect
 
-LIMIT_SECONDS = 40.0
+LIMIT_SECONDS = 60.0
 """For anything that should take well under a second; a loaded machine is no fault of the service."""
 SUBPROTOCOL = "turnkeeper.v1"
 TERMINAL = {"completed", "stopped", "failed", "expired"}

@@ -20,8 +20,8 @@ import pytest
 
 from turnkeeper.embedded.redis import redis_binary
 
-START_LIMIT_SECONDS = 60.0
-LIMIT_SECONDS = 40.0
+START_LIMIT_SECONDS = 150.0
+LIMIT_SECONDS = 60.0
 KINDS = ("web", "relay", "worker", "postgres", "redis")
 
 

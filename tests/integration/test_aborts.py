@@ -11,7 +11,7 @@ from shared.turns import StopReason
 from worker import aborts
 from worker.aborts import AbortWatcher
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60
 
 
 class Turns:

@@ -78,7 +78,7 @@ class Ledgers:
         (row,) = self.rows("select * from turnkeeper.sessions where id = :session", session=self.session)
         return row
 
-    def claim(self, turn, worker=WORKER, lease_seconds=10.0):
+    def claim(self, turn, worker=WORKER, lease_seconds=600.0):
         return claim_turn(self.database, turn, worker, lease_seconds=lease_seconds, context_tokens=10_000)
 
 
@@ -96,14 +96,14 @@ def test_a_turn_is_claimed_once_by_one_of_many_workers(ledgers):
     claims, barrier = [], threading.Barrier(8)
 
     def rush():
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=60)
         claims.append(ledgers.claim(turn, new_id()))
 
     threads = [threading.Thread(target=rush) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert [claim.attempt for claim in claims if claim is not None] == [1]
     assert ledgers.turn(turn).status == "running"
 

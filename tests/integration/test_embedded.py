@@ -25,7 +25,7 @@ from turnkeeper.embedded import programs as programs_module
 from turnkeeper.embedded.child import free_port
 from turnkeeper.embedded.programs import account_for, copied_programs, packaged_programs, postgres_programs
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 60.0
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 
 

@@ -25,7 +25,7 @@ from worker.outcome import NOTHING, Completed
 from worker.settle import Settlement, settle
 from worker.sweeper import Sweeper
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 60
 DOORBELLS = "turns:turns"
 
 # One session a turn, unless `per_session` says that so many wait one behind the other.
@@ -171,11 +171,11 @@ def test_workers_that_claim_at_once_take_different_turns_and_leave_none(floor):
     start = threading.Barrier(8)
 
     def take():
-        start.wait(10)
+        start.wait(DEADLINE_SECONDS)
         return [claim.turn_id for _ in range(5) if (claim := floor.claim()) is not None]
 
     with ThreadPoolExecutor(8) as pool:
-        taken = [turn for turns in [pool.submit(take) for _ in range(8)] for turn in turns.result(30)]
+        taken = [turn for turns in [pool.submit(take) for _ in range(8)] for turn in turns.result(DEADLINE_SECONDS)]
     assert len(set(taken)) == len(taken)
     assert len(taken) + sum(1 for _ in iter(floor.claim, None)) == 40
 
@@ -223,7 +223,7 @@ def provider(tmp_path_factory):
         until(lambda: port_file.exists() and port_file.read_text().strip())
         yield f"http://127.0.0.1:{port_file.read_text().strip()}/v1"
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(DEADLINE_SECONDS)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from turnkeeper import front as front_module
 from turnkeeper.front import Front, Kind, hand_over, take_over
 from turnkeeper.serve import noted_pid
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 HEAD = b"GET %s HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -216,7 +216,7 @@ def create_app(role):
     def until_shutdown():
         def body():
             yield "open\\n"
-            closing.wait(20)
+            closing.wait(60)
             yield "closed\\n"
         return Response(body())
     closing = threading.Event()

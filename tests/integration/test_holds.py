@@ -94,7 +94,7 @@ class Bank:
         )
         return [row.amount_usd for row in found]
 
-    def claim(self, turn, lease_seconds=60.0):
+    def claim(self, turn, lease_seconds=600.0):
         return claim_turn(self.database, turn, WORKER, lease_seconds=lease_seconds, context_tokens=10_000)
 
     def settle(self, claim, ending, **options):
@@ -148,7 +148,7 @@ class Sampler(threading.Thread):
 
     def __exit__(self, *_):
         self._stopping.set()
-        self.join(timeout=10)
+        self.join(timeout=60)
 
 
 def open_sessions(bank, number):
@@ -170,7 +170,7 @@ def rush(bank, posts, threads=24):
     def post(numbered):
         number, (session, content, tokens) = numbered
         if number < threads:
-            barrier.wait(timeout=30)
+            barrier.wait(timeout=60)
         return bank.post(session, content, max_output_tokens=tokens)
 
     with ThreadPoolExecutor(threads) as pool:

@@ -67,7 +67,7 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
 
 
 def get(port: int, path: str = "/metrics", **headers: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=10, trust_env=False)
+    return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60, trust_env=False)
 
 
 def plain(answer: httpx.Response) -> dict[str, float]:
@@ -103,9 +103,9 @@ def test_nothing_else_is_served_there(listen):
     port = free_port()
     listen(port)
     assert get(port, "/").status_code == 404
-    posted = httpx.post(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False)
+    posted = httpx.post(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False)
     assert (posted.status_code, posted.headers["allow"]) == (405, "GET")
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"what is this\r\n\r\n")
         assert client.recv(100) == b""
 
@@ -113,7 +113,7 @@ def test_nothing_else_is_served_there(listen):
 def test_a_client_that_says_nothing_holds_up_a_scrape_for_two_seconds_at_most(listen):
     port = free_port()
     listen(port)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
         silent.sendall(b"GET /metrics HTTP/1.1\r\n")
         began = monotonic()
         assert get(port).status_code == 200
@@ -261,7 +261,7 @@ def test_children_of_one_gunicorn_are_one_service_and_one_that_is_killed_leaves_
             assert get(port, "/metrics").status_code == 404
         finally:
             web.terminate()
-            web.wait(30)
+            web.wait(60)
             shutil.rmtree(folder_of(metrics_port, Service.WEB).parent, ignore_errors=True)
 
 

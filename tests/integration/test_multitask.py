@@ -87,11 +87,11 @@ def at_once(*calls):
     start = threading.Barrier(len(calls))
 
     def run(call):
-        start.wait(10)
+        start.wait(60)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result(timeout=30) for future in [pool.submit(run, call) for call in calls]]
+        return [future.result(timeout=60) for future in [pool.submit(run, call) for call in calls]]
 
 
 # Enqueue
@@ -391,7 +391,7 @@ def test_two_turns_of_a_session_that_end_at_the_same_time_let_the_third_go_on(ta
         )
         until(lambda: ending.done() or is_waiting(as_owner))
         db.commit()
-        ending.result(timeout=10)
+        ending.result(timeout=60)
     assert table.claimed() == third
 
 
@@ -402,7 +402,7 @@ def is_waiting(as_owner):
 
 
 def until(condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         threading.Event().wait(0.01)

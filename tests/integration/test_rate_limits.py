@@ -73,7 +73,7 @@ def in_parallel(count, call):
     barrier = threading.Barrier(count)
 
     def run(number):
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=60)
         return call(number)
 
     with ThreadPoolExecutor(count) as pool:
@@ -348,7 +348,7 @@ def test_redis_counts_again_when_it_is_back(apart, keys, limit, organization):
         assert ask(api, keys.alice, session).status_code == 202
     with redis.Redis.from_url(server.url) as client:
         key = organization_turns_key(organization)
-        before, give_up_at = client.llen(key), time.monotonic() + 20
+        before, give_up_at = client.llen(key), time.monotonic() + 60
         while client.llen(key) < before + 2:
             assert ask(api, keys.alice, session).status_code == 202
             assert time.monotonic() < give_up_at

@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.relay.frames import Opcode
-from tests.integration.relay_world import Service, eventually, read_until, receive, send
+from tests.integration.relay_world import LIMIT_SECONDS, Service, eventually, read_until, receive, send
 
 HANDSHAKE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -29,7 +29,7 @@ class Peer:
     """A client that may break every rule."""
 
     def __init__(self, service, extra=b""):
-        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=LIMIT_SECONDS)
         self.socket.sendall(HANDSHAKE + extra + b"\r\n")
         self.read = self.socket.makefile("rb")
         self.head = b""
@@ -184,7 +184,7 @@ def test_an_allowed_handshake_opens_a_stream(service, options):
 
 
 def test_what_is_not_a_websocket_is_a_problem(service):
-    connection = HTTPConnection("127.0.0.1", service.port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=LIMIT_SECONDS)
     connection.request("GET", "/v1/stream")
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["code"]) == (400, "invalid_request")

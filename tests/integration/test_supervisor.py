@@ -14,7 +14,7 @@ import pytest
 from turnkeeper.embedded import EmbeddedServerError
 from turnkeeper.supervisor import Child, Program, Server, Wakeup, end_all
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 PATIENT = "import signal, time\nprint('up', flush=True)\nsignal.pause()"
 STUBBORN = (
     "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\n"

@@ -186,20 +186,20 @@ def test_a_waiting_turn_is_stopped_and_a_running_one_is_waited_for(desk, keys, a
 
     def work():
         """Observe the stop as a worker does, settle, and tell readers only when the logs are about to go."""
-        give_up_at = time.monotonic() + 20
+        give_up_at = time.monotonic() + 60
         while desk.api.get(f"/v1/turns/{claim.turn_id}", keys.service).json["status"] != "stopping":
             assert time.monotonic() < give_up_at
         while len(polls) < 3:
             assert time.monotonic() < give_up_at
             threading.Event().wait(0.01)
         desk.settle(claim, Stopped(ANSWER, StopReason.SESSION_CLOSED))
-        assert looked.wait(timeout=20)
+        assert looked.wait(timeout=60)
         desk.tell_done(session, claim.turn_id)
 
     worker = threading.Thread(target=work)
     worker.start()
     assert erase() == 0
-    worker.join(timeout=20)
+    worker.join(timeout=60)
     assert {row.status for row in as_owner("select status from turnkeeper.turns")} == {"stopped"}
     assert WORDS not in everything(as_owner, client)
     (row,) = as_owner("select user_name, output_tokens from turnkeeper.ledger")
@@ -238,13 +238,13 @@ def test_an_answer_that_is_being_written_while_its_session_is_emptied_goes_too(d
             with desk.database.of(organization) as db:
                 yield db
                 settled.set()
-                assert go_on.wait(timeout=20)
+                assert go_on.wait(timeout=60)
 
     wanted = Settlement(claim.organization_id, claim.turn_id, claim.attempt, last_seq=9)
     ending = Completed(ANSWER, FinishReason.STOP)
     worker = threading.Thread(target=settle, args=(HeldUp(), desk.settings.provider, wanted, ending))
     worker.start()
-    assert settled.wait(timeout=20)
+    assert settled.wait(timeout=60)
 
     def forget():
         with desk.database.of(desk.organization) as db:
@@ -255,14 +255,14 @@ def test_an_answer_that_is_being_written_while_its_session_is_emptied_goes_too(d
 
     forgetting = threading.Thread(target=forget)
     forgetting.start()
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + 60
     while not as_owner(
         "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%forget_content%'"
     ):
         assert time.monotonic() < give_up_at
     go_on.set()
-    worker.join(timeout=20)
-    forgetting.join(timeout=20)
+    worker.join(timeout=60)
+    forgetting.join(timeout=60)
     assert as_owner("select status, message_id from turnkeeper.turns") == [("completed", None)]
     assert as_owner("select count(*) from turnkeeper.messages") == [(0,)]
 

@@ -281,7 +281,7 @@ def test_nginx_logs_no_query_and_no_header_of_the_client():
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
 def test_nginx_takes_its_configuration():
     tested = subprocess.run(
-        ["nginx", "-t", "-c", str(NGINX_FILE)], capture_output=True, text=True, timeout=20, check=False
+        ["nginx", "-t", "-c", str(NGINX_FILE)], capture_output=True, text=True, timeout=60, check=False
     )
     assert tested.returncode == 0, tested.stderr
 
@@ -312,7 +312,7 @@ def test_the_ci_script_is_valid_bash_and_can_be_run():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     bash = shutil.which("bash")
-    assert subprocess.run([bash, "-n", str(script)], timeout=20, check=False).returncode == 0
+    assert subprocess.run([bash, "-n", str(script)], timeout=60, check=False).returncode == 0
     text = script.read_text()
     assert "make check" in text
     assert "make test" in text

@@ -29,7 +29,7 @@ class FakePipeline:
         self.commands.append(UUID(turn_id))
 
     def execute(self, raise_on_error=True):
-        self.redis.gate.wait(10)
+        self.redis.gate.wait(60)
         if self.redis.error is not None:
             raise self.redis.error
         self.redis.written += self.commands

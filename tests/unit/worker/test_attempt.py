@@ -141,7 +141,7 @@ def run(provider_of, *, during=None, seconds_left=60.0):
         provider = provider_of()
         one = attempt(seconds_left)
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 10)
+        outcome = await asyncio.wait_for(one.run(provider), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
@@ -379,7 +379,7 @@ def run_again(calls, times=1, during=None, seconds=0.0, **options):
         provider = Moody(*calls)
         one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options)
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 10)
+        outcome = await asyncio.wait_for(one.run(provider), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
@@ -615,7 +615,7 @@ def run_on(hold_usd, provider, retries=None):
             breaker(),
             allowance=Allowance(MODEL, hold_usd, 10_000),
         )
-        return one, await asyncio.wait_for(one.run(provider), 10)
+        return one, await asyncio.wait_for(one.run(provider), 60)
 
     return asyncio.run(in_loop())
 
