@@ -18,7 +18,8 @@ BREAKS = (
     "same-attempt",
     "no-reset-at-start",
 )
-MOST_SECONDS = 110
+SEARCH_SECONDS = 240
+"""Where it takes five; the tests' own limit is longer still."""
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def check(tmp_path):
             check=False,
             capture_output=True,
             text=True,
-            timeout=MOST_SECONDS,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
+            timeout=SEARCH_SECONDS + 30,
+            env={**os.environ, "TMPDIR": str(tmp_path), "MODEL_LIMIT_SECONDS": str(SEARCH_SECONDS)},
         )
 
     return run
