@@ -7,7 +7,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import httpx
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.metrics.pages import folder_of
 from shared.metrics.table import METRICS, Kind, Service
 from tests.e2e.conftest import Service as Running
-from tests.e2e.conftest import StartService
+from tests.e2e.conftest import StartService, temporary_folder
 from tests.e2e.protocol_client import Api, wait_until, websocket
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
@@ -25,21 +25,29 @@ Figures = dict[tuple[str, tuple[str, ...]], float]
 
 @dataclass
 class Watched:
-    """A service with metrics on."""
+    """A service with metrics on, which counts from where the test begins."""
 
     running: Running
     port: int
+    before: dict[Service, Figures] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Count what rises from here on."""
+        self.before = {}
+        self.before = {service: rising(self.scrape(service)) for service in Service}
 
     def scrape(self, service: Service) -> Figures:
-        """Return a service's figures by name and values of labels."""
+        """Return a service's figures by name and values of labels, without what was counted before the test."""
         port = self.port + list(Service).index(service)
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False)
         assert answer.status_code == 200, answer.text
-        return {
+        figures = {
             (sample.name, tuple(sample.labels.values())): sample.value
             for family in text_string_to_metric_families(answer.text)
             for sample in family.samples
         }
+        before = self.before.get(service, {})
+        return {key: value - before.get(key, 0) for key, value in figures.items()}
 
     def figures(self) -> Figures:
         """Return those of all services; what each counts by itself is added up."""
@@ -60,7 +68,7 @@ class Watched:
             return {name: by_words.get(name) for name in expected}
 
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: seen() == expected, "the figures", 15)
+            wait_until(lambda: seen() == expected, "the figures")
         assert seen() == expected
         return self.figures()
 
@@ -78,16 +86,26 @@ def three_free_ports() -> int:
     raise AssertionError("there are no three ports in a row")
 
 
-@pytest.fixture
-def watched(start_service: StartService, folder, openai_compatible: dict[str, str]) -> Iterator[Watched]:
+@pytest.fixture(scope="module")
+def service(start_service: StartService, openai_compatible: dict[str, str]) -> Iterator[Watched]:
     port = three_free_ports()
     figures = folder_of(port, Service.WEB).parent
     shutil.rmtree(figures, ignore_errors=True)
     try:
-        with start_service(folder, 2, METRICS_PORT=str(port), **openai_compatible) as running:
+        with (
+            temporary_folder() as folder,
+            start_service(folder, 2, METRICS_PORT=str(port), **openai_compatible) as running,
+        ):
             yield Watched(running, port)
     finally:
         shutil.rmtree(figures, ignore_errors=True)
+
+
+@pytest.fixture
+def watched(service: Watched) -> Watched:
+    service.begin()
+    service.await_figures(processes=6, turns_running=0)
+    return service
 
 
 def delta_events(api: Api, turns: list[dict]) -> int:
