@@ -425,6 +425,19 @@ def test_a_stamp_is_the_time_of_sending(url):
     assert started - 10**9 < stamps[0] <= stamps[-1] < ended
 
 
+def test_the_record_says_what_had_been_written_when(url, http):
+    with Raw(url, "[[reasoning=2 tokens=3 rate=100 progress=1]]") as raw:
+        raw.until(b"[DONE]")
+    record = last_record(http)
+    moments = [moment for moment, _ in record["progress"]]
+    assert [tokens for _, tokens in record["progress"]][:5] == [1, 2, 3, 4, 5]
+    assert moments == sorted(moments)
+    assert record["first_token_at"] <= moments[0]
+    with Raw(url, "[[tokens=3 rate=100]]") as raw:
+        raw.until(b"[DONE]")
+    assert last_record(http)["progress"] == []
+
+
 def test_a_slow_reader_is_waited_for(url, http):
     # 200,000 deltas are some 30 MB, more than the two sockets' buffers hold.
     with Raw(url, "[[tokens=200000]]") as raw:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from shared.redis_names import call_key
 from tests.soak.chaos.checker import Stored
 from tests.soak.chaos.clients import Told
 from tests.soak.chaos.plan import Kind, TurnPlan
-from tests.soak.proofs.bills import EXPLAINED, check_bills
+from tests.soak.proofs.bills import EXPLAINED, Found, check_bills
 from tests.soak.proofs.money_plan import HOUSES, planner
 from tests.soak.proofs.totals import MOST_KEPT, TotalsWatch, wrong_in
+from tests.soak.proofs.unseen import NAMED, CallNotes, too_many
 
 BEGAN = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = date(2026, 11, 22)
@@ -43,6 +45,7 @@ def record(number: int, outcome: str, output: int, **more: Any) -> dict[str, Any
         "cache_write_tokens": 3,
         "output_tokens": output,
         "reasoning_tokens": 0,
+        "progress": [],
         **more,
     }
 
@@ -97,7 +100,16 @@ class World:
 
     def __init__(self) -> None:
         self.told = [Told(PLAN, "s1", "t1")]
-        self.turn = {"id": "t1", "status": "completed", "attempt": 2}
+        self.turn = {"id": "t1", "session_id": "s1", "number": 2, "status": "completed", "attempt": 2}
+        self.earlier = {"id": "t0", "session_id": "s1", "number": 1, "status": "stopped", "attempt": 1}
+        self.messages = {
+            "t0": [{"role": "user", "position": 2, "content": "an earlier one"}],
+            "t1": [
+                {"role": "user", "position": 4, "content": QUESTION},
+                {"role": "assistant", "position": 5, "content": "the answer, which is no part of the prompt"},
+            ],
+        }
+        self.notes = CallNotes("redis://")
         self.broken_off = record(1, "client_disconnected", 5)
         self.whole = record(3, "completed", 9)
         self.records = [self.broken_off, self.whole]
@@ -123,10 +135,31 @@ class World:
             for period, starts_on in (("day", DAY), ("month", DAY.replace(day=1)))
         ]
 
-    def kinds(self) -> set[str]:
+    def found(self) -> Found:
         ledger = {"t1": [self.exact, self.partial]}
-        stored = Stored({"t1": self.turn}, {}, ledger, {}, [], 0, self.totals, self.holds)
-        return {each.kind for each in check_bills(self.told, stored, self.records).violations}
+        turns = {"t0": self.earlier, "t1": self.turn}
+        stored = Stored(
+            turns, self.messages, ledger, {}, [], 0, self.totals, self.holds, {"s1": "be terse, be kind"}
+        )
+        return check_bills(self.told, stored, self.records, notes=self.notes.last)
+
+    def kinds(self) -> set[str]:
+        return {each.kind for each in self.found().violations}
+
+    def note(self, said: str) -> None:
+        self.notes.take(["SET", call_key("s1", "t1"), said, "EX", "900"])
+
+    def lose_the_first_prompt(self, tokens: int = 5 + 4 + 14 + 4, **more: int) -> None:
+        """Have the first attempt's prompt written, noted and never seen; the two questions are joined in it."""
+        self.records.remove(self.broken_off)
+        nothing = {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_write_1h_tokens": 0}
+        self.pay("partial", row(1, 2, 0, "estimated", input_tokens=tokens, **{**nothing, **more}))
+        self.note("1")
+
+    def lose_again(self, **more: int) -> None:
+        """Bill another amount for the prompt that was never seen."""
+        figures = {name: self.partial[name] for name in self.partial if name.endswith("_tokens")} | more
+        self.pay("partial", row(1, 2, figures.pop("output_tokens"), "estimated", **figures))
 
     def pay(self, which: str, bill: dict[str, Any]) -> None:
         """Let one row be another, with totals that agree."""
@@ -220,6 +253,82 @@ def test_the_longest_prompt_of_an_attempt_says_which_rates_it_has():
     world.whole.update(input_tokens=390)
     world.records.insert(1, record(2.5, "cut", 0))
     world.pay("exact", row(2, 4, 9, "estimated", SHORT, input_tokens=390 + ESTIMATE))
+    assert world.kinds() == set()
+
+
+@pytest.mark.parametrize("estimate", [27, 17])
+def test_a_prompt_that_was_written_and_never_seen_is_billed_by_the_estimate_of_whoever_settled(estimate: int):
+    # By the worker: 5 and 14 tokens, four more for each text. By a sweeper: 71 bytes.
+    world = World()
+    world.lose_the_first_prompt(estimate)
+    found = world.found()
+    assert (found.violations, found.unseen, found.counts[NAMED]) == ([], {"t1": 1}, 1)
+    assert found.counts["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda w: w.notes.last.clear(),
+        lambda w: w.note("1 estimated 0 0 0 0"),
+        lambda w: (w.notes.last.clear(), w.note("2")),
+        lambda w: w.partial.update(usage_source="partial"),
+        lambda w: w.lose_again(input_tokens=28),
+        lambda w: w.lose_again(input_tokens=18),
+        lambda w: w.lose_again(input_tokens=54),
+        lambda w: w.lose_again(output_tokens=1),
+        lambda w: w.lose_again(cache_write_tokens=1),
+        lambda w: w.messages["t1"][0].update(content=QUESTION + " and more"),
+    ],
+)
+def test_any_other_bill_without_a_call_is_one_for_what_was_not_asked(breaks: Callable[[World], object]):
+    world = World()
+    world.lose_the_first_prompt()
+    breaks(world)
+    assert world.kinds() == {"billed_unasked"}
+
+
+def test_a_prompt_that_the_provider_has_a_log_of_is_held_against_that():
+    world = World()
+    world.lose_the_first_prompt()
+    world.records.insert(0, world.broken_off)
+    assert "prompt_guessed" in world.kinds()
+
+
+def test_more_prompts_that_nobody_saw_than_chance_explains_are_found():
+    assert [too_many(1, 100), too_many(2, 100), too_many(15, 3000), too_many(16, 3000)] == [
+        False, True, False, True,
+    ]  # fmt: skip
+    world = World()
+    world.lose_the_first_prompt()
+    world.told *= 2
+    assert "unseen_often" in world.kinds()
+
+
+def test_what_had_been_sent_when_a_user_stopped_a_turn_is_billed_to_the_token():
+    def stopped(billed: int) -> set[str]:
+        world = World()
+        moment = BEGAN + timedelta(seconds=3.3)
+        world.turn.update(status="stopped", stop_requested_at=moment, stop_observed_at=moment)
+        at = [(moment.timestamp() + offset, tokens) for offset, tokens in ((-0.1, 7), (0, 8), (0.001, 9))]
+        world.whole.update(outcome="client_disconnected", progress=at)
+        world.pay("exact", row(2, 4, billed, "partial"))
+        assert world.found().counts["stopped as the provider spoke"] == 1
+        return world.kinds()
+
+    assert stopped(8) == set()
+    assert stopped(7) == {"stop_short"}
+
+
+def test_a_stop_that_came_after_the_call_or_to_a_dead_worker_is_no_such_moment():
+    world = World()
+    moment = BEGAN + timedelta(seconds=3.3)
+    world.whole.update(outcome="client_disconnected", progress=[(moment.timestamp() - 0.1, 9)])
+    world.pay("exact", row(2, 4, 8, "partial"))
+    world.turn.update(status="stopped", stop_requested_at=moment, stop_observed_at=None)
+    assert world.kinds() == set()
+    late = BEGAN + timedelta(seconds=3.6)
+    world.turn.update(stop_requested_at=late, stop_observed_at=late)
     assert world.kinds() == set()
 
 

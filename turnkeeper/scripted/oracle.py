@@ -19,6 +19,8 @@ MAX_TEXT_BYTES: Final = 256 * 2**20
 """All messages and answers kept; beyond it the oldest records lose theirs."""
 MAX_ANSWER_CHARACTERS: Final = 4 * 2**20
 """What is kept of one answer, for those that never end."""
+MAX_PROGRESS: Final = 10_000
+"""Writes whose time is kept of one answer that asks for it; some 0.6 MB."""
 MAX_COUNTED: Final = 100_000
 """Conversations whose requests are counted for `fail_times`; the longest unused is forgotten."""
 
@@ -79,6 +81,7 @@ class Record:
     disconnected_ns: int | None = None
     bytes_sent: int = 0
     outcome: Outcome = Outcome.RUNNING
+    progress: list[tuple[int, int]] = field(default_factory=list)
 
     def say(self, text: str, reasoning: bool) -> None:
         """Remember text that was sent, up to a bound."""
@@ -88,19 +91,24 @@ class Record:
         else:
             self.text_forgotten = True
 
+    def note_progress(self) -> None:
+        """Remember that all that was said by now has been written, up to a bound."""
+        tokens = self.content_tokens + self.reasoning_tokens
+        if tokens and len(self.progress) < MAX_PROGRESS:
+            self.progress.append((time.monotonic_ns(), tokens))
+
     def shown(self, *, with_text: bool = True) -> dict[str, Any]:
         """Return the record as `GET /_log` shows it."""
         shown: dict[str, Any] = {
             name: getattr(self, name)
             for name in _SHOWN
-            if name not in _TEXTS and not name.endswith("_ns") and name != "text_characters"
+            if name not in _TEXTS and not name.endswith("_ns") and name not in _INTERNAL
         }
         for name in _TIMES:
             moment = getattr(self, f"{name}_ns")
             shown[f"{name}_ns"] = moment
-            shown[f"{name}_at"] = (
-                None if moment is None else self.received_at + (moment - self.received_ns) / 1e9
-            )
+            shown[f"{name}_at"] = None if moment is None else self._on_the_wall(moment)
+        shown["progress"] = [(self._on_the_wall(moment), tokens) for moment, tokens in self.progress]
         shown["output_tokens"] = self.content_tokens + self.reasoning_tokens
         if with_text:
             shown["messages"] = msgspec.Raw(self.messages)
@@ -109,9 +117,13 @@ class Record:
             shown["reasoning"] = "".join(self.reasoning)
         return shown
 
+    def _on_the_wall(self, moment_ns: int) -> float:
+        return self.received_at + (moment_ns - self.received_ns) / 1e9
+
 
 _SHOWN: Final = tuple(Record.__slots__)
 _TEXTS: Final = frozenset({"messages", "system", "text", "reasoning"})
+_INTERNAL: Final = frozenset({"text_characters", "progress"})
 _TIMES: Final = ("received", "first_byte", "first_token", "last_token", "finished", "disconnected")
 
 

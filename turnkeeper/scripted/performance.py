@@ -60,6 +60,7 @@ class Performance:
         "_in_stream",
         "_link",
         "_loop",
+        "_notes_progress",
         "_over",
         "_pacer",
         "_part",
@@ -90,6 +91,7 @@ class Performance:
         self._ended = ended
         self._shape = shape_of(part.script)
         self._stamp = part.script.stamp
+        self._notes_progress = part.script.progress
         self._sent_before = link.sent_bytes
         self._chunked = False
         self._in_stream = False
@@ -130,7 +132,7 @@ class Performance:
                 piece = self._said(step)
                 if step.gap_seconds:
                     block.append(piece)
-                    self._link.write(piece if len(block) == 1 else b"".join(block))
+                    self._write(piece if len(block) == 1 else b"".join(block))
                     self._due += step.gap_seconds
                     self._pacer.at(self._due, self._call)
                     return
@@ -139,19 +141,24 @@ class Performance:
             elif type(step) is Head:
                 piece = self._began(step)
             else:
-                self._link.write(b"".join(block))
+                self._write(b"".join(block))
                 if not self._over:
                     self._wait_or_break(step)
                 return
             block.append(piece)
             size += len(piece)
             if size >= _BLOCK_BYTES:
-                self._link.write(b"".join(block))
+                self._write(b"".join(block))
                 self._loop.call_soon(self._call)
                 return
         block.append(self._tail())
-        self._link.write(b"".join(block))
+        self._write(b"".join(block))
         self._when_drained(partial(self._conclude, None))
+
+    def _write(self, block: bytes) -> None:
+        self._link.write(block)
+        if self._notes_progress and self._record is not None:
+            self._record.note_progress()
 
     def _said(self, step: Say) -> bytes:
         text = step.text

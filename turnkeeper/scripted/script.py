@@ -94,6 +94,9 @@ class Script:
     )
     chunk: int = _directive(1, Group.ANSWER, "tokens in a delta", least=1, most=100_000)
     stamp: bool = _directive(False, Group.ANSWER, "each delta begins with its send time: `⟦monotonic ns⟧`")
+    progress: bool = _directive(
+        False, Group.ANSWER, "the record says when each delta had been written, and how many tokens by then"
+    )
     empty: bool = _directive(False, Group.ANSWER, "no text at all, then a clean end")
     tool_call: bool = _directive(False, Group.ANSWER, "a tool call after the text")
     empty_tool_calls: bool = _directive(

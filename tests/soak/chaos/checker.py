@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
@@ -28,6 +29,7 @@ _MESSAGES: Final = "select id, turn_id, role, content, status, position from tur
 _LEDGER: Final = "select * from turnkeeper.ledger"
 _SPEND: Final = "select * from turnkeeper.spend"
 _HOLDS: Final = "select * from turnkeeper.holds"
+_SYSTEM_PROMPTS: Final = "select id, system_prompt from turnkeeper.sessions"
 _LEFT_OVER: Final = "select count(*) as rows from turnkeeper.checkpoints"
 _TOTALS: Final = """
     select period, sum(spent_usd) as cost_usd, sum(attempts) as attempts, sum(input_tokens) as input_tokens,
@@ -70,6 +72,7 @@ class Stored:
     checkpoints: int
     spend: list[dict[str, Any]] = field(default_factory=list)
     holds: list[dict[str, Any]] = field(default_factory=list)
+    system_prompts: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,8 +97,9 @@ def read_stored(owner_url: str) -> Stored:
         sessions_off = db.execute(_SESSIONS).fetchall()
         left_over = db.execute(_LEFT_OVER).fetchone()
         spend, holds = db.execute(_SPEND).fetchall(), db.execute(_HOLDS).fetchall()
+        systems = {str(row["id"]): row["system_prompt"] for row in db.execute(_SYSTEM_PROMPTS)}
     assert left_over is not None
-    return Stored(turns, messages, ledger, totals, sessions_off, left_over["rows"], spend, holds)
+    return Stored(turns, messages, ledger, totals, sessions_off, left_over["rows"], spend, holds, systems)
 
 
 def _by_turn(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -105,13 +109,19 @@ def _by_turn(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def check(told: Sequence[Told], stored: Stored, records: Iterable[Mapping[str, Any]]) -> Verdict:
+def check(
+    told: Sequence[Told],
+    stored: Stored,
+    records: Iterable[Mapping[str, Any]],
+    unseen: Mapping[str, int] = MappingProxyType({}),
+) -> Verdict:
     """Compare the histories.
 
     Args:
         told: What clients were told.
         stored: What PostgreSQL holds.
         records: What the provider was asked and said; of each no more is kept than is compared.
+        unseen: How many rows of a turn are known to be for a prompt that the provider never saw.
     """
     verdict = Verdict()
     asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -119,7 +129,8 @@ def check(told: Sequence[Told], stored: Stored, records: Iterable[Mapping[str, A
         asked[record["conversation"]].append(record)
     for one in told:
         turn = stored.turns.get(one.turn_id)
-        for kind, evidence in [*one.violations, *_of_turn(one, turn, stored, asked)]:
+        of_turn = _of_turn(one, turn, stored, asked, unseen.get(one.turn_id, 0))
+        for kind, evidence in [*one.violations, *of_turn]:
             verdict.violations.append(Violation(kind, one.turn_id, one.plan.number, evidence))
         if turn is not None:
             _count(verdict.counts, one, turn, stored, asked[one.plan.idempotency_key])
@@ -148,7 +159,11 @@ def _count(
 
 
 def _of_turn(
-    told: Told, turn: dict[str, Any] | None, stored: Stored, asked: Mapping[str, Sequence[Mapping[str, Any]]]
+    told: Told,
+    turn: dict[str, Any] | None,
+    stored: Stored,
+    asked: Mapping[str, Sequence[Mapping[str, Any]]],
+    unseen: int,
 ) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with one turn."""
     if turn is None:
@@ -164,8 +179,11 @@ def _of_turn(
     yield from _messages(told, turn, stored.messages.get(told.turn_id, []))
     yield from _done(told, turn, answer)
     yield from _ending(told, turn)
-    yield from _bill(turn, stored.ledger.get(told.turn_id, []))
-    yield from _said(told, turn, answer, records, stored.ledger.get(told.turn_id, []))
+    rows = stored.ledger.get(told.turn_id, [])
+    yield from _bill(turn, rows)
+    if len(rows) > len(records) + unseen:
+        yield "billed_unasked", f"{len(rows)} ledger rows for {len(records)} requests"
+    yield from _said(told, turn, answer, records, rows)
 
 
 def _messages(
@@ -240,8 +258,6 @@ def _said(
     rows: Sequence[dict[str, Any]],
 ) -> Iterator[tuple[str, str]]:
     """Yield where the provider knows otherwise."""
-    if len(rows) > len(records):
-        yield "billed_unasked", f"{len(rows)} ledger rows for {len(records)} requests"
     if any(record["outcome"] == "running" for record in records):
         yield "left_open", "the provider still answers a turn that is over"
     if turn["status"] != "completed":

@@ -6,7 +6,7 @@ the row before and before itself.
 
 What a connection still carried when it ended, nobody has read, and nobody can bill. So an answer that broke off
 may be billed for less than was sent: by what the provider sends in `IN_FLIGHT_SECONDS`, and in as many more as the
-machine was late just then.
+machine was late just then. But what had been sent when a user stopped the turn is billed to the token.
 """
 
 import tomllib
@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from tests.soak.chaos.checker import Stored, Violation
 from tests.soak.chaos.clients import Told
+from tests.soak.proofs.unseen import NAMED, is_unseen_prompt, too_many
 
 PRICES_FILE: Final = Path(__file__).with_name("money_prices.toml")
 IN_FLIGHT_SECONDS: Final = 0.25
@@ -46,13 +48,17 @@ class Found:
         lateness: How many seconds late the machine was about a moment.
         violations: Which promises were broken.
         counts: What there was, for the summary.
-        short: By how many tokens of the answer attempts were billed below what was sent, by how they ended.
+        short: By how many tokens of the answer attempts were billed below what was sent until their connection
+            ended, by how they ended.
+        unseen: How many rows of a turn are for a prompt that the provider never saw.
     """
 
     lateness: Callable[[float], float]
+    notes: Mapping[tuple[str, int], str]
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     short: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    unseen: Counter[str] = field(default_factory=Counter)
 
 
 def check_bills(
@@ -60,6 +66,7 @@ def check_bills(
     stored: Stored,
     records: Sequence[Mapping[str, Any]],
     lateness: Callable[[float], float] = lambda _: 0.0,
+    notes: Mapping[tuple[str, int], str] = MappingProxyType({}),
 ) -> Found:
     """Compare the ledger with the provider's log, and the totals with the ledger.
 
@@ -68,8 +75,9 @@ def check_bills(
         stored: What PostgreSQL holds; no turn may be active.
         records: What the provider was asked and said.
         lateness: How many seconds late the machine was about a moment, in seconds since 1970.
+        notes: What attempts noted of their calls, `CallNotes.last`.
     """
-    found = Found(lateness)
+    found = Found(lateness, notes)
     asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         asked[record["conversation"]].append(record)
@@ -80,8 +88,11 @@ def check_bills(
             continue
         rows = sorted(stored.ledger.get(one.turn_id, []), key=lambda row: row["attempt"])
         calls = sorted(asked.get(one.plan.idempotency_key, []), key=lambda record: record["id"])
-        for kind, evidence in _of_turn(turn, rows, calls, prices, found):
+        for kind, evidence in _of_turn(turn, rows, calls, prices, found, stored):
             found.violations.append(Violation(kind, one.turn_id, one.plan.number, evidence))
+    if too_many(found.unseen.total(), found.counts["rows"]):
+        evidence = f"{found.unseen.total()} of {found.counts['rows']} rows"
+        found.violations.append(Violation("unseen_often", "", 0, evidence))
     for kind, evidence in _of_totals(stored):
         found.violations.append(Violation(kind, "", 0, evidence))
     return found
@@ -93,14 +104,26 @@ def _of_turn(
     records: Sequence[Mapping[str, Any]],
     prices: Mapping[tuple[str, str], Mapping[str, Any]],
     found: Found,
+    stored: Stored,
 ) -> Iterator[tuple[str, str]]:
     left = list(records)
     for row in rows:
+        found.counts["rows"] += 1
         settled_at = row["created_at"].timestamp()
         calls = [record for record in left if record["received_at"] <= settled_at]
         left = left[len(calls) :]
+        if not calls and is_unseen_prompt(row, turn, stored, found.notes):
+            found.unseen[str(turn["id"])] += 1
+            found.counts[NAMED] += 1
+            found.counts[f"rows {row['usage_source']}"] += 1
+            yield from _cost(row, calls, prices)
+            continue
         if not calls:
-            yield "billed_unasked", f"attempt {row['attempt']} is billed, and the provider was not called"
+            noted = found.notes.get((str(turn["id"]), row["attempt"]))
+            yield (
+                "billed_unasked",
+                f"attempt {row['attempt']} {_figures(row)}, and no call; it noted {noted!r}",
+            )
             continue
         yield from _of_row(turn, row, calls, found, is_last=row is rows[-1])
         yield from _cost(row, calls, prices)
@@ -142,8 +165,31 @@ def _of_row(
             found.counts["completed rows with calls in vain"] += 1
             found.counts["calls in vain that the provider never saw"] += unseen
         return
+    if is_last:
+        yield from _at_the_stop(turn, billed, paid, evidence, found)
     ended = turn["status"] if is_last else "followed by another attempt"
     yield from _of_broken_off(row, paid, ended, evidence, found)
+
+
+def _at_the_stop(
+    turn: Mapping[str, Any], billed: Figures, paid: Sequence[Mapping[str, Any]], evidence: str, found: Found
+) -> Iterator[tuple[str, str]]:
+    """Yield what is billed below what the provider had written when a turn was stopped: to the token, whatever is late.
+
+    A turn is stopped at the moment at which PostgreSQL wrote the Stop, before anybody was told. What the provider
+    sends until its connection is closed is no part of that. One whose worker died meanwhile was ended by that.
+    """
+    asked, observed = turn.get("stop_requested_at"), turn.get("stop_observed_at")
+    if turn["status"] != "stopped" or asked is None or observed is None or not paid:
+        return
+    moment, last = asked.timestamp(), paid[-1]
+    if not last["received_at"] <= moment <= last["finished_at"]:
+        return
+    written = max((tokens for at, tokens in last["progress"] if at <= moment), default=0)
+    before = sum(_sent(record)[len(_PROMPT)] for record in paid[:-1])
+    found.counts["stopped as the provider spoke"] += written > 0
+    if billed[len(_PROMPT)] < before + written:
+        yield "stop_short", f"{before + written} tokens had been sent at {moment:.3f}: {evidence}"
 
 
 def _of_broken_off(
@@ -284,7 +330,7 @@ def _cost(
     owed = [record for record in calls if not _is_free(record)]
     # Of several calls the longest prompt counts. Each was billed as told or by estimate: the row does not say which.
     lengths = [(sum(_told(record)[:3]), _estimate(record)) for record in owed]
-    if len(owed) < 2 and row["usage_source"] != "estimated":
+    if not calls or (len(owed) < 2 and row["usage_source"] != "estimated"):
         lengths = [(sum(_figures(row)[:3]),) * 2]
     may_be_short = max(map(min, lengths), default=0) <= long["above_tokens"]
     may_be_long = max(map(max, lengths), default=0) > long["above_tokens"]
@@ -336,6 +382,8 @@ EXPLAINED: Final = {
     "prompt_guessed": "prompts billed by estimate although the provider had told them",
     "input_short": "bills below the prompt that was answered",
     "output_short": "bills below the text that was sent",
+    "stop_short": "bills below the text that had been sent when a user stopped the turn",
+    "unseen_often": "more prompts billed that nobody saw than chance explains",
     "billed_unasked": "bills for attempts that called nobody",
     "refused_billed": "bills for what the provider refused",
     "unbilled": "calls without a bill",

@@ -31,6 +31,7 @@ from tests.soak.proofs.bills import PRICES_FILE, check_bills
 from tests.soak.proofs.crowd import Asked, broken
 from tests.soak.proofs.money_plan import HOUSES, House, planner
 from tests.soak.proofs.totals import TotalsWatch
+from tests.soak.proofs.unseen import MOST_SHARE, NAMED, CallNotes
 from turnkeeper.ledger import differences
 
 DIALECTS: Final = ("anthropic", "openai-compatible")
@@ -98,6 +99,7 @@ class _Side:
     houses: Houses
     nemesis: Nemesis
     totals: TotalsWatch
+    notes: CallNotes
 
 
 def money(asked: Asked) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def _enter(stack: ExitStack, dialect: str, asked: Asked) -> _Side:
         )
         first += turns
     totals = stack.enter_context(TotalsWatch(service.owner_url))
-    return _Side(dialect, service, Houses(members), Nemesis(service, recovery), totals)
+    notes = stack.enter_context(CallNotes(service.redis_url))
+    return _Side(dialect, service, Houses(members), Nemesis(service, recovery), totals, notes)
 
 
 def _open(service: Service, house: House, turns: int) -> str:
@@ -174,11 +177,14 @@ def _summary(asked: Asked, sides: Sequence[_Side], began: float) -> dict[str, An
     for side in sides:
         records = list(side.service.provider_records())
         stored = read_stored(side.service.owner_url)
-        verdict = check(side.houses.told, stored, records)
-        bills = check_bills(side.houses.told, stored, records, side.totals.lateness)
+        bills = check_bills(side.houses.told, stored, records, side.totals.lateness, side.notes.last)
+        verdict = check(side.houses.told, stored, records, bills.unseen)
         violations += [*verdict.violations, *bills.violations, *_of_sums(side)]
         outcomes += verdict.counts + bills.counts
         happened += _happened(side, stored.turns, stored.ledger, records)
+        happened["turns stopped by users as the provider spoke"] += bills.counts[
+            "stopped as the provider spoke"
+        ]
         for ended, tokens in bills.short.items():
             short[ended] += tokens
     clients = Houses([member for side in sides for member in side.houses.members])
@@ -192,9 +198,13 @@ def _summary(asked: Asked, sides: Sequence[_Side], began: float) -> dict[str, An
         "figures": {
             "turns accepted": sum(bool(one.turn_id) for one in clients.told),
             **{
-                f"attempts billed below what was sent, {ended}": f"{len(tokens)}, by {max(tokens)} tokens at most"
+                f"billed below what was sent to the end, {ended}": f"{len(tokens)}, by {max(tokens)} tokens at most"
                 for ended, tokens in sorted(short.items())
             },
+            "stopped turns held against what had been sent at their Stop": outcomes[
+                "stopped as the provider spoke"
+            ],
+            NAMED: f"{outcomes[NAMED]} of {outcomes['rows']} rows, {MOST_SHARE:.1%} at most",
             "looks at the totals": sum(side.totals.looks for side in sides),
             "looks that were late": sum(len(side.totals.late) for side in sides),
             "the latest, seconds": round(
@@ -255,6 +265,7 @@ def _ledger_check(service: Service) -> str | None:
 MUST_HAPPEN: Final = (
     "posts refused for money",
     "turns stopped by users",
+    "turns stopped by users as the provider spoke",
     "turns ended for money",
     "turns cut off beyond their limit",
     "turns failed",

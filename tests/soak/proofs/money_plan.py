@@ -110,7 +110,12 @@ def _plan(random: Random, seed: int, number: int, house: House, *, is_anthropic:
     rate = random.choice(_RATES)
     # Some are too long for their limit, which an obedient provider then keeps to.
     limit = max(16, int(tokens * random.choice((0.7, 1.2, 2.0))))
-    directives = [f"key=chaos-{number}", f"rate={rate}", *_cached(random, is_anthropic=is_anthropic)]
+    directives = [
+        f"key=chaos-{number}",
+        f"rate={rate}",
+        "progress=1",
+        *_cached(random, is_anthropic=is_anthropic),
+    ]
     if kind is Kind.GREEDY:
         limit = max(16, tokens // 4)
         tokens = limit * 2
@@ -123,7 +128,7 @@ def _plan(random: Random, seed: int, number: int, house: House, *, is_anthropic:
         kind,
         f"[[{' '.join(directives)}]] question {number}: {_LONG_WORD * random.randrange(40, 60)}".strip(),
         "restart" if kind is Kind.MENDED else random.choices(("restart", "fail"), (4, 1))[0],
-        random.uniform(0, 1.2 * lasts) if random.random() < 0.12 else None,
+        random.uniform(0, 1.2 * lasts) if random.random() < 0.2 else None,
         random.uniform(0, 1.2 * lasts) if random.random() < 0.03 else None,
         random.random() < 0.05,
         (ReaderPlan(random.choice((Way.SOCKET, Way.SSE, Way.POST)), (), 0.0),),

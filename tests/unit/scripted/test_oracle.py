@@ -67,6 +67,18 @@ def test_one_answer_is_kept_up_to_a_bound(monkeypatch):
     assert (record.shown()["text"], record.text_forgotten) == ("x" * 8, True)
 
 
+def test_when_tokens_were_written_is_kept_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(oracle_module, "MAX_PROGRESS", 2)
+    record = Oracle().open("openai", "/", {})
+    record.note_progress()
+    for _ in range(3):
+        record.content_tokens += 2
+        record.note_progress()
+    shown = record.shown()["progress"]
+    assert [tokens for _, tokens in shown] == [2, 4]
+    assert record.received_at <= shown[0][0] <= shown[1][0] < record.received_at + 60
+
+
 def test_text_is_kept_only_when_wanted():
     record = finished(Oracle(keep_text=False))
     assert record.shown()["text"] == ""

@@ -1,0 +1,76 @@
+"""Overhears everything that Redis is told, whoever tells it: `MONITOR` on a connection of its own."""
+
+import re
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
+
+import redis
+
+_WORD: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+_SECONDS: Final = 20.0
+"""For what Redis answers at once."""
+_SILENT_SECONDS: Final = 3600.0
+"""Longer than any test listens while Redis is told nothing."""
+
+
+class Monitor:
+    """Hears all commands but AUTH, which Redis does not show, from one thread for as long as the context lasts.
+
+    A Redis that ends is heard until then.
+
+    Args:
+        url: Which Redis.
+        take: Called with the words of each command, as Redis shows them.
+        only: Bytes that a line must hold to be split at all; empty for all of them.
+    """
+
+    def __init__(self, url: str, take: Callable[[list[str]], None], only: bytes = b"") -> None:
+        self._url = url
+        self._take = take
+        self._only = only
+        self._end = f"end-{uuid.uuid4().hex}"
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        parts = urlsplit(self._url)
+        self._socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=_SECONDS)
+        self._lines = self._socket.makefile("rb")
+        login = f"AUTH {unquote(parts.password)}\r\n" if parts.password else ""
+        self._socket.sendall(f"{login}MONITOR\r\n".encode())
+        for _ in range(2 if login else 1):
+            assert self._lines.readline() == b"+OK\r\n"
+        self._socket.settimeout(_SILENT_SECONDS)
+        self._thread = threading.Thread(target=self._listen, name="monitor", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Return when all that was sent before has been heard; raise what `take` raised."""
+        try:
+            with redis.Redis.from_url(self._url, socket_timeout=_SECONDS) as client:
+                client.echo(self._end)
+        except redis.RedisError:
+            self._socket.shutdown(socket.SHUT_RDWR)  # it is gone, and so is the rest
+        self._thread.join(_SECONDS)
+        assert not self._thread.is_alive()
+        self._lines.close()
+        self._socket.close()
+        if self.error is not None:
+            raise self.error
+
+    def _listen(self) -> None:
+        end = self._end.encode()
+        try:
+            for line in self._lines:
+                if end in line:
+                    return
+                if self._only in line:
+                    self._take([word.decode(errors="replace") for word in _WORD.findall(line)])
+        except OSError:
+            return
+        except Exception as error:  # noqa: BLE001 -- raised where the context is left
+            self.error = error

@@ -1,0 +1,108 @@
+"""Bills for a prompt that was written to the provider's connection and that the provider never saw.
+
+Once the operating system has taken a prompt nobody can know whether it was read, so it is billed as an estimate. A
+worker that is killed, or that stops the turn, just then leaves such a row. It is right under four conditions, and no
+other: its source is the estimate, the attempt's note in Redis says that the request was written and nothing more, the
+provider has no log of it, and the figures are the estimate of that very prompt without any output.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from typing import Any, Final, Self
+
+from tests.monitor import Monitor
+from tests.soak.chaos.checker import Stored
+
+NAMED: Final = "prompts billed by estimate that were written and never seen"
+MOST_SHARE: Final = 0.005
+"""Of all rows. A worker is hurt some 130 times in a run of 3,000 rows and has some 12 turns then, each of which spends
+below 5 ms of more than a second between a written prompt and one that was seen: 8 rows at most, 15 are allowed."""
+_BYTES_PER_TOKEN: Final = 4
+_MESSAGE_TOKENS: Final = 4
+_NOT_INPUT: Final = (
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+
+
+class CallNotes:
+    """What attempts noted of their calls, overheard as Redis was told.
+
+    Attributes:
+        last: The last note of each turn's attempt, without its number: empty when it says no more than that the
+            request was written.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self.last: dict[tuple[str, int], str] = {}
+        self._monitor = Monitor(redis_url, self.take, only=b":call:")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._monitor)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def take(self, words: Sequence[str]) -> None:
+        """Take in a command that names a note."""
+        if words[0].upper() == "SET":
+            turn_id = words[1].rpartition(":")[2]
+            attempt, _, told = words[2].partition(" ")
+            self.last[turn_id, int(attempt)] = told
+
+
+def is_unseen_prompt(
+    row: Mapping[str, Any], turn: Mapping[str, Any], stored: Stored, notes: Mapping[tuple[str, int], str]
+) -> bool:
+    """Say whether a row for which the provider has no call is right.
+
+    Args:
+        row: The ledger's.
+        turn: Whose it is.
+        stored: What PostgreSQL holds: the prompt is put together anew, by other code than that which sent it.
+        notes: The last note of each turn's attempt, `CallNotes.last`.
+    """
+    return (
+        row["usage_source"] == "estimated"
+        and notes.get((str(turn["id"]), row["attempt"])) == ""
+        and not any(row[name] for name in _NOT_INPUT)
+        and row["input_tokens"] in _estimates(turn, stored)
+    )
+
+
+def too_many(unseen: int, rows: int) -> bool:
+    """Say whether there are more such rows than chance explains; one alone may be in the shortest run."""
+    return unseen > max(1, MOST_SHARE * rows)
+
+
+def _estimates(turn: Mapping[str, Any], stored: Stored) -> set[int]:
+    """Return what the turn's prompt is estimated at: by the worker that sends it, and by one that finds it dead.
+
+    The first adds what joins messages, the second has the bytes of all texts together.
+    """
+    session_id = turn["session_id"]
+    system = stored.system_prompts.get(str(session_id)) or ""
+    history = sorted(
+        (
+            message
+            for other in stored.turns.values()
+            if other["session_id"] == session_id
+            for message in stored.messages.get(str(other["id"]), ())
+            if message["position"] <= turn["number"] * 2
+        ),
+        key=lambda message: message["position"],
+    )
+    spoken = [
+        "\n\n".join(message["content"] for message in neighbours)
+        for _, neighbours in groupby(history, key=lambda message: message["role"])
+    ]
+    texts = [text for text in (system, *spoken) if text]
+    of_worker = sum(-(-len(text.encode()) // _BYTES_PER_TOKEN) + _MESSAGE_TOKENS for text in texts)
+    of_sweeper = sum(len(text.encode()) for text in (system, *(each["content"] for each in history)))
+    return {of_worker, of_sweeper // _BYTES_PER_TOKEN}
