@@ -114,14 +114,20 @@ $(AUDIT)/.installed: requirements-audit.lock | $(PY)
 	@touch $@
 
 .PHONY: audit sbom
+# Where advisories come from: pypi or osv.
+AUDIT_SERVICE ?= pypi
 # Strict: a package that could not be looked up is not a package without faults.
 audit: $(AUDIT)/.installed  ## known vulnerabilities of what is locked, and faults of the workflow; needs PyPI
 	$(AUDIT)/bin/zizmor --offline --no-progress --quiet .github/workflows
-	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
-		-r requirements.lock -r requirements-dev.lock -r requirements-audit.lock
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--vulnerability-service $(AUDIT_SERVICE) \
+		-r requirements.lock -r requirements-dev.lock -r requirements-audit.lock || { \
+		echo "make: nothing was audited, unless vulnerabilities are listed above. Advisories come from $(AUDIT_SERVICE):" \
+			"https://pypi.org/pypi/NAME/VERSION/json, or https://api.osv.dev with AUDIT_SERVICE=osv;" \
+			"a mirror that has packages alone answers neither" >&2; exit 1; }
 
 sbom: build/turnkeeper.cdx.json  ## what a release consists of, as CycloneDX: build/turnkeeper.cdx.json
 build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements.lock pyproject.toml
 	@mkdir -p $(@D)
 	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
-		--output-reproducible --of JSON -o $@
+		--spec-version 1.6 --validate --output-reproducible --of JSON -o $@
