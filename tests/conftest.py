@@ -20,12 +20,12 @@ from shared.accounts import KeyRole, create_organization, insert_key, mint_key
 from shared.database import Database
 from shared.migrate import migrate
 from shared.settings import Settings, load_settings
-from tests.marks import Listener, leaks_in_files, leaks_in_redis, listen, mark_new_secrets
+from tests import doorbells
+from tests.marks import leaks_in_files, leaks_in_redis
 from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
 # Before any of them is imported: their assertions say what they compared, as those of tests do.
 pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")
-mark_new_secrets()
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,6 @@ class Keys:
     bob: str
     service: str
     admin: str
-
-
-@pytest.fixture(scope="session")
-def listener() -> Listener:
-    """Hears what this process logs, from the first test on."""
-    return listen()
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_told(listener: Listener) -> Iterator[None]:
-    """No test may make this process log a secret or content (I10)."""
-    yield
-    heard, listener.heard = listener.heard, []
-    assert not heard, heard
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +52,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis server; what is in it belongs to the running test."""
     with temporary_redis() as server:
-        yield server
+        with doorbells.listening(server.url):
+            yield server
         found = leaks_in_files([Path(server.log)])
     assert not found, found
 

@@ -21,7 +21,7 @@ MARK = f"mark{secrets.token_hex(6)}"
 DIRECTIVE = re.compile(r"\[\[\w+[= \]]")
 SHORTEST_SECRET = 8
 """Of what is looked for; a shorter word stands anywhere."""
-OURS = ("turnkeeper", "api", "worker", "shared")
+OURS = ("turnkeeper", "api", "worker", "shared", "turnkeeper_client")
 KEYS = ("service_key", "user_key", "admin_key")
 URLS = ("database_url", "database_owner_url", "redis_url")
 

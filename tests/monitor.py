@@ -5,6 +5,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +21,7 @@ _SILENT_SECONDS: Final = 3600.0
 class Monitor:
     """Hears all commands but AUTH, which Redis does not show, from one thread for as long as the context lasts.
 
-    A Redis that ends is heard until then.
+    One whose connection is killed listens again; a Redis that ends is heard until then.
 
     Args:
         url: Which Redis.
@@ -33,44 +34,58 @@ class Monitor:
         self._take = take
         self._only = only
         self._end = f"end-{uuid.uuid4().hex}"
-        self.error: Exception | None = None
+        self._error: Exception | None = None
 
     def __enter__(self) -> Self:
+        self._listen()
+        self._thread = threading.Thread(target=self._hear_all, name="monitor", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Return when all that was sent before has been heard; raise what `take` raised."""
+        # One that is gone is heard no more, and the thread knows.
+        with suppress(redis.RedisError), redis.Redis.from_url(self._url, socket_timeout=_SECONDS) as client:
+            client.echo(self._end)
+        self._thread.join(_SECONDS)
+        assert not self._thread.is_alive()
+        if self._error is not None:
+            raise self._error
+
+    def _listen(self) -> None:
         parts = urlsplit(self._url)
         self._socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=_SECONDS)
         self._lines = self._socket.makefile("rb")
         login = f"AUTH {unquote(parts.password)}\r\n" if parts.password else ""
         self._socket.sendall(f"{login}MONITOR\r\n".encode())
         for _ in range(2 if login else 1):
-            assert self._lines.readline() == b"+OK\r\n"
+            if self._lines.readline() != b"+OK\r\n":
+                raise ConnectionError("Redis lets nobody listen")
         self._socket.settimeout(_SILENT_SECONDS)
-        self._thread = threading.Thread(target=self._listen, name="monitor", daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_error: object) -> None:
-        """Return when all that was sent before has been heard; raise what `take` raised."""
+    def _hear_all(self) -> None:
         try:
-            with redis.Redis.from_url(self._url, socket_timeout=_SECONDS) as client:
-                client.echo(self._end)
-        except redis.RedisError:
-            self._socket.shutdown(socket.SHUT_RDWR)  # it is gone, and so is the rest
-        self._thread.join(_SECONDS)
-        assert not self._thread.is_alive()
-        self._lines.close()
-        self._socket.close()
-        if self.error is not None:
-            raise self.error
+            while not self._hear():
+                self._close()
+                self._listen()
+        except OSError:
+            pass  # it is gone
+        except Exception as error:  # noqa: BLE001 -- raised where the context is left
+            self._error = error
+        finally:
+            self._close()
 
-    def _listen(self) -> None:
+    def _hear(self) -> bool:
+        """Take what is said; False when the connection was lost."""
         end = self._end.encode()
-        try:
+        with suppress(ConnectionError):
             for line in self._lines:
                 if end in line:
-                    return
+                    return True
                 if self._only in line:
                     self._take([word.decode(errors="replace") for word in _WORD.findall(line)])
-        except OSError:
-            return
-        except Exception as error:  # noqa: BLE001 -- raised where the context is left
-            self.error = error
+        return False
+
+    def _close(self) -> None:
+        self._lines.close()
+        self._socket.close()

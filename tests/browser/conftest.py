@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+from tests.marks import leaks
 
 PAGE_FOLDER = Path(__file__).parents[2] / "api" / "page"
 ARGUMENTS = [
@@ -91,13 +94,17 @@ def profile(browser: Browser) -> Iterator[BrowserContext]:
 
 @contextmanager
 def clean_tab(context: BrowserContext) -> Iterator[Page]:
-    """A tab in which no script may fail and no rule of the content security policy may be broken."""
+    """A tab in which no script may fail, no rule of the content security policy be broken and nothing told (I10)."""
     tab = context.new_page()
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
     tab.on("console", lambda line: errors.append(line.text) if "Content Security" in line.text else None)
+    told: list[str] = []
+    tab.on("console", lambda line: told.extend(leaks(line.text)))
+    tab.on("request", lambda request: told.extend(leaks(unquote(request.url))))
     yield tab
     assert errors == []
+    assert told == []
 
 
 def serve_page(route: Route) -> None:

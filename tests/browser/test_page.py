@@ -15,6 +15,9 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests import doorbells
+from tests.marks import leaks_in_redis, secrets_of
+
 START_LIMIT_SECONDS = 150.0
 END_LIMIT_SECONDS = 60.0
 PROJECT = Path(__file__).parents[2]
@@ -27,6 +30,7 @@ class Service:
         self.url: str = state["url"]
         self.user_key: str = state["user_key"]
         self.service_key: str = state["service_key"]
+        self.redis_url: str = state["redis_url"]
         headers = {"Authorization": f"Bearer {self.service_key}"}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
@@ -75,8 +79,9 @@ def service(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             )
             assert state.exists(), (folder / "output").read_text()
             running = Service(json.loads(state.read_text()))
-            with running.http:
+            with running.http, doorbells.listening(running.redis_url):
                 yield running
+            assert leaks_in_redis(running.redis_url, secrets_of({}, state.read_text())) == []
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(END_LIMIT_SECONDS)

@@ -16,6 +16,7 @@ import httpx
 import openai
 import pytest
 
+from tests.children import search_rest
 from turnkeeper.scripted.wire import SECRET_MARK
 
 START_SECONDS = 60
@@ -41,6 +42,7 @@ def provider(*options):
             process.kill()
             process.wait(PATIENCE_SECONDS)
             raise
+        search_rest(process)
         process.stdout.close()
         process.stderr.close()
 

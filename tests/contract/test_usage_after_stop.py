@@ -13,6 +13,7 @@ from shared.events import EventType
 from shared.settings import load_settings
 from shared.turns import Role, StopReason
 from shared.usage import UsageSource
+from tests.children import search_rest
 from worker.attempt import Attempt
 from worker.breaker import Breaker
 from worker.outcome import Stopped
@@ -36,6 +37,7 @@ def url():
     finally:
         process.terminate()
         process.wait(LIMIT_SECONDS)
+        search_rest(process)
         process.stdout.close()
 
 

@@ -1,6 +1,7 @@
 """A folder that looks like a clone after `make run`, and the shell lines of the documentation in it."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import redis
+
+from tests.marks import leaks_in_redis, secrets_of
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 150.0
@@ -78,7 +82,7 @@ def running_in(folder: Path, *arguments: str, **environ: str) -> Iterator[None]:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-    family = []
+    family, found = [], []
     try:
         deadline = time.monotonic() + START_LIMIT_SECONDS
         while not state.exists():
@@ -87,6 +91,11 @@ def running_in(folder: Path, *arguments: str, **environ: str) -> Iterator[None]:
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
         yield
+        told = state.read_text()
+        with contextlib.suppress(redis.RedisError):
+            found = leaks_in_redis(
+                json.loads(told)["redis_url"], secrets_of({**environment(), **environ}, told)
+            )
         root = psutil.Process(process.pid)
         family = [root, *root.children(recursive=True)]
     finally:
@@ -99,6 +108,7 @@ def running_in(folder: Path, *arguments: str, **environ: str) -> Iterator[None]:
             process.wait(LIMIT_SECONDS)
         left = psutil.wait_procs(family, timeout=LIMIT_SECONDS)[1]
     assert left == []
+    assert not found, found
 
 
 def run_shell(folder: Path, script: str, said: str = "", *, is_quiet: bool = True, **environ: str) -> str:

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import redis
 
+from tests import doorbells
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Oracle, wait_until
 from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secrets_of
 
@@ -234,7 +235,11 @@ def openai_compatible(scripted: Oracle) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stack(openai_compatible: dict[str, str]) -> Iterator[Service]:
     """Two of each process, in front of the scripted provider."""
-    with temporary_folder() as path, running_service(path, 2, **openai_compatible) as service:
+    with (
+        temporary_folder() as path,
+        running_service(path, 2, **openai_compatible) as service,
+        doorbells.listening(service.state["redis_url"]),
+    ):
         yield service
 
 

@@ -17,6 +17,7 @@ from shared.accounts import create_key, create_organization
 from shared.migrate import migrate
 from tests.e2e.conftest import QUICK, START_LIMIT_SECONDS, spawn
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, wait_until
+from tests.marks import leaks_in_redis
 from tests.nginx import await_listening, configuration, free_port, running_nginx
 from turnkeeper.embedded import temporary_postgres, temporary_redis
 
@@ -118,6 +119,8 @@ def running_formation(
         stack.enter_context(running_nginx(folder / "nginx", port, configuration(port, web, relay, *changes)))
         formation.await_ready()
         yield formation
+        found = leaks_in_redis(redis_server.url)
+        assert not found, found
 
 
 def end_all(formation: Formation) -> None:

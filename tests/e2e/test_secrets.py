@@ -6,10 +6,8 @@ its events, and in no log line, error, key name, task or command line.
 
 import base64
 import json
-import re
 import signal
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -26,11 +24,11 @@ import redis
 from websockets.exceptions import WebSocketException
 
 from shared.accounts import create_key, create_organization
+from tests.doorbells import check_push
 from tests.e2e.conftest import PROVIDER_KEY, Service, running_service, temporary_folder
 from tests.e2e.protocol_client import SUBPROTOCOL, Api, Oracle, wait_until, websocket
+from tests.monitor import Monitor
 from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
-
-END = f"end-{uuid.uuid4().hex}"
 
 
 def mark(what: str) -> str:
@@ -41,37 +39,6 @@ CONTENT = {
     name: mark(name)
     for name in ("question", "answer", "system", "title", "metadata", "reason", "user", "search", "garbage")
 }
-
-
-class Overheard:
-    """Every command that Redis was sent, as its words; MONITOR shows no AUTH."""
-
-    def __init__(self, url: str) -> None:
-        self.commands: list[list[str]] = []
-        self._url = url
-        parts = urlsplit(url)
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=300)
-        self._socket.sendall(f"AUTH {unquote(parts.password or '')}\r\nMONITOR\r\n".encode())
-        self._lines = self._socket.makefile("rb")
-        assert [self._lines.readline() for _ in range(2)] == [b"+OK\r\n"] * 2
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        for line in self._lines:
-            words = re.findall(r'"((?:[^"\\]|\\.)*)"', line.decode(errors="replace"))
-            if END in words:
-                return
-            self.commands.append(words)
-
-    def end(self) -> None:
-        """Return when all that was sent before has been heard."""
-        with redis.Redis.from_url(self._url) as client:
-            client.echo(END)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        self._lines.close()
-        self._socket.close()
 
 
 @dataclass
@@ -108,7 +75,9 @@ def aftermath(
     postgres: EmbeddedPostgres, redis_server: EmbeddedRedis, scripted: Oracle
 ) -> Iterator[Aftermath]:
     with ExitStack() as stack:
-        overheard = Overheard(redis_server.url)
+        commands: list[list[str]] = []
+        overheard = stack.enter_context(ExitStack())
+        overheard.enter_context(Monitor(redis_server.url, commands.append))
         folder = stack.enter_context(temporary_folder())
         service = stack.enter_context(
             running_service(
@@ -125,7 +94,7 @@ def aftermath(
         )
         drive = Drive(service, scripted, postgres, redis_server)
         drive.everything()
-        overheard.end()
+        overheard.close()
         with redis.Redis.from_url(redis_server.url) as client:
             keys = [key.decode() for key in client.scan_iter(count=1000)]
             kept = " ".join(str(client.dump(key)) + str(readable(client, key)) for key in keys)
@@ -156,7 +125,7 @@ def aftermath(
             closings=drive.closings,
             events=drive.events,
             logs=logs,
-            commands=overheard.commands,
+            commands=commands,
             keys=keys,
             redis_values=kept,
             rows=rows,
@@ -515,15 +484,14 @@ def test_redis_holds_content_in_events_alone_and_no_secret(aftermath: Aftermath)
 
 
 def test_a_task_says_a_turns_id_and_nothing_else(aftermath: Aftermath):
-    rung = [json.loads(f'"{words[-1]}"') for name, *words in aftermath.commands if name.upper() == "LPUSH"]
+    rung = [words for words in aftermath.commands if words[0].upper() == "LPUSH"]
     assert len(rung) >= 10
-    for task in rung:
-        message = json.loads(task)
-        # The api writes the body as it is, Celery in a worker as base64.
+    for words in rung:
+        check_push(words)
+        message = json.loads(json.loads(f'"{words[-1]}"'))
         is_encoded = message["properties"].get("body_encoding") == "base64"
         body = json.loads(base64.b64decode(message["body"]) if is_encoded else message["body"])
-        assert found(task + str(body), {**CONTENT, **aftermath.secrets}) == []
-        assert all(re.fullmatch(r"[0-9a-f-]*", word) for word in body[0]), body
+        assert found(str(message) + str(body), {**CONTENT, **aftermath.secrets}) == []
 
 
 def test_the_database_holds_no_secret_and_shows_no_content_in_its_activity(aftermath: Aftermath):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from shared.failpoints import Failpoint
+from tests import doorbells
 from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.faults.proxy import Proxy
@@ -85,6 +86,7 @@ def world(oracle: Oracle, more_environment: dict[str, str]) -> Iterator[World]:
             **SHORT_LEASE,
             **more_environment,
         }
+        stack.enter_context(doorbells.listening(redis_server.url))
         service = stack.enter_context(running_service(folder, 2, **environ))
         yield World(service, oracle, postgres, redis_server, postgres_proxy, redis_proxy, failpoints)
 

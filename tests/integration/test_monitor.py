@@ -1,10 +1,14 @@
 """What overhears Redis hears all of it."""
 
+import time
+
 import pytest
 import redis
 
 from tests.monitor import Monitor
 from turnkeeper.embedded import temporary_redis
+
+LIMIT_SECONDS = 20.0
 
 
 def test_all_that_is_said_before_the_end_is_heard(redis_url):
@@ -31,6 +35,16 @@ def test_only_lines_that_are_wanted_are_taken_and_an_error_is_told(redis_url):
 
     with pytest.raises(ValueError, match="wanted"):
         say()
+
+
+def test_a_connection_that_is_killed_listens_again(redis_url):
+    heard = []
+    with redis.Redis.from_url(redis_url) as client, Monitor(redis_url, heard.append):
+        client.client_kill_filter(_type="normal", skipme=True)
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not any("again" in words for words in heard):
+            assert time.monotonic() < deadline
+            client.set("again", 1)
 
 
 def test_a_redis_that_ends_is_heard_until_then():

@@ -1,0 +1,46 @@
+"""For every test, the client's too: secrets carry a mark, and what is logged, printed or written is searched for it.
+
+Here and not in `tests/`, so that it is done before anything that a test needs is imported.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.children import HEARD, leaks_in_sections, search_children, taken
+from tests.marks import Listener, listen, mark_new_secrets
+
+mark_new_secrets()
+search_children()
+
+
+@pytest.fixture(scope="session")
+def listener() -> Listener:
+    """Hears what this process logs, from the first test on."""
+    return listen()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_was_told() -> Iterator[None]:
+    """What a fixture of a module or of the whole run started is searched when that ends, after its last test."""
+    yield
+    heard = taken(HEARD)
+    assert not heard, heard
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_told(listener: Listener) -> Iterator[None]:
+    """No test may make this process, or one that it starts, tell a secret or content (I10)."""
+    yield
+    heard = taken(listener.heard) + taken(HEARD)
+    assert not heard, heard
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Search what a test, or a process that inherits its output, printed."""
+    report = yield
+    printed = leaks_in_sections(report.sections) if report.when == "teardown" else []
+    if printed and report.passed:
+        report.outcome, report.longrepr = "failed", f"printed: {printed}"
+    return report
