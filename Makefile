@@ -69,7 +69,8 @@ LOCK = echo setuptools | $(PY) -m uv pip compile --quiet --no-emit-index-url --u
 lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lock files
 	$(PY) -m pip install --quiet uv
 	$(LOCK) --output-file requirements.lock
-	$(LOCK) --group dev --output-file requirements-dev.lock
+	$(LOCK) --extra otel --extra sentry --output-file requirements-image.lock
+	$(LOCK) --extra otel --extra sentry --group dev --output-file requirements-dev.lock
 	$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade --group audit --output-file requirements-audit.lock
 
@@ -121,13 +122,13 @@ audit: $(AUDIT)/.installed  ## known vulnerabilities of what is locked, and faul
 	$(AUDIT)/bin/zizmor --offline --no-progress --quiet .github/workflows
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(AUDIT_SERVICE) \
-		-r requirements.lock -r requirements-dev.lock -r requirements-audit.lock || { \
+		-r requirements-image.lock -r requirements-dev.lock -r requirements-audit.lock || { \
 		echo "make: nothing was audited, unless vulnerabilities are listed above. Advisories come from $(AUDIT_SERVICE):" \
 			"https://pypi.org/pypi/NAME/VERSION/json, or https://api.osv.dev with AUDIT_SERVICE=osv;" \
 			"a mirror that has packages alone answers neither" >&2; exit 1; }
 
 sbom: build/turnkeeper.cdx.json  ## what a release consists of, as CycloneDX: build/turnkeeper.cdx.json
-build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements.lock pyproject.toml
+build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements-image.lock pyproject.toml
 	@mkdir -p $(@D)
-	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
+	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements-image.lock --pyproject pyproject.toml \
 		--spec-version 1.6 --validate --output-reproducible --of JSON -o $@

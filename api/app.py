@@ -6,6 +6,7 @@ requests. Nothing connects or starts a thread before it is used: a server may fo
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Final
 
 from flask import Flask
@@ -19,7 +20,7 @@ from api.limits import TurnLimits
 from api.metrics import ApiMetrics
 from api.openapi import openapi
 from api.operation import begin_request, end_request, register_operations
-from api.outbox import Outbox
+from api.outbox import Notice, Outbox
 from api.problems import register_problems
 from api.relay import websocket
 from api.relay.hub import Hub
@@ -30,6 +31,7 @@ from api.services import Services, provide
 from api.site import site
 from api.store import PostgresStreamStore
 from api.streams import handshake_authenticator, origin_check
+from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
 from shared.database import Database
@@ -39,6 +41,8 @@ from shared.metrics.listener import MetricsListener
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
 from shared.settings import Settings, load_settings
+from shared.tracing.begin import begin_tracing
+from shared.tracing.span import Recorder
 
 _log = logging.getLogger("turnkeeper.api")
 
@@ -72,7 +76,8 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         failpoints.arm(os.environ, production=settings.production)
     for warning in settings.warnings:
         _log.warning("%s", warning)
-    parts = _build(settings)
+    recorder = begin_tracing(settings, role)
+    parts = _build(settings, recorder)
     try:
         parts.database.refuse_powerful_role()
     finally:
@@ -84,6 +89,8 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     provide(app, parts)
     app.before_request(begin_request)
     app.after_request(end_request)
+    if recorder is not None:
+        trace_requests(app, recorder)
     register_problems(app)
     register_operations(app, OPERATIONS)
     websocket.register(
@@ -99,7 +106,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     return app
 
 
-def _build(settings: Settings) -> Services:
+def _build(settings: Settings, recorder: Recorder | None) -> Services:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, prepare=settings.database_prepare
     )
@@ -121,7 +128,7 @@ def _build(settings: Settings) -> Services:
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
-        told=metrics.told,
+        told=metrics.told if recorder is None else _told_to(metrics, recorder),
     )
     store = PostgresStreamStore(database, outbox, authenticator)
     return Services(
@@ -137,6 +144,14 @@ def _build(settings: Settings) -> Services:
         hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
         metrics=metrics,
     )
+
+
+def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None]:
+    def told(notice: Notice) -> None:
+        metrics.told(notice)
+        trace_end(recorder, notice)
+
+    return told
 
 
 def _limits_of_streams(settings: Settings) -> Limits:

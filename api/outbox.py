@@ -17,6 +17,7 @@ from uuid import UUID
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
+from sqlalchemy import Row
 
 from shared.doorbell import QUEUE_KEY, doorbell
 from shared.log_scripts import APPEND, OPEN
@@ -75,6 +76,7 @@ class Ended:
         first_seq: The number of the first of `events`.
         events: Its last events.
         next_turn: The turn of its session that waited behind it, for which a worker is woken.
+        turn: Its row, for who records it.
     """
 
     session_id: UUID
@@ -84,6 +86,7 @@ class Ended:
     first_seq: int
     events: Sequence[bytes]
     next_turn: UUID | None = None
+    turn: Row[Any] | None = None
 
 
 Notice = Ring | Nudge | Ended
@@ -97,7 +100,7 @@ class Outbox:
         log_entries: Most events that a turn's log keeps.
         log_ttl_seconds: How long the log of a turn that has not ended is kept.
         ended_ttl_seconds: How long the log of one that has.
-        told: Gets every notice that is put, for metrics.
+        told: Gets every notice that is put, for metrics and traces.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from flask import Request
+from flask import Request, g
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -36,7 +36,10 @@ def request_id_of(request: Request) -> str:
 
 
 def traceparent_of(request: Request) -> str:
-    """Return the request's W3C trace context, empty when it has none that is valid."""
+    """Return the W3C trace context that a turn gets: the request's own span, or what it came with; empty for none."""
+    own: str | None = g.get("traceparent")
+    if own is not None:
+        return own
     sent = request.headers.get("traceparent", "")
     return sent if _TRACEPARENT.fullmatch(sent) else ""
 

@@ -54,5 +54,6 @@ def tell_stop(outbox: Outbox, stopped: StoppedTurn) -> None:
                 row.last_seq - 1,
                 queued_stop_events(row, stopped.content),
                 stopped.next_turn,
+                row,
             )
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
@@ -88,6 +89,23 @@ class Reader:
     def is_set(self, name: str) -> bool:
         """Say whether the variable has a value of its own."""
         return bool(self._environ.get(name, "").strip())
+
+    def package(self, module: str, name: str, extra: str) -> None:
+        """Note a problem where a variable wants a package that is not installed.
+
+        Args:
+            module: What it is imported as.
+            name: The variable.
+            extra: What our package calls it.
+        """
+        try:
+            is_there = find_spec(module) is not None
+        except ModuleNotFoundError:  # the package around it is missing
+            is_there = False
+        if not is_there:
+            self.problems.append(
+                f"{name} is set, and what it needs is not installed: pip install 'turnkeeper[{extra}]', or unset it"
+            )
 
     def flag(self, name: str) -> bool:
         """Return a truth."""

@@ -58,6 +58,7 @@ class Settings:
     turns_per_minute_per_user: int | None
     turns_per_hour: int | None
     retention_days: int | None
+    traces_endpoint: str
     warnings: tuple[str, ...]
 
 
@@ -109,6 +110,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         turns_per_minute_per_user=read.optional_whole("TURNS_PER_MINUTE_PER_USER", 0, MOST_TURNS),
         turns_per_hour=read.optional_whole("TURNS_PER_HOUR", 0, MOST_TURNS),
         retention_days=read.optional_whole("RETENTION_DAYS", 1, _MOST_DAYS),
+        traces_endpoint=_traces_endpoint(read),
         warnings=warnings,
     )
     if not settings.lease_renew_seconds < settings.lease_trust_seconds < settings.lease_seconds:
@@ -142,6 +144,18 @@ def _address(read: Reader, name: str) -> str:
     except ValueError:
         read.problems.append(f"{name} must be an IP address such as 127.0.0.1, not {value!r}")
         return value
+
+
+def _traces_endpoint(read: Reader) -> str:
+    """Return the collector's base URL; empty where traces are off."""
+    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    url = read.text(name).rstrip("/")
+    if url:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            read.problems.append(f"{name} must be the base URL of a collector: http://127.0.0.1:4318")
+        read.package("opentelemetry.exporter.otlp.proto.http", name, "otel")
+    return url
 
 
 def _origins(read: Reader, *, production: bool) -> frozenset[str]:

@@ -153,6 +153,14 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         ),
     ),
     *_variables(
+        "Observing",
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "",
+            "Base URL of an OpenTelemetry collector, over HTTP: `http://127.0.0.1:4318`. Empty: no traces.",
+        ),
+    ),
+    *_variables(
         "Timeouts",
         ("PROVIDER_CONNECT_TIMEOUT_SECONDS", "5", "To connect to the provider."),
         ("PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS", "60", "From the request to the first text."),

@@ -35,11 +35,14 @@ from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
 from shared.settings import Settings, load_settings
+from shared.tracing.begin import begin_tracing
 from worker.aborts import AbortWatcher
 from worker.leases import LeaseKeeper
 from worker.loop import LoopThread
 from worker.metrics import WorkerMetrics
+from worker.provider import Provider
 from worker.providers import build_provider
+from worker.providers.traced import TracedProvider
 from worker.publisher import Publisher
 from worker.pulse import Pulse
 from worker.runner import Runner
@@ -145,7 +148,10 @@ class Worker:
 
     async def _connect(self) -> None:
         settings, loop = self._settings, asyncio.get_running_loop()
-        self._provider = build_provider(settings.provider)
+        self._provider: Provider = build_provider(settings.provider)
+        recorder = begin_tracing(settings, "worker")
+        if recorder is not None:
+            self._provider = TracedProvider(self._provider, settings.provider, recorder)
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
@@ -183,9 +189,10 @@ class Worker:
             loop,
             self._ring,
             metrics,
+            recorder,
         )
         self._sweeper = Sweeper(
-            settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics
+            settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics, recorder
         )
 
     def _look(self) -> None:

@@ -25,6 +25,7 @@ from shared.events_of_turn import accept_events, done_event
 from shared.failpoints import Failpoint
 from shared.logs import log_ids
 from shared.settings import Settings
+from shared.tracing.span import Recorder
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
 from worker.allowance import Allowance
@@ -42,6 +43,7 @@ from worker.provider import Prompt, Provider
 from worker.publisher import Publisher
 from worker.retry import Retries, RetryBudget
 from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
+from worker.traces import AttemptTrace, trace_of
 
 _log = logging.getLogger("turnkeeper.runner")
 
@@ -64,6 +66,7 @@ class _Ended:
     outcome: Outcome
     channel: Channel
     settlement: Settlement
+    trace: AttemptTrace
 
 
 class Runner:
@@ -80,6 +83,7 @@ class Runner:
         loop: Where the network part runs.
         ring: Sends a doorbell, given turn and trace context: for what is handed back.
         metrics: Where turns and attempts are counted.
+        recorder: Where their spans go; None where traces are off.
     """
 
     def __init__(
@@ -94,10 +98,12 @@ class Runner:
         loop: asyncio.AbstractEventLoop,
         ring: Callable[[str, str], None],
         metrics: WorkerMetrics,
+        recorder: Recorder | None = None,
     ) -> None:
         """Keep the parts."""
         self._ring = ring
         self._metrics = metrics
+        self._recorder = recorder
         self._settings = settings
         self._worker_id = worker_id
         self._database = database
@@ -140,8 +146,12 @@ class Runner:
             self._metrics.claimed(claim.row)
             failpoints.reach(Failpoint.AFTER_CLAIM)
             of_hint = traceparent if claim.turn_id == hint else ""
+            trace = trace_of(self._recorder, claim, of_hint or claim.row.traceparent, asked_at)
             with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
-                takes_more = self._run(claim, of_hint or claim.row.traceparent or None, asked_at)
+                try:
+                    takes_more = self._run(claim, trace, asked_at)
+                finally:
+                    trace.close()
             hint = None
             if self._draining.is_set() or self._is_to_listen():
                 # What may go on now, such as the next turn of the session, is for whoever hears this.
@@ -169,10 +179,10 @@ class Runner:
             _log.warning("no turn was claimed: %s", error)
             return None  # what waits stays queued, the sweeper rings again
 
-    def _run(self, claim: Claim, traceparent: str | None, asked_at: float) -> bool:
+    def _run(self, claim: Claim, trace: AttemptTrace, asked_at: float) -> bool:
         """Run a claimed turn; say whether this thread is to take another."""
-        prompt, trimmed, refused = self._prompt(claim, traceparent)
-        work = self._stream(claim, prompt, trimmed, refused, asked_at)
+        prompt, trimmed, refused = self._prompt(claim, trace.traceparent)
+        work = self._stream(claim, prompt, trimmed, refused, asked_at, trace)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
@@ -181,6 +191,7 @@ class Runner:
             self._give_up(claim)
             raise
         self._metrics.attempt_ended(ended.outcome)
+        trace.ended(ended.outcome)
         is_needed = self._leases.running() >= self._settings.worker_turns
         try:
             match ended.outcome:
@@ -220,7 +231,13 @@ class Runner:
         return prompt, trimmed + claim.dropped_turns, None
 
     async def _stream(
-        self, claim: Claim, prompt: Prompt, trimmed: int, refused: Failed | None, asked_at: float
+        self,
+        claim: Claim,
+        prompt: Prompt,
+        trimmed: int,
+        refused: Failed | None,
+        asked_at: float,
+        trace: AttemptTrace,
     ) -> _Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
         row = claim.row
@@ -232,6 +249,10 @@ class Runner:
         def fence() -> None:
             if attempt is not None:
                 attempt.fence()
+
+        def showed_text() -> None:
+            self._metrics.showed_text(row, asked_at)
+            trace.showed_text()
 
         told = max(row.last_seq, row.checkpoint_seq or 0)
         channel = self._publisher.channel(
@@ -250,7 +271,7 @@ class Runner:
             attempts=None if row.recovery == Recovery.FAIL else claim.attempt - row.handed_back,
             prefix=prefix,
             allowance=self._allowance(row),
-            on_first_text=lambda: self._metrics.showed_text(row, asked_at),
+            on_first_text=showed_text,
         )
         self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
@@ -269,7 +290,7 @@ class Runner:
         else:
             outcome = await attempt.run(self._provider)
         channel.end()
-        return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed))
+        return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed), trace)
 
     def _allowance(self, row: Row[Any]) -> Allowance | None:
         if row.hold_usd is None:
@@ -283,7 +304,7 @@ class Runner:
     def _finish(self, ended: _Ended, ending: Ending) -> bool:
         """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
         failpoints.reach(Failpoint.BEFORE_SETTLE)
-        row = self._settle(ended.settlement, ending)
+        row = self._settle(ended.settlement, ending, ended.trace)
         if row is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
             self._metrics.leases_lost.add()
@@ -312,7 +333,7 @@ class Runner:
         told = ended.settlement.last_seq - (1 if reset is None else 0)
         settlement = replace(ended.settlement, last_seq=told)
         try:
-            row = self._settle(settlement, replace(requeued, keeps_text=keeps_text))
+            row = self._settle(settlement, replace(requeued, keeps_text=keeps_text), ended.trace)
         except UnpayableError:
             self._finish_stopped(ended, Stopped(answer, StopReason.BUDGET))
             return
@@ -331,7 +352,7 @@ class Runner:
         Nothing, when its lease was lost.
         """
         settlement = replace(ended.settlement, last_seq=ended.settlement.last_seq + 1)
-        row = self._settle(settlement, stopped)
+        row = self._settle(settlement, stopped, ended.trace)
         if row is None:
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return
@@ -348,8 +369,14 @@ class Runner:
         await channel.drained(_SHOWN_SECONDS)
         channel.discard()
 
-    def _settle(self, settlement: Settlement, ending: Ending) -> Row[Any] | None:
+    def _settle(self, settlement: Settlement, ending: Ending, trace: AttemptTrace) -> Row[Any] | None:
         """Write the outcome; while the lease is good, as often as it takes."""
+        began_at = monotonic()
+        row = self._settle_while_trusted(settlement, ending)
+        trace.settled(row, began_at)
+        return row
+
+    def _settle_while_trusted(self, settlement: Settlement, ending: Ending) -> Row[Any] | None:
         is_repeated = False
         while True:
             try:

@@ -26,6 +26,8 @@ from shared.log_scripts import RESTART
 from shared.metrics.tally import Tally
 from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
+from shared.tracing.span import Recorder
+from shared.tracing.turns import record_turn
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from worker.continuation import is_continued
@@ -62,7 +64,7 @@ _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_tha
 _LEFT_BEHIND: Final = text(
     """
     select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
-           t.last_seq, t.title, t.queued_at, t.max_output_tokens,
+           t.last_seq, t.title, t.queued_at, t.max_output_tokens, t.traceparent,
            c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
            c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.output_tokens,
            c.reasoning_tokens, c.usage_source,
@@ -109,6 +111,7 @@ class Sweeper:
         loop: Where the publisher lives.
         ring: Sends a doorbell, given turn and trace context.
         metrics: Where it counts the turns that it ends; None to count none.
+        recorder: Where their spans go; None where traces are off.
     """
 
     def __init__(
@@ -120,9 +123,11 @@ class Sweeper:
         loop: asyncio.AbstractEventLoop,
         ring: Callable[[str, str], None],
         metrics: WorkerMetrics | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """Prepare; `start` begins."""
         self._metrics = metrics or WorkerMetrics(Tally())
+        self._recorder = recorder
         self._settings = settings
         self._worker_id = worker_id
         self._database = database
@@ -270,6 +275,7 @@ class Sweeper:
         _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
         done = None
         if not isinstance(ending, Requeued):
+            self._record(settled, row.traceparent)
             content = "" if settled.dropped else ending.answer.content
             done = done_event(settled, content)
         if left.is_log_lost:
@@ -342,10 +348,14 @@ class Sweeper:
         if expired is None:
             return
         self._metrics.expired()
-
+        self._record(expired, expired.traceparent)
         void = ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
         events = void if expired.has_void_text else ()
         self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
+
+    def _record(self, row: Row[Any], traceparent: str) -> None:
+        if self._recorder is not None:
+            record_turn(self._recorder, row, traceparent)
 
 
 def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:

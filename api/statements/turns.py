@@ -116,7 +116,7 @@ _STOP: Final = text(
         from stopped as t
         where t.status = 'stopped' and s.organization_id = t.organization_id and s.id = t.session_id
     )
-    select {STORED_COLUMNS},
+    select {STORED_COLUMNS}, t.traceparent,
            coalesce((select content from forgotten where not t.dropped), '') as content,
            (select n.id from turnkeeper.turns as n
             where n.organization_id = t.organization_id and n.session_id = t.session_id and n.number > t.number

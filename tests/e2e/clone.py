@@ -22,7 +22,17 @@ ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 150.0
 LIMIT_SECONDS = 60.0
 NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")
-_OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
+_OURS = (
+    "MCP_",
+    "ANTHROPIC_",
+    "DATABASE_",
+    "REDIS_",
+    "SCRIPTED_",
+    "TURNKEEPER_",
+    "ENVIRONMENT",
+    "OTEL_",
+    "SENTRY_",
+)
 
 
 def blocks_of(page: Path, language: str = "sh") -> list[tuple[str, bool]]:

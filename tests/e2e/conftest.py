@@ -28,7 +28,17 @@ from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secre
 HERE = Path(__file__).parent
 START_LIMIT_SECONDS = 150.0
 PROVIDER_KEY = marked("provider")
-OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
+OURS = (
+    "MCP_",
+    "ANTHROPIC_",
+    "DATABASE_",
+    "REDIS_",
+    "SCRIPTED_",
+    "TURNKEEPER_",
+    "ENVIRONMENT",
+    "OTEL_",
+    "SENTRY_",
+)
 LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")
 QUICK = {
     # Short enough to wait for, and still several times what a loaded machine needs.

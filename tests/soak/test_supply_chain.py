@@ -29,7 +29,7 @@ def test_the_bill_of_materials_is_valid_and_lists_what_is_locked_with_its_hashes
     )
     assert made.returncode == 0, made.stdout + made.stderr
     bom = json.loads(SBOM.read_text())
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements-image.lock").read_text()
     assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
     assert bom["metadata"]["component"]["name"] == "turnkeeper"
     assert {(each["name"], each["version"]) for each in bom["components"]} == set(LOCKED.findall(lock))

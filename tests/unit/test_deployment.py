@@ -205,7 +205,7 @@ def test_the_image_is_built_from_locked_packages_and_runs_as_nobody_special():
     assert len(stages) == 3
     installs = re.findall(r"pip \S+ \S+ install [^\n]*", DOCKERFILE)
     assert len(installs) == 2
-    assert "--require-hashes -r requirements.lock" in installs[0]
+    assert "--require-hashes -r requirements-image.lock" in installs[0]
     assert "--no-index" in installs[1]
     assert re.search(r"^USER 10001:10001$", stages[-1], re.MULTILINE)
     assert "pip" not in stages[-1]
@@ -299,7 +299,10 @@ def test_the_workflow_runs_the_script_with_pinned_actions_and_no_rights():
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-audit.lock"])
+@pytest.mark.parametrize(
+    "name",
+    ["requirements.lock", "requirements-image.lock", "requirements-dev.lock", "requirements-audit.lock"],
+)
 def test_every_locked_package_has_its_hashes(name: str):
     entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
     assert len(entries) > 20

@@ -1,0 +1,63 @@
+"""The span of a whole turn, from its acceptance to its end, written by whoever ends it."""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shared.tracing.context import TraceContext, parse_traceparent, span_id_of
+from shared.tracing.span import Recorder, Span, known
+
+TURN_ID: Final = "turnkeeper.turn.id"
+_NS: Final = 1_000_000_000
+
+
+def context_of_turn(recorder: Recorder, turn_id: UUID, traceparent: str) -> TraceContext:
+    """Return the place of a turn's span.
+
+    Args:
+        recorder: Decides whether a trace that begins here is recorded.
+        turn_id: The turn.
+        traceparent: What its row has; empty where it was accepted without: then the turn begins a trace, of its own id.
+    """
+    parent = parse_traceparent(traceparent)
+    if parent is None:
+        return TraceContext(turn_id.int, span_id_of(turn_id), recorder.samples(turn_id.int))
+    return TraceContext(parent.trace_id, span_id_of(turn_id), parent.is_sampled)
+
+
+def record_turn(recorder: Recorder, row: Row[Any], traceparent: str) -> None:
+    """Record a turn that ended.
+
+    Args:
+        recorder: Where to.
+        row: The turn as it ended.
+        traceparent: What its row has.
+    """
+    context = context_of_turn(recorder, UUID(str(row.id)), traceparent)
+    recorder.record(
+        Span(
+            "turn",
+            context,
+            parse_traceparent(traceparent),
+            nanoseconds(row.queued_at),
+            nanoseconds(row.finished_at),
+            attributes=known(
+                {
+                    TURN_ID: str(row.id),
+                    "gen_ai.conversation.id": str(row.session_id),
+                    "turnkeeper.turn.status": row.status,
+                    "turnkeeper.turn.stop_reason": row.stop_reason,
+                    "turnkeeper.turn.attempts": row.attempt,
+                    "turnkeeper.turn.cost_usd": float(row.cost_usd),
+                }
+            ),
+            error=row.error["code"] if row.error else "",
+        )
+    )
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Return a moment as spans have it, in nanoseconds since 1970."""
+    return int(moment.timestamp() * _NS)

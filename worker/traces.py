@@ -1,0 +1,165 @@
+"""What an attempt took: the claim, its calls and settling, as spans below its turn's.
+
+Without tracing an attempt has an `Untraced`, so the runner's steps are the same: four calls for each attempt that do
+nothing, and nothing for each delta.
+"""
+
+from time import monotonic, time_ns
+from typing import Any, Final, Protocol, assert_never
+
+from sqlalchemy import Row
+
+from shared.tracing.context import TraceContext
+from shared.tracing.span import Recorder, Span, known
+from shared.tracing.turns import TURN_ID, context_of_turn, record_turn
+from shared.turns import TERMINAL, TurnStatus
+from worker.claim import Claim
+from worker.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
+
+_NS: Final = 1_000_000_000
+
+
+class AttemptTrace(Protocol):
+    """Told what happens to an attempt; every method may be called from any thread."""
+
+    traceparent: str | None
+    """What goes to the provider."""
+
+    def showed_text(self) -> None:
+        """Note the first text."""
+
+    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+        """Note that settling is over: `row` is what was written, `began_at` when it began, by the monotonic clock."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note how the attempt ended."""
+
+    def close(self) -> None:
+        """Have what was noted sent; the attempt is over in whatever way."""
+
+
+class Untraced:
+    """An attempt that nobody looks at; a trace of the client's goes on to the provider as it came."""
+
+    __slots__ = ("traceparent",)
+
+    def __init__(self, traceparent: str | None) -> None:
+        self.traceparent = traceparent
+
+    def showed_text(self) -> None:
+        """Note nothing."""
+
+    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+        """Note nothing."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note nothing."""
+
+    def close(self) -> None:
+        """Send nothing."""
+
+
+class Traced:
+    """An attempt whose spans are recorded.
+
+    Args:
+        recorder: Where to.
+        turn: The place of its turn's span.
+        claim: What was claimed.
+        traceparent: What the turn's row has.
+        asked_at: When the claim was asked for, by the monotonic clock.
+    """
+
+    def __init__(
+        self, recorder: Recorder, turn: TraceContext, claim: Claim, traceparent: str, asked_at: float
+    ) -> None:
+        self._recorder = recorder
+        self._turn = turn
+        self._claim = claim
+        self._of_row = traceparent
+        self._context = recorder.begin(turn)
+        self.traceparent: str | None = self._context.traceparent()
+        self._began_ns = _at(asked_at)
+        self._first_text_ns: int | None = None
+        self._outcome: Outcome | None = None
+        recorder.record(self._part("claim", self._began_ns))
+
+    def showed_text(self) -> None:
+        """Note the first text."""
+        self._first_text_ns = time_ns()
+
+    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+        """Record settling, and the turn where it ended."""
+        self._recorder.record(self._part("settle", _at(began_at)))
+        if row is not None and TurnStatus(row.status) in TERMINAL:
+            record_turn(self._recorder, row, self._of_row)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note how the attempt ended."""
+        self._outcome = outcome
+
+    def close(self) -> None:
+        """Record the attempt."""
+        row = self._claim.row
+        self._recorder.record(
+            Span(
+                "attempt",
+                self._context,
+                self._turn,
+                self._began_ns,
+                time_ns(),
+                attributes=known(
+                    {
+                        TURN_ID: str(row.id),
+                        "gen_ai.conversation.id": str(row.session_id),
+                        "turnkeeper.attempt.number": self._claim.attempt,
+                        "turnkeeper.attempt.outcome": _name_of(self._outcome),
+                    }
+                ),
+                events=() if self._first_text_ns is None else (("first_token", self._first_text_ns),),
+                error=self._outcome.fault.value if isinstance(self._outcome, Failed) else "",
+            )
+        )
+
+    def _part(self, name: str, began_ns: int) -> Span:
+        return Span(name, self._recorder.begin(self._context), self._context, began_ns, time_ns())
+
+
+def trace_of(recorder: Recorder | None, claim: Claim, traceparent: str, asked_at: float) -> AttemptTrace:
+    """Return what an attempt's steps are told to.
+
+    Args:
+        recorder: Where spans go; None where traces are off.
+        claim: What was claimed.
+        traceparent: What the turn's row has; empty for none.
+        asked_at: When the claim was asked for, by the monotonic clock.
+    """
+    if recorder is None:
+        return Untraced(traceparent or None)
+    turn = context_of_turn(recorder, claim.turn_id, traceparent)
+    if not turn.is_sampled:
+        return Untraced(traceparent or None)
+    return Traced(recorder, turn, claim, traceparent, asked_at)
+
+
+def _at(moment: float) -> int:
+    """Return a moment of the monotonic clock as spans have it."""
+    return time_ns() - int((monotonic() - moment) * _NS)
+
+
+def _name_of(outcome: Outcome | None) -> str:
+    match outcome:
+        case None:
+            return "lost"
+        case Completed():
+            return "completed"
+        case Stopped():
+            return "stopped"
+        case Failed():
+            return "failed"
+        case Requeued():
+            return "handed_back" if outcome.handed_back else "requeued"
+        case Fenced():
+            return "fenced"
+        case _:
+            assert_never(outcome)
