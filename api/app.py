@@ -19,7 +19,7 @@ from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
 from api.openapi import openapi
-from api.operation import begin_request, end_request, register_operations
+from api.operation import begin_request, end_request, forget_request, register_operations
 from api.outbox import Notice, Outbox
 from api.problems import register_problems
 from api.relay import websocket
@@ -35,11 +35,11 @@ from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
 from shared.database import Database
-from shared.logs import configure_logging
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
+from shared.observing import begin_observing
 from shared.settings import Settings, load_settings
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
@@ -72,7 +72,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     """
     if settings is None:
         settings = load_settings(os.environ)
-        configure_logging(settings.log_level, role)
+        begin_observing(settings, role)
         failpoints.arm(os.environ, production=settings.production)
     for warning in settings.warnings:
         _log.warning("%s", warning)
@@ -89,6 +89,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     provide(app, parts)
     app.before_request(begin_request)
     app.after_request(end_request)
+    app.teardown_request(forget_request)
     if recorder is not None:
         trace_requests(app, recorder)
     register_problems(app)

@@ -19,7 +19,7 @@ from api.requests import path_id, read_body, read_query, request_id_of
 from api.services import Services, services
 from shared.accounts import KeyRole
 from shared.errors import ProblemCode, RefusedError
-from shared.logs import log_ids
+from shared.logs import bind_log_ids, unbind_log_ids
 
 _log = logging.getLogger("turnkeeper.requests")
 
@@ -111,6 +111,8 @@ def register_operations(app: Flask, operations: tuple[Operation, ...]) -> None:
 def begin_request() -> None:
     """Give the request its id (before every request)."""
     g.request_id = request_id_of(request)
+    # For all of the request: what its handler raises is logged after the handler.
+    g.log_token = bind_log_ids(request_id=g.request_id)
     g.began = time.perf_counter()
 
 
@@ -130,7 +132,6 @@ def end_request(response: Response) -> Response:
         _log.info(
             "request",
             extra={
-                "request_id": request_id,
                 "method": request.method,
                 "route": request.url_rule.rule if request.url_rule else None,
                 "status": response.status_code,
@@ -140,23 +141,31 @@ def end_request(response: Response) -> Response:
     return response
 
 
+def forget_request(_: BaseException | None) -> None:
+    """Take its ids off the thread, which serves others (at every request's end)."""
+    token = g.pop("log_token", None)
+    if token is not None:
+        unbind_log_ids(token)
+
+
 def _view(operation: Operation) -> Callable[..., Response]:
     def view(**path: str) -> Response:
         request_id: str = g.request_id
-        with log_ids(request_id=request_id):
-            arguments: dict[str, Any] = {}
-            if operation.roles:
-                caller = services().authenticator.of_header(request.headers.get("Authorization"))
-                _check_role(operation, caller)
-                context: Call | Services = Call(services(), caller, request_id)
-            else:
-                context = services()
-            arguments |= _ids(path)
-            if operation.query is not None:
-                arguments["query"] = read_query(request, operation.query)
-            if operation.body is not None:
-                arguments["body"] = read_body(request, operation.body, is_optional=operation.is_body_optional)
-            return _response(operation.run(context, **arguments))
+        arguments: dict[str, Any] = {}
+        if operation.roles:
+            caller = services().authenticator.of_header(request.headers.get("Authorization"))
+            _check_role(operation, caller)
+            context: Call | Services = Call(services(), caller, request_id)
+        else:
+            context = services()
+        ids = _ids(path)
+        bind_log_ids(**ids)
+        arguments |= ids
+        if operation.query is not None:
+            arguments["query"] = read_query(request, operation.query)
+        if operation.body is not None:
+            arguments["body"] = read_body(request, operation.body, is_optional=operation.is_body_optional)
+        return _response(operation.run(context, **arguments))
 
     view.__doc__ = operation.run.__doc__
     return view

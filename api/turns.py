@@ -34,6 +34,7 @@ from shared import failpoints
 from shared.errors import ProblemCode, RefusedError
 from shared.events_of_turn import accept_events
 from shared.failpoints import Failpoint
+from shared.logs import bind_log_ids
 from shared.settings import Settings
 from shared.turns import TERMINAL, StopReason
 
@@ -60,6 +61,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
         case Replayed(turn_id):
             row, status, headers = _find(call, turn_id), 200, {"Idempotency-Replayed": "true"}
         case Accepted(row, superseded):
+            bind_log_ids(turn_id=row.id)
             failpoints.reach(Failpoint.AFTER_ACCEPT)
             # After the commit, never inside: a worker that comes at once finds the row.
             for stopped in superseded:

@@ -8,17 +8,20 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, TextIO
 from uuid import UUID
 
 from shared.errors import TurnkeeperError
 from shared.events import timestamp
+
+ID_NAMES: Final = frozenset({"request_id", "session_id", "turn_id", "attempt", "worker_id"})
 
 _ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
 
@@ -74,7 +77,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "process": self._process,
-            "message": _shown(_message(record)),
+            "message": said_by(record),
         }
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         for name, value in {**_ids.get(), **extra}.items():
@@ -107,14 +110,51 @@ def configure_logging(level: str, process: str, stream: TextIO | None = None) ->
     logging.captureWarnings(capture=True)
 
 
+def bind_log_ids(**ids: str | UUID) -> Token[Mapping[str, str]]:
+    """Put ids on every line that is logged from here on, until `unbind_log_ids` gets the first of the tokens."""
+    return _ids.set({**_ids.get(), **{name: str(value) for name, value in ids.items()}})
+
+
+def unbind_log_ids(token: Token[Mapping[str, str]]) -> None:
+    """Take off what was put on since `token` was given out."""
+    _ids.reset(token)
+
+
 @contextmanager
 def log_ids(**ids: str | UUID) -> Iterator[None]:
     """Put ids on every line that is logged inside, such as `request_id` and `turn_id`."""
-    token = _ids.set({**_ids.get(), **{name: str(value) for name, value in ids.items()}})
+    token = bind_log_ids(**ids)
     try:
         yield
     finally:
-        _ids.reset(token)
+        unbind_log_ids(token)
+
+
+def log_uncaught() -> None:
+    """Log what nothing caught; Python's own way would print an exception's words, which may be content (I10)."""
+    uncaught = logging.getLogger("turnkeeper.uncaught")
+
+    def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            uncaught.critical(
+                "the process ends by an error that nothing caught", exc_info=(kind, error, trace)
+            )
+
+    def of_thread(told: threading.ExceptHookArgs) -> None:
+        if told.exc_value is not None and not isinstance(told.exc_value, SystemExit):
+            failed = (told.exc_type, told.exc_value, told.exc_traceback)
+            uncaught.critical("a thread ended by an error that nothing caught", exc_info=failed)
+
+    sys.excepthook = of_process
+    threading.excepthook = of_thread
+
+
+def ids_of(record: logging.LogRecord) -> dict[str, str]:
+    """Return the ids that a record has, of its own or by where it was logged."""
+    own = {name: value for name, value in vars(record).items() if name in ID_NAMES}
+    return {name: str(_shown(value)) for name, value in {**_ids.get(), **own}.items()}
 
 
 def redact(text: str) -> str:
@@ -127,8 +167,7 @@ def redact(text: str) -> str:
 def describe(error: BaseException) -> list[dict[str, Any]]:
     """Describe an exception and what caused it, the outermost first, without foreign words."""
     described: list[dict[str, Any]] = []
-    current: BaseException | None = error
-    while current is not None and len(described) < _MOST_FRAMES:
+    for current in chain_of(error):
         entry: dict[str, Any] = {"type": f"{type(current).__module__}.{type(current).__qualname__}"}
         if isinstance(current, TurnkeeperError):
             entry["message"] = _shown(str(current))
@@ -138,12 +177,29 @@ def describe(error: BaseException) -> list[dict[str, Any]]:
         frames = traceback.extract_tb(current.__traceback__)[-_MOST_FRAMES:]
         entry["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         described.append(entry)
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return described
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what caused it, the outermost first, at most thirty."""
+    current: BaseException | None = error
+    for _ in range(_MOST_FRAMES):
+        if current is None:
+            return
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def said_by(record: logging.LogRecord) -> object:
+    """Return a record's message as it is logged: shortened, and without secrets of a known shape."""
+    return _shown(_message(record))
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
+        if record.name == "asyncio":
+            # Behind the first line it shows the task or the transport, with the words of its exception.
+            return record.getMessage().partition("\n")[0]
         return record.getMessage()
     except (TypeError, ValueError):
         # A wrong format string must not lose the line, nor print its arguments elsewhere.

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from shared.environment import Reader
 from shared.errors import SettingsError
 from shared.limit_scripts import MOST_TURNS
-from shared.provider_settings import ProviderSettings, read_provider
+from shared.provider_settings import ProviderSettings, Secret, read_provider
 
 _MOST_DAYS: Final = 36_500
 MOST_METRICS_PORT: Final = 65_533
@@ -59,6 +59,7 @@ class Settings:
     turns_per_hour: int | None
     retention_days: int | None
     traces_endpoint: str
+    sentry_dsn: Secret
     warnings: tuple[str, ...]
 
 
@@ -111,6 +112,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         turns_per_hour=read.optional_whole("TURNS_PER_HOUR", 0, MOST_TURNS),
         retention_days=read.optional_whole("RETENTION_DAYS", 1, _MOST_DAYS),
         traces_endpoint=_traces_endpoint(read),
+        sentry_dsn=_sentry_dsn(read),
         warnings=warnings,
     )
     if not settings.lease_renew_seconds < settings.lease_trust_seconds < settings.lease_seconds:
@@ -156,6 +158,22 @@ def _traces_endpoint(read: Reader) -> str:
             read.problems.append(f"{name} must be the base URL of a collector: http://127.0.0.1:4318")
         read.package("opentelemetry.exporter.otlp.proto.http", name, "otel")
     return url
+
+
+def _sentry_dsn(read: Reader) -> Secret:
+    """Return where errors are reported to; empty for nowhere."""
+    name = "SENTRY_DSN"
+    dsn = read.text(name)
+    if dsn:
+        parts = urlsplit(dsn)
+        project = parts.path.rpartition("/")[2]
+        # Not repeated: it holds a key.
+        if parts.scheme not in {"http", "https"} or not (
+            parts.hostname and parts.username and project.isdigit()
+        ):
+            read.problems.append(f"{name} must be a DSN as Sentry shows it: https://KEY@HOST/PROJECT")
+        read.package("sentry_sdk", name, "sentry")
+    return Secret(dsn)
 
 
 def _origins(read: Reader, *, production: bool) -> frozenset[str]:

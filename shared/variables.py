@@ -159,6 +159,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
             "",
             "Base URL of an OpenTelemetry collector, over HTTP: `http://127.0.0.1:4318`. Empty: no traces.",
         ),
+        (
+            "SENTRY_DSN",
+            "",
+            "Where Sentry takes error reports of web, relay and worker. Empty: none are sent.",
+        ),
     ),
     *_variables(
         "Timeouts",

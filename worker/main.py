@@ -29,11 +29,11 @@ from shared.database import Database
 from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
-from shared.logs import configure_logging
 from shared.metrics import listener
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
+from shared.observing import begin_observing
 from shared.settings import Settings, load_settings
 from shared.tracing.begin import begin_tracing
 from worker.aborts import AbortWatcher
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(os.environ)
         if arguments.concurrency is not None:
             settings = replace(settings, worker_turns=arguments.concurrency)
-        configure_logging(settings.log_level, "worker")
+        begin_observing(settings, "worker")
         failpoints.arm(os.environ, production=settings.production)
         for warning in settings.warnings:
             _log.warning(warning)

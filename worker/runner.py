@@ -150,6 +150,9 @@ class Runner:
             with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
                 try:
                     takes_more = self._run(claim, trace, asked_at)
+                except Exception:  # noqa: BLE001 -- logged here, where the turn is known; a sweeper takes it up
+                    _log.exception("an attempt failed")
+                    return
                 finally:
                     trace.close()
             hint = None

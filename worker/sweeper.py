@@ -23,6 +23,7 @@ from shared.errors import Fault, UnavailableError
 from shared.events import EventType, timestamp
 from shared.events_of_turn import accept_events, done_event
 from shared.log_scripts import RESTART
+from shared.logs import log_ids
 from shared.metrics.tally import Tally
 from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
@@ -200,12 +201,13 @@ class Sweeper:
 
     def _each(self, step: Callable[[UUID, UUID], None], row: Row[Any]) -> None:
         """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""
-        try:
-            step(row.organization_id, row.turn_id)
-        except UnavailableError:
-            raise  # it would be the same for all others
-        except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
-            _log.exception("a turn could not be taken up", extra={"turn_id": str(row.turn_id)})
+        with log_ids(turn_id=row.turn_id):
+            try:
+                step(row.organization_id, row.turn_id)
+            except UnavailableError:
+                raise  # it would be the same for all others
+            except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
+                _log.exception("a turn could not be taken up")
 
     def _await_told(self) -> None:
         """Wait until readers were shown what was decided, before a doorbell lets the next attempts speak."""
@@ -272,7 +274,7 @@ class Sweeper:
             return  # it came back to life, or another settled it
         self._metrics.taken_up.add()
         self._metrics.settled(settled, ending)
-        _log.warning("a lost turn was taken up", extra={"turn_id": str(turn_id), "status": settled.status})
+        _log.warning("a lost turn was taken up", extra={"status": settled.status})
         done = None
         if not isinstance(ending, Requeued):
             self._record(settled, row.traceparent)
