@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, ids and never content (I10).
+"""Structured logs on standard error: one JSON object a line, or text for a terminal; ids and never content (I10).
 
 An exception's own words may quote a row, an argument or a header, so only ours are written; of the
 others a line has the type, the place and PostgreSQL's code.
@@ -72,6 +72,11 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its newline."""
+        # ASCII keeps a line one line whatever a reader takes for a line's end.
+        return json.dumps(self.fields(record))
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return what the line says."""
         line: dict[str, Any] = {
             "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -85,20 +90,39 @@ class JsonFormatter(logging.Formatter):
                 line[name] = _shown(value)
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = describe(record.exc_info[1])
-        # ASCII keeps a line one line whatever a reader takes for a line's end.
-        return json.dumps(line)
+        return line
 
 
-def configure_logging(level: str, process: str, stream: TextIO | None = None) -> None:
-    """Send this process's logs to standard error as JSON; safe to repeat.
+class TextFormatter(JsonFormatter):
+    """Formats a record for a person at a terminal: the same fields, and below them an exception's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines, without the last one's newline."""
+        fields = self.fields(record)
+        time, level, process, message = (fields.pop(name) for name in ("ts", "level", "process", "message"))
+        fields.pop("logger")
+        described = fields.pop("exception", ())
+        rest = " ".join(f"{name}={_printable(value)}" for name, value in fields.items())
+        lines = [f"{time[11:-1]} {level:<8} {process:<7} {_printable(message)}  {rest}".rstrip()]
+        for each in described:
+            lines.append(f"    {each['type']}: {_printable(each.get('message', ''))}".rstrip(": "))
+            lines += [f"        {frame}" for frame in each["frames"]]
+        return "\n".join(lines)
+
+
+def configure_logging(level: str, process: str, stream: TextIO | None = None, *, form: str = "auto") -> None:
+    """Send this process's logs to standard error; safe to repeat.
 
     Args:
         level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
         process: Which process speaks: `web`, `relay`, `worker` …
         stream: Where to write instead.
+        form: `json`, `text`, or `auto`: text where a terminal is attached.
     """
-    handler = _StandardErrorHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(process))
+    to = stream or sys.stderr
+    handler = _StandardErrorHandler(to)
+    is_text = form == "text" or (form == "auto" and to.isatty())
+    handler.setFormatter(TextFormatter(process) if is_text else JsonFormatter(process))
     root = logging.getLogger()
     for existing in list(root.handlers):
         if isinstance(existing, _StandardErrorHandler):
@@ -211,3 +235,10 @@ def _shown(value: object) -> object:
         return value
     text = redact(str(value))
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+
+
+def _printable(value: object) -> str:
+    """Show a value without what would move a terminal's cursor or begin a line."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(value)
+    )

@@ -12,6 +12,6 @@ def begin_observing(settings: Settings, process: str) -> None:
         settings: The configuration.
         process: Which process speaks: `web`, `relay` or `worker`.
     """
-    configure_logging(settings.log_level, process)
+    configure_logging(settings.log_level, process, form=settings.log_format)
     log_uncaught()
     begin_error_reports(settings, process)

@@ -32,6 +32,7 @@ class Settings:
     production: bool
     allowed_origins: frozenset[str]
     log_level: str
+    log_format: str
     web_threads: int
     worker_turns: int
     max_sockets: int
@@ -85,6 +86,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         production=production,
         allowed_origins=_origins(read, production=production),
         log_level=read.choice("LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        log_format=read.choice("LOG_FORMAT", ("auto", "json", "text")),
         web_threads=read.whole("WEB_THREADS", 1),
         worker_turns=read.whole("WORKER_TURNS", 1),
         max_sockets=read.whole("MAX_SOCKETS", 1),

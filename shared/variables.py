@@ -133,6 +133,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
             "Comma-separated origins of pages that may open a websocket; empty: the service's own.",
         ),
         ("LOG_LEVEL", "INFO", "`DEBUG`, `INFO`, `WARNING` or `ERROR`."),
+        ("LOG_FORMAT", "auto", "`json`, `text`, or `auto`: text on a terminal, else one JSON object a line."),
         ("WEB_THREADS", "16", "Requests that one web process serves at once."),
         ("WORKER_TURNS", "512", "Turns that one worker process runs at once."),
         ("MAX_SOCKETS", "20000", "Open streams that one relay process holds."),

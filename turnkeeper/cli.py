@@ -162,7 +162,7 @@ def serve(options: argparse.Namespace) -> int:
     from turnkeeper.serve import Service, serve
 
     settings = load_settings(os.environ)
-    configure_logging(settings.log_level, options.role)
+    configure_logging(settings.log_level, options.role, form=settings.log_format)
     service = Service(
         role=options.role,
         bind=options.handoff or options.bind,

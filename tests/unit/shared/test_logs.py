@@ -41,6 +41,46 @@ def test_a_line_break_in_a_value_stays_inside_its_line(lines):
     assert line["message"] == "a\r\nb\u2028c"
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "is_text"),
+    [
+        ("auto", Terminal(), True),
+        ("auto", io.StringIO(), False),
+        ("json", Terminal(), False),
+        ("text", io.StringIO(), True),
+    ],
+)
+def test_a_person_at_a_terminal_reads_text_and_a_program_json(lines, form, stream, is_text):
+    configure_logging("INFO", "web", stream, form=form)
+    with log_ids(request_id="r1"):
+        logging.getLogger("turnkeeper.test").warning("it failed\x1b[2J\nagain", extra={"key": KEY})
+    (line,) = stream.getvalue().splitlines()
+    assert line.isascii()
+    assert "s" * 43 not in line
+    assert (not line.startswith("{")) is is_text
+    if is_text:
+        assert line.endswith(r" warning  web     it failed\x1b[2J\nagain  request_id=r1 key=tsk_abcd1234_***")
+
+
+def test_on_a_terminal_an_exceptions_places_stand_below_its_line(lines):
+    stream = Terminal()
+    configure_logging("INFO", "web", stream)
+    try:
+        raise ValueError("my dear diary")
+    except ValueError:
+        logging.getLogger("turnkeeper.test").exception("failed")
+    line, kind, *frames = stream.getvalue().splitlines()
+    assert line.endswith("failed")
+    assert kind == "    builtins.ValueError"
+    assert frames
+    assert "diary" not in stream.getvalue()
+
+
 def test_configuring_twice_writes_each_line_once(lines):
     stream = io.StringIO()
     configure_logging("INFO", "web", stream)
