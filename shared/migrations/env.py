@@ -1,8 +1,13 @@
-"""Alembic's entry: runs the migrations on the connection that `shared.migrate` gives."""
+"""Alembic's entry: runs the migrations on the connection that `shared.migrate` gives, each in its own transaction."""
 
 from alembic import context
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, version_table="schema_version", version_table_schema="public")
+context.configure(
+    connection=connection,
+    version_table="schema_version",
+    version_table_schema="public",
+    transaction_per_migration=True,  # what one needs CONCURRENTLY goes into `op.get_context().autocommit_block()`
+)
 with context.begin_transaction():
     context.run_migrations()
