@@ -22,6 +22,7 @@ from api.openapi import openapi
 from api.operation import begin_request, end_request, forget_request, register_operations
 from api.outbox import Notice, Outbox
 from api.problems import register_problems
+from api.refusal_counts import Refusals
 from api.relay import websocket
 from api.relay.hub import Hub
 from api.relay.places import Limits
@@ -144,6 +145,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         store=store,
         hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
         metrics=metrics,
+        refusals=Refusals(database),
     )
 
 

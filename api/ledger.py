@@ -24,7 +24,13 @@ def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
     """List what attempts cost, newest first; with `Accept: text/csv` all of it as a table."""
     refuse_reversed(query)
     meant = LedgerFilter(
-        query.user, query.session_id, query.turn_id, query.model, query.first_day, query.last_day
+        user=query.user,
+        session_id=query.session_id,
+        turn_id=query.turn_id,
+        model=query.model,
+        usage_source=query.usage_source,
+        first_day=query.first_day,
+        last_day=query.last_day,
     )
     if prefers_csv(request.accept_mimetypes):
         headers = {

@@ -93,6 +93,28 @@ class UsageReport(Answer):
     next_cursor: str | None
 
 
+class Refusal(Answer):
+    """How often a limit refused a user's turns."""
+
+    user: str = Field(description="Empty where the session was not known.")
+    code: str = Field(
+        description="The limit: `budget_exceeded`, `rate_limited`, `too_many_turns`, `turn_limit_reached` or "
+        "`queue_full`."
+    )
+    scope: str | None = Field(
+        description="`user` or `organization` of a rate, `day` or `month` of a budget; else null."
+    )
+    refused: int = Field(description="How many requests.")
+    last_at: Time
+
+
+class RefusalReport(Answer):
+    """Who was refused by which limit, the most frequent first."""
+
+    data: list[Refusal]
+    refused: int = Field(description="All requests of these days that limits refused, also those not listed.")
+
+
 class LedgerRow(Answer):
     """What one attempt cost."""
 

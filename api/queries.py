@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from shared.ids import parse_id
 from shared.turns import SessionStatus
+from shared.usage import UsageSource
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
@@ -81,13 +82,29 @@ class SearchPage(Page):
     q: str = Field(min_length=1, max_length=200, description="Text in titles and messages, in any case.")
 
 
-class Days(Page):
+class DayRange(Query):
     """Which days, in UTC."""
 
     first_day: Day = Field(default=None, alias="from", description="The first day that paid, in UTC.")
     last_day: Day = Field(
         default=None, alias="to", description="The last day that paid, in UTC; it is included."
     )
+
+
+class RefusalDays(DayRange):
+    """Which refusals."""
+
+    first_day: Day = Field(
+        default=None, alias="from", description="The first day, in UTC; without it 29 days before the last."
+    )
+    last_day: Day = Field(
+        default=None, alias="to", description="The last day, in UTC; it is included. Without it today."
+    )
+    limit: Whole = Field(default=20, ge=1, le=100, description="How many kinds at most.")
+
+
+class Days(DayRange, Page):
+    """A part of a list of these days."""
 
 
 class UsageGroup(StrEnum):
@@ -119,6 +136,7 @@ class LedgerPage(Days):
     session_id: Id = None
     turn_id: Id = None
     model: str | None = Field(default=None, min_length=1, max_length=200)
+    usage_source: UsageSource | None = Field(default=None, description="Whose figures were billed.")
 
 
 class Wait(Query):

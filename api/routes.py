@@ -2,7 +2,19 @@
 
 from typing import Final
 
-from api import budget, events, health, keys, ledger, messages, sessions, tickets, turns, usage
+from api import (
+    budget,
+    events,
+    health,
+    keys,
+    ledger,
+    messages,
+    refusals,
+    sessions,
+    tickets,
+    turns,
+    usage,
+)
 from api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -15,5 +27,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *budget.OPERATIONS,
     *usage.OPERATIONS,
     *ledger.OPERATIONS,
+    *refusals.OPERATIONS,
     *health.OPERATIONS,
 )

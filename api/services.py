@@ -10,6 +10,7 @@ from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
 from api.outbox import Outbox
+from api.refusal_counts import Refusals
 from api.relay.hub import Hub
 from api.store import PostgresStreamStore
 from api.waiting import Waiting
@@ -37,11 +38,13 @@ class Services:
     store: PostgresStreamStore
     hub: Hub
     metrics: ApiMetrics
+    refusals: Refusals
 
     def close(self) -> None:
         """End the streams, send what waits to be sent, for a moment, and close every connection."""
         self.hub.shutdown()
         self.outbox.close()
+        self.refusals.close()
         self.redis.close()
         self.limits.close()
         self.database.dispose()

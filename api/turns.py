@@ -50,7 +50,10 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     if is_streamed:
         refuse_without_room(call)
     limits = _limits(settings, is_queue_full=backlog_of(call.services).is_full())
-    with call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place:
+    with (
+        call.services.refusals.noted(caller, session_id),
+        call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
+    ):
         with call.services.database.of(caller.organization_id) as db:
             outcome = accept_turn(db, caller, wanted, limits)
         if isinstance(outcome, Accepted):

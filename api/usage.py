@@ -21,7 +21,7 @@ _DAYS: Final = 30
 
 def get_usage(call: Call, query: queries.UsagePage) -> Reply:
     """Add up tokens, costs, attempts and turns by day, user or model, over at most 366 days."""
-    first_day, last_day = _days(query)
+    first_day, last_day = days_of(query)
     organization_id = call.caller.organization_id
     with call.services.database.of(organization_id) as db:
         totals, groups = add_up(
@@ -44,7 +44,7 @@ def get_usage(call: Call, query: queries.UsagePage) -> Reply:
     )
 
 
-def refuse_reversed(query: queries.Days) -> None:
+def refuse_reversed(query: queries.DayRange) -> None:
     """Refuse days of which the last comes before the first.
 
     Raises:
@@ -54,7 +54,12 @@ def refuse_reversed(query: queries.Days) -> None:
         raise invalid("/query/to", "must not be before `from`")
 
 
-def _days(query: queries.Days) -> tuple[date, date]:
+def days_of(query: queries.DayRange) -> tuple[date, date]:
+    """Return the first and the last day that are meant.
+
+    Raises:
+        RefusedError: They are reversed, or more than a leap year has.
+    """
     refuse_reversed(query)
     last_day = query.last_day or max(datetime.now(UTC).date(), query.first_day or date.min)
     first_day = query.first_day or date.fromordinal(max(1, last_day.toordinal() - _DAYS + 1))

@@ -22,6 +22,7 @@ TENANT_TABLES = {
     "spend",
     "holds",
     "idempotency_keys",
+    "refusals",
 }
 """Written out by hand: a table that is forgotten here is caught by the catalogue."""
 
@@ -50,7 +51,10 @@ insert into turnkeeper.spend (organization_id, period, starts_on) values (:o, 'd
 insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd)
 values (:o, :t, 1, '2026-01-02', '2026-01-01', 1);
 
-insert into turnkeeper.idempotency_keys (organization_id, key, fingerprint, turn_id) values (:o, 'k', '', :t)
+insert into turnkeeper.idempotency_keys (organization_id, key, fingerprint, turn_id) values (:o, 'k', '', :t);
+
+insert into turnkeeper.refusals (organization_id, day, user_name, code, refused, last_at)
+values (:o, '2026-01-02', 'ada', 'rate_limited', 1, now())
 """
 
 

@@ -105,6 +105,9 @@ _RENAME_LEDGER: Final = text(
       and s.organization_id = l.organization_id and s.id = l.session_id and s.user_name = :pseudonym
     """
 )
+_FORGET_REFUSALS: Final = text(
+    "delete from turnkeeper.refusals where organization_id = :organization_id and user_name = :user"
+)
 _FIRST: Final = UUID(int=0)
 
 
@@ -267,6 +270,7 @@ class Erasure:
         try:
             with engine.begin() as db:
                 db.execute(text(f"set local lock_timeout = '{_LOCK_TIMEOUT}'"))
+                db.execute(_FORGET_REFUSALS, names)
                 db.execute(_RENAME_TURNS, names)
                 db.execute(_RENAME_SESSIONS, names)
                 erased.renamed = db.execute(_RENAME_LEDGER, names).rowcount

@@ -48,6 +48,7 @@ def _rows_from(source: str) -> TextClause:
           and {IS_WITHIN.format(row="l")}
           and (cast(:user_name as text) is null or l.user_name = :user_name)
           and (cast(:model as text) is null or l.model = :model)
+          and (cast(:usage_source as text) is null or l.usage_source = :usage_source)
           and (cast(:session_id as uuid) is null or l.session_id = :session_id)
           and (cast(:turn_id as uuid) is null or l.turn_id = :turn_id)
         order by l.created_at desc, l.id desc limit :most
@@ -68,6 +69,7 @@ class LedgerFilter:
     session_id: UUID | None = None
     turn_id: UUID | None = None
     model: str | None = None
+    usage_source: str | None = None
     first_day: date | None = None
     last_day: date | None = None
 
@@ -90,6 +92,7 @@ def ledger_rows(
         "last_day": meant.last_day.isoformat() if meant.last_day else _AFTER_ALL,
         "user_name": meant.user,
         "model": meant.model,
+        "usage_source": meant.usage_source,
         "session_id": meant.session_id,
         "turn_id": meant.turn_id,
         "most": most,

@@ -327,3 +327,13 @@ def test_the_application_adds_to_the_ledger_and_neither_changes_nor_removes_a_ro
         " has_table_privilege('turnkeeper_across', 'turnkeeper.ledger', 'UPDATE, DELETE, TRUNCATE') as across"
     )
     assert (row.adds, row.changes, row.across) == (True, False, False)
+
+
+def test_rows_are_found_by_whose_figures_were_billed(api, keys, bill):
+    ids = {source: bill("2026-01-02T00:00:00Z", usage_source=source) for source in ("provider", "estimated")}
+    for source in ("provider", "partial", "estimated"):
+        answer = api.get(f"/v1/ledger?usage_source={source}", keys.admin)
+        assert [row["id"] for row in answer.json["data"]] == [ids[known] for known in ids if known == source]
+        table = api.get(f"/v1/ledger?usage_source={source}", keys.admin, headers={"Accept": "text/csv"})
+        assert (ids.get(source, "no row") in table.text) == (source in ids)
+    assert api.get("/v1/ledger?usage_source=guessed", keys.admin).status_code == 422

@@ -113,7 +113,12 @@ def test_one_users_content_goes_and_what_it_cost_stays_under_another_name(
     session, turn = desk.answered(keys.alice)
     other = desk.session(keys.service, user="alice")
     desk.api.post(f"/v1/sessions/{session}/flag", keys.alice, json={"reason": WORDS})
+    as_owner(
+        "insert into turnkeeper.refusals (organization_id, day, user_name, code, refused, last_at)"
+        " select id, '2026-01-02', 'alice', 'rate_limited', 1, now() from turnkeeper.organizations"
+    )
     assert erase() == 0
+    assert as_owner("select user_name from turnkeeper.refusals") == []
     assert WORDS not in everything(as_owner, client)
     assert client.keys("tk:*:log:*") == []
     (row,) = as_owner("select user_name, turn_id, cost_usd, output_tokens from turnkeeper.ledger")

@@ -448,6 +448,19 @@ CREATE TABLE turnkeeper.idempotency_keys (
 );
 CREATE INDEX idempotency_keys_by_age ON turnkeeper.idempotency_keys (created_at);
 
+-- How often a limit refused a turn, by the UTC day. Counted in memory and added about once a second.
+CREATE TABLE turnkeeper.refusals (
+    organization_id uuid NOT NULL REFERENCES turnkeeper.organizations (id),
+    day date NOT NULL,
+    user_name text NOT NULL CHECK (length(user_name) <= 200),
+    code text NOT NULL,
+    scope text NOT NULL DEFAULT '',
+    refused bigint NOT NULL CHECK (refused > 0),
+    last_at timestamptz NOT NULL,
+    PRIMARY KEY (organization_id, day, user_name, code, scope)
+);
+COMMENT ON COLUMN turnkeeper.refusals.scope IS 'user or organization of a rate, day or month of a budget; else empty';
+
 -- Worker processes; knows no organization.
 CREATE TABLE turnkeeper.workers (
     id uuid PRIMARY KEY,
@@ -501,7 +514,7 @@ DECLARE
     own text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['organizations', 'api_keys', 'sessions', 'turns', 'messages', 'checkpoints',
-                                'ledger', 'spend', 'holds', 'idempotency_keys'] LOOP
+                                'ledger', 'spend', 'holds', 'idempotency_keys', 'refusals'] LOOP
         own := CASE name WHEN 'organizations' THEN 'id' ELSE 'organization_id' END;
         EXECUTE format('ALTER TABLE turnkeeper.%I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE turnkeeper.%I FORCE ROW LEVEL SECURITY', name);
@@ -527,8 +540,8 @@ GRANT UPDATE (ai_enabled, daily_usd, monthly_usd, max_turns_per_session, turns_p
               max_concurrent_turns) ON turnkeeper.organizations TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.api_keys TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE ON turnkeeper.sessions, turnkeeper.turns, turnkeeper.spend TO turnkeeper_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoints, turnkeeper.idempotency_keys
-    TO turnkeeper_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.messages, turnkeeper.checkpoints, turnkeeper.idempotency_keys,
+    turnkeeper.refusals TO turnkeeper_app;
 GRANT SELECT, INSERT ON turnkeeper.ledger TO turnkeeper_app;
 GRANT SELECT, INSERT, DELETE ON turnkeeper.holds TO turnkeeper_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON turnkeeper.workers TO turnkeeper_app;

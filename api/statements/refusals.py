@@ -1,0 +1,97 @@
+"""How often limits refused turns, by day, user and code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+KEPT_DAYS: Final = 92
+"""Long enough to compare quarters. Older rows go when new ones are added."""
+
+# A key that is bound to no user names a session, and that has one. The rows are locked in one order by all processes.
+_ADD: Final = text(
+    """
+    insert into turnkeeper.refusals as r (organization_id, day, user_name, code, scope, refused, last_at)
+    select :organization_id, cast(n.last_at at time zone 'UTC' as date), coalesce(n.user_name, s.user_name, ''),
+           n.code, n.scope, sum(n.refused), max(n.last_at)
+    from unnest(cast(:users as text[]), cast(:sessions as uuid[]), cast(:codes as text[]), cast(:scopes as text[]),
+                cast(:counts as bigint[]), cast(:times as timestamptz[]))
+        as n (user_name, session_id, code, scope, refused, last_at)
+    left join turnkeeper.sessions as s on s.organization_id = :organization_id and s.id = n.session_id
+    group by 2, 3, 4, 5
+    order by 2, 3, 4, 5
+    on conflict (organization_id, day, user_name, code, scope) do update
+    set refused = r.refused + excluded.refused, last_at = greatest(r.last_at, excluded.last_at)
+    """
+)
+_FORGET: Final = text(
+    """
+    delete from turnkeeper.refusals
+    where organization_id = :organization_id and day < cast(now() at time zone 'UTC' as date) - :kept_days
+    """
+)
+_ADD_UP: Final = text(
+    """
+    select r.user_name, r.code, r.scope, sum(r.refused)::bigint as refused, max(r.last_at) as last_at,
+           (sum(sum(r.refused)) over ())::bigint as refused_of_all
+    from turnkeeper.refusals as r
+    where r.organization_id = :organization_id
+      and r.day between cast(:first_day as date) and cast(:last_day as date)
+    group by r.user_name, r.code, r.scope
+    order by refused desc, r.user_name collate "C", r.code, r.scope limit :most
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Refusals of one kind.
+
+    Args:
+        user: Whose turns; None where only the session is known.
+        session_id: Of which session, where the user is not known.
+        code: The limit's code.
+        scope: Which of the limits with that code; empty where there is one.
+        count: How many.
+        last_at: When the last one was.
+    """
+
+    user: str | None
+    session_id: UUID | None
+    code: str
+    scope: str
+    count: int
+    last_at: datetime
+
+
+def add_refusals(db: Connection, organization_id: UUID, refused: Sequence[Refused]) -> None:
+    """Add what was refused, and forget what is older than `KEPT_DAYS`."""
+    db.execute(
+        _ADD,
+        {
+            "organization_id": organization_id,
+            "users": [one.user for one in refused],
+            "sessions": [one.session_id for one in refused],
+            "codes": [one.code for one in refused],
+            "scopes": [one.scope for one in refused],
+            "counts": [one.count for one in refused],
+            "times": [one.last_at for one in refused],
+        },
+    )
+    db.execute(_FORGET, {"organization_id": organization_id, "kept_days": KEPT_DAYS})
+
+
+def refusals_by_user(
+    db: Connection, organization_id: UUID, *, first_day: date, last_day: date, most: int
+) -> list[Row[Any]]:
+    """Return who was refused by which limit and how often, the most frequent first."""
+    parameters = {
+        "organization_id": organization_id,
+        "first_day": first_day,
+        "last_day": last_day,
+        "most": most,
+    }
+    return list(db.execute(_ADD_UP, parameters))
