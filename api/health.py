@@ -13,8 +13,9 @@ from shared.errors import UnavailableError
 
 _log = logging.getLogger("turnkeeper.health")
 
-_WORKER_SECONDS: Final = 15
-_DEAF_SECONDS: Final = 60
+WORKER_SECONDS: Final = 15
+"""Without renewing: a worker is taken for dead."""
+DEAF_SECONDS: Final = 60
 """Four canaries of a worker that hears nothing else (see `worker.pulse`)."""
 _WORKERS: Final = text(
     """
@@ -43,7 +44,7 @@ def readyz(services: Services) -> Reply:
 def _of_database(services: Services) -> dict[str, models.Check]:
     try:
         with services.database.across() as db:
-            workers = db.execute(_WORKERS, {"seconds": _WORKER_SECONDS, "deaf_seconds": _DEAF_SECONDS}).one()
+            workers = db.execute(_WORKERS, {"seconds": WORKER_SECONDS, "deaf_seconds": DEAF_SECONDS}).one()
     except UnavailableError:
         return {
             "postgres": models.Check(ok=False, detail="cannot be reached"),
@@ -52,9 +53,9 @@ def _of_database(services: Services) -> dict[str, models.Check]:
     if workers.hearing:
         worker = models.Check(ok=True)
     elif workers.alive:
-        worker = models.Check(ok=False, detail=f"none has heard a doorbell for {_DEAF_SECONDS} seconds")
+        worker = models.Check(ok=False, detail=f"none has heard a doorbell for {DEAF_SECONDS} seconds")
     else:
-        worker = models.Check(ok=False, detail=f"none was heard of for {_WORKER_SECONDS} seconds")
+        worker = models.Check(ok=False, detail=f"none was heard of for {WORKER_SECONDS} seconds")
     return {"postgres": models.Check(ok=True), "worker": worker}
 
 

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from shared.errors import Fault
 from shared.ids import parse_id
-from shared.turns import SessionStatus
+from shared.turns import SessionStatus, TurnStatus
 from shared.usage import UsageSource
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
@@ -150,6 +151,13 @@ class EventRange(Query):
 
     after: Whole | None = Field(default=None, description="The last `seq` that is known.")
     limit: Whole = Field(default=500, ge=1, le=1000)
+
+
+class TurnPage(Page):
+    """Which turns of the organization."""
+
+    status: TurnStatus | None = None
+    code: Fault | None = Field(default=None, description="Of the newest 10,000 failed turns: why they did.")
 
 
 class Nothing(Query):

@@ -9,6 +9,7 @@ from api import (
     keys,
     ledger,
     messages,
+    operators,
     refusals,
     sessions,
     tickets,
@@ -28,5 +29,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *usage.OPERATIONS,
     *ledger.OPERATIONS,
     *refusals.OPERATIONS,
+    *operators.OPERATIONS,
     *health.OPERATIONS,
 )

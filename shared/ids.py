@@ -1,15 +1,21 @@
 """Identifiers: UUIDv7, so that rows of one time lie together in an index."""
 
+from datetime import datetime
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-__all__ = ["new_id", "parse_id"]
+__all__ = ["first_id_of", "new_id", "parse_id"]
 
 
 def new_id() -> UUID:
     """Return a new UUIDv7 (RFC 9562 section 5.7)."""
     return uuid7()
+
+
+def first_id_of(moment: datetime) -> UUID:
+    """Return what sorts before every UUIDv7 that was made at `moment` or later, to the millisecond."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def parse_id(text: str) -> UUID | None:

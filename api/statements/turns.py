@@ -27,18 +27,19 @@ _STORED: Final = """
 """
 STORED_COLUMNS: Final = f"{_STORED}, t.last_seq"
 """What a turn is rendered from and its events are written from."""
-_CHECKPOINT: Final = """
+TURN_WITH_CHECKPOINT: Final = """
     left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
 """
-_READ: Final = f"{_STORED}, greatest(t.last_seq, c.seq) as last_seq"
+TURN_COLUMNS: Final = f"{_STORED}, greatest(t.last_seq, c.seq) as last_seq"
+"""What a turn is rendered from, as far as its running attempt is known; with `TURN_WITH_CHECKPOINT`."""
 
 _FIND: Final = text(
-    f"select {_READ} from turnkeeper.turns as t {_CHECKPOINT} where {_VISIBLE} and t.id = :turn_id"
+    f"select {TURN_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT} where {_VISIBLE} and t.id = :turn_id"
 )
 _STATUS: Final = text(f"select t.status from turnkeeper.turns as t where {_VISIBLE} and t.id = :turn_id")
 _LIST: Final = text(
     f"""
-    select {_READ} from turnkeeper.turns as t {_CHECKPOINT}
+    select {TURN_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
     where {_VISIBLE} and t.session_id = :session_id
       and (cast(:before as bigint) is null or t.number < :before)
     order by t.number desc limit :most
@@ -55,7 +56,7 @@ _STATE: Final = text(
     f"""
     select {STORED_COLUMNS}, c.seq as checkpoint_seq, c.attempt as checkpoint_attempt,
            coalesce(m.content, c.content, '') as content, coalesce(m.reasoning, c.reasoning, '') as reasoning
-    from turnkeeper.turns as t {_CHECKPOINT}
+    from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
     left join turnkeeper.messages as m on m.organization_id = t.organization_id and m.id = t.message_id
     where {_VISIBLE} and t.id = :turn_id
     """
@@ -106,7 +107,7 @@ _STOP: Final = text(
             (organization_id, id, session_id, turn_id, position, role, content, reasoning, status)
         select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant', c.content,
                nullif(c.reasoning, ''), 'partial'
-        from stopped as t {_CHECKPOINT} where t.message_id is not null  -- a dropped turn has none
+        from stopped as t {TURN_WITH_CHECKPOINT} where t.message_id is not null  -- a dropped turn has none
     ), forgotten as (
         delete from turnkeeper.checkpoints as c using stopped as t
         where t.status = 'stopped' and c.organization_id = t.organization_id and c.turn_id = t.id

@@ -91,6 +91,7 @@ CREATE TABLE turnkeeper.sessions (
 COMMENT ON COLUMN turnkeeper.sessions.forgotten_at IS 'when its content was removed, by retention or erasure; null again when something was added';
 CREATE INDEX sessions_by_activity ON turnkeeper.sessions (organization_id, last_activity_at DESC, id DESC);
 CREATE INDEX sessions_by_user ON turnkeeper.sessions (organization_id, user_name, last_activity_at DESC, id DESC);
+CREATE INDEX sessions_flagged ON turnkeeper.sessions (organization_id, flagged_at DESC, id DESC) WHERE flagged;
 CREATE INDEX sessions_to_expire ON turnkeeper.sessions (last_activity_at) WHERE status = 'active';
 CREATE INDEX sessions_to_forget ON turnkeeper.sessions (closed_at) WHERE status <> 'active' AND forgotten_at IS NULL;
 
@@ -165,6 +166,9 @@ CREATE INDEX turns_claimable ON turnkeeper.turns (organization_id, queued_at)
 CREATE INDEX turns_by_start ON turnkeeper.turns (organization_id, started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX turns_by_wait ON turnkeeper.turns (claimable_at) WHERE status = 'queued' AND claimable_at IS NOT NULL;
 CREATE INDEX turns_leased ON turnkeeper.turns (lease_expires_at) WHERE status IN ('running', 'stopping');
+-- What operators look for. Ids are in the order of acceptance; a turn that completes is not in it.
+CREATE INDEX turns_cut_short ON turnkeeper.turns (organization_id, status, id)
+    WHERE status IN ('stopped', 'failed', 'expired');
 
 CREATE TABLE turnkeeper.messages (
     organization_id uuid NOT NULL,

@@ -1,0 +1,297 @@
+"""What operators are shown: how turns stand, where time goes, what failed, who runs what. For an admin.
+
+Everything is the organization's own; only that workers live, and whether they hear, is known to all.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from api import operator_models as shown
+from api import queries, resources
+from api.cursors import IdCursor, TimeCursor
+from api.health import DEAF_SECONDS, WORKER_SECONDS
+from api.operation import ADMINS, Call, Operation, Reply
+from api.statements import operators
+from api.statements.ledger import LedgerFilter, ledger_rows
+from shared.errors import ProblemCode, RefusedError
+from shared.events import timestamp
+from shared.ids import first_id_of
+from shared.money import format_usd
+
+_FAILURES: Final = timedelta(hours=24)
+_STRETCH_SECONDS: Final = 300
+_STRETCHES: Final = 12
+_MOST_ATTEMPTS: Final = 100
+"""Far more than are made: a turn ends with its third that counts."""
+_MOST_SHOWN_LEASES: Final = 20
+
+
+def get_operations_summary(call: Call) -> Reply:
+    """Read how the organization's turns stand now, and what failed in the last 24 hours."""
+    organization_id = call.caller.organization_id
+    now = datetime.now(UTC)
+    with call.services.database.of(organization_id) as db:
+        standing = operators.standing(db, organization_id)
+        oldest = operators.oldest_waiting(db, organization_id)
+        failures = operators.failures_by_code(db, organization_id, first_id_of(now - _FAILURES))
+    return Reply(
+        200,
+        shown.OperationsSummary(
+            at=timestamp(now),
+            queued=standing.queued,
+            claimable=standing.claimable,
+            running=standing.running,
+            stopping=standing.stopping,
+            oldest_turn_id=None if oldest is None else str(oldest.id),
+            oldest_wait_seconds=None if oldest is None else max(0.0, oldest.wait_seconds),
+            failures=[
+                shown.FaultCount(code=row.code, turns=row.turns, last_turn_id=str(row.last_turn_id))
+                for row in failures
+            ],
+        ),
+    )
+
+
+def get_delays(call: Call) -> Reply:
+    """Read how long turns waited for a worker and for their first text, over the last hour."""
+    organization_id = call.caller.organization_id
+    since = datetime.now(UTC) - timedelta(seconds=_STRETCHES * _STRETCH_SECONDS)
+    with call.services.database.of(organization_id) as db:
+        rows = operators.delays(db, organization_id, since, _STRETCH_SECONDS)
+    # What is claimed while this is asked belongs to the last stretch.
+    by_stretch = {min(row.stretch, _STRETCHES - 1): row for row in reversed(rows)}
+    turns = sum(row.turns for row in rows)
+    return Reply(
+        200,
+        shown.Delays(
+            stretch_seconds=_STRETCH_SECONDS,
+            turns=turns,
+            is_cut=turns == operators.MOST_DELAYS,
+            completed=sum(row.completed for row in rows),
+            stopped=sum(row.stopped for row in rows),
+            failed=sum(row.failed for row in rows),
+            data=[
+                _delay(since + timedelta(seconds=number * _STRETCH_SECONDS), by_stretch.get(number))
+                for number in range(_STRETCHES)
+            ],
+        ),
+    )
+
+
+def list_organization_turns(call: Call, query: queries.TurnPage) -> Reply:
+    """List the organization's turns, newest first; of failed ones by what they failed."""
+    organization_id = call.caller.organization_id
+    before = None if query.cursor is None else IdCursor.decode(query.cursor).id
+    with call.services.database.of(organization_id) as db:
+        rows = operators.turns_of_organization(
+            db, organization_id, status=query.status, code=query.code, before=before, most=query.limit + 1
+        )
+    page, last = resources.page(rows, query.limit)
+    cursor = None if last is None else IdCursor(last.id).encode()
+    return Reply(200, shown.TurnSummaryList(data=[_summary(row) for row in page], next_cursor=cursor))
+
+
+def get_turn_report(call: Call, turn_id: UUID) -> Reply:
+    """Read all that is known of one turn: its times, its attempts and what they cost. Nothing of what was said."""
+    organization_id = call.caller.organization_id
+    with call.services.database.of(organization_id) as db:
+        row = operators.turn_report(db, organization_id, turn_id)
+        if row is None:
+            raise RefusedError(ProblemCode.NOT_FOUND, "there is no such turn")
+        meant = LedgerFilter(turn_id=turn_id)
+        attempts = ledger_rows(db, organization_id, meant, before=None, most=_MOST_ATTEMPTS)
+    return Reply(
+        200,
+        shown.TurnReport(
+            turn=resources.turn(row, call.services.settings),
+            user=row.user_name,
+            recovery=row.recovery,
+            request_id=row.request_id,
+            deadline_seconds=row.deadline_seconds,
+            handed_back=row.handed_back,
+            worker_id=None if row.worker_id is None else str(row.worker_id),
+            lease_expires_at=_time(row.lease_expires_at),
+            held_usd=None if row.held_usd is None else format_usd(Decimal(row.held_usd)),
+            timeline=_timeline(row),
+            attempts=[resources.ledger_row(attempt) for attempt in reversed(attempts)],
+        ),
+    )
+
+
+def list_workers(call: Call) -> Reply:
+    """List the worker processes and which of the organization's turns each of them holds."""
+    organization_id = call.caller.organization_id
+    with call.services.database.of(organization_id) as db:
+        known = operators.workers(db, alive_seconds=WORKER_SECONDS, deaf_seconds=DEAF_SECONDS)
+        leases = operators.leases(db, organization_id)
+    held: dict[UUID, list[Row[Any]]] = {}
+    for lease in leases:
+        held.setdefault(lease.worker_id, []).append(lease)
+    workers = [_worker(row.id, _state(row), row, held.pop(row.id, ())) for row in known]
+    # A lease outlives its worker's row by no more than the lease's length.
+    workers += [_worker(worker, shown.WorkerState.GONE, None, of_it) for worker, of_it in held.items()]
+    return Reply(200, shown.WorkerList(data=workers))
+
+
+def list_flagged_sessions(call: Call, query: queries.Page) -> Reply:
+    """List the sessions that were marked for review, those marked last first."""
+    organization_id = call.caller.organization_id
+    before = None if query.cursor is None else TimeCursor.decode(query.cursor)
+    with call.services.database.of(organization_id) as db:
+        rows = operators.flagged_sessions(db, organization_id, before=before, most=query.limit + 1)
+    page, last = resources.page(rows, query.limit)
+    cursor = None if last is None else TimeCursor(last.flagged_at, last.id).encode()
+    return Reply(200, shown.FlaggedSessionList(data=[_flagged(row) for row in page], next_cursor=cursor))
+
+
+def _delay(begins_at: datetime, row: Row[Any] | None) -> shown.Delay:
+    return shown.Delay(
+        begins_at=timestamp(begins_at),
+        turns=0 if row is None else row.turns,
+        worker_wait=None if row is None else _percentiles(row.worker_wait),
+        model_wait=None if row is None else _percentiles(row.model_wait),
+        first_token=None if row is None else _percentiles(row.first_token),
+    )
+
+
+def _percentiles(values: Sequence[float] | None) -> shown.Percentiles | None:
+    """Return the two; None where there was nothing to sort."""
+    if values is None or values[0] is None:
+        return None
+    half, most = (round(max(0.0, value), 6) for value in values)
+    return shown.Percentiles(p50_seconds=half, p95_seconds=most)
+
+
+def _summary(row: Row[Any]) -> shown.TurnSummary:
+    return shown.TurnSummary(
+        id=str(row.id),
+        session_id=str(row.session_id),
+        user=row.user_name,
+        status=row.status,
+        attempt=row.attempt,
+        model=row.model,
+        finish_reason=row.finish_reason,
+        stop_reason=row.stop_reason,
+        error=row.error,
+        cost_usd=format_usd(Decimal(row.cost_usd)),
+        queued_at=timestamp(row.queued_at),
+        started_at=_time(row.started_at),
+        first_token_at=_time(row.first_token_at),
+        finished_at=_time(row.finished_at),
+    )
+
+
+def _timeline(row: Row[Any]) -> list[shown.TimelineEntry]:
+    """Return what happened, in the order of time; `claimable` only where that was later than the acceptance."""
+    moment = shown.Moment
+    moments = [
+        (moment.ACCEPTED, row.queued_at),
+        (moment.CLAIMABLE, row.claimable_at if row.claimable_at != row.queued_at else None),
+        (moment.CLAIMED, row.started_at),
+        (moment.FIRST_TOKEN, row.first_token_at),
+        (moment.STOP_REQUESTED, row.stop_requested_at),
+        (moment.STOP_OBSERVED, row.stop_observed_at),
+        (moment.DONE, row.finished_at),
+    ]
+    happened = sorted(((name, at) for name, at in moments if at is not None), key=lambda entry: entry[1])
+    return [
+        shown.TimelineEntry(
+            moment=name, at=timestamp(at), after_seconds=round((at - row.queued_at).total_seconds(), 6)
+        )
+        for name, at in happened
+    ]
+
+
+def _state(row: Row[Any]) -> shown.WorkerState:
+    if not row.is_alive:
+        return shown.WorkerState.GONE
+    return shown.WorkerState.HEARING if row.is_hearing else shown.WorkerState.DEAF
+
+
+def _worker(
+    worker_id: UUID, state: shown.WorkerState, row: Row[Any] | None, held: Sequence[Row[Any]]
+) -> shown.Worker:
+    return shown.Worker(
+        id=str(worker_id),
+        state=state,
+        started_at=None if row is None else timestamp(row.started_at),
+        renewed_at=None if row is None else timestamp(row.renewed_at),
+        heard_at=None if row is None else timestamp(row.heard_at),
+        running=len(held),
+        turns=[
+            shown.LeasedTurn(
+                id=str(lease.id),
+                session_id=str(lease.session_id),
+                user=lease.user_name,
+                status=lease.status,
+                attempt=lease.attempt,
+                started_at=timestamp(lease.started_at),
+                lease_expires_at=_time(lease.lease_expires_at),
+            )
+            for lease in held[:_MOST_SHOWN_LEASES]
+        ],
+    )
+
+
+def _flagged(row: Row[Any]) -> shown.FlaggedSession:
+    return shown.FlaggedSession(
+        id=str(row.id),
+        user=row.user_name,
+        title=row.title,
+        status=row.status,
+        flag_reason=row.flag_reason,
+        flagged_by=row.flagged_by,
+        flagged_at=timestamp(row.flagged_at),
+        last_activity_at=timestamp(row.last_activity_at),
+    )
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else timestamp(moment)
+
+
+_TAG: Final = "Operations"
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/v1/operations/summary",
+        _TAG,
+        {200: shown.OperationsSummary},
+        get_operations_summary,
+        roles=ADMINS,
+    ),
+    Operation("GET", "/v1/operations/delays", _TAG, {200: shown.Delays}, get_delays, roles=ADMINS),
+    Operation(
+        "GET",
+        "/v1/operations/turns",
+        _TAG,
+        {200: shown.TurnSummaryList},
+        list_organization_turns,
+        query=queries.TurnPage,
+        roles=ADMINS,
+    ),
+    Operation(
+        "GET",
+        "/v1/operations/turns/{turn_id}",
+        _TAG,
+        {200: shown.TurnReport},
+        get_turn_report,
+        (ProblemCode.NOT_FOUND,),
+        roles=ADMINS,
+    ),
+    Operation("GET", "/v1/operations/workers", _TAG, {200: shown.WorkerList}, list_workers, roles=ADMINS),
+    Operation(
+        "GET",
+        "/v1/operations/flagged",
+        _TAG,
+        {200: shown.FlaggedSessionList},
+        list_flagged_sessions,
+        query=queries.Page,
+        roles=ADMINS,
+    ),
+)
