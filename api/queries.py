@@ -116,6 +116,13 @@ class UsageGroup(StrEnum):
     MODEL = "model"
 
 
+class UsageSort(StrEnum):
+    """In which order groups come."""
+
+    NAME = "name"
+    COST = "cost"
+
+
 class UsagePage(Days):
     """Which usage, and added up by what."""
 
@@ -127,6 +134,10 @@ class UsagePage(Days):
     )
     group_by: UsageGroup = Field(
         default=UsageGroup.DAY, description="Days come newest first, users and models by name."
+    )
+    sort: UsageSort = Field(
+        default=UsageSort.NAME,
+        description="`cost`: the most expensive come first, and there is one page only.",
     )
 
 

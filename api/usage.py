@@ -28,6 +28,7 @@ def get_usage(call: Call, query: queries.UsagePage) -> Reply:
             db,
             organization_id,
             query.group_by,
+            query.sort,
             first_day=first_day,
             last_day=last_day,
             past=_past(query),
@@ -39,7 +40,7 @@ def get_usage(call: Call, query: queries.UsagePage) -> Reply:
         UsageReport(
             data=[UsageRow(group=str(row.name), **_figures(row)) for row in shown],
             totals=UsageTotals(**_figures(totals)),
-            next_cursor=None if last is None else _cursor(last.name),
+            next_cursor=None if last is None or query.sort is queries.UsageSort.COST else _cursor(last.name),
         ),
     )
 
@@ -71,6 +72,8 @@ def days_of(query: queries.DayRange) -> tuple[date, date]:
 def _past(query: queries.UsagePage) -> date | str | None:
     if query.cursor is None:
         return None
+    if query.sort is queries.UsageSort.COST:
+        raise invalid("/query/cursor", "must not be there: the most expensive have one page only")
     if query.group_by is queries.UsageGroup.DAY:
         return DayCursor.decode(query.cursor).day
     return NameCursor.decode(query.cursor).name

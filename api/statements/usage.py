@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from api.queries import UsageGroup
+from api.queries import UsageGroup, UsageSort
 from api.statements.ledger import IS_WITHIN
 
 _TOKENS: Final = (
@@ -25,13 +25,15 @@ _TOTALS: Final = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for nam
 _FIGURES: Final = ", ".join(("name", "attempts", "turns", *_TOKENS, "cost_usd"))
 
 
-def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextClause:
+def _usage_by(name_of: str, kind: str, *, newest_first: bool = False, by_cost: bool = False) -> TextClause:
     """Return the statement that groups by `name_of`, an expression of type `kind` of the ledger's row `{row}`.
 
     A turn is counted at the first of its attempts that is there: most have one attempt and need no look at
     others, and nothing is sorted to tell turns apart.
     """
     is_past, order = ("<", "name desc") if newest_first else (">", "name")
+    if by_cost:
+        order = f"cost_usd desc, {order}"
     of_row, of_earlier = name_of.format(row="l"), name_of.format(row="e")
 
     def is_first(condition: str) -> str:
@@ -62,13 +64,18 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False) -> TextCla
     )
 
 
-_DAY: Final = "{row}.day"
-_STATEMENTS: Final[Mapping[UsageGroup, TextClause]] = MappingProxyType(
+_STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], TextClause]] = MappingProxyType(
     {
-        UsageGroup.DAY: _usage_by(_DAY, "date", newest_first=True),
-        # The same order in every database, so that a cursor means the same everywhere.
-        UsageGroup.USER: _usage_by('{row}.user_name collate "C"', "text"),
-        UsageGroup.MODEL: _usage_by('{row}.model collate "C"', "text"),
+        (group, sort): _usage_by(
+            name_of, kind, newest_first=group is UsageGroup.DAY, by_cost=sort is UsageSort.COST
+        )
+        for group, name_of, kind in (
+            (UsageGroup.DAY, "{row}.day", "date"),
+            # The same order in every database, so that a cursor means the same everywhere.
+            (UsageGroup.USER, '{row}.user_name collate "C"', "text"),
+            (UsageGroup.MODEL, '{row}.model collate "C"', "text"),
+        )
+        for sort in UsageSort
     }
 )
 
@@ -77,15 +84,16 @@ def add_up(
     db: Connection,
     organization_id: UUID,
     group: UsageGroup,
+    sort: UsageSort,
     *,
     first_day: date,
     last_day: date,
     past: date | str | None,
     most: int,
 ) -> tuple[Row[Any], list[Row[Any]]]:
-    """Return the totals of these days, and those of each group past `past`."""
+    """Return the totals of these days, and those of each group past `past`; by cost there is no `past`."""
     totals, *groups = db.execute(
-        _STATEMENTS[group],
+        _STATEMENTS[group, sort],
         {
             "organization_id": organization_id,
             "first_day": first_day,

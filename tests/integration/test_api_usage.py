@@ -85,6 +85,21 @@ def test_pages_show_every_group_once_with_the_totals_of_all(api, keys, bill, gro
     assert sum(Decimal(row["cost_usd"]) for row in paged) == Decimal(whole["totals"]["cost_usd"]) == 45
 
 
+def test_the_most_expensive_come_first_when_asked_for(api, keys, bill):
+    for name, cost in (("ann", "1"), ("bob", "3"), ("cid", "0.000001"), ("ann", "1.5"), ("dan", "3")):
+        bill("2026-04-01T12:00:00Z", cost, user_name=name)
+    report = usage(api, keys.admin, f"{YEAR}&group_by=user&sort=cost&limit=3")
+    assert [(row["group"], row["cost_usd"]) for row in report["data"]] == [
+        ("bob", "3.000000"),
+        ("dan", "3.000000"),
+        ("ann", "2.500000"),
+    ]
+    assert (report["totals"]["cost_usd"], report["next_cursor"]) == ("8.500001", None)
+    following = usage(api, keys.admin, f"{YEAR}&group_by=user&limit=3")["next_cursor"]
+    answer = api.get(f"/v1/usage?{YEAR}&group_by=user&sort=cost&cursor={following}", keys.admin)
+    assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/query/cursor")
+
+
 def test_without_days_it_is_the_last_thirty(api, keys, bill):
     now = datetime.now(UTC)
     bill(now.isoformat(), "1")
