@@ -29,6 +29,8 @@ _STRETCHES: Final = 12
 _MOST_ATTEMPTS: Final = 100
 """Far more than are made: a turn ends with its third that counts."""
 _MOST_SHOWN_LEASES: Final = 20
+_ACCEPTING: Final = timedelta(milliseconds=100)
+"""A turn that waits for nothing can be claimed from the end of the transaction that accepts it."""
 
 
 def get_operations_summary(call: Call) -> Reply:
@@ -187,11 +189,12 @@ def _summary(row: Row[Any]) -> shown.TurnSummary:
 
 
 def _timeline(row: Row[Any]) -> list[shown.TimelineEntry]:
-    """Return what happened, in the order of time; `claimable` only where that was later than the acceptance."""
+    """Return what happened, in the order of time; `claimable` only of a turn that waited behind another, or again."""
     moment = shown.Moment
+    has_waited = row.claimable_at is not None and row.claimable_at - row.queued_at > _ACCEPTING
     moments = [
         (moment.ACCEPTED, row.queued_at),
-        (moment.CLAIMABLE, row.claimable_at if row.claimable_at != row.queued_at else None),
+        (moment.CLAIMABLE, row.claimable_at if has_waited else None),
         (moment.CLAIMED, row.started_at),
         (moment.FIRST_TOKEN, row.first_token_at),
         (moment.STOP_REQUESTED, row.stop_requested_at),

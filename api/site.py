@@ -18,6 +18,15 @@ def index() -> Response:
     return _file("index.html")
 
 
+@site.get("/usage")
+@site.get("/operations")
+@site.get("/operations/turns/<turn_id>")
+def administration_page(turn_id: str = "") -> Response:
+    """Send the administrators' page; it finds out what it shows and whether the key may see that."""
+    del turn_id
+    return _file("administration.html")
+
+
 @site.get("/page/<path:name>")
 def page_file(name: str) -> Response:
     """Send one of the page's files."""

@@ -3,6 +3,7 @@
 import { Problem } from "./api.js";
 import { button, el, icon, setText } from "./dom.js";
 import { ago, moment } from "./format.js";
+import { places } from "./places.js";
 
 const TYPING_MS = 250; // a search begins when typing pauses
 const SETTLE_MS = 300; // several changes at once are one reload of the list
@@ -45,6 +46,7 @@ export class SessionsView {
       el("a", { class: "new", href: "#/new" }, icon("plus"), el("span", {}, "New session")),
       el("label", { class: "search" }, icon("search"), search),
       el("div", { class: "rows" }, list, note, more),
+      places(),
     );
     this.#timers.tick = setInterval(() => this.#draw(), TICK_MS);
   }
