@@ -406,7 +406,8 @@ UPDATE = """async () => {
   kept.querySelector("a").focus();
   table.update([row("new"), row("kept", "changed"), row("last")]);
   const [, again] = table.table.tBodies[0].rows;
-  return [again === kept, document.activeElement.textContent, table.table.tBodies[0].innerText.trim().split(/\\s+/).join(" ")];
+  const words = table.table.tBodies[0].innerText.trim().split(/\\s+/);
+  return [again === kept, document.activeElement.textContent, words.join(" ")];
 }"""
 
 

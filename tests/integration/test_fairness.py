@@ -175,7 +175,9 @@ def test_workers_that_claim_at_once_take_different_turns_and_leave_none(floor):
         return [claim.turn_id for _ in range(5) if (claim := floor.claim()) is not None]
 
     with ThreadPoolExecutor(8) as pool:
-        taken = [turn for turns in [pool.submit(take) for _ in range(8)] for turn in turns.result(DEADLINE_SECONDS)]
+        taken = [
+            turn for turns in [pool.submit(take) for _ in range(8)] for turn in turns.result(DEADLINE_SECONDS)
+        ]
     assert len(set(taken)) == len(taken)
     assert len(taken) + sum(1 for _ in iter(floor.claim, None)) == 40
 

@@ -107,7 +107,9 @@ class Desk:
         return claim_turn(self.database, turn, new_id(), lease_seconds=3600, context_tokens=1000)
 
     def lapse(self, turn):
-        self.sql("update turnkeeper.turns set lease_expires_at = now() - interval '1 s' where id = :t", t=turn)
+        self.sql(
+            "update turnkeeper.turns set lease_expires_at = now() - interval '1 s' where id = :t", t=turn
+        )
 
     def row(self, turn):
         return self.sql("select * from turnkeeper.turns where id = :t", t=turn)[0]
