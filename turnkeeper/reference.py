@@ -19,6 +19,7 @@ from shared.events import EventType
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from shared.variables import VARIABLES
+from turnkeeper.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[1]
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
@@ -73,6 +74,7 @@ def pages() -> Mapping[str, str]:
         "docs/reference/errors.md": errors_page(),
         "docs/reference/events.md": events_page(),
         "docs/reference/metrics.md": metrics_page(),
+        "clients/javascript/src/api.d.ts": declarations(document),
     }
 
 

@@ -1,0 +1,72 @@
+/** Waiting that ends: when somebody rings, when the time is over, or when the caller has had enough. */
+
+export class Bell {
+  /** @type {Set<() => void>} */
+  #waiting = new Set();
+
+  /** End all waits that are on. */
+  ring() {
+    for (const end of [...this.#waiting]) end();
+  }
+
+  /**
+   * Wait until somebody rings.
+   * @param {number} ms at most; Infinity waits for a ring or the signal
+   * @param {AbortSignal} [signal] its reason is thrown when it is aborted
+   * @returns {Promise<boolean>} whether somebody rang
+   */
+  wait(ms, signal) {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) {
+        reject(signal.reason);
+        return;
+      }
+      /** @type {ReturnType<typeof setTimeout>|undefined} */
+      let timer;
+      const leave = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(ring);
+        signal?.removeEventListener("abort", abort);
+      };
+      const ring = () => {
+        leave();
+        resolve(true);
+      };
+      const abort = () => {
+        leave();
+        reject(signal?.reason);
+      };
+      // Longer than a timer can be (25 days) is no limit either.
+      if (ms < 2 ** 31) {
+        timer = setTimeout(() => {
+          leave();
+          resolve(false);
+        }, Math.max(0, ms));
+      }
+      this.#waiting.add(ring);
+      signal?.addEventListener("abort", abort);
+    });
+  }
+}
+
+/**
+ * Do something that can be aborted, within a time.
+ * @template T
+ * @param {number} ms
+ * @param {AbortSignal|undefined} signal of the caller
+ * @param {(signal: AbortSignal) => Promise<T>} action
+ * @returns {Promise<T>}
+ */
+export async function within(ms, signal, action) {
+  const own = new AbortController();
+  const abort = () => own.abort(signal?.reason);
+  if (signal?.aborted) abort();
+  signal?.addEventListener("abort", abort);
+  const timer = setTimeout(() => own.abort(new DOMException("it took too long", "TimeoutError")), Math.min(ms, 2 ** 31 - 1));
+  try {
+    return await action(own.signal);
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+  }
+}
