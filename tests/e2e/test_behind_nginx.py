@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import psycopg
@@ -21,7 +22,7 @@ from tests.e2e.conftest import temporary_folder
 from tests.e2e.formation import Formation, running_formation
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, Reading, Socket, websocket
 from tests.e2e.quick_relay import HEARTBEAT_SECONDS
-from tests.nginx import MISSING, PROGRAM, ROOT
+from tests.nginx import MISSING, PROGRAM, ROOT, configuration, free_port, running_nginx
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 
@@ -217,41 +218,53 @@ def idle(formation: Formation, seconds: float) -> None:
     api = formation.api()
     session = api.session(user="alice")
     turn_id = api.turn(session, "[[delay=3600]] silence")
+    headers = {"Authorization": f"Bearer {formation.key()}", "Accept": "text/event-stream"}
     began = time.monotonic()
-    with websocket(formation.url, formation.key()) as opened:
-        opened.subscribe(session)
-        headers = {"Authorization": f"Bearer {formation.key()}", "Accept": "text/event-stream"}
+    try:
         with (
-            httpx.Client(base_url=formation.url, headers=headers, timeout=seconds, trust_env=False) as client,
+            websocket(formation.url, formation.key()) as opened,
+            httpx.Client(
+                base_url=formation.url, headers=headers, timeout=LIMIT_SECONDS, trust_env=False
+            ) as client,
             client.stream("GET", f"/v1/turns/{turn_id}/events") as answer,
         ):
+            opened.subscribe(session)
             chunks = answer.iter_raw()
             while time.monotonic() - began < seconds:
                 assert next(chunks)
-                assert json.loads(opened.connection.recv(timeout=seconds))["type"] in {"ping", "turn_started"}
-    api.stop(turn_id)
-    api.final(turn_id)
+                said = json.loads(opened.connection.recv(timeout=LIMIT_SECONDS))
+                assert said["type"] in {"ping", "turn_started"}
+    finally:
+        api.stop(turn_id)
+        api.final(turn_id)
 
 
-def test_idle_streams_live_longer_than_nginx_waits(openai_compatible: dict[str, str]):
+@contextlib.contextmanager
+def impatient(stack: Formation, *relays: str) -> Iterator[Formation]:
+    """The same processes behind an nginx of its own, which waits for two seconds."""
+    port = free_port()
+    web, relay = ([stack.ports[name] for name in names] for names in (stack.names("web"), relays))
+    waits = (READ_TIMEOUT, f"proxy_read_timeout {QUICK_TIMEOUT_SECONDS:g}s;")
+    text = configuration(port, web, relay, waits)
+    with temporary_folder() as folder, running_nginx(folder, port, text):
+        yield replace(stack, url=f"http://127.0.0.1:{port}")
+
+
+def test_idle_streams_live_longer_than_nginx_waits(stack: Formation):
+    quick = replace(stack, relay_options=("--app", "tests.e2e.quick_relay:create_app"))
+    quick.ports = {**stack.ports, "relay-quick": free_port()}
+    quick.start("relay-quick")
+    try:
+        with impatient(quick, "relay-quick") as formation:
+            idle(formation, 3 * QUICK_TIMEOUT_SECONDS)
+    finally:
+        stack.end("relay-quick")
+    # That nginx would have closed them: with the real pings, every 15 seconds, it does.
     with (
-        temporary_folder() as folder,
-        running_formation(
-            folder,
-            (READ_TIMEOUT, f"proxy_read_timeout {QUICK_TIMEOUT_SECONDS:g}s;"),
-            relay_options=("--app", "tests.e2e.quick_relay:create_app"),
-            **openai_compatible,
-        ) as formation,
+        impatient(stack, *stack.names("relay")) as formation,
+        pytest.raises((ConnectionClosed, httpx.RemoteProtocolError, StopIteration)),
     ):
         idle(formation, 3 * QUICK_TIMEOUT_SECONDS)
-        # That nginx would have closed them: with the real pings, every 15 seconds, it does.
-        for name in formation.names("relay"):
-            formation.end(name)
-        formation.relay_options = ()
-        for name in formation.names("relay"):
-            formation.start(name)
-        with pytest.raises((ConnectionClosed, httpx.RemoteProtocolError, StopIteration)):
-            idle(formation, 3 * QUICK_TIMEOUT_SECONDS)
 
 
 @pytest.mark.soak

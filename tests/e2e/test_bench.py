@@ -136,7 +136,7 @@ def test_each_peer_is_compared_where_it_is_installed(name: str, tmp_path: Path):
 def test_a_measurement_that_takes_too_long_ends_what_it_started(tmp_path: Path):
     mark = uuid4().hex
     # Longer than a service takes to start, far shorter than what is asked for.
-    finished = run(mark, tmp_path, "--limit 20 growth --seconds 600 --most 10")
+    finished = run(mark, tmp_path, "--limit 12 growth --seconds 600 --most 10")
     assert finished.returncode == 1
     assert "SIGALRM" in finished.stderr
     assert left_over(mark) == []
