@@ -133,7 +133,8 @@ def test_text_that_grows_is_drawn_like_text_that_came_at_once(site: Page) -> Non
 def test_hostile_text_is_drawn_in_linear_time(site: Page, piece: str) -> None:
     started = time.monotonic()
     site.evaluate(DRAW, piece * 150_000 + "x")
-    assert time.monotonic() - started < 5.0
+    # A second or two; in quadratic time it would be minutes, also on a fast machine.
+    assert time.monotonic() - started < 25.0
 
 
 def event(kind: str, seq: int, **fields: object) -> dict:

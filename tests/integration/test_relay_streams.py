@@ -541,17 +541,18 @@ def test_a_websocket_that_grew_old_is_told_to_come_back(own):
 
 
 def test_a_peer_that_answers_no_ping_is_closed(own):
-    service = own(HEARTBEAT="0.2")
+    service = own(HEARTBEAT="1")
     with service.socket() as alive:
-        raw = socket.create_connection(("127.0.0.1", service.port))
+        raw = socket.create_connection(("127.0.0.1", service.port), LIMIT_SECONDS)
         raw.sendall(
             b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Authorization: Bearer good-key\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        eventually(lambda: service.health()["websockets"] == 2)
+        with raw, raw.makefile("rb") as answer:
+            assert answer.readline() == b"HTTP/1.1 101 Switching Protocols\r\n"
+            assert answer.read()  # to the end: it was closed
         eventually(lambda: service.health()["websockets"] == 1)
-        raw.close()
         assert receive(alive) == {"type": "ping"}
 
 
