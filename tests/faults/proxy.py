@@ -19,8 +19,8 @@ import psutil
 CHUNK_BYTES = 1 << 16
 KERNEL_BYTES = 1 << 18
 """What the proxy's sockets hold each way: a client that does not read is felt by the server after that."""
-CALL_SECONDS = 10.0
-TRAP_SECONDS = 30.0
+CALL_SECONDS = 60.0
+TRAP_SECONDS = 60.0
 Pids = Callable[[], Iterable[int]]
 """The processes that are meant, asked again for each new connection: they may be replaced."""
 
