@@ -15,7 +15,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv run test check docs-check format lock bench chaos clean
+.PHONY: help venv run test check docs-check site format lock bench chaos clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ check: $(VENV)/.installed-dev docs-check  ## lint, formatting, types, imports an
 
 docs-check: $(VENV)/.installed-dev  ## fail when a generated page is not what the code says
 	$(PY) -m turnkeeper.reference --check
+
+site: $(VENV)/.installed-dev  ## build the documentation as a site, in build/site
+	$(PY) -m mkdocs build --quiet --strict
 
 format: $(VENV)/.installed-dev  ## format the code and mend what can be mended
 	$(PY) -m ruff check --fix .

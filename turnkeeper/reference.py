@@ -19,6 +19,7 @@ from shared.events import EventType
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from shared.variables import VARIABLES
+from turnkeeper.redis_page import NAMES
 from turnkeeper.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[1]
@@ -75,6 +76,7 @@ def pages() -> Mapping[str, str]:
         "docs/reference/events.md": events_page(),
         "docs/reference/metrics.md": metrics_page(),
         "clients/javascript/src/api.d.ts": declarations(document),
+        "docs/reference/redis-keys.md": redis_page(),
     }
 
 
@@ -208,6 +210,24 @@ def events_page() -> str:
             _table(header, ((f"`{name}`", *described) for name, described in _NUMBERED.items())),
             "\n## Only on streams, not numbered\n",
             _table(header, ((f"`{name}`", *described) for name, described in _UNNUMBERED.items())),
+            "",
+        )
+    )
+
+
+def redis_page() -> str:
+    """Return the page of keys and channels in Redis."""
+    rows = ((f"`{name.pattern}`", name.kind, name.holds, name.lives, name.without) for name in NAMES)
+    return "\n".join(
+        (
+            "# Redis\n",
+            _NOTE,
+            (
+                "All that is kept there, by name. Nothing of it is missed for long: the last column says what happens "
+                "without. The braces are hash tags, so that what belongs together lies together in a cluster. No name "
+                "holds a secret, a user or content.\n"
+            ),
+            _table(("name", "type", "is", "lives", "without it"), rows),
             "",
         )
     )
