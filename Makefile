@@ -105,6 +105,10 @@ OPERATIONS ?= 1000000
 fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at random: make fuzz-tenancy OPERATIONS=1000000 SEED=1
 	$(PY) -m tests.soak.tenancy --operations $(OPERATIONS) --seed $(SEED)
 
+.PHONY: upgrade
+upgrade: $(VENV)/.installed-dev  ## an older release beside this one, as during a deploy: make upgrade FROM=v0.1.0
+	$(PY) -m tests.soak.upgrade --from $(or $(FROM),$(error name a tag or commit: make upgrade FROM=v0.1.0))
+
 .PHONY: fuzz-api
 MINUTES ?= 10
 fuzz-api: $(VENV)/.installed-dev  ## call the API as its OpenAPI page says, and as it does not: make fuzz-api MINUTES=10 SEED=1
