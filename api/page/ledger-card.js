@@ -54,8 +54,8 @@ export class LedgerCard {
     this.#parts = { user: user.input, model: model.input, source, table, more, download };
     this.node = el(
       "section",
-      { class: "card", "aria-labelledby": "ledger-title" },
-      el("header", {}, el("h2", { id: "ledger-title" }, "Ledger"), download),
+      { class: "card" },
+      el("header", {}, el("h2", {}, "Ledger"), download),
       el("p", { class: "note" }, "One row for each attempt that reached a provider, of the days above."),
       el(
         "form",

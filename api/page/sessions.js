@@ -1,9 +1,9 @@
 /** Lists the sessions, newest activity first, and finds them by their words. */
 
 import { Problem } from "./api.js";
+import { places } from "./places.js";
 import { button, el, icon, setText } from "./dom.js";
 import { ago, moment } from "./format.js";
-import { places } from "./places.js";
 
 const TYPING_MS = 250; // a search begins when typing pauses
 const SETTLE_MS = 300; // several changes at once are one reload of the list
@@ -45,8 +45,8 @@ export class SessionsView {
       ),
       el("a", { class: "new", href: "#/new" }, icon("plus"), el("span", {}, "New session")),
       el("label", { class: "search" }, icon("search"), search),
-      el("div", { class: "rows" }, list, note, more),
       places(),
+      el("div", { class: "rows" }, list, note, more),
     );
     this.#timers.tick = setInterval(() => this.#draw(), TICK_MS);
   }

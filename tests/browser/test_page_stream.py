@@ -135,6 +135,8 @@ class Service:
                 return 202, self.turns[0]
             case "POST", tail if tail.endswith("/stop"):
                 return 202, row("stopping")
+            case "GET", "/budget":
+                return problem(403, "forbidden", "This key may not do that")
             case "POST", "/tickets":
                 return 201, {"ticket": "t" * 8, "expires_at": TIME}
         raise AssertionError(f"{method} {path} is not played")
