@@ -1,9 +1,12 @@
-/** The HTTP API as functions. Every failure is a Problem: what the service said, or that it could not be reached. */
+/** The HTTP API as functions that the page needs, by turnkeeper.js. Every failure is a Problem: words, and what to do. */
 
-const TIMEOUT_MS = 20_000; // longer than any answer of the API takes; a hanging proxy must not hang the page
+import { ApiError, Client, ConnectionFailedError, TurnkeeperError } from "./turnkeeper/turnkeeper.js";
+
 const PAGE = 100; // the API's largest page
-const MAX_PAGES = 50; // 5,000 rows of one session: beyond it a page in a browser is the wrong tool
-const TRIES = 4; // about 4 s of retrying before the user is asked
+const MAX_ROWS = 5_000; // of one session: beyond it a page in a browser is the wrong tool
+/** About 4 s of retrying before the user is asked; a stream is never given up, since the reader may come back. */
+const POLICY = { tries: 4, limitMs: 30_000, firstPauseMs: 600, longestPauseMs: 3_000, reconnectMs: Infinity };
+const UNREACHABLE = { code: "network", title: "Turnkeeper cannot be reached", detail: "Check the connection and try again." };
 
 /** A refusal or failure in words (RFC 9457), with what a program needs to act on it. */
 export class Problem extends Error {
@@ -11,8 +14,8 @@ export class Problem extends Error {
     super(body.title ?? `The service answered ${status}`);
     this.name = "Problem";
     this.status = status;
-    this.code = body.code ?? "unknown";
-    this.title = body.title ?? this.message;
+    this.code = body.code || "unknown";
+    this.title = body.title || this.message;
     this.detail = body.detail ?? "";
     this.errors = body.errors ?? [];
     this.requestId = body.request_id ?? null;
@@ -20,27 +23,23 @@ export class Problem extends Error {
     this.body = body;
   }
 
-  /** True where the first try may have arrived or a second may succeed by itself. */
-  get isWorthRetrying() {
-    return this.code === "network" || this.code === "idempotency_in_progress" || [502, 503, 504].includes(this.status);
+  /** True where the message may have arrived although no answer did: only the same key makes another try safe. */
+  get isUncertain() {
+    return this.code === "network" || this.status >= 500 || this.code === "idempotency_in_progress";
   }
 }
 
-const unreachable = () =>
-  new Problem({ code: "network", title: "Turnkeeper cannot be reached", detail: "Check the connection and try again." }, 0);
-
-async function readBody(response) {
-  const type = response.headers.get("Content-Type") ?? "";
-  if (!/^application\/(problem\+)?json\b/.test(type)) return {};
-  try {
-    return await response.json();
-  } catch (error) {
-    if (error instanceof SyntaxError) return {}; // a proxy in between cut or replaced the body
-    throw unreachable();
+/** What the client has thrown, as a Problem; anything else is a fault of this page and stays what it is. */
+export function problemOf(error) {
+  if (error instanceof ApiError) {
+    const { status, code, title, detail, errors, requestId, retryAfterMs, members } = error;
+    const body = { ...members, code, title: title || `The service answered ${status}`, detail, errors };
+    return new Problem({ ...body, request_id: requestId, retry_after_ms: retryAfterMs }, status);
   }
+  if (error instanceof ConnectionFailedError) return new Problem(UNREACHABLE, 0);
+  if (error instanceof TurnkeeperError) return new Problem({ code: "protocol", title: "The answer could not be read" }, 0);
+  return error;
 }
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
  * Bind the API to a key.
@@ -48,75 +47,49 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param {() => void} onUnauthorized called when the service no longer knows the key
  */
 export function connect(key, onUnauthorized = () => undefined) {
-  async function call(method, path, { body, headers = {} } = {}) {
-    const init = {
-      method,
-      headers: { Accept: "application/json", Authorization: `Bearer ${key}`, ...headers },
-      cache: "no-store",
-      credentials: "omit",
-      redirect: "error",
-      signal: AbortSignal.timeout(TIMEOUT_MS),
-    };
-    if (body !== undefined) {
-      init.headers["Content-Type"] = "application/json";
-      init.body = JSON.stringify(body);
-    }
-    const response = await fetch(path, init).catch(() => {
-      throw unreachable();
-    });
-    const answer = response.status === 204 ? null : await readBody(response);
-    if (response.ok) return answer;
-    if (response.status === 401) onUnauthorized();
-    throw new Problem(answer, response.status);
+  let client;
+  try {
+    client = new Client(window.location.origin, key, { policy: POLICY });
+  } catch {
+    throw new Problem({ code: "unauthorized", title: "This is no key" }, 401);
   }
 
-  async function all(path) {
-    const rows = [];
-    let cursor = null;
-    for (let page = 0; page < MAX_PAGES; page += 1) {
-      const query = cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`;
-      const { data, next_cursor: next } = await call("GET", `${path}?limit=${PAGE}${query}`);
-      rows.push(...data);
-      if (next === null || next === undefined) break;
-      cursor = next;
+  /** Wait for the client; what it throws is a Problem. */
+  async function told(call) {
+    try {
+      return await call;
+    } catch (error) {
+      const problem = problemOf(error);
+      if (problem.status === 401) onUnauthorized();
+      throw problem;
     }
+  }
+
+  async function all(listing) {
+    const rows = [];
+    for await (const row of client.every(listing)) if (rows.push(row) >= MAX_ROWS) break;
     return rows;
   }
 
-  async function persist(action) {
-    for (let attempt = 1; ; attempt += 1) {
-      try {
-        return await action();
-      } catch (problem) {
-        if (!(problem instanceof Problem) || !problem.isWorthRetrying || attempt === TRIES) throw problem;
-        await pause(Math.min(problem.retryAfterMs ?? 300 * 2 ** attempt, 3_000));
-      }
-    }
-  }
-
-  const session = (id) => `/v1/sessions/${encodeURIComponent(id)}`;
-  const turn = (id) => `/v1/turns/${encodeURIComponent(id)}`;
-
   return {
-    sessions(cursor = null, limit = 20) {
-      const query = cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`;
-      return call("GET", `/v1/sessions?limit=${limit}${query}`);
-    },
-    searchSessions: (words) => call("GET", `/v1/sessions/search?limit=20&q=${encodeURIComponent(words)}`),
-    session: (id) => call("GET", session(id)),
-    createSession: (fields) => call("POST", "/v1/sessions", { body: fields }),
-    closeSession: (id) => call("DELETE", session(id)),
-    messages: (id) => all(`${session(id)}/messages`),
-    turns: (id) => all(`${session(id)}/turns`),
-    turn: (id) => call("GET", turn(id)),
-    /** Post a turn; tried again with the same key, which cannot make a second one. */
-    postTurn: (id, content, key) =>
-      persist(() => call("POST", `${session(id)}/turns`, { body: { content }, headers: { "Idempotency-Key": key } })),
+    /** Any other call: `{method, path, query, body}`. */
+    request: (call) => told(client.request(call)),
+    sessions: (cursor = null, limit = 20) => told(client.listSessions({ cursor, limit })),
+    searchSessions: (words) => told(client.searchSessions(words)),
+    session: (id) => told(client.getSession(id)),
+    createSession: (fields) => told(client.createSession(fields)),
+    closeSession: (id) => told(client.closeSession(id)),
+    messages: (id) => told(all((page) => client.listMessages(id, { limit: PAGE, ...page }))),
+    turns: (id) => told(all((page) => client.listTurns(id, { limit: PAGE, ...page }))),
+    turn: (id) => told(client.getTurn(id)),
+    /** Post a turn, behind those that wait; tried again with the same key, which cannot make a second one. */
+    postTurn: (id, content, idempotencyKey) =>
+      told(client.createTurn(id, content, { idempotencyKey, multitask_strategy: "enqueue" })),
     /** Ask a turn to stop: idempotent, so it is tried again. */
-    stopTurn: (id) => persist(() => call("POST", `${turn(id)}/stop`, { body: {} })),
-    async ticket(id) {
-      const { ticket } = await call("POST", "/v1/tickets", { body: { session_id: id, ttl_seconds: 60 } });
-      return ticket;
-    },
+    stopTurn: (id) => told(client.stopTurn(id)),
+    /** All turns of a session as they happen; an answer that is under way begins with its text so far. */
+    stream: (id, onState) => client.streamSession(id, { replay: "snapshot", onState }),
+    /** Throw what a stream has thrown, as a Problem. */
+    told,
   };
 }

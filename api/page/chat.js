@@ -2,12 +2,14 @@
 
 import { Problem } from "./api.js";
 import { Composer } from "./composer.js";
+import { ConnectionBadge } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { announce, button, el, setText } from "./dom.js";
 import { ExchangeView } from "./exchange.js";
 import { tokenDetails, tokens, usd } from "./format.js";
 import { Notice } from "./notice.js";
-import { connection, outcome } from "./words.js";
+import { Outbox } from "./outbox.js";
+import { outcome } from "./words.js";
 
 const NEAR_PX = 80; // closer than this to the end counts as reading along
 const CLOSED = { closed: "This session is closed", expired: "This session has expired: start a new one" };
@@ -16,11 +18,12 @@ export class ChatView {
   #app;
   #conversation;
   #composer;
+  #outbox;
+  #badge;
   #notice = new Notice();
   #exchanges = new Map();
   #dirty = new Set(); // ids of turns to draw in the next frame: deltas come faster than frames
   #frame = null;
-  #clock = null;
   #follows = true;
   #resized = new ResizeObserver(() => {
     if (this.#follows) this.#toEnd(); // a notice or a longer message took room
@@ -35,9 +38,15 @@ export class ChatView {
     this.#app = app;
     this.#conversation = new Conversation(app.api, session, (what, detail) => this.#changed(what, detail));
     this.#composer = new Composer(session.id, {
-      onSend: (content, key) => this.#send(content, key),
+      onSend: (content) => this.#send(content),
       onStop: () => this.#stop(),
     });
+    this.#outbox = new Outbox(session.id, {
+      post: (content, key) => this.#post(content, key),
+      onRefused: (content, problem) => this.#refused(content, problem),
+      onEdit: (content) => this.#composer.offer(content),
+    });
+    this.#badge = new ConnectionBadge(() => this.#conversation.wake());
     this.pressed = this.pressed.bind(this);
     this.#build();
     this.#drawSession();
@@ -46,16 +55,16 @@ export class ChatView {
   #build() {
     const title = el("h1", { tabindex: "-1" });
     const spent = el("span", { class: "spent" });
-    const state = el("button", { type: "button", class: "state", on: { click: () => this.#conversation.wake() } });
     const leave = button("Close session", "archive", () => this.#close(), { quiet: true, class: "close" });
     const log = el("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Conversation" });
-    const scroll = el("div", { class: "scroll", tabindex: "0", on: { scroll: () => this.#scrolled() } }, log);
+    const waiting = this.#outbox.node;
+    const scroll = el("div", { class: "scroll", tabindex: "0", on: { scroll: () => this.#scrolled() } }, log, waiting);
     const jump = button("To the newest", "down", () => this.#toEnd(), { class: "jump", hidden: true, quiet: true });
-    this.#parts = { title, spent, state, leave, log, scroll, jump };
+    this.#parts = { title, spent, leave, log, scroll, jump };
     this.node = el(
       "main",
       { class: "chat" },
-      el("header", { class: "bar" }, this.#app.menuButton(), el("div", { class: "about" }, title, spent), state, leave),
+      el("header", { class: "bar" }, this.#app.menuButton(), el("div", { class: "about" }, title, spent), this.#badge.node, leave),
       scroll,
       el("div", { class: "dock" }, jump, this.#notice.node, this.#composer.node),
     );
@@ -65,20 +74,20 @@ export class ChatView {
   async open({ isNew = false } = {}) {
     document.addEventListener("keydown", this.pressed);
     this.#resized.observe(this.#parts.scroll);
-    this.#clock = setInterval(() => this.#drawState(), 1000);
+    this.#badge.open();
     try {
       await this.#conversation.open({ isNew });
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       this.#notice.show(problem, { name: "Try again", run: () => this.#app.reopen() });
-      return;
     }
-    await this.#composer.resume();
+    this.#composer.resume();
+    this.#outbox.resume();
   }
 
   close() {
     document.removeEventListener("keydown", this.pressed);
-    clearInterval(this.#clock);
+    this.#badge.close();
     this.#resized.disconnect();
     cancelAnimationFrame(this.#frame);
     this.#conversation.close();
@@ -89,23 +98,28 @@ export class ChatView {
     if (event.key === "Escape" && !event.isComposing && !isElsewhere) this.#stop();
   }
 
-  async #send(content, key) {
+  #send(content) {
     this.#notice.clear();
     this.#follows = true;
-    try {
-      await this.#conversation.send(content, key);
-      this.#app.sessionsChanged();
-      return true;
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      this.#notice.show(problem);
-      if (["session_busy", "session_closed", "session_expired"].includes(problem.code)) this.#reread();
-      return false;
-    }
+    const isTaken = this.#outbox.send(content);
+    this.#toEnd();
+    return isTaken;
   }
 
-  async #stop() {
-    const { active } = this.#conversation;
+  async #post(content, key) {
+    await this.#conversation.send(content, key);
+    this.#app.sessionsChanged();
+  }
+
+  /** A message was refused for certain: it goes back to where it can be changed, unless something is written there. */
+  #refused(content, problem) {
+    this.#notice.show(problem);
+    if (["session_closed", "session_expired"].includes(problem.code)) this.#reread();
+    return this.#composer.offer(content);
+  }
+
+  async #stop(turn = this.#conversation.active) {
+    const active = turn;
     if (active === null || active.status === "stopping") return;
     announce("Stopping");
     try {
@@ -143,7 +157,7 @@ export class ChatView {
         this.#app.sessionsChanged();
         break;
       case "state":
-        this.#drawState();
+        this.#badge.update(this.#conversation.streamState);
         break;
       case "problem":
         this.#notice.show(detail);
@@ -169,15 +183,6 @@ export class ChatView {
     this.#drawComposer();
   }
 
-  #drawState() {
-    const { streamState } = this.#conversation;
-    const { state } = this.#parts;
-    state.dataset.state = streamState.name;
-    setText(state, connection(streamState));
-    state.disabled = streamState.name !== "waiting";
-    state.title = streamState.name === "waiting" ? "Try now" : "The live connection";
-  }
-
   #drawTurns() {
     const { turns } = this.#conversation;
     for (const [id, view] of this.#exchanges) {
@@ -199,7 +204,10 @@ export class ChatView {
   #exchangeFor(id) {
     let view = this.#exchanges.get(id);
     if (view === undefined) {
-      view = new ExchangeView({ onAgain: (question) => this.#composer.offer(question) });
+      view = new ExchangeView({
+        onAgain: (question) => this.#composer.offer(question),
+        onCancel: (turnId) => this.#stop(this.#conversation.turns.get(turnId)),
+      });
       this.#exchanges.set(id, view);
     }
     return view;

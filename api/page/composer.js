@@ -1,8 +1,8 @@
-/** Where a message is written. What is typed survives a failed send and a reload, with the key of its first try. */
+/** Where a message is written. What is typed survives a failed send and a reload. */
 
 import { button, el, icon } from "./dom.js";
 import { plural } from "./format.js";
-import { drafts, randomKey } from "./storage.js";
+import { drafts } from "./storage.js";
 
 const LONGEST = 32_000; // the API's limit, in characters after trimming
 const COUNT_FROM = 30_000;
@@ -12,23 +12,19 @@ const characters = (text) => Array.from(text).length; // as the API counts: an e
 export class Composer {
   #owner;
   #place;
-  #key;
   #isSending = false;
-  #wasSending; // the page was left before the answer to a send came
   #canSend = true;
+  #isAnswering = false;
   #parts;
 
   /**
    * @param {string} place the session's id, or "new": whose draft this is
-   * @param {{onSend: (content: string, key: string) => Promise<boolean>, onStop: () => void}} owner `onSend` says
-   *   whether the message was accepted; until then it stays here
+   * @param {{onSend: (content: string) => boolean|Promise<boolean>, onStop: () => void}} owner `onSend`
+   *   says whether it took the message; until then it stays here
    */
   constructor(place, owner) {
     this.#owner = owner;
     this.#place = place;
-    const draft = drafts.load(place);
-    this.#key = draft.key;
-    this.#wasSending = draft.isSending;
     const input = el("textarea", {
       rows: "1",
       placeholder: "Write a message",
@@ -37,7 +33,7 @@ export class Composer {
       enterkeyhint: "send",
       on: { input: () => this.#typed(), keydown: (event) => this.#pressed(event) },
     });
-    input.value = draft.content;
+    input.value = drafts.load(place);
     const send = el("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send" }, icon("send"));
     const stop = button("Stop", "stop", () => owner.onStop(), { class: "stop", hidden: true });
     const hint = el("p", { class: "hint", id: "composer-hint" });
@@ -51,30 +47,31 @@ export class Composer {
     this.#draw();
   }
 
-  /** Take the focus, and send what was on its way when the page was left. */
-  async resume() {
+  /** Take the focus. */
+  resume() {
     this.#draw(); // its height is known only now that it is on screen
     this.#parts.input.focus();
-    if (this.#wasSending) await this.submit();
   }
 
-  /** Put text here, unless something is being written already. */
+  /** Put text here, unless something is being written already; says whether it was taken. */
   offer(content) {
-    if (this.#parts.input.value.trim() === "") {
+    const isFree = this.#parts.input.value.trim() === "";
+    if (isFree) {
       this.#parts.input.value = content;
       this.#typed();
     }
     this.#parts.input.focus();
+    return isFree;
   }
 
   /** An answer is being written (`standing`: "running" or "stopping"), or null; `closed` says why nothing can be sent. */
   update({ standing, closed }) {
-    const { input, stop, send } = this.#parts;
-    this.#canSend = standing === null && closed === null;
+    const { input, stop } = this.#parts;
+    this.#canSend = closed === null;
+    this.#isAnswering = standing !== null;
     stop.hidden = standing === null;
     stop.disabled = standing === "stopping";
     stop.lastChild.textContent = standing === "stopping" ? "Stopping…" : "Stop";
-    send.hidden = standing !== null;
     input.disabled = closed !== null;
     input.placeholder = closed ?? "Write a message";
     this.#draw();
@@ -84,17 +81,12 @@ export class Composer {
   async submit() {
     const content = this.#parts.input.value;
     if (!this.#canSend || this.#isSending || !this.#fits(content)) return;
-    this.#key ??= randomKey();
-    drafts.save(this.#place, content, this.#key, true);
     this.#isSending = true;
     this.#draw();
-    const isAccepted = await this.#owner.onSend(content, this.#key);
+    const isTaken = await this.#owner.onSend(content);
     this.#isSending = false;
-    if (isAccepted) {
-      this.#key = null;
-      this.#parts.input.value = ""; // read-only meanwhile: it is what was sent
-    }
-    drafts.save(this.#place, this.#parts.input.value, this.#key);
+    if (isTaken) this.#parts.input.value = ""; // read-only meanwhile: it is what was sent
+    drafts.save(this.#place, this.#parts.input.value);
     this.#draw();
   }
 
@@ -104,7 +96,6 @@ export class Composer {
   }
 
   #typed() {
-    this.#key = null; // other text is another message
     drafts.save(this.#place, this.#parts.input.value);
     this.#draw();
   }
@@ -140,6 +131,7 @@ export class Composer {
       const left = LONGEST - characters(content.trim());
       return left >= 0 ? ["plain", `${plural(left, "character")} left`] : ["bad", `${plural(-left, "character")} too many`];
     }
-    return ["keys", this.#canSend ? "Enter sends, Shift+Enter starts a new line" : "Esc stops the answer"];
+    if (this.#isAnswering) return ["keys", "Enter queues the message, Esc stops the answer"];
+    return ["keys", "Enter sends, Shift+Enter starts a new line"];
   }
 }

@@ -1,19 +1,16 @@
 /**
  * One open session: its turns, from the store and from the stream, and what the user does to them. It knows no DOM.
- * The stream is subscribed with a cursor and the store is read again wherever the two might have come apart.
+ * The store is read again wherever the two might have come apart.
  */
 
 import { Stream } from "./stream.js";
 import { applyEvent, askedToStop, isExact, mergeStored, newTurn, withRecord } from "./turn.js";
 import { Problem } from "./api.js";
 
-const HOLE_TRIES = 3; // then `done` ends the turn and the store has its text
-
 export class Conversation {
   #api;
   #changed;
   #stream;
-  #holes = new Map(); // turn id -> how often its missing events were asked for
   #reading = null; // the running read of the store, shared by whoever wants one meanwhile
   #readAgain = false;
   #closed = false;
@@ -31,9 +28,7 @@ export class Conversation {
     this.#changed = (...news) => {
       if (!this.#closed) changed(...news);
     };
-    this.#stream = new Stream(session.id, {
-      ticket: () => api.ticket(session.id),
-      cursor: () => this.#cursor(),
+    this.#stream = new Stream(api, session.id, {
       onEvent: (event) => this.#take(event),
       onState: (state) => this.#changed("state", state),
       onCaughtUp: () => this.#checkMissed(),
@@ -133,14 +128,6 @@ export class Conversation {
     }
   }
 
-  #cursor() {
-    const turn = this.active;
-    if (turn === null) return null;
-    // Of an answer that was under way when the page came, one snapshot is quicker than a thousand deltas.
-    const isUnderWay = turn.seq === 0 && turn.status !== "queued";
-    return { turnId: turn.id, after: turn.seq, replay: isUnderWay ? "snapshot" : "events" };
-  }
-
   #take(event) {
     if (event.type === "title_updated") {
       this.session = { ...this.session, title: event.title };
@@ -149,22 +136,10 @@ export class Conversation {
     if (!event.turn_id || event.type === "gap") return; // the snapshot that follows a gap says it all
     const known = this.turns.get(event.turn_id);
     const { turn, fate } = applyEvent(known ?? newTurn(event.turn_id), event);
-    if (fate === "hole") {
-      this.#fillHole(turn);
-      return;
-    }
-    if (fate === "seen") return;
-    this.#holes.delete(turn.id);
+    if (fate !== "applied") return; // the stream brings each event once and in order
     this.#put(turn, known === undefined);
     if (known === undefined) this.#readLater(); // asked elsewhere: its question is in the store
     if (turn.done) this.#finish(turn);
-  }
-
-  #fillHole(turn) {
-    const tries = this.#holes.get(turn.id) ?? 0;
-    if (tries >= HOLE_TRIES || this.#stream.state.name !== "live") return; // a replay is on its way
-    this.#holes.set(turn.id, tries + 1);
-    this.#stream.subscribe({ turnId: turn.id, after: turn.seq, replay: tries === 0 ? "events" : "snapshot" });
   }
 
   async #finish(turn) {
@@ -194,7 +169,6 @@ export class Conversation {
 
   /** After a connection: did something happen that no cursor of ours covers? */
   async #checkMissed() {
-    this.#holes.clear();
     try {
       const session = await this.#api.session(this.session.id);
       const isUnknown = session.active_turn_id !== null && !this.turns.has(session.active_turn_id);

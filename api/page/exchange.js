@@ -13,7 +13,8 @@ export class ExchangeView {
   #parts;
 
   /**
-   * @param {{onAgain: (question: string) => void}} owner `onAgain` puts a question back into the composer
+   * @param {{onAgain: (question: string) => void, onCancel: (turnId: string) => void}} owner `onAgain` puts a question back
+   *   into the composer, `onCancel` stops a turn that waits
    */
   constructor(owner) {
     const text = el("div", { class: "text" });
@@ -29,9 +30,10 @@ export class ExchangeView {
       tokens: fact("tokens"),
       cost: fact("cost"),
       again: button("Ask again", null, () => owner.onAgain(this.#turn.question), { class: "link", hidden: true }),
+      cancel: button("Cancel", null, () => owner.onCancel(this.#turn.id), { class: "link", hidden: true }),
       copy: copyButton("Copy the answer", () => this.#turn.content),
     };
-    const { question, thoughts, outcome: end, remarks: notes, status, model, tokens: used, cost, again, copy } = this.#parts;
+    const { question, thoughts, outcome: end, remarks: notes, status, model, tokens: used, cost, again, cancel, copy } = this.#parts;
     this.#parts.reasoning = el("details", { class: "reasoning", hidden: true }, el("summary", {}, "Reasoning"), thoughts);
     this.#parts.answer = el("div", { class: "answer", dir: "auto" }, this.#parts.reasoning, text, end, notes);
     this.node = el(
@@ -39,14 +41,14 @@ export class ExchangeView {
       { class: "exchange" },
       question,
       this.#parts.answer,
-      el("footer", { class: "facts" }, status, model, used, cost, again, copy),
+      el("footer", { class: "facts" }, status, model, used, cost, again, cancel, copy),
     );
   }
 
   /** Draw the turn as it is now. `exact` says whether its text was proven to be the stored one. */
   update(turn, exact) {
     this.#turn = turn;
-    const { question, thoughts, reasoning, answer, copy, again } = this.#parts;
+    const { question, thoughts, reasoning, answer, copy, again, cancel } = this.#parts;
     this.node.dataset.turnId = turn.id;
     this.node.dataset.status = turn.status;
     if (exact === undefined || exact === null) delete this.node.dataset.exact;
@@ -61,6 +63,7 @@ export class ExchangeView {
     answer.setAttribute("aria-busy", String(!turn.done));
     copy.hidden = turn.content === "";
     again.hidden = !turn.done || !["failed", "expired"].includes(turn.status) || turn.question === null;
+    cancel.hidden = turn.status !== "queued";
     this.#showOutcome(outcome(turn));
     this.#showRemarks(remarks(turn, exact));
     this.#showFacts(turn);

@@ -7,7 +7,7 @@ import { button, el } from "./dom.js";
 import { SessionsView } from "./sessions.js";
 import { signInView } from "./signin.js";
 import { StartView } from "./start.js";
-import { credentials } from "./storage.js";
+import { credentials, forgetWritten } from "./storage.js";
 import { explain } from "./words.js";
 
 const SESSION_PATH = /^#\/sessions\/([0-9A-Za-z-]{1,64})$/;
@@ -38,8 +38,10 @@ class Page {
     else this.#signIn(key);
   }
 
+  /** Forget the key and, unless there is a `reason` to sign in again, all that was written here. */
   signOut(reason = "") {
     credentials.forget();
+    if (reason === "") forgetWritten();
     this.api = null;
     this.#sessions?.close();
     this.#sessions = null;

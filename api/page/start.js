@@ -4,7 +4,7 @@ import { Problem } from "./api.js";
 import { Composer } from "./composer.js";
 import { el } from "./dom.js";
 import { Notice } from "./notice.js";
-import { credentials, drafts } from "./storage.js";
+import { credentials, outbox } from "./storage.js";
 
 const wantsUser = (problem) =>
   problem.code === "validation_failed" && problem.errors.some(({ pointer }) => pointer === "/user");
@@ -18,7 +18,7 @@ export class StartView {
   constructor(app) {
     this.#app = app;
     this.#composer = new Composer("new", {
-      onSend: (content, key) => this.#send(content, key),
+      onSend: (content) => this.#send(content),
       onStop: () => undefined,
     });
     document.title = "New session · Turnkeeper";
@@ -43,12 +43,12 @@ export class StartView {
 
   close() {}
 
-  async #send(content, key) {
+  async #send(content) {
     this.#notice.clear();
     try {
       const session = await this.#create();
       if (session === null) return false;
-      drafts.save(session.id, content, key, true); // the session's own composer sends it, also after a reload
+      outbox.add(session.id, content); // the session's own view sends it, also after a reload
       this.#app.openNew(session);
       return true;
     } catch (problem) {

@@ -1,6 +1,8 @@
-/** What the browser keeps: the key, the user's name and drafts. Where storage is blocked, memory takes its place until reload. */
+/** What the browser keeps: the key, the user's name, drafts and messages on their way. Where storage is blocked, memory takes its place until reload. */
 
 const PREFIX = "turnkeeper.";
+const MOST_DRAFTS = 50; // the oldest go: 32,000 characters each, of the 5 MB that a browser gives
+const KEY_LIVES_MS = 23 * 3_600_000; // the service forgets an idempotency key after 24 hours
 const memory = new Map();
 
 function attempt(storage, action, fallback) {
@@ -26,6 +28,22 @@ function drop(storage, name) {
   attempt(storage, (area) => area.removeItem(PREFIX + name), () => undefined);
 }
 
+/** The names that begin with `kind`, without the prefix. */
+function names(storage, kind) {
+  const stored = attempt(storage, (area) => Object.keys(area), () => []);
+  const kept = stored.filter((name) => name.startsWith(PREFIX)).map((name) => name.slice(PREFIX.length));
+  return [...new Set([...kept, ...memory.keys()])].filter((name) => name.startsWith(kind));
+}
+
+/** Parse what was kept; null where it was not written by this version. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 const tab = () => window.sessionStorage;
 const device = () => window.localStorage;
 
@@ -47,20 +65,52 @@ export const credentials = {
   saveUser: (user) => write(tab, "user", user),
 };
 
-/**
- * What was typed and not yet accepted, by session ("new" before there is one), with the idempotency key of its
- * first try: sending it twice makes one turn. `isSending` outlives a page that was left before the answer came.
- */
+/** What was typed and not yet sent, by session ("new" before there is one), on this device. */
 export const drafts = {
   load(place) {
-    const stored = read(tab, `draft.${place}`);
-    return stored === null ? { content: "", key: null, isSending: false } : JSON.parse(stored);
+    return parsed(read(device, `draft.${place}`))?.content ?? "";
   },
-  save(place, content, key = null, isSending = false) {
-    if (content === "") drop(tab, `draft.${place}`);
-    else write(tab, `draft.${place}`, JSON.stringify({ content, key, isSending }));
+  save(place, content, now = Date.now()) {
+    if (content === "") {
+      drop(device, `draft.${place}`);
+      return;
+    }
+    const isNew = read(device, `draft.${place}`) === null;
+    write(device, `draft.${place}`, JSON.stringify({ content, at: now }));
+    if (isNew) this.bound();
+  },
+  bound() {
+    const ages = names(device, "draft.").map((name) => [parsed(read(device, name))?.at ?? 0, name]);
+    ages.sort(([a], [b]) => b - a);
+    for (const [, name] of ages.slice(MOST_DRAFTS)) drop(device, name);
   },
 };
+
+/**
+ * Messages that were sent and not yet accepted, by session: `{key, content, at, isFailed}`. Sending one twice with its
+ * key makes one turn, also by another tab and after a reload.
+ */
+export const outbox = {
+  load(place, now = Date.now()) {
+    const kept = parsed(read(device, `outbox.${place}`)) ?? [];
+    // Older than its key: the reader decides whether it goes out once more.
+    return kept.map((message) => ({ ...message, isFailed: message.isFailed || now - message.at > KEY_LIVES_MS }));
+  },
+  save(place, messages) {
+    if (messages.length === 0) drop(device, `outbox.${place}`);
+    else write(device, `outbox.${place}`, JSON.stringify(messages));
+  },
+  add(place, content) {
+    const message = { key: randomKey(), content, at: Date.now(), isFailed: false };
+    this.save(place, [...this.load(place), message]);
+    return message;
+  },
+};
+
+/** Leave nothing that was written here behind: the reader signs out of this device. */
+export function forgetWritten() {
+  for (const name of [...names(device, "draft."), ...names(device, "outbox.")]) drop(device, name);
+}
 
 /** A random key; `crypto.randomUUID` is missing over plain http, `getRandomValues` is not. */
 export function randomKey() {

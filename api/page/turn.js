@@ -89,7 +89,6 @@ export function applyEvent(turn, event) {
 }
 
 function applySnapshot(turn, snapshot) {
-  if (snapshot.seq < turn.seq) return { turn, fate: "seen" };
   const status = WAITING.has(snapshot.status) && turn.status !== "stopping" ? snapshot.status : turn.status;
   return {
     turn: Object.freeze({
@@ -156,7 +155,8 @@ export function mergeStored(known, records, messages, asked) {
     if (!byId.has(id) && answer && !turn.done) {
       const status = answer.status === "complete" ? "completed" : "stopped";
       merged.set(id, Object.freeze({ ...turn, done: true, status, usage: answer.usage ?? null, content: answer.content }));
-    } else if (turn.done) {
+    } else if (turn.done && (answer || TERMINAL.has(byId.get(id)?.status))) {
+      // One that ended while this was read may have its answer behind what was read: its own text stands.
       merged.set(id, withAnswer(turn, answer?.content ?? ""));
     }
   }

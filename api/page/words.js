@@ -28,7 +28,7 @@ const joined = (...sentences) => sentences.filter(Boolean).join(" ");
 export function standing(turn) {
   switch (turn.status) {
     case "queued":
-      return "waiting for a worker…";
+      return "queued…";
     case "running":
       return turn.content === "" ? (turn.reasoning === "" ? "asking the model…" : "reasoning…") : "answering…";
     case "stopping":
@@ -93,20 +93,4 @@ export function explain(problem) {
   const wait = problem.retryAfterMs ? `Try again in ${seconds(problem.retryAfterMs)}.` : "";
   const request = problem.status >= 500 && problem.requestId ? `(request ${problem.requestId})` : "";
   return { title: sentence(problem.title), detail: joined(sentence(problem.detail), ...fields, remedy || wait, request) };
-}
-
-/** The state of the connection. */
-export function connection(state, now = Date.now()) {
-  switch (state.name) {
-    case "live":
-      return "live";
-    case "connecting":
-      return "connecting…";
-    case "waiting": {
-      const left = Math.ceil((state.retryAt - now) / 1000);
-      return left > 1 ? `offline, trying again in ${left} s` : "reconnecting…";
-    }
-    default:
-      return state.problem ? "not connected" : "offline";
-  }
 }

@@ -158,11 +158,11 @@ def test_an_event_past_a_hole_is_not_taken(site: Page) -> None:
     assert (result["turn"]["content"], result["turn"]["seq"]) == ("", 1)
 
 
-def test_an_older_snapshot_does_not_undo_newer_text(site: Page) -> None:
+def test_a_snapshot_stands_in_place_of_all_before_it(site: Page) -> None:
     newer = event("snapshot", 9, content="newer", reasoning="", status="running")
-    older = event("snapshot", 4, content="old", reasoning="", status="running")
-    result = site.evaluate(APPLY, [newer, older, event("content_delta", 10, delta="!")])
-    assert result["turn"]["content"] == "newer!"
+    back = event("snapshot", 4, content="old", reasoning="", status="running")
+    result = site.evaluate(APPLY, [newer, back, event("content_delta", 5, delta="!")])
+    assert result["turn"]["content"] == "old!"
 
 
 def test_a_reset_voids_the_text_of_the_earlier_attempt(site: Page) -> None:
@@ -237,14 +237,42 @@ def test_money_is_shown_to_its_last_digit(site: Page, amount: str, shown: str) -
     assert site.evaluate("async (amount) => (await import('/page/format.js')).usd(amount)", amount) == shown
 
 
-def test_reconnects_wait_longer_each_time_and_never_together(site: Page) -> None:
-    delays = site.evaluate(
+def test_an_answer_that_ended_while_the_store_was_read_keeps_its_text(site: Page) -> None:
+    events = [event("content_delta", 1, delta="text"), event("done", 2, status="completed")]
+    content = site.evaluate(
+        """async (turn) => {
+          const { mergeStored } = await import("/page/turn.js");
+          const asked = [{ turn_id: "t", role: "user", content: "why?" }];
+          const running = [{ id: "t", status: "running" }];
+          return mergeStored(new Map([["t", turn]]), running, asked, new Set(["t"])).get("t").content;
+        }""",
+        site.evaluate(APPLY, events)["turn"],
+    )
+    assert content == "text"
+
+
+def test_drafts_are_bounded_and_the_oldest_go(site: Page) -> None:
+    kept = site.evaluate(
         """async () => {
-          const { delayBefore } = await import("/page/stream.js");
-          const tries = [...Array(12).keys()];
-          return { least: tries.map((n) => delayBefore(n, () => 0)), most: tries.map((n) => delayBefore(n, () => 1)) };
+          const { drafts, forgetWritten } = await import("/page/storage.js");
+          for (let at = 1; at <= 60; at += 1) drafts.save(`s${at}`, "text", at);
+          const loaded = Array.from({ length: 60 }, (_, at) => drafts.load(`s${at + 1}`)).map((text) => text !== "");
+          forgetWritten();
+          return [loaded, Object.keys(localStorage)];
         }"""
     )
-    assert delays["most"] == sorted(delays["most"])
-    assert max(delays["most"]) <= 15_000
-    assert all(0 < least < most for least, most in zip(delays["least"], delays["most"], strict=True))
+    assert kept == [[False] * 10 + [True] * 50, []]
+
+
+def test_a_message_older_than_its_key_is_not_sent_again_by_itself(site: Page) -> None:
+    failed = site.evaluate(
+        """async () => {
+          const { outbox, forgetWritten } = await import("/page/storage.js");
+          outbox.add("s", "text");
+          const day = 24 * 3_600_000;
+          const found = [0, day].map((later) => outbox.load("s", Date.now() + later)[0].isFailed);
+          forgetWritten();
+          return found;
+        }"""
+    )
+    assert failed == [False, True]

@@ -306,7 +306,7 @@ def test_text_that_differs_from_its_hash_is_replaced_by_the_stored_text(service:
     service.settle("completed", "one two")
     service.send(done(3, "completed", "one two"))
     expect(text(service)).to_have_text("one two")
-    expect(exchange(service)).to_have_attribute("data-exact", "true")
+    expect(service.page.locator(".is-streaming")).to_have_count(0)
 
 
 def test_done_over_a_hole_ends_the_turn_with_the_stored_text(service: Service) -> None:
@@ -321,7 +321,11 @@ def test_done_over_a_hole_ends_the_turn_with_the_stored_text(service: Service) -
 def test_a_turn_asked_elsewhere_appears_with_its_question(service: Service) -> None:
     open_session(service)
     service.ask("asked in another tab")
-    service.send(event("turn_queued", 1), event("content_delta", 2, delta="answer"))
+    service.send(
+        event("turn_queued", 1),
+        event("turn_started", 2, provider="p", model="m"),
+        event("content_delta", 3, delta="answer"),
+    )
     expect(service.page.locator(".question")).to_have_text("asked in another tab")
     expect(text(service)).to_have_text("answer")
 
@@ -331,13 +335,13 @@ def test_a_post_whose_answer_was_lost_is_sent_again_with_the_same_key(service: S
     failures = iter(
         [
             problem(503, "unavailable", "Unavailable", retry_after_ms=10),
-            problem(502, "x", "Bad gateway", retry_after_ms=10),
+            problem(502, "", "Bad gateway", retry_after_ms=10),
         ]
     )
     service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = lambda: next(failures, None)
     service.page.get_by_label("Message").fill("why?")
     service.page.get_by_label("Message").press("Enter")
-    expect(service.page.locator(".question")).to_have_text("why?")
+    expect(service.page.locator(".exchange .question")).to_have_text("why?")
     assert service.keys() == service.keys()[:1] * 3
     expect(service.page.get_by_label("Message")).to_have_value("")
 
@@ -345,11 +349,13 @@ def test_a_post_whose_answer_was_lost_is_sent_again_with_the_same_key(service: S
 def test_a_refused_message_stays_in_its_field_and_the_refusal_is_in_words(service: Service) -> None:
     open_session(service)
     service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = lambda: problem(
-        429, "too_many_turns", "Too many turns at once", retry_after_ms=2000
+        429, "too_many_turns", "Too many turns at once", retry_after_ms=60_000
     )
     service.page.get_by_label("Message").fill("why?")
     service.page.get_by_label("Message").press("Enter")
-    expect(service.page.locator(".notice")).to_contain_text("Too many turns at once. Try again in 2 seconds.")
+    expect(service.page.locator(".notice")).to_contain_text(
+        "Too many turns at once. Try again in 60 seconds."
+    )
     expect(service.page.get_by_label("Message")).to_have_value("why?")
     service.page.reload()
     expect(service.page.get_by_label("Message")).to_have_value("why?")
