@@ -181,7 +181,6 @@ class Conversation:
             self._operations.append(operation)
             if self._doing is None:
                 self._doing = self._loop.create_task(self._do_all())
-                self._doing.add_done_callback(self._report)
 
     async def _do_all(self) -> None:
         try:
@@ -191,14 +190,12 @@ class Conversation:
                     await self._do(operation)
                 except UnavailableError:
                     self._refuse(operation, ProblemCode.UNAVAILABLE)
+                except Exception:  # noqa: BLE001 -- a mistake of ours: the client must not wait for ever
+                    _log.exception("operation failed", extra=_ids_of(operation))
+                    self._connection.close(CloseCode.INTERNAL_ERROR)
+                    return
         finally:
             self._doing = None
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        """Close after a mistake of ours: the client must not wait for an answer for ever."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("operation failed", exc_info=error)
-            self._connection.close(CloseCode.INTERNAL_ERROR)
 
     async def _do(self, operation: Operation) -> None:
         match operation:
@@ -281,3 +278,9 @@ class Conversation:
     def _say(self, **frame: str | int | None) -> None:
         if self._connection.phase is Phase.OPEN:
             self._connection.send(encode_text(msgspec.json.encode(frame)))
+
+
+def _ids_of(operation: Operation) -> dict[str, str]:
+    """Return what a log line names of an operation; of a client's words only those that are ids."""
+    named = {name: parse_id(getattr(operation, name, None) or "") for name in ("session_id", "turn_id")}
+    return {name: str(value) for name, value in named.items() if value is not None}

@@ -7,6 +7,7 @@ The rule is `shared.replay`. Here readers come and go and the timers run; `live`
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -64,7 +65,7 @@ class Delivery:
     def start(self) -> None:
         """Connect to Redis and stay connected."""
         self._connecting = self._loop.create_task(self._subscription.run())
-        self._connecting.add_done_callback(report)
+        self._connecting.add_done_callback(partial(report, {}))
 
     async def stop(self) -> None:
         """Close the connections to Redis and end all tasks."""
@@ -127,7 +128,7 @@ class Delivery:
             if member.only_turn is None and session.members.get(member.connection) is member:
                 self._go_live(member, session, turn_id)
 
-        self._tasks.spawn(replay_then_live(), member)
+        self._tasks.spawn(replay_then_live(), member, session_id=session_id, turn_id=turn_id)
 
     def leave(self, connection: Connection, session_id: UUID) -> None:
         """End the connection's interest in a session."""
@@ -203,7 +204,7 @@ class Delivery:
             if not is_connected and now >= session.poll_at:
                 session.poll_at = now + session.silence
                 session.silence = min(session.silence * 2, LONGEST_SILENCE_SECONDS)
-                self._tasks.spawn(self._find_begun(session))
+                self._tasks.spawn(self._find_begun(session), session_id=session.session_id)
         for first in range(0, len(silent), _MOST_LOOKED_INTO):
             self._tasks.spawn(self._look_into(silent[first : first + _MOST_LOOKED_INTO]))
 
@@ -232,7 +233,7 @@ class Delivery:
                 feed.mend_not_before = 0.0
                 self._mending.mend(feed, session, consults_row=False)
         if any(member.is_live for member in session.members.values()):
-            self._tasks.spawn(self._find_begun(session))
+            self._tasks.spawn(self._find_begun(session), session_id=session.session_id)
 
     async def _find_begun(self, session: Session) -> None:
         """Find turns that began while nothing was heard; they may be over already."""

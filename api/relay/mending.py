@@ -41,7 +41,8 @@ class Mending:
             feed.check_at = min(feed.check_at, feed.mend_not_before)
         else:
             feed.is_mending = True
-            self._tasks.spawn(self._mend_all(feed, session, consults_row))
+            work = self._mend_all(feed, session, consults_row)
+            self._tasks.spawn(work, session_id=session.session_id, turn_id=feed.turn.turn_id)
 
     async def _mend_all(self, feed: Feed, session: Session, consults_row: bool) -> None:
         try:

@@ -31,7 +31,8 @@ class Replays:
     def rejoin(self, member: Member, session: Session, feed: Feed, position: Position) -> None:
         """Bring one reader on alone, from where it is."""
         feed.leave(member.connection)
-        self._tasks.spawn(self.join(member, session, feed.turn.turn_id, position, False, None), member)
+        work = self.join(member, session, feed.turn.turn_id, position, False, None)
+        self._tasks.spawn(work, member, session_id=session.session_id, turn_id=feed.turn.turn_id)
 
     async def join(
         self,

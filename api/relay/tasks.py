@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from api.relay.feed import Member
 
@@ -17,16 +19,32 @@ class Tasks:
         """Begin with none."""
         self.of_all: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], member: Member | None = None) -> None:
-        """Do `work` beside everything else; it ends with `member` where one is named."""
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        member: Member | None = None,
+        *,
+        session_id: UUID | None = None,
+        turn_id: UUID | None = None,
+    ) -> None:
+        """Do `work` beside everything else.
+
+        Args:
+            work: What to do.
+            member: Whose end is its end too, where one is named.
+            session_id: What a line about its failure names, where it is about one session.
+            turn_id: Likewise, of one turn.
+        """
         owner = self.of_all if member is None else member.tasks
         task = asyncio.get_running_loop().create_task(work)
         owner.add(task)
         task.add_done_callback(owner.discard)
-        task.add_done_callback(report)
+        ids = {"session_id": session_id, "turn_id": turn_id}
+        task.add_done_callback(partial(report, ids))
 
 
-def report(task: asyncio.Task[None]) -> None:
+def report(ids: Mapping[str, UUID | None], task: asyncio.Task[None]) -> None:
     """Say that a task failed, which is a mistake of ours: what can go wrong outside is handled inside."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("delivery failed", exc_info=error)
+        known = {name: str(value) for name, value in ids.items() if value is not None}
+        _log.error("delivery failed", exc_info=error, extra=known)

@@ -26,7 +26,7 @@ ORGANIZATION = UUID(int=1)
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Turns as JSON files in acceptance order; `down` makes every question fail."""
+    """Turns as JSON files in acceptance order; `down` makes every question fail, `broken` breaks the code."""
 
     folder: Path
 
@@ -76,6 +76,8 @@ class FolderStore:
     def _check(self):
         if (self.folder / "down").exists():
             raise UnavailableError("down")
+        if (self.folder / "broken").exists():
+            raise RuntimeError("a mistake of ours")
 
 
 def _state(row):

@@ -314,6 +314,17 @@ def test_what_cannot_be_done_for_one_session_leaves_the_socket_open(service, wor
         eventually((rows.folder / f"{worker.turn_id}.stop").exists)
 
 
+def test_a_mistake_of_ours_closes_the_socket_and_the_next_is_served(service, worker, rows):
+    with service.socket() as ws, rows.flag("broken"):
+        send(ws, "subscribe", session_id=str(worker.session_id))
+        with pytest.raises(ConnectionClosed) as closed:
+            receive(ws)
+    assert closed.value.rcvd.code == 1011
+    with service.socket() as ws:
+        subscribe(ws, worker)
+        read_until(ws, "caught_up")
+
+
 def test_a_turn_of_another_session_is_not_found_under_this_one(service, worker, redis_server):
     other = Worker(service.rows, redis_server.url).accept()
     with service.socket() as ws:
