@@ -12,7 +12,7 @@ def test_a_name_or_a_message_in_redis_is_found(redis_url, said):
     with redis.Redis.from_url(redis_url) as client:
         for plant, remove in (
             (lambda: client.set(said, "1"), said),
-            (lambda: client.lpush("queue", said), "queue"),
+            (lambda: client.lpush("tk:queue", said), "tk:queue"),
             (lambda: client.hset("unacked", "1", said), "unacked"),
         ):
             plant()
