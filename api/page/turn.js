@@ -152,10 +152,11 @@ export function mergeStored(known, records, messages, asked) {
   }
   for (const [id, turn] of merged) {
     const answer = answered.get(id);
-    if (!byId.has(id) && answer && !turn.done) {
+    const record = byId.get(id);
+    if (!record && answer && !turn.done) {
       const status = answer.status === "complete" ? "completed" : "stopped";
       merged.set(id, Object.freeze({ ...turn, done: true, status, usage: answer.usage ?? null, content: answer.content }));
-    } else if (turn.done && (answer || TERMINAL.has(byId.get(id)?.status))) {
+    } else if (turn.done && (answer || TERMINAL.has(record?.status))) {
       // One that ended while this was read may have its answer behind what was read: its own text stands.
       merged.set(id, withAnswer(turn, answer?.content ?? ""));
     }

@@ -197,6 +197,20 @@ def test_an_older_answer_over_http_does_not_undo_events(site: Page) -> None:
     assert late["status"] == "running"
 
 
+def test_a_turn_that_ends_while_the_store_is_read_keeps_its_text(site: Page) -> None:
+    """The answer was not among the messages when they were read; `done` came before they were taken."""
+    events = [event("content_delta", 1, delta="text"), event("done", 2, status="completed")]
+    turn = site.evaluate(APPLY, events)["turn"]
+    merged = site.evaluate(
+        """async ([turn, records, messages]) => {
+          const { mergeStored } = await import("/page/turn.js");
+          return mergeStored(new Map([["t", turn]]), records, messages, new Set(["t"])).get("t");
+        }""",
+        [turn, [{"id": "t", "status": "running"}], [{"turn_id": "t", "role": "user", "content": "why?"}]],
+    )
+    assert (merged["content"], merged["question"], merged["done"]) == ("text", "why?", True)
+
+
 def test_nothing_is_taken_after_done(site: Page) -> None:
     events = [event("done", 1, status="stopped"), event("content_delta", 2, delta="late")]
     result = site.evaluate(APPLY, events)
