@@ -139,3 +139,8 @@ build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements-image.lock pyproject
 	@mkdir -p $(@D)
 	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements-image.lock --pyproject pyproject.toml \
 		--spec-version 1.6 --validate --output-reproducible --of JSON -o $@
+
+.PHONY: page-vendor
+page-vendor:  ## copy what the page has of others from the npm registry, by page-vendor/package-lock.json; needs Node 20
+	cd page-vendor && npm ci --ignore-scripts --no-audit --no-fund
+	node page-vendor/copy.mjs

@@ -1,12 +1,25 @@
-"""The page: static files under a policy that lets it load and reach nothing but this service."""
+"""The page: static files under a policy that lets it load and reach nothing but this service.
 
+They are sent compressed: with nothing in front of the service, the first visit is a third of the bytes. They hold
+no secret, so that their compressed length tells nothing.
+"""
+
+import gzip
+import hashlib
+import mimetypes
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
+from werkzeug.security import safe_join
 
 _FOLDER: Final = Path(__file__).parent / "page"
+_MOST_FILES: Final = 256
+"""More than the page has; one that was edited counts twice."""
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
 site = Blueprint("site", __name__)
@@ -36,22 +49,53 @@ def page_file(name: str) -> Response:
 def content_security_policy(host: str) -> str:
     """Return the policy of a page that is served at `host`.
 
-    Safari before 15.4 does not take `'self'` for a websocket's origin, so it is named as well. Trusted types without a
-    policy mean that no string becomes markup or script anywhere on the page: it builds nodes.
+    Safari before 15.4 does not take `'self'` for a websocket's origin, so it is named as well. The one policy for
+    trusted types is the sanitiser's: no other string becomes markup or script anywhere on the page.
     """
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         f"connect-src 'self'{sockets}; base-uri 'none'; frame-ancestors 'none'; form-action 'self'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
+        "require-trusted-types-for 'script'; trusted-types dompurify"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    content: bytes
+    compressed: bytes
+    content_type: str
+    etag: str
+
+
+@lru_cache(maxsize=_MOST_FILES)
+def _asset(path: Path, _changed_ns: int) -> _Asset:
+    content = path.read_bytes()
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    text = kind.startswith("text/") or kind.endswith(("json", "xml", "javascript"))
+    return _Asset(
+        content,
+        gzip.compress(content, mtime=0),
+        f"{kind}; charset=utf-8" if text else kind,
+        hashlib.sha256(content).hexdigest()[:32],
     )
 
 
 def _file(name: str) -> Response:
-    answer = send_from_directory(_FOLDER, name, max_age=0)
+    path = Path(safe_join(str(_FOLDER), name) or _FOLDER)
+    if not path.is_file():
+        raise NotFound
+    asset = _asset(path, path.stat().st_mtime_ns)
+    is_compressed = bool(request.accept_encodings["gzip"])
+    answer = Response(asset.compressed if is_compressed else asset.content, content_type=asset.content_type)
+    if is_compressed:
+        answer.headers["Content-Encoding"] = "gzip"
+    answer.headers["Vary"] = "Accept-Encoding"
+    answer.set_etag(f"{asset.etag}-gzip" if is_compressed else asset.etag)
     answer.headers["Cache-Control"] = "no-cache"
     answer.headers["Content-Security-Policy"] = content_security_policy(request.host)
     answer.headers["Referrer-Policy"] = "no-referrer"
     answer.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     answer.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    answer.make_conditional(request)
     return answer

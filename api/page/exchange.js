@@ -2,7 +2,7 @@
 
 import { button, copyButton, el, setText } from "./dom.js";
 import { tokenDetails, tokens, usd } from "./format.js";
-import { MarkdownView } from "./markdown.js";
+import { MarkdownView } from "./growing.js";
 import { outcome, remarks, standing } from "./words.js";
 
 const fact = (className) => el("span", { class: className });
@@ -57,7 +57,7 @@ export class ExchangeView {
     question.hidden = turn.question === null;
     reasoning.hidden = turn.reasoning === "";
     setText(thoughts, turn.reasoning);
-    this.#markdown.update(turn.content);
+    this.#markdown.update(turn.content, { grows: !turn.done });
     // The cursor is this class: it goes with `done`, however the turn ended.
     answer.classList.toggle("is-streaming", !turn.done);
     answer.setAttribute("aria-busy", String(!turn.done));

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
+from api.site import content_security_policy
 from tests.marks import leaks
 
 PAGE_FOLDER = Path(__file__).parents[2] / "api" / "page"
@@ -29,10 +30,7 @@ BROWSER_START_SECONDS = 120
 """A browser that is not yet in memory takes half a minute from a slow disk; it is not what is tested."""
 ORIGIN = "http://localhost"
 """A secure context for the browser, as https is: hashes and the clipboard are there."""
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self' ws://localhost; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
-)
+CONTENT_SECURITY_POLICY = content_security_policy("localhost")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 

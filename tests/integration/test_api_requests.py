@@ -290,7 +290,7 @@ def test_the_page_is_served_under_a_strict_policy(api):
         "base-uri 'none'",
         "form-action 'self'",
         "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
+        "trusted-types dompurify",
     ):
         assert directive in policy
     assert "ws://localhost" in policy
@@ -318,3 +318,15 @@ def test_a_host_that_is_none_gets_into_no_header():
 
     assert "ws:" not in content_security_policy("x; script-src *")
     assert "wss://[::1]:8080" in content_security_policy("[::1]:8080")
+
+
+def test_the_page_is_sent_compressed_to_whoever_takes_that(api):
+    plain = api.get("/page/main.js", headers={"Accept-Encoding": "identity"})
+    sent = api.get("/page/main.js", headers={"Accept-Encoding": "gzip, br"})
+    assert "Content-Encoding" not in plain.headers
+    assert sent.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(sent.data) == plain.data
+    assert len(sent.data) < len(plain.data)
+    assert plain.headers["Vary"] == sent.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != sent.headers["ETag"]
+    assert plain.mimetype == sent.mimetype == "text/javascript"
