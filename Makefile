@@ -144,3 +144,7 @@ build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements-image.lock pyproject
 page-vendor:  ## copy what the page has of others from the npm registry, by page-vendor/package-lock.json; needs Node 20
 	cd page-vendor && npm ci --ignore-scripts --no-audit --no-fund
 	node page-vendor/copy.mjs
+
+.PHONY: screenshots
+screenshots: $(VENV)/.installed-dev  ## make the pictures in docs/images, by the tests that look at them
+	SCREENSHOTS=1 $(PY) -m pytest tests/browser/test_page_looks.py

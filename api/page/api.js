@@ -77,14 +77,18 @@ export function connect(key, onUnauthorized = () => undefined) {
     sessions: (cursor = null, limit = 20) => told(client.listSessions({ cursor, limit })),
     searchSessions: (words) => told(client.searchSessions(words)),
     session: (id) => told(client.getSession(id)),
+    changeSession: (id, changes) => told(client.updateSession(id, changes)),
+    flagSession: (id, reason) => told(client.flagSession(id, reason === "" ? {} : { reason })),
+    unflagSession: (id) => told(client.unflagSession(id)),
+    budget: () => told(client.getBudget()),
     createSession: (fields) => told(client.createSession(fields)),
     closeSession: (id) => told(client.closeSession(id)),
     messages: (id) => told(all((page) => client.listMessages(id, { limit: PAGE, ...page }))),
     turns: (id) => told(all((page) => client.listTurns(id, { limit: PAGE, ...page }))),
     turn: (id) => told(client.getTurn(id)),
-    /** Post a turn, behind those that wait; tried again with the same key, which cannot make a second one. */
-    postTurn: (id, content, idempotencyKey) =>
-      told(client.createTurn(id, content, { idempotencyKey, multitask_strategy: "enqueue" })),
+    /** Post a turn; tried again with the same key, which cannot make a second one. */
+    postTurn: (id, content, idempotencyKey, strategy) =>
+      told(client.createTurn(id, content, { idempotencyKey, multitask_strategy: strategy })),
     /** Ask a turn to stop: idempotent, so it is tried again. */
     stopTurn: (id) => told(client.stopTurn(id)),
     /** All turns of a session as they happen; an answer that is under way begins with its text so far. */

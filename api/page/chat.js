@@ -4,14 +4,16 @@ import { Problem } from "./api.js";
 import { Composer } from "./composer.js";
 import { ConnectionBadge } from "./connection.js";
 import { Conversation } from "./conversation.js";
-import { announce, button, el, setText } from "./dom.js";
+import { announce, el, setText } from "./dom.js";
 import { ExchangeView } from "./exchange.js";
+import { Following } from "./following.js";
 import { tokenDetails, tokens, usd } from "./format.js";
 import { Notice } from "./notice.js";
 import { Outbox } from "./outbox.js";
+import { sessionMenu } from "./session-menu.js";
 import { outcome } from "./words.js";
 
-const NEAR_PX = 80; // closer than this to the end counts as reading along
+const FULL = new Problem({ code: "outbox_full", title: "Too many messages wait to be sent", detail: "Discard some of them." }, 0);
 const CLOSED = { closed: "This session is closed", expired: "This session has expired: start a new one" };
 
 export class ChatView {
@@ -24,10 +26,7 @@ export class ChatView {
   #exchanges = new Map();
   #dirty = new Set(); // ids of turns to draw in the next frame: deltas come faster than frames
   #frame = null;
-  #follows = true;
-  #resized = new ResizeObserver(() => {
-    if (this.#follows) this.#toEnd(); // a notice or a longer message took room
-  });
+  #following;
   #parts;
 
   /**
@@ -39,10 +38,10 @@ export class ChatView {
     this.#conversation = new Conversation(app.api, session, (what, detail) => this.#changed(what, detail));
     this.#composer = new Composer(session.id, {
       onSend: (content) => this.#send(content),
-      onStop: () => this.#stop(),
+      onStop: () => this.#stop(this.#conversation.active),
     });
     this.#outbox = new Outbox(session.id, {
-      post: (content, key) => this.#post(content, key),
+      post: (message) => this.#post(message),
       onRefused: (content, problem) => this.#refused(content, problem),
       onEdit: (content) => this.#composer.offer(content),
     });
@@ -55,25 +54,29 @@ export class ChatView {
   #build() {
     const title = el("h1", { tabindex: "-1" });
     const spent = el("span", { class: "spent" });
-    const leave = button("Close session", "archive", () => this.#close(), { quiet: true, class: "close" });
-    const log = el("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "Conversation" });
-    const waiting = this.#outbox.node;
-    const scroll = el("div", { class: "scroll", tabindex: "0", on: { scroll: () => this.#scrolled() } }, log, waiting);
-    const jump = button("To the newest", "down", () => this.#toEnd(), { class: "jump", hidden: true, quiet: true });
-    this.#parts = { title, spent, leave, log, scroll, jump };
+    const menu = sessionMenu(this.#app, {
+      session: () => this.#conversation.session,
+      changed: (session) => this.#sessionChanged(session),
+      failed: (problem) => this.#notice.show(problem),
+    });
+    const log = el("div", { class: "log", role: "log", "aria-live": "off", "aria-label": "What was said" });
+    const said = el("div", {}, log, this.#outbox.node);
+    const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Conversation" }, said);
+    this.#following = new Following(scroll, said);
+    this.#parts = { title, spent, log };
     this.node = el(
       "main",
       { class: "chat" },
-      el("header", { class: "bar" }, this.#app.menuButton(), el("div", { class: "about" }, title, spent), this.#badge.node, leave),
+      el("header", { class: "bar" }, this.#app.menuButton(), el("div", { class: "about" }, title, spent), this.#badge.node, menu),
       scroll,
-      el("div", { class: "dock" }, jump, this.#notice.node, this.#composer.node),
+      el("div", { class: "dock" }, this.#following.button, this.#app.budget.warning, this.#notice.node, this.#composer.node),
     );
   }
 
   /** Load and follow. A draft whose sending was interrupted goes out again, with its first key. */
   async open({ isNew = false } = {}) {
     document.addEventListener("keydown", this.pressed);
-    this.#resized.observe(this.#parts.scroll);
+    this.#following.open();
     this.#badge.open();
     try {
       await this.#conversation.open({ isNew });
@@ -88,26 +91,29 @@ export class ChatView {
   close() {
     document.removeEventListener("keydown", this.pressed);
     this.#badge.close();
-    this.#resized.disconnect();
+    this.#following.close();
     cancelAnimationFrame(this.#frame);
     this.#conversation.close();
   }
 
   pressed(event) {
     const isElsewhere = event.target.closest?.(".side") || document.querySelector("dialog[open]") !== null;
-    if (event.key === "Escape" && !event.isComposing && !isElsewhere) this.#stop();
+    if (event.key === "Escape" && !event.isComposing && !isElsewhere) this.#stop(this.#conversation.active);
   }
 
-  #send(content) {
+  #send(content, replaces = null) {
     this.#notice.clear();
-    this.#follows = true;
-    const isTaken = this.#outbox.send(content);
-    this.#toEnd();
+    const isTaken = this.#outbox.send(content, replaces);
+    if (!isTaken) this.#notice.show(FULL);
+    this.#following.toEnd();
     return isTaken;
   }
 
-  async #post(content, key) {
-    await this.#conversation.send(content, key);
+  async #post({ content, key, replaces }) {
+    // A rollback would take away those that wait as well: only a turn that is alone is replaced.
+    const strategy = this.#conversation.place(replaces).isAlone ? "rollback" : "enqueue";
+    await this.#conversation.send(content, key, strategy);
+    this.#app.budget.refresh();
     this.#app.sessionsChanged();
   }
 
@@ -118,29 +124,21 @@ export class ChatView {
     return this.#composer.offer(content);
   }
 
-  async #stop(turn = this.#conversation.active) {
-    const active = turn;
-    if (active === null || active.status === "stopping") return;
+  async #stop(turn) {
+    if (turn === null || turn === undefined || turn.status === "stopping") return;
     announce("Stopping");
     try {
-      await this.#conversation.stop(active.id);
+      await this.#conversation.stop(turn.id);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       this.#notice.show(problem);
     }
   }
 
-  async #close() {
-    const words = "It stays readable. An answer that is being written is stopped.";
-    if (!(await this.#app.confirm("Close this session?", words, "Close session"))) return;
-    try {
-      await this.#app.api.closeSession(this.#conversation.session.id);
-      await this.#conversation.read();
-      this.#app.sessionsChanged();
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      this.#notice.show(problem);
-    }
+  async #sessionChanged(session) {
+    if (session === undefined) await this.#conversation.read();
+    else this.#conversation.takeSession(session);
+    this.#app.sessionsChanged();
   }
 
   async #reread() {
@@ -167,19 +165,23 @@ export class ChatView {
         break;
       default:
         this.#dirty.add(detail);
+        for (const { id, done } of this.#conversation.turns.values()) {
+          if (!done) this.#dirty.add(id); // its place in the queue may be another
+        }
         this.#frame ??= requestAnimationFrame(() => this.#drawDirty());
     }
   }
 
   #drawSession() {
     const { session } = this.#conversation;
-    const { title, spent, leave } = this.#parts;
+    const { title, spent } = this.#parts;
     setText(title, session.title || "New session");
+    title.title = session.title ?? "";
+    title.classList.toggle("is-flagged", session.flagged === true);
     document.title = `${session.title || "New session"} · Turnkeeper`;
     const isUsed = session.turn_count > 0 && session.usage;
     setText(spent, isUsed ? `${usd(session.cost_usd)} · ${tokens(session.usage)}` : "");
     spent.title = isUsed ? `This session: ${tokenDetails(session.usage)}` : "";
-    leave.hidden = session.status !== "active";
     this.#drawComposer();
   }
 
@@ -205,7 +207,7 @@ export class ChatView {
     let view = this.#exchanges.get(id);
     if (view === undefined) {
       view = new ExchangeView({
-        onAgain: (question) => this.#composer.offer(question),
+        onSend: (content, replaces) => this.#send(content, replaces),
         onCancel: (turnId) => this.#stop(this.#conversation.turns.get(turnId)),
       });
       this.#exchanges.set(id, view);
@@ -221,33 +223,22 @@ export class ChatView {
       if (turn === undefined) continue;
       const view = this.#exchangeFor(id);
       const wasOpen = view.node.dataset.status !== undefined && view.node.querySelector(".is-streaming") !== null;
-      view.update(turn, this.#conversation.exact.get(id));
+      view.update(turn, this.#conversation.exact.get(id), this.#conversation.place(id));
       if (wasOpen && turn.done) this.#announceEnd(turn);
     }
     this.#dirty.clear();
     this.#drawComposer();
-    if (this.#follows) this.#toEnd();
   }
 
   #announceEnd(turn) {
     const end = outcome(turn);
     announce(end === null ? "The answer is complete." : `${end.title} ${end.detail}`);
+    this.#app.budget.refresh();
   }
 
   #drawComposer() {
     const { active, session } = this.#conversation;
     const standing = active === null ? null : active.status === "stopping" ? "stopping" : "running";
     this.#composer.update({ standing, closed: CLOSED[session.status] ?? null });
-  }
-
-  #scrolled() {
-    const { scroll, jump } = this.#parts;
-    this.#follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_PX;
-    jump.hidden = this.#follows;
-  }
-
-  #toEnd() {
-    const { scroll } = this.#parts;
-    scroll.scrollTop = scroll.scrollHeight;
   }
 }

@@ -65,9 +65,35 @@ export class Conversation {
     return null;
   }
 
-  /** Post a turn. Raises Problem; the same `key` makes trying again safe. */
-  async send(content, key) {
-    const record = await this.#api.postTurn(this.session.id, content, key);
+  /** Where a turn that is not over stands: `ahead` turns are run before it; `isAlone` where no other is under way. */
+  place(turnId) {
+    const open = [...this.turns.values()].filter(({ done }) => !done).map(({ id }) => id);
+    return { ahead: Math.max(0, open.indexOf(turnId)), isAlone: open.length === 1 && open[0] === turnId };
+  }
+
+  /** Take what the service says of the session. */
+  takeSession(session) {
+    this.session = session;
+    this.#changed("session");
+  }
+
+  /**
+   * Post a turn. Throws Problem; the same `key` makes trying again safe.
+   * @param {string} content
+   * @param {string} key
+   * @param {"enqueue"|"rollback"} strategy what becomes of the turns that are not over
+   */
+  async send(content, key, strategy) {
+    let record;
+    try {
+      record = await this.#api.postTurn(this.session.id, content, key, strategy);
+    } catch (problem) {
+      if (problem.code !== "idempotency_conflict") throw problem;
+      // An earlier try came through, with the other strategy: the turn is in the store.
+      this.#readLater();
+      return;
+    }
+    if (strategy === "rollback") this.#readLater(); // whose messages are gone
     const known = this.turns.get(record.id) ?? newTurn(record.id);
     // The row of a replayed key may have ended long ago: its text then comes from the store.
     if (!known.done && record.finished_at) this.#readLater();

@@ -15,6 +15,7 @@ function open(title, words, field, confirm) {
       event.preventDefault();
       answer(field === null ? true : field.value.trim());
     };
+    dialog.addEventListener("close", () => answer(null)); // the browser may close it without asking
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
       answer(null);
@@ -44,7 +45,7 @@ function open(title, words, field, confirm) {
 export const confirm = async (title, words, yes) => (await open(title, words, null, yes)) === true;
 
 /** Ask for a short text. @returns {Promise<string|null>} null when the user would not say */
-export function ask(title, words, label, suggestion) {
-  const field = el("input", { type: "text", "aria-label": label, value: suggestion, required: true, maxlength: "200" });
-  return open(title, words, field, "Continue");
+export function ask(title, words, label, suggestion, yes = "Continue", { isOptional = false } = {}) {
+  const field = el("input", { type: "text", "aria-label": label, value: suggestion, required: !isOptional, maxlength: "200" });
+  return open(title, words, field, yes);
 }

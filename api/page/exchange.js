@@ -1,26 +1,26 @@
 /** Shows one turn: the question, the answer as it grows, how it ended and what it cost. */
 
-import { button, copyButton, el, setText } from "./dom.js";
+import { TurnActions } from "./actions.js";
+import { showControls } from "./controls.js";
+import { el, setText } from "./dom.js";
 import { tokenDetails, tokens, usd } from "./format.js";
 import { MarkdownView } from "./growing.js";
-import { outcome, remarks, standing } from "./words.js";
+import { outcome, remarks, soFar, standing } from "./words.js";
 
 const fact = (className) => el("span", { class: className });
 
 export class ExchangeView {
-  #turn = null;
+  #question = null;
+  #actions;
   #markdown;
   #parts;
 
-  /**
-   * @param {{onAgain: (question: string) => void, onCancel: (turnId: string) => void}} owner `onAgain` puts a question back
-   *   into the composer, `onCancel` stops a turn that waits
-   */
+  /** @param {object} owner what `TurnActions` asks for */
   constructor(owner) {
     const text = el("div", { class: "text" });
     this.#markdown = new MarkdownView(text);
     this.#parts = {
-      question: el("div", { class: "question", dir: "auto" }),
+      question: el("div", { class: "question", dir: "auto", hidden: true }),
       thoughts: el("div", { class: "thoughts" }),
       text,
       outcome: el("p", { class: "outcome", hidden: true }, el("strong"), " ", el("span")),
@@ -29,11 +29,9 @@ export class ExchangeView {
       model: fact("model"),
       tokens: fact("tokens"),
       cost: fact("cost"),
-      again: button("Ask again", null, () => owner.onAgain(this.#turn.question), { class: "link", hidden: true }),
-      cancel: button("Cancel", null, () => owner.onCancel(this.#turn.id), { class: "link", hidden: true }),
-      copy: copyButton("Copy the answer", () => this.#turn.content),
     };
-    const { question, thoughts, outcome: end, remarks: notes, status, model, tokens: used, cost, again, cancel, copy } = this.#parts;
+    const { question, thoughts, outcome: end, remarks: notes, status, model, tokens: used, cost } = this.#parts;
+    this.#actions = new TurnActions(question, owner);
     this.#parts.reasoning = el("details", { class: "reasoning", hidden: true }, el("summary", {}, "Reasoning"), thoughts);
     this.#parts.answer = el("div", { class: "answer", dir: "auto" }, this.#parts.reasoning, text, end, notes);
     this.node = el(
@@ -41,32 +39,42 @@ export class ExchangeView {
       { class: "exchange" },
       question,
       this.#parts.answer,
-      el("footer", { class: "facts" }, status, model, used, cost, again, cancel, copy),
+      el("footer", { class: "facts" }, status, model, used, cost, this.#actions.node),
     );
   }
 
-  /** Draw the turn as it is now. `exact` says whether its text was proven to be the stored one. */
-  update(turn, exact) {
-    this.#turn = turn;
-    const { question, thoughts, reasoning, answer, copy, again, cancel } = this.#parts;
+  /**
+   * Draw the turn as it is now.
+   * @param {object} turn
+   * @param {boolean|null} [exact] whether its text was proven to be the stored one
+   * @param {{ahead: number, isAlone: boolean}} place where it stands among those that are not over
+   */
+  update(turn, exact, place) {
+    const { question, thoughts, reasoning, answer } = this.#parts;
     this.node.dataset.turnId = turn.id;
     this.node.dataset.status = turn.status;
     if (exact === undefined || exact === null) delete this.node.dataset.exact;
     else this.node.dataset.exact = String(exact);
-    setText(question, turn.question ?? "");
-    question.hidden = turn.question === null;
+    this.#showQuestion(turn.question);
     reasoning.hidden = turn.reasoning === "";
     setText(thoughts, turn.reasoning);
     this.#markdown.update(turn.content, { grows: !turn.done });
     // The cursor is this class: it goes with `done`, however the turn ended.
     answer.classList.toggle("is-streaming", !turn.done);
     answer.setAttribute("aria-busy", String(!turn.done));
-    copy.hidden = turn.content === "";
-    again.hidden = !turn.done || !["failed", "expired"].includes(turn.status) || turn.question === null;
-    cancel.hidden = turn.status !== "queued";
+    this.#actions.update(turn, place);
     this.#showOutcome(outcome(turn));
     this.#showRemarks(remarks(turn, exact));
-    this.#showFacts(turn);
+    this.#showFacts(turn, place);
+  }
+
+  #showQuestion(words) {
+    const { question } = this.#parts;
+    if (words === this.#question) return; // what is hidden while it is edited stays so
+    this.#question = words;
+    question.hidden = words === null;
+    question.textContent = words ?? "";
+    showControls(question);
   }
 
   #showOutcome(end) {
@@ -84,11 +92,11 @@ export class ExchangeView {
     if (node.textContent !== lines.join("")) node.replaceChildren(...lines.map((line) => el("li", {}, line)));
   }
 
-  #showFacts(turn) {
+  #showFacts(turn, { ahead }) {
     const { status, model, tokens: used, cost } = this.#parts;
-    setText(status, standing(turn));
+    setText(status, standing(turn, ahead));
     setText(model, turn.model ?? "");
-    setText(used, turn.usage ? tokens(turn.usage) : "");
+    setText(used, turn.usage ? tokens(turn.usage) : turn.done ? "" : soFar(turn));
     used.title = turn.usage ? tokenDetails(turn.usage) : "";
     const about = turn.usageSource === "estimated" ? "about " : "";
     setText(cost, turn.costUsd === null ? "" : about + usd(turn.costUsd));

@@ -2,15 +2,19 @@
 
 import { Problem, connect } from "./api.js";
 import { ChatView } from "./chat.js";
+import { BudgetView } from "./budget.js";
 import * as dialog from "./dialog.js";
 import { button, el } from "./dom.js";
 import { SessionsView } from "./sessions.js";
 import { signInView } from "./signin.js";
+import { listenForShortcuts } from "./shortcuts.js";
 import { StartView } from "./start.js";
 import { credentials, forgetWritten } from "./storage.js";
 import { explain } from "./words.js";
 
 const SESSION_PATH = /^#\/sessions\/([0-9A-Za-z-]{1,64})$/;
+
+const narrow = window.matchMedia("(max-width: 46rem)"); // as in the style: the list lies over the rest
 
 class Page {
   #root;
@@ -22,14 +26,16 @@ class Page {
   constructor(root) {
     this.#root = root;
     this.api = null;
+    this.budget = null;
     this.confirm = dialog.confirm;
     this.ask = dialog.ask;
     window.addEventListener("hashchange", () => {
       if (this.api !== null) this.#route();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.#showList(false);
+      if (event.key === "Escape") this.hideList();
     });
+    listenForShortcuts({ search: () => this.#search(), create: () => this.#create() });
   }
 
   start() {
@@ -43,6 +49,7 @@ class Page {
     credentials.forget();
     if (reason === "") forgetWritten();
     this.api = null;
+    this.budget?.close();
     this.#sessions?.close();
     this.#sessions = null;
     this.#askForKey(reason);
@@ -69,6 +76,23 @@ class Page {
     return button("Sessions", "menu", () => this.#showList(true), { class: "menu", quiet: true });
   }
 
+  /** Put the list of sessions away, where it covers the rest. */
+  hideList() {
+    const wasShown = this.#root.classList.contains("shows-list");
+    this.#showList(false);
+    if (wasShown) this.#root.querySelector(".menu")?.focus();
+  }
+
+  #search() {
+    if (this.api === null) return;
+    if (narrow.matches) this.#showList(true);
+    this.#sessions.focusSearch();
+  }
+
+  #create() {
+    if (this.api !== null) window.location.hash = "#/new";
+  }
+
   #askForKey(reason = "") {
     this.#leave();
     this.#view = signInView({ onSignedIn: (key) => this.#signIn(key), reason });
@@ -81,8 +105,9 @@ class Page {
     this.api = connect(key, () => {
       if (this.api !== null) this.signOut("The key is no longer valid. Sign in again; what you typed is kept.");
     });
+    this.budget = new BudgetView(this.api);
     this.#sessions = new SessionsView(this);
-    const veil = el("div", { class: "veil", on: { click: () => this.#showList(false) } });
+    const veil = el("div", { class: "veil", on: { click: () => this.hideList() } });
     this.#leave();
     this.#root.className = "app";
     this.#root.replaceChildren(this.#sessions.node, veil, el("main", { class: "chat" }));

@@ -19,7 +19,7 @@ export class Outbox {
 
   /**
    * @param {string} place the session's id
-   * @param {{post: (content: string, key: string) => Promise<void>, onRefused: (content: string, problem: Problem) => boolean,
+   * @param {{post: (message: {content: string, key: string, replaces: string|null}) => Promise<void>, onRefused: (content: string, problem: Problem) => boolean,
    *   onEdit: (content: string) => boolean}} owner `onRefused` and `onEdit` say whether they took the text
    */
   constructor(place, owner) {
@@ -35,10 +35,10 @@ export class Outbox {
     for (const message of this.#messages.filter(({ isFailed }) => !isFailed)) this.#enqueue(message);
   }
 
-  /** Take a message; false when too many wait already. */
-  send(content) {
+  /** Take a message, which may replace a turn that is under way; false when too many wait already. */
+  send(content, replaces = null) {
     if (this.#messages.length >= MOST) return false;
-    const message = outbox.add(this.#place, content);
+    const message = outbox.add(this.#place, content, replaces);
     this.#messages.push(message);
     this.#draw();
     this.#enqueue(message);
@@ -51,7 +51,7 @@ export class Outbox {
 
   async #post(message) {
     try {
-      await this.#owner.post(message.content, message.key);
+      await this.#owner.post(message);
       this.#remove(message);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;

@@ -4,6 +4,8 @@ import { Problem } from "./api.js";
 import { places } from "./places.js";
 import { button, el, icon, setText } from "./dom.js";
 import { ago, moment } from "./format.js";
+import { showShortcuts } from "./shortcuts.js";
+import { themeButton } from "./theme.js";
 
 const TYPING_MS = 250; // a search begins when typing pauses
 const SETTLE_MS = 300; // several changes at once are one reload of the list
@@ -41,12 +43,24 @@ export class SessionsView {
         { class: "bar" },
         el("img", { src: "/page/icon.svg", alt: "", width: "24", height: "24" }),
         el("span", { class: "brand" }, "Turnkeeper"),
-        button("Sign out", "leave", () => app.signOut(), { quiet: true }),
+        button("Close the list", "close", () => app.hideList(), { quiet: true, class: "shut" }),
       ),
       el("a", { class: "new", href: "#/new" }, icon("plus"), el("span", {}, "New session")),
       el("label", { class: "search" }, icon("search"), search),
       places(),
       el("div", { class: "rows" }, list, note, more),
+      el(
+        "div",
+        { class: "foot" },
+        app.budget.node,
+        el(
+          "div",
+          { class: "tools" },
+          themeButton(),
+          button("Keyboard shortcuts", "keyboard", showShortcuts, { quiet: true }),
+          button("Sign out", "leave", () => app.signOut(), { quiet: true, class: "last" }),
+        ),
+      ),
     );
     this.#timers.tick = setInterval(() => this.#draw(), TICK_MS);
   }
@@ -55,6 +69,12 @@ export class SessionsView {
     clearInterval(this.#timers.tick);
     clearTimeout(this.#timers.search);
     clearTimeout(this.#timers.refresh);
+  }
+
+  /** Put the cursor into the search. */
+  focusSearch() {
+    this.#parts.search.focus();
+    this.#parts.search.select();
   }
 
   /** Mark the session that is open. */
@@ -120,7 +140,7 @@ export class SessionsView {
     list.replaceChildren(...this.#rows.map((session) => this.#row(session)));
     if (focused) list.querySelector(`[data-session-id="${CSS.escape(focused)}"]`)?.focus();
     more.hidden = !this.#cursor;
-    this.#say(this.#rows.length > 0 ? "" : this.#words ? "Nothing found." : "No sessions yet.");
+    this.#say(this.#rows.length > 0 ? "" : this.#words ? "Nothing found. Names and messages are searched." : "No sessions yet. The first message makes one.");
   }
 
   #row(session) {
@@ -137,13 +157,14 @@ export class SessionsView {
           "aria-current": isCurrent ? "page" : null,
           class: state || null,
         },
-        el("span", { class: "title", dir: "auto" }, session.title || "Untitled"),
+        el("span", { class: "title", dir: "auto", title: session.title }, session.title || "Untitled"),
         session.matched ? el("span", { class: "matched", dir: "auto" }, session.matched) : null,
         el(
           "span",
           { class: "when" },
           el("time", { datetime: session.last_activity_at, title: moment(session.last_activity_at) }, ago(session.last_activity_at)),
           state ? ` · ${state}` : null,
+          session.flagged ? el("span", { class: "flagged" }, icon("flag"), "flagged") : null,
         ),
       ),
     );

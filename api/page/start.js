@@ -33,7 +33,7 @@ export class StartView {
         el("h2", {}, "What would you like to know?"),
         el("p", {}, "Close this tab while an answer is being written: it goes on, and is here when you come back."),
       ),
-      el("div", { class: "dock" }, this.#notice.node, this.#composer.node),
+      el("div", { class: "dock" }, app.budget.warning, this.#notice.node, this.#composer.node),
     );
   }
 

@@ -87,7 +87,7 @@ export const drafts = {
 };
 
 /**
- * Messages that were sent and not yet accepted, by session: `{key, content, at, isFailed}`. Sending one twice with its
+ * Messages that were sent and not yet accepted, by session: `{key, content, replaces, at, isFailed}`. Sending one twice with its
  * key makes one turn, also by another tab and after a reload.
  */
 export const outbox = {
@@ -100,8 +100,8 @@ export const outbox = {
     if (messages.length === 0) drop(device, `outbox.${place}`);
     else write(device, `outbox.${place}`, JSON.stringify(messages));
   },
-  add(place, content) {
-    const message = { key: randomKey(), content, at: Date.now(), isFailed: false };
+  add(place, content, replaces = null) {
+    const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false };
     this.save(place, [...this.load(place), message]);
     return message;
   },

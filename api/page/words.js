@@ -22,13 +22,25 @@ function sentence(words) {
   return /[.!?…]$/.test(start) ? start : `${start}.`;
 }
 
+const countWords = (text) => text.split(/\s+/).filter(Boolean).length;
+
+const whatIsKept = (turn) => `What was written is kept: ${plural(countWords(turn.content), "word")}.`;
+
 const joined = (...sentences) => sentences.filter(Boolean).join(" ");
 
-/** One word or two on where a turn stands. */
-export function standing(turn) {
+const TOKEN_CHARACTERS = 4; // of English, about; what is billed is counted by the provider
+
+/** How much of an answer there is while nobody has counted it yet; nothing before its first word. */
+export function soFar(turn) {
+  const written = turn.content.length + turn.reasoning.length;
+  return written === 0 ? "" : `about ${plural(Math.ceil(written / TOKEN_CHARACTERS), "token")} so far`;
+}
+
+/** A few words on where a turn stands; `ahead` turns of its session come before it. */
+export function standing(turn, ahead = 0) {
   switch (turn.status) {
     case "queued":
-      return "queued…";
+      return ahead > 0 ? `queued, ${plural(ahead, "message")} before it` : "waiting for a worker…";
     case "running":
       return turn.content === "" ? (turn.reasoning === "" ? "asking the model…" : "reasoning…") : "answering…";
     case "stopping":
@@ -46,12 +58,12 @@ export function outcome(turn) {
   if (!turn.done) return null;
   switch (turn.status) {
     case "stopped": {
-      const kept = turn.content === "" ? "Nothing had been written yet." : "What was written is kept.";
+      const kept = turn.content === "" ? "Nothing had been written yet." : whatIsKept(turn);
       return { tone: "plain", title: STOPPED[turn.stopReason] ?? "Stopped.", detail: kept };
     }
     case "failed": {
       const { title, detail } = turn.error ?? {};
-      const kept = turn.content === "" ? "" : "What was written is kept.";
+      const kept = turn.content === "" ? "" : whatIsKept(turn);
       return { tone: "bad", title: sentence(title ?? "The turn failed"), detail: joined(sentence(detail ?? ""), kept) };
     }
     case "expired":

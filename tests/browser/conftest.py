@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from api.site import content_security_policy
+from tests.browser.running import Service, running_service, sign_in
 from tests.marks import leaks
 
 PAGE_FOLDER = Path(__file__).parents[2] / "api" / "page"
@@ -103,6 +104,42 @@ def clean_tab(context: BrowserContext) -> Iterator[Page]:
     yield tab
     assert errors == []
     assert told == []
+
+
+SHARED = ExitStack()
+"""What runs for all browser tests and for no other: a session's fixture would run until the last test of all."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End what is shared after the last browser test."""
+    if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+        SHARED.close()
+
+
+def pytest_sessionfinish() -> None:
+    """End it, too, where the run was broken off: after a failure with `-x`, or by hand."""
+    SHARED.close()
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """The whole service, for all modules: to start it takes longer than most of their tests."""
+    return SHARED.enter_context(running_service(tmp_path_factory.mktemp("up")))
+
+
+@pytest.fixture
+def service(browser: Browser, request: pytest.FixtureRequest) -> Service:
+    """The whole service; asked for after the browser, so that nothing is started where there is none."""
+    found: Service = request.getfixturevalue("running")
+    return found
+
+
+@pytest.fixture
+def signed_in(page: Page, service: Service) -> Page:
+    """The page, signed in as a user."""
+    sign_in(page, service, service.user_key)
+    return page
 
 
 def serve_page(route: Route) -> None:

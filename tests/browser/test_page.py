@@ -1,127 +1,11 @@
 """The page against the whole service, as `turnkeeper up` runs it: what a person sees is what is stored."""
 
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests import doorbells
-from tests.marks import leaks_in_redis, secrets_of
-
-START_LIMIT_SECONDS = 150.0
-END_LIMIT_SECONDS = 60.0
-PROJECT = Path(__file__).parents[2]
-
-
-class Service:
-    """A running Turnkeeper with the scripted provider."""
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.url: str = state["url"]
-        self.user_key: str = state["user_key"]
-        self.service_key: str = state["service_key"]
-        self.redis_url: str = state["redis_url"]
-        headers = {"Authorization": f"Bearer {self.service_key}"}
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
-
-    def rows(self, path: str) -> list[dict[str, Any]]:
-        return self.http.get(path, params={"limit": 100}).raise_for_status().json()["data"]
-
-    def answer(self, session_id: str) -> str:
-        """The stored text of a session's last answer."""
-        messages = self.rows(f"/v1/sessions/{session_id}/messages")
-        return next(message["content"] for message in reversed(messages) if message["role"] == "assistant")
-
-    def turn(self, turn_id: str) -> dict[str, Any]:
-        return self.http.get(f"/v1/turns/{turn_id}").raise_for_status().json()
-
-
-def wait_until(is_true: Callable[[], bool], what: str, limit_seconds: float) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited too long for: {what}"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def service(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The whole service; asked for after the browser, so that nothing is started where there is none."""
-    folder = tmp_path_factory.mktemp("up")
-    folder.chmod(0o755)
-    ours = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    arguments = ["up", "--data", str(folder / "data"), "--state", str(folder / "state.json"), "--port", "0"]
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "turnkeeper", *arguments],
-            cwd=folder,
-            env={**environment, "PYTHONPATH": str(PROJECT), "DRAIN_SECONDS": "2"},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            state = folder / "state.json"
-            wait_until(
-                lambda: state.exists() or process.poll() is not None,
-                "the service to start",
-                START_LIMIT_SECONDS,
-            )
-            assert state.exists(), (folder / "output").read_text()
-            running = Service(json.loads(state.read_text()))
-            with running.http, doorbells.listening(running.redis_url):
-                yield running
-            assert leaks_in_redis(running.redis_url, secrets_of({}, state.read_text())) == []
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(END_LIMIT_SECONDS)
-
-
-@pytest.fixture
-def signed_in(page: Page, service: Service) -> Page:
-    """The page, signed in as a user."""
-    page.goto(service.url)
-    page.get_by_label("API key").fill(service.user_key)
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="New session")).to_be_visible()
-    return page
-
-
-def say(page: Page, message: str) -> None:
-    page.get_by_label("Message").fill(message)
-    page.get_by_label("Message").press("Enter")
-
-
-def last(page: Page) -> Locator:
-    return page.locator(".exchange").last
-
-
-def words(page: Page) -> str:
-    """The text of the last answer as it is on screen."""
-    return last(page).locator(".text").inner_text()
-
-
-def session_of(page: Page) -> str:
-    return page.url.rpartition("/")[2]
-
-
-def wait_for_words(page: Page, count: int) -> None:
-    expect(last(page).locator(".text")).to_have_text(re.compile(rf"(\S+\s+){{{count}}}"))
-
-
-def expect_ended(page: Page, status: str) -> None:
-    expect(last(page)).to_have_attribute("data-status", status)
-    expect(page.locator(".is-streaming")).to_have_count(0)
+from tests.browser.running import Service, expect_ended, last, say, session_of, wait_for_words, words
 
 
 def test_an_unknown_key_is_refused_in_words(page: Page, service: Service) -> None:
@@ -175,7 +59,9 @@ def test_stop_keeps_the_text_and_ends_the_cursor(signed_in: Page, service: Servi
     else:
         signed_in.keyboard.press("Escape")
     expect_ended(signed_in, "stopped")
-    expect(last(signed_in).locator(".outcome")).to_have_text("Stopped. What was written is kept.")
+    expect(last(signed_in).locator(".outcome")).to_have_text(
+        re.compile(r"Stopped\. What was written is kept: \d+ words\.")
+    )
     expect(last(signed_in).locator(".standing")).to_have_text("stopped")
     expect(last(signed_in)).to_have_attribute("data-exact", "true")
     stored = service.answer(session_of(signed_in))
@@ -224,7 +110,9 @@ def test_a_failed_turn_is_told_in_words_and_keeps_its_text(signed_in: Page, serv
     expect(last(signed_in)).to_have_attribute("data-exact", "true")
     assert words(signed_in).split() == service.answer(session_of(signed_in)).split()
     last(signed_in).get_by_role("button", name="Ask again").click()
-    expect(signed_in.get_by_label("Message")).to_have_value(re.compile("Fail, please"))
+    expect(signed_in.locator(".exchange")).to_have_count(2)
+    expect(signed_in.locator(".question")).to_contain_text(["Fail, please.", "Fail, please."])
+    expect_ended(signed_in, "failed")
 
 
 def test_two_tabs_show_the_same_answer(signed_in: Page, service: Service) -> None:
@@ -247,7 +135,8 @@ def test_two_tabs_show_the_same_answer(signed_in: Page, service: Service) -> Non
 def test_a_closed_session_stays_readable(signed_in: Page) -> None:
     say(signed_in, "[[tokens=5]] Hello.")
     expect_ended(signed_in, "completed")
-    signed_in.get_by_role("button", name="Close session").click()
+    signed_in.get_by_role("button", name="This session").click()
+    signed_in.get_by_role("menuitem", name="Close session").click()
     signed_in.get_by_role("dialog").get_by_role("button", name="Close session").click()
     expect(signed_in.get_by_label("Message")).to_be_disabled()
     expect(signed_in.locator(".exchange")).to_have_count(1)
