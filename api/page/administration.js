@@ -5,7 +5,8 @@ import { button, el } from "./dom.js";
 import { Notice } from "./notice.js";
 import { OperationsView } from "./operations.js";
 import { signInView } from "./signin.js";
-import { credentials } from "./storage.js";
+import { credentials, forgetWritten } from "./storage.js";
+import { themeButton } from "./theme.js";
 import { TurnView } from "./turn-report.js";
 import { UsageView } from "./usage.js";
 
@@ -39,6 +40,7 @@ class AdministrationPage {
 
   #signOut(reason = "") {
     credentials.forget();
+    if (reason === "") forgetWritten();
     this.#askForKey(reason);
   }
 
@@ -88,6 +90,7 @@ class AdministrationPage {
       el("img", { src: "/page/icon.svg", alt: "", width: "24", height: "24" }),
       el("span", { class: "brand" }, "Turnkeeper"),
       el("nav", { "aria-label": "Pages" }, el("ul", {}, links)),
+      themeButton(),
       button("Sign out", "leave", () => this.#signOut(), { quiet: true }),
     );
   }

@@ -34,10 +34,15 @@ export class BudgetView {
   #timer = null;
   #mayKnow = true;
   #isClosed = false;
+  #tellKnown;
   #parts;
 
   constructor(api) {
     this.#api = api;
+    /** Settled once the service has told the budget; never, where it tells this key nothing. */
+    this.known = new Promise((resolve) => {
+      this.#tellKnown = resolve;
+    });
     const fill = el("span", { class: "spent-part" });
     const held = el("span", { class: "held-part" });
     const bar = el("div", { class: "bar-of-budget", role: "meter", "aria-valuemin": "0", "aria-valuemax": "100" }, fill, held);
@@ -65,6 +70,7 @@ export class BudgetView {
   async #read() {
     try {
       this.#draw(tightest(await this.#api.budget()));
+      this.#tellKnown();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       this.#mayKnow = problem.status !== 403; // of another failure the connection's own state tells

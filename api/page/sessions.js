@@ -47,7 +47,7 @@ export class SessionsView {
       ),
       el("a", { class: "new", href: "#/new" }, icon("plus"), el("span", {}, "New session")),
       el("label", { class: "search" }, icon("search"), search),
-      places(),
+      places(app.budget),
       el("div", { class: "rows" }, list, note, more),
       el(
         "div",

@@ -33,6 +33,7 @@ class Service:
         self.admin_key: str = state["admin_key"]
         self.provider_url: str = state["provider_url"]
         self.redis_url: str = state["redis_url"]
+        self.owner_url: str = state["database_owner_url"]
         headers = {"Authorization": f"Bearer {self.service_key}"}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
@@ -48,7 +49,7 @@ class Service:
         return self.http.get(f"/v1/turns/{turn_id}").raise_for_status().json()
 
 
-def wait_until(is_true: Callable[[], bool], what: str, limit_seconds: float) -> None:
+def wait_until(is_true: Callable[[], object], what: str, limit_seconds: float = START_LIMIT_SECONDS) -> None:
     deadline = time.monotonic() + limit_seconds
     while not is_true():
         assert time.monotonic() < deadline, f"waited too long for: {what}"
@@ -76,7 +77,6 @@ def running_service(folder: Path) -> Iterator[Service]:
             wait_until(
                 lambda: state.exists() or process.poll() is not None,
                 "the service to start",
-                START_LIMIT_SECONDS,
             )
             assert state.exists(), (folder / "output").read_text()
             running = Service(json.loads(state.read_text()))

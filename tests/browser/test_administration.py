@@ -1,15 +1,9 @@
 """The administrators' pages against the whole service: what they show is what the ledger and the turns say."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,31 +11,24 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from shared.accounts import create_key, create_organization
+from tests.browser.axe import violations
 from tests.browser.conftest import clean_tab, profile
+from tests.browser.running import Service as RunningService
+from tests.browser.running import running_service, wait_until
 
-PROJECT = Path(__file__).parents[2]
-START_LIMIT_SECONDS = 120.0
-END_LIMIT_SECONDS = 60.0
 HOSTILE = '<img src=x onerror="alert(1)">=1+1'
 TITLE = "<script>alert(1)</script> \N{RIGHT-TO-LEFT OVERRIDE}evil"
-
-
-def wait_until(is_true: Callable[[], Any], what: str, limit_seconds: float = START_LIMIT_SECONDS) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited too long for: {what}"
-        time.sleep(0.05)
 
 
 class Service:
     """A running Turnkeeper with some turns of two users, and another organization that has none."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.url: str = state["url"]
-        self.admin_key: str = state["admin_key"]
-        self.user_key: str = state["user_key"]
-        owner_url: str = state["database_owner_url"]
-        self.strangers_key = create_key(owner_url, create_organization(owner_url, "Others"), "admin")
+    def __init__(self, running: RunningService) -> None:
+        self.url = running.url
+        self.admin_key = running.admin_key
+        self.user_key = running.user_key
+        others = create_organization(running.owner_url, "Others")
+        self.strangers_key = create_key(running.owner_url, others, "admin")
         headers = {"Authorization": f"Bearer {self.admin_key}"}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
@@ -68,31 +55,11 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The whole service; asked for after the browser, so that nothing is started where there is none."""
-    folder = tmp_path_factory.mktemp("up")
-    folder.chmod(0o755)
-    ours = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    arguments = ["up", "--data", str(folder / "data"), "--state", str(folder / "state.json"), "--port", "0"]
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "turnkeeper", *arguments],
-            cwd=folder,
-            env={**environment, "PYTHONPATH": str(PROJECT), "DRAIN_SECONDS": "2"},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            state = folder / "state.json"
-            wait_until(lambda: state.exists() or process.poll() is not None, "the service to start")
-            assert state.exists(), (folder / "output").read_text()
-            running = Service(json.loads(state.read_text()))
-            with running.http:
-                yield running
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(END_LIMIT_SECONDS)
+    """A service of its own, whose figures are known; asked for after the browser."""
+    with running_service(tmp_path_factory.mktemp("up")) as running:
+        ours = Service(running)
+        with ours.http:
+            yield ours
 
 
 @pytest.fixture(scope="module")
@@ -338,10 +305,12 @@ def test_an_administrator_goes_from_the_chat_to_usage_and_signs_out(
         page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_role("heading", name="Usage", exact=True)).to_be_visible()
         page.get_by_role("link", name="Chat").click()
+        page.get_by_label("Message").fill("not yet")
         page.get_by_role("link", name="Operations").click()
         expect(page.get_by_role("heading", name="Operations", exact=True)).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_label("API key")).to_be_visible()
+        assert page.evaluate("Object.keys(localStorage)") == []
         page.goto(service.url)
         expect(page.get_by_label("API key")).to_be_visible()
 
@@ -359,6 +328,23 @@ def test_pages_fit_a_phone(page: Page, service: Service, turns: dict[str, str], 
         page.goto(service.url + path)
         expect(table(page, name).locator("tbody tr")).not_to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert violations(page) == [], path
+
+
+def test_the_colours_chosen_in_the_chat_hold_here_and_the_limits_have_no_frames(
+    page: Page, service: Service, turns: dict[str, str]
+) -> None:
+    open_as(page, service, service.admin_key, "/")
+    page.get_by_role("button", name="Use dark colours").click()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("link", name="Usage").click()
+    page.get_by_role("button", name="Change limits").click()
+    expect(page.get_by_label("AI is switched on")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+    edges = "document.querySelectorAll('.budget-form > .wide')"
+    assert page.evaluate(f"[...{edges}].map((node) => getComputedStyle(node).borderTopWidth)") == ["0px"] * 3
+    page.get_by_role("button", name="Use light colours").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
 
 
 POLL = """async () => {

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.axe import violations
 from tests.browser.conftest import LIMIT_SECONDS, clean_tab
 from tests.browser.running import Service, expect_ended, last, say, sign_in, wait_for_words
 
-AXE = (Path(__file__).parent / "vendor" / "axe.js").read_text()
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PICTURED = {"answer", "streaming", "stopped", "sessions", "budget"}
 WIDE = {"width": 1200, "height": 800}
@@ -59,9 +59,7 @@ class Look:
 
     def examine(self, state: str) -> None:
         """Let axe look at what is shown, and take its picture if asked to."""
-        found = self.page.evaluate(f"async () => {{ {AXE}; return (await axe.run()).violations }}")
-        said = [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found]
-        assert said == [], f"{state}, {self.name}"
+        assert violations(self.page) == [], f"{state}, {self.name}"
         assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), state
         if os.environ.get("SCREENSHOTS") and state in PICTURED:
             IMAGES.mkdir(exist_ok=True)
