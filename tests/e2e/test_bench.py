@@ -1,6 +1,6 @@
 """Each table of the benchmark runs, small, on a service of its own: what it counts is checked, never a time.
 
-Three tables are in every run. The others take a service each and are asked for:
+Two tables are in every run. The others take a service or two each and are asked for:
 `make test ARGS="tests/e2e/test_bench.py -m soak"`.
 """
 
@@ -85,6 +85,7 @@ def test_idle_sockets_stay_open_and_are_weighed(tmp_path: Path):
     assert weighed["kib_per_subscribed_socket"] > 0
 
 
+@pytest.mark.soak
 def test_all_who_watch_get_the_whole_turn_beside_bad_readers_that_are_given_up(tmp_path: Path):
     alone, hindered = measured(tmp_path, "fanout --sockets 10 --tokens 200 --rounds 1")
     assert (alone["bad_readers"], hindered["bad_readers"]) == (0, 2)
@@ -133,6 +134,7 @@ def test_each_peer_is_compared_where_it_is_installed(name: str, tmp_path: Path):
     compared(tmp_path, name)
 
 
+@pytest.mark.soak
 def test_a_measurement_that_takes_too_long_ends_what_it_started(tmp_path: Path):
     mark = uuid4().hex
     # Longer than a service takes to start, far shorter than what is asked for.
