@@ -7,7 +7,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import api
@@ -18,7 +18,9 @@ from turnkeeper.doctor.clock import Clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, warning, wrong
 
 PAGE: Final = Path(api.__file__).parent / "page"
-_REFERENCE: Final = re.compile(r"""(?:href|src)="(?:/?page/)?([\w.-]+)"|(?:from|import)\s+"\./([\w.-]+)\"""")
+_REFERENCE: Final = re.compile(
+    r"""(?:href|src)="(?:/?page/)?([\w.-]+)"|(?:from|import|await import\()\s*"\./([\w./-]+)\""""
+)
 _STALE: Final = timedelta(days=180)
 _ANSWER_SECONDS: Final = 2.0
 _MOST_ANSWER_BYTES: Final = 4096
@@ -103,8 +105,8 @@ def _is_ours(host: str, port: int) -> bool:
 
 
 def check_page(folder: Path = PAGE) -> Iterator[Finding]:
-    """Follow the page from its first file to every file that it loads."""
-    waiting, seen, missing = ["index.html"], set[str](), []
+    """Follow the chat's and the administrators' page from their first files to every file that they load."""
+    waiting, seen, missing = ["index.html", "administration.html"], set[str](), []
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -115,7 +117,8 @@ def check_page(folder: Path = PAGE) -> Iterator[Finding]:
         except (OSError, UnicodeDecodeError):
             missing.append(name)
             continue
-        waiting += [first or second for first, second in _REFERENCE.findall(text)]
+        beside = PurePosixPath(name).parent
+        waiting += [of_page or str(beside / of_file) for of_page, of_file in _REFERENCE.findall(text)]
     if missing:
         yield wrong("page", f"missing: {', '.join(sorted(missing))}", "install the package again")
     else:

@@ -276,6 +276,47 @@ def list_ledger(
     return Call("GET", "/v1/ledger", _pages_of(models.LedgerRow), query)
 
 
+def list_refusals(
+    *, first_day: date | None = None, last_day: date | None = None, limit: int = 20
+) -> Call[Mapping[str, Any]]:
+    """List who was refused a turn by which limit and how often; takes an admin's key. The answer's JSON as it is."""
+    query = _days(first_day, last_day) | _query(limit=limit)
+    return Call("GET", "/v1/refusals", _object, query)
+
+
+def get_operations_summary() -> Call[Mapping[str, Any]]:
+    """Say how the organization's turns stand now; takes an admin's key. The answer's JSON as it is."""
+    return Call("GET", "/v1/operations/summary", _object)
+
+
+def get_delays() -> Call[Mapping[str, Any]]:
+    """Say how long turns of the last hour waited; takes an admin's key. The answer's JSON as it is."""
+    return Call("GET", "/v1/operations/delays", _object)
+
+
+def list_organization_turns(
+    *, status: str | None = None, code: str | None = None, limit: int = 20, cursor: str | None = None
+) -> Call[Mapping[str, Any]]:
+    """List the organization's turns, newest first; takes an admin's key. The answer's JSON as it is."""
+    query = _query(status=status, code=code, limit=limit, cursor=cursor)
+    return Call("GET", "/v1/operations/turns", _object, query)
+
+
+def get_turn_report(turn_id: str) -> Call[Mapping[str, Any]]:
+    """Read a turn's timeline and attempts; takes an admin's key. The answer's JSON as it is."""
+    return Call("GET", _path("operations", "turns", turn_id), _object)
+
+
+def list_workers() -> Call[Mapping[str, Any]]:
+    """List the workers, and the organization's turns on them; takes an admin's key. The answer's JSON as it is."""
+    return Call("GET", "/v1/operations/workers", _object)
+
+
+def list_flagged_sessions(*, limit: int = 20, cursor: str | None = None) -> Call[Mapping[str, Any]]:
+    """List flagged sessions, those flagged last first; takes an admin's key. The answer's JSON as it is."""
+    return Call("GET", "/v1/operations/flagged", _object, _query(limit=limit, cursor=cursor))
+
+
 def get_health() -> Call[models.Health]:
     """Ask whether the process answers."""
     return Call("GET", "/healthz", _as(models.Health))
