@@ -1,6 +1,6 @@
 """Each table of the benchmark runs, small, on a service of its own: what it counts is checked, never a time.
 
-Two tables are in every run. The others take a service or two each and are asked for:
+One table is in every run. The others take a service or two each, for half a minute, and are asked for:
 `make test ARGS="tests/e2e/test_bench.py -m soak"`.
 """
 
@@ -93,6 +93,7 @@ def test_all_who_watch_get_the_whole_turn_beside_bad_readers_that_are_given_up(t
     assert hindered["bad_readers_given_up"] == 2
 
 
+@pytest.mark.soak
 def test_of_a_crowd_every_delta_is_counted(tmp_path: Path):
     columns = measured(tmp_path, "crowd --no-warm --turns 5 10 --tokens 20 --first 5")
     assert [column["tokens_received"] for column in columns] == [100, 200]
