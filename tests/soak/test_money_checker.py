@@ -266,10 +266,21 @@ def test_a_prompt_that_was_written_and_never_seen_is_billed_by_the_estimate_of_w
     assert found.counts["rows"] == 2
 
 
+def test_an_attempt_whose_only_call_was_refused_unseen_has_a_row_that_costs_nothing():
+    world = World()
+    world.lose_the_first_prompt()
+    world.note("1 estimated 0 0 0 0")
+    world.lose_again(input_tokens=0)
+    found = world.found()
+    assert (found.violations, found.counts[NAMED]) == ([], 1)
+
+
 @pytest.mark.parametrize(
     "breaks",
     [
         lambda w: w.notes.last.clear(),
+        lambda w: w.lose_again(input_tokens=0),
+        lambda w: (w.note("1 estimated 0 0 0 0"), w.lose_again(input_tokens=0, output_tokens=1)),
         lambda w: w.note("1 estimated 0 0 0 0"),
         lambda w: (w.notes.last.clear(), w.note("2")),
         lambda w: w.partial.update(usage_source="partial"),

@@ -4,6 +4,9 @@ Once the operating system has taken a prompt nobody can know whether it was read
 worker that is killed, or that stops the turn, just then leaves such a row. It is right under four conditions, and no
 other: its source is the estimate, the attempt's note in Redis says that the request was written and nothing more, the
 provider has no log of it, and the figures are the estimate of that very prompt without any output.
+
+An attempt whose call was refused, as a connection that ends without an answer is taken for a refusal, notes that
+nothing was used; where its worker dies before it calls again, its row has nothing in it and costs nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +21,8 @@ NAMED: Final = "prompts billed by estimate that were written and never seen"
 MOST_SHARE: Final = 0.005
 """Of all rows. A worker is hurt some 130 times in a run of 3,000 rows and has some 12 turns then, each of which spends
 below 5 ms of more than a second between a written prompt and one that was seen: 8 rows at most, 15 are allowed."""
+_REFUSED: Final = "estimated 0 0 0 0"
+"""What an attempt notes once its call was refused."""
 _BYTES_PER_TOKEN: Final = 4
 _MESSAGE_TOKENS: Final = 4
 _NOT_INPUT: Final = (
@@ -68,12 +73,12 @@ def is_unseen_prompt(
         stored: What PostgreSQL holds: the prompt is put together anew, by other code than that which sent it.
         notes: The last note of each turn's attempt, `CallNotes.last`.
     """
-    return (
-        row["usage_source"] == "estimated"
-        and notes.get((str(turn["id"]), row["attempt"])) == ""
-        and not any(row[name] for name in _NOT_INPUT)
-        and row["input_tokens"] in _estimates(turn, stored)
-    )
+    if row["usage_source"] != "estimated" or any(row[name] for name in _NOT_INPUT):
+        return False
+    note = notes.get((str(turn["id"]), row["attempt"]))
+    if note == _REFUSED:
+        return not row["input_tokens"]
+    return note == "" and row["input_tokens"] in _estimates(turn, stored)
 
 
 def too_many(unseen: int, rows: int) -> bool:
