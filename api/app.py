@@ -101,7 +101,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         authenticate=handshake_authenticator(parts.authenticator),
         origin_is_allowed=origin_check(settings),
     )
-    app.extensions[SHUTDOWN] = parts.hub.shutdown
+    app.extensions[SHUTDOWN] = lambda: _shut_down(parts)
     app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)
@@ -147,6 +147,12 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         metrics=metrics,
         refusals=Refusals(database),
     )
+
+
+def _shut_down(parts: Services) -> None:
+    """End the streams, and keep what was counted and not yet added; a deploy loses none of it."""
+    parts.hub.shutdown()
+    parts.refusals.close()
 
 
 def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None]:

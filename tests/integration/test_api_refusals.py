@@ -151,3 +151,12 @@ def test_a_flood_of_users_takes_a_bounded_room_and_what_is_left_is_added_at_the_
     refusals.close()
     assert len(counted()) == 1_000
     assert counted()["u0"] == 2
+
+
+def test_a_process_that_is_told_to_end_adds_what_it_has_counted(api, keys, as_owner):
+    api.services.refusals._add_seconds = 600
+    limit(api, keys, turns_per_minute_per_user=0)
+    assert post(api, keys.alice, api.session(keys.alice)).status_code == 429
+    api.app.extensions["turnkeeper_shutdown"]()
+    ((added,),) = as_owner("select refused from turnkeeper.refusals")
+    assert added == 1
