@@ -46,7 +46,8 @@ export class Outbox {
   }
 
   #enqueue(message) {
-    this.#tail = this.#tail.then(() => this.#post(message));
+    // A fault of this page is the browser's to report; what was written behind it goes out all the same.
+    this.#tail = this.#tail.then(() => this.#post(message)).catch(reportError);
   }
 
   async #post(message) {

@@ -171,3 +171,23 @@ def test_a_message_older_than_its_key_is_not_sent_again_by_itself(site: Page) ->
         }"""
     )
     assert failed == [False, True]
+
+
+def test_a_fault_in_sending_one_message_does_not_keep_back_those_behind_it(site: Page) -> None:
+    assert site.evaluate(
+        """async () => {
+          const { Outbox } = await import("/page/outbox.js");
+          const reported = [];
+          window.reportError = (error) => reported.push(error.message);
+          const sent = await new Promise((resolve) => {
+            const post = async ({ content }) => {
+              if (content === "first") throw new TypeError("a fault of the page");
+              resolve(content);
+            };
+            const outbox = new Outbox("s", { post, onRefused: () => false, onEdit: () => false });
+            outbox.send("first");
+            outbox.send("second");
+          });
+          return [sent, reported];
+        }"""
+    ) == ["second", ["a fault of the page"]]
