@@ -30,6 +30,7 @@ QUICK_TIMEOUT_SECONDS = 2.0
 READ_TIMEOUT = "proxy_read_timeout 75s;"
 NGINX_DEFAULT_SECONDS = 60
 SOAK_SECONDS = 600
+TURNS_OF_EACH = 6
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,8 @@ def test_a_deploy_one_process_after_another_loses_and_repeats_no_turn(stack: For
             timeout=LIMIT_SECONDS,
             trust_env=False,
         ) as client:
-            while not stopping:
+            # Before, during and after: how long the deploy takes is the machine's affair.
+            while not stopping or len(turns) < TURNS_OF_EACH:
                 session = repeated(client, "/v1/sessions", {"user": f"user-{user}"})
                 body = {"content": "[[tokens=20 rate=20]] deploy"}
                 turns.append(repeated(client, f"/v1/sessions/{session}/turns", body))
@@ -185,7 +187,7 @@ def test_a_deploy_one_process_after_another_loses_and_repeats_no_turn(stack: For
         finally:
             stopping = True
         turns = [turn for each in posting for turn in each.result(LIMIT_SECONDS)]
-    assert len(turns) == len(set(turns)) > 20
+    assert len(turns) == len(set(turns))
     api = stack.api()
     ended = [api.final(turn) for turn in turns]
     assert [(each["attempt"], each["error"]) for each in ended if each["status"] != "completed"] == []

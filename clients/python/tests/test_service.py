@@ -550,7 +550,8 @@ def test_control_c_ends_a_program_that_streams(stack: Service, api: Api, tmp_pat
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=LIMIT_SECONDS)
-    assert said.splitlines()[-1] == "interrupted 1"
+    # What was being printed may have been cut off before the end of its line.
+    assert said.endswith("interrupted 1\n")
     api.stop(turn_id)
 
 
