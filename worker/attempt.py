@@ -7,7 +7,6 @@ and leaving the provider's context closes the upstream connection at once (I7).
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import Final, TypeGuard, assert_never
 
@@ -15,15 +14,15 @@ from shared import failpoints
 from shared.errors import Fault, ProviderError
 from shared.events import EventType
 from shared.failpoints import Failpoint
-from shared.holds import MOST_BYTES_PER_TOKEN
 from shared.turns import StopReason
-from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.allowance import Allowance, within_limit
+from shared.usage import Usage
+from worker.allowance import Allowance
 from worker.breaker import Breaker, Call
+from worker.ceiling import Ceiling
 from worker.channel import Channel
+from worker.consumption import Consumption, prompt_of
 from worker.continuation import Seam, continued
 from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
-from worker.prompt import prompt_tokens
 from worker.provider import (
     ContentDelta,
     Finish,
@@ -38,19 +37,6 @@ from worker.retry import Retries
 
 _log = logging.getLogger("turnkeeper.attempt")
 
-_NO_USAGE: Final = Usage()
-_UNLIMITED: Final = 1 << 62
-_REFUSALS: Final = frozenset(
-    {
-        Fault.PROVIDER_REJECTED,
-        Fault.PROVIDER_AUTH,
-        Fault.PROVIDER_RATE_LIMITED,
-        Fault.PROVIDER_OVERLOADED,
-        Fault.PROVIDER_PROTOCOL,
-        Fault.CONTEXT_TOO_LONG,
-    }
-)
-"""Faults that cost nothing when no answer had begun: the provider did not take the request."""
 _UNCONTINUABLE: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
 """Refusals that may be of the text to continue alone: the question by itself is asked again."""
 
@@ -73,37 +59,22 @@ class Attempt:
     """
 
     __slots__ = (
-        "_allowance",
         "_attempts",
         "_breaker",
-        "_content",
+        "_ceiling",
+        "_consumption",
         "_deadline",
-        "_deltas",
-        "_error",
         "_finish",
         "_is_announced",
-        "_is_begun",
-        "_is_sent",
-        "_length",
-        "_longest",
         "_message_id",
-        "_most_deltas",
-        "_most_length",
-        "_most_tokens",
         "_on_first_text",
         "_permit",
         "_prefix",
         "_prompt",
-        "_prompt_tokens",
         "_question",
-        "_reasoning",
         "_retries",
-        "_running",
         "_seam",
-        "_spent",
-        "_spent_source",
         "_task",
-        "called",
         "channel",
         "first_text_at",
         "is_fenced",
@@ -129,7 +100,6 @@ class Attempt:
         """Prepare; `run` starts it."""
         self._on_first_text = on_first_text
         self.channel = channel
-        self.called = False
         self.first_text_at: float | None = None
         self.stop_reason: StopReason | None = None
         self.stop_observed_at: float | None = None
@@ -142,26 +112,14 @@ class Attempt:
         self._attempts = attempts
         self._breaker = breaker
         self._permit: Call | None = None
-        self._is_sent = False
         self._message_id = message_id
         self._deadline = monotonic() + seconds_left
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._deltas = 0
-        self._running: Usage | None = None
         self._finish: Finish | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_begun = False
         self._is_announced = bool(prefix)
-        self._error: BaseException | None = None
         self._retries = retries
-        self._spent = _NO_USAGE
-        self._spent_source = UsageSource.ESTIMATED
-        self._longest = _NO_USAGE
-        self._allowance = allowance
-        self._length = 0
-        self._prompt_tokens = 0
-        self._most_tokens = self._most_deltas = self._most_length = _UNLIMITED
+        self._consumption = Consumption()
+        self._ceiling = Ceiling(allowance)
 
     async def run(self, provider: Provider) -> Outcome:
         """Stream the answer and say how it ended; never raises."""
@@ -187,27 +145,20 @@ class Attempt:
             if wait is None:
                 return await self._or_requeued(outcome, provider)
             _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
-            self._begin_again(provider)
+            self._consumption.end_call(provider.capabilities)
             await self._sleep(wait)
 
     def _is_payable(self, provider: Provider) -> bool:
         """Lower the answer's limit to what the hold pays; False when that is no answer worth a call (I6)."""
-        if self._allowance is None:
-            return True
-        limited = self._allowance.limited(self._prompt, self._spent)
+        limited = self._ceiling.limited(self._prompt, self._consumption, provider.capabilities)
         if limited is None:
             return False
         self._prompt = limited
-        self._most_tokens = limited.max_output_tokens
-        self._most_length = self._length + self._most_tokens * MOST_BYTES_PER_TOKEN
-        # A delta is a token at least, unless the provider itself says how many there are.
-        if not provider.capabilities.running_usage:
-            self._most_deltas = self._deltas + self._most_tokens
         return True
 
     async def _or_requeued(self, outcome: Outcome, provider: Provider) -> Outcome:
         """Leave a text that broke off to the next attempt, after a while, where there may be one."""
-        if not isinstance(outcome, Failed) or not outcome.is_passing or not self._deltas:
+        if not isinstance(outcome, Failed) or not outcome.is_passing or not self._consumption.deltas:
             return outcome
         if self._attempts is None or not self._breaker.is_closed():
             return outcome
@@ -248,9 +199,9 @@ class Attempt:
                     pass
         finally:
             permit.let_go()  # where there was no verdict
-        if self._is_sent and self._is_refused():
+        if self._consumption.is_refused():
             # Should this worker die now, a sweeper would take it for a call that nobody has answered yet.
-            self._note_prompt(_NO_USAGE, self._spent_source)
+            self._note_call()
         return outcome
 
     async def _stream_within_deadline(self, provider: Provider) -> Outcome:
@@ -263,7 +214,7 @@ class Attempt:
 
     def _wait_before_retry(self, outcome: Outcome, tries: int) -> float | None:
         """Return the seconds until the next try; None once text was shown, and where none can help."""
-        if not isinstance(outcome, Failed) or self._deltas:
+        if not isinstance(outcome, Failed) or self._consumption.deltas:
             return None
         return self._retries.wait_before(
             outcome.fault,
@@ -275,30 +226,21 @@ class Attempt:
     def _is_prefix_refused(self, outcome: Outcome) -> TypeGuard[Failed]:
         return (
             bool(self._prefix)
-            and not self._deltas
+            and not self._consumption.deltas
             and isinstance(outcome, Failed)
             and outcome.fault in _UNCONTINUABLE
         )
 
     def _answer_anew(self, fault: Fault, provider: Provider) -> None:
         """Declare the text void that the provider would not continue, and ask the question by itself."""
-        self._begin_again(provider)
+        self._consumption.end_call(provider.capabilities)
         self._prompt, self._prefix, self._seam = self._question, "", Seam("")
         self._is_announced = False
         self.channel.event(EventType.MESSAGE_RESET, {"reason": fault.value})
 
-    def _begin_again(self, provider: Provider) -> None:
-        """Forget the failed call, but for what it may have cost."""
-        usage, source = self._usage_of_call(provider)
-        if not usage.is_empty():
-            self._spent_source = source if self._spent.is_empty() else UsageSource.ESTIMATED
-        self._spent += usage
-        self._longest = _longer(self._longest, usage)
-        self._is_sent = False
-        self._is_begun = False
-        self._running = None
-        self._prompt_tokens = 0
-        self._error = None
+    def has_called(self) -> bool:
+        """Say whether a request reached the provider."""
+        return self._consumption.called
 
     def stop(self, reason: StopReason) -> None:
         """End it because somebody asked; the first reason counts."""
@@ -321,11 +263,10 @@ class Attempt:
 
     def answer(self, provider: Provider) -> Answer:
         """Return what was brought so far."""
-        usage, source = self._usage(provider)
-        content = self._prefix + "".join(self._content)
-        return Answer(
-            content, "".join(self._reasoning), self.called, usage, source, self._longest_call(provider)
-        )
+        used = self._consumption
+        usage, source = used.usage(provider.capabilities)
+        longest = used.longest_call(provider.capabilities)
+        return Answer(self._prefix + used.content(), used.reasoning(), used.called, usage, source, longest)
 
     def checkpoint(self, provider: Provider) -> tuple[int, Answer] | None:
         """Return what was encoded so far and the number of its last event, for another thread to save.
@@ -336,8 +277,8 @@ class Attempt:
         if shown is None:
             return None
         seq, content, reasoning = shown
-        usage, source = self._usage(provider)
-        return seq, Answer(content, reasoning, self.called, usage, source)
+        usage, source = self._consumption.usage(provider.capabilities)
+        return seq, Answer(content, reasoning, self.has_called(), usage, source)
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -352,19 +293,15 @@ class Attempt:
         loop.call_soon(loop.call_soon, loop.call_soon, self._cancel)
 
     def _sent(self) -> None:
-        self.called = self._is_sent = True
-        if self._spent.is_empty():
-            self.channel.note_call()
-        else:
-            # With the calls before it: should this worker die now, they are not forgotten.
-            self._note_prompt(Usage(input_tokens=prompt_tokens(self._prompt)), UsageSource.ESTIMATED)
+        self._consumption.sent(self._prompt)
+        self._note_call()
         failpoints.reach(Failpoint.AFTER_SENT)
 
     async def _stream(self, provider: Provider) -> None:
         async with provider.stream(self._prompt, on_sent=self._sent) as batches:
             async for batch in batches:
                 self._take(batch)
-                if self._deltas > self._most_deltas or self._length > self._most_length:
+                if self._ceiling.is_passed(self._consumption):
                     self.stop_reason = self.stop_reason or StopReason.BUDGET
                 if self.stop_reason is not None:
                     return  # leaving the context closes the connection
@@ -382,34 +319,24 @@ class Attempt:
                     self._begin()
                 case Finish():
                     self._finish = item
+                    self._consumption.finished(item.usage)
                 case _:
                     assert_never(item)
 
     def _follow(self, usage: Usage) -> None:
-        """Note the prompt's figures, and hold all of them against the hold."""
-        self._running = usage
-        length = usage.prompt_tokens()
-        if length != self._prompt_tokens:
-            self._prompt_tokens = length
-            self._count_prompt(replace(usage, output_tokens=0, reasoning_tokens=0))
-        if usage.output_tokens > self._most_tokens:
+        """Note the provider's figures, and hold all of them against the hold."""
+        if self._consumption.follow(usage):
+            self._note_call()
+            self._ceiling.lower(prompt_of(usage), self._consumption.earlier, self._prompt.max_output_tokens)
+        if self._ceiling.is_passed_by(usage.output_tokens):
             self.stop_reason = self.stop_reason or StopReason.BUDGET
 
-    def _count_prompt(self, prompt: Usage) -> None:
-        self._note_prompt(prompt, UsageSource.PARTIAL if self._spent.is_empty() else UsageSource.ESTIMATED)
-        if self._allowance is None:
-            return
-        # The provider's prompt may be larger than any text that we sent.
-        most = self._allowance.tokens_after(prompt, self._spent, self._prompt.max_output_tokens)
-        self._most_deltas -= self._most_tokens - most
-        self._most_tokens = most
-
-    def _note_prompt(self, prompt: Usage, source: UsageSource) -> None:
-        earlier = replace(self._spent, output_tokens=0, reasoning_tokens=0)
-        self.channel.note_call(earlier + prompt, source)
+    def _note_call(self) -> None:
+        """Note the call and, with those before it, its prompt: should this worker die now, they are not forgotten."""
+        self.channel.note_call(*(self._consumption.prompts() or ()))
 
     def _begin(self) -> None:
-        self._is_begun = True
+        self._consumption.begun()
         if self._permit is not None:
             self._permit.answer()
         if not self._is_announced:  # a call that failed before its text may have said it already
@@ -426,15 +353,14 @@ class Attempt:
         if self.first_text_at is None:
             self.first_text_at = monotonic()
             self._on_first_text()
-        self._deltas += 1
-        self._length += len(text)
-        (self._reasoning if reasoning else self._content).append(text)
+        self._consumption.add(reasoning, text)
         self.channel.delta(reasoning, text)
 
     def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
         task = self._task
         assert task is not None
-        self._error = error = None if task.cancelled() else task.exception()
+        error = None if task.cancelled() else task.exception()
+        self._consumption.broke_off(error)
         if self.is_fenced:
             return Fenced()
         if self._finish is not None and error is None:
@@ -461,61 +387,3 @@ class Attempt:
         self.stop_observed_at = monotonic()
         self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
         return Stopped(self.answer(provider), reason)
-
-    def _is_refused(self) -> bool:
-        return (
-            not self._is_begun
-            and self._running is None
-            and isinstance(self._error, ProviderError)
-            and self._error.fault in _REFUSALS
-        )
-
-    def _usage(self, provider: Provider) -> tuple[Usage, UsageSource]:
-        """Return what all calls of this attempt used; an estimate where one of them is."""
-        usage, source = self._usage_of_call(provider)
-        if self._spent.is_empty():
-            return usage, source
-        if usage.is_empty():
-            return self._spent, self._spent_source
-        return usage + self._spent, UsageSource.ESTIMATED
-
-    def _longest_call(self, provider: Provider) -> Usage | None:
-        if self._spent.is_empty():
-            return None
-        return _longer(self._longest, self._usage_of_call(provider)[0])
-
-    def _usage_of_call(self, provider: Provider) -> tuple[Usage, UsageSource]:
-        """Return the provider's word where it gave one, else its running figures, else an estimate.
-
-        A delta is a token at least, so their number is the least that was generated.
-        """
-        if self._finish is not None and self._finish.usage is not None:
-            return self._finish.usage, UsageSource.PROVIDER
-        if not self._is_sent or self._is_refused():
-            return _NO_USAGE, UsageSource.ESTIMATED
-        content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
-        thought = estimate_tokens(reasoning)
-        most = self._prompt.max_output_tokens
-        estimate = within_limit(estimate_tokens(content) + thought, self._length, most)
-        output = max(estimate, self._deltas)
-        thought = min(thought, output)
-        running = self._running
-        if running is None:
-            return Usage(
-                input_tokens=prompt_tokens(self._prompt), output_tokens=output, reasoning_tokens=thought
-            ), UsageSource.ESTIMATED
-        if provider.capabilities.running_usage and (running.output_tokens or not self._deltas):
-            return running, UsageSource.PARTIAL
-        return Usage(
-            input_tokens=running.input_tokens,
-            cache_read_tokens=running.cache_read_tokens,
-            cache_write_tokens=running.cache_write_tokens,
-            cache_write_1h_tokens=running.cache_write_1h_tokens,
-            output_tokens=max(output, running.output_tokens),
-            reasoning_tokens=max(thought, running.reasoning_tokens),
-        ), UsageSource.PARTIAL
-
-
-def _longer(one: Usage, other: Usage) -> Usage:
-    """Return the usage with the longer prompt."""
-    return max(one, other, key=Usage.prompt_tokens)

@@ -231,7 +231,7 @@ class LeaseKeeper:
         """Checkpoint the texts that grew since they were last saved."""
         changed: dict[UUID, tuple[int, Answer]] = {}
         for turn_id, entry in owned.items():
-            if entry.attempt.called and entry.attempt.channel.seq != entry.saved_seq:
+            if entry.attempt.has_called() and entry.attempt.channel.seq != entry.saved_seq:
                 checkpoint = entry.attempt.checkpoint(self._provider)
                 if checkpoint is not None:
                     changed[turn_id] = checkpoint
