@@ -37,6 +37,8 @@ LIVENESS: Final[Mapping[str, int]] = MappingProxyType(
 _RECYCLE_SECONDS: Final = 300
 _TRUSTED_SECONDS: Final = 5.0
 """A connection that was used so lately, and that has nothing to say, is alive; another is asked first."""
+_FIRST_PLANS_LAST: Final = 16
+"""Uses of a new connection after which its plans are made anew for the first time."""
 _SESSION_OPTIONS: Final = " ".join(
     f"-c {name}"
     for name in (
@@ -228,6 +230,7 @@ def _engine(url: str, *, pool_size: int, prepare: bool, pool_wait_seconds: float
 
     event.listen(engine, "checkin", _remember_use)
     event.listen(engine, "checkout", _refuse_dead)
+    event.listen(engine, "checkout", _plan_anew)
     return engine
 
 
@@ -247,6 +250,23 @@ def _refuse_dead(connection: Any, record: Any, _proxy: Any) -> None:
     # An empty query: the least that a server answers.
     if connection.pgconn.exec_(b"").status != ExecStatus.EMPTY_QUERY:
         raise DisconnectionError
+
+
+def _plan_anew(connection: Any, record: Any, _proxy: Any) -> None:
+    """Drop the plans that PostgreSQL keeps for a connection, each time that it was used twice as often.
+
+    A plan is made for the tables as they are then. For small ones all indexes look alike, and one that reads every row
+    of an organization stays until statistics are gathered, a minute later at best: too late for a first crowd, and for
+    a database that was restored.
+
+    Raises:
+        DisconnectionError: The connection is dead; the pool connects anew.
+    """
+    uses = record.info["uses"] = record.info.get("uses", 0) + 1
+    if uses >= record.info.setdefault("plans_last_until", _FIRST_PLANS_LAST):
+        record.info["plans_last_until"] = 2 * uses
+        if connection.pgconn.exec_(b"DISCARD PLANS").status != ExecStatus.COMMAND_OK:
+            raise DisconnectionError
 
 
 def _has_news(connection: Any) -> bool:
