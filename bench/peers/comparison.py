@@ -80,6 +80,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 async def _measure(candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
     await _until_it_answers(candidate)
     await candidate.repeat(options.at_once, options.short_tokens, WARM_SECONDS)
+    # First: what a crowd leaves behind, such as hundreds of idle connections to search, would be measured too.
+    short = await _short(candidate, options)
     steps: list[dict[str, Any]] = []
     count = options.streams
     while count <= options.most:
@@ -97,7 +99,7 @@ async def _measure(candidate: Candidate, options: argparse.Namespace) -> dict[st
         "cpu_us_per_delta_there": carried[-1]["cpu_us_per_delta"] if carried else None,
         "is_saturated_at_per_second": None if steps[-1]["is_carried"] else steps[-1]["offered_per_second"],
         "most_deltas_per_second": max(step["deltas_per_second"] for step in steps),
-        **await _short(candidate, options),
+        **short,
         "memory_mib": candidate.meter.memory_mib()["peer"],
         "steps": steps,
     }
