@@ -25,9 +25,13 @@ export class Problem extends Error {
 
   /** True where the message may have arrived although no answer did: only the same key makes another try safe. */
   get isUncertain() {
-    return this.code === "network" || this.status >= 500 || this.code === "idempotency_in_progress";
+    // An answer that cannot be read may be that of something in between, or the rest of an acceptance.
+    return ["network", "protocol", "idempotency_in_progress"].includes(this.code) || this.status === 408 || this.status >= 500;
   }
 }
+
+/** The key that a turn was posted with, if a page like this one has posted it: it says which message became which turn. */
+export const keyOf = (record) => record.metadata?.page_key ?? null;
 
 /** What the client has thrown, as a Problem; anything else is a fault of this page and stays what it is. */
 export function problemOf(error) {
@@ -87,8 +91,15 @@ export function connect(key, onUnauthorized = () => undefined) {
     turns: (id) => told(all((page) => client.listTurns(id, { limit: PAGE, ...page }))),
     turn: (id) => told(client.getTurn(id)),
     /** Post a turn; tried again with the same key, which cannot make a second one. */
-    postTurn: (id, content, idempotencyKey, strategy) =>
-      told(client.createTurn(id, content, { idempotencyKey, multitask_strategy: strategy })),
+    postTurn: (id, content, idempotencyKey, strategy, signal) =>
+      told(
+        client.createTurn(id, content, {
+          idempotencyKey,
+          multitask_strategy: strategy,
+          metadata: { page_key: idempotencyKey },
+          signal,
+        }),
+      ),
     /** Ask a turn to stop: idempotent, so it is tried again. */
     stopTurn: (id) => told(client.stopTurn(id)),
     /** All turns of a session as they happen; an answer that is under way begins with its text so far. */

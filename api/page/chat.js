@@ -41,9 +41,10 @@ export class ChatView {
       onStop: () => this.#stop(this.#conversation.active),
     });
     this.#outbox = new Outbox(session.id, {
-      post: (message) => this.#post(message),
+      post: (message, signal) => this.#post(message, signal),
       onRefused: (content, problem) => this.#refused(content, problem),
       onEdit: (content) => this.#composer.offer(content),
+      onFocusLost: () => this.#composer.resume(),
     });
     this.#badge = new ConnectionBadge(() => this.#conversation.wake());
     this.pressed = this.pressed.bind(this);
@@ -91,6 +92,7 @@ export class ChatView {
   close() {
     document.removeEventListener("keydown", this.pressed);
     this.#badge.close();
+    this.#outbox.close();
     this.#following.close();
     cancelAnimationFrame(this.#frame);
     this.#conversation.close();
@@ -109,10 +111,10 @@ export class ChatView {
     return isTaken;
   }
 
-  async #post({ content, key, replaces }) {
+  async #post({ content, key, replaces }, signal) {
     // A rollback would take away those that wait as well: only a turn that is alone is replaced.
     const strategy = this.#conversation.place(replaces).isAlone ? "rollback" : "enqueue";
-    await this.#conversation.send(content, key, strategy);
+    await this.#conversation.send(content, key, strategy, signal);
     this.#app.budget.refresh();
     this.#app.sessionsChanged();
   }
@@ -156,6 +158,10 @@ export class ChatView {
         break;
       case "state":
         this.#badge.update(this.#conversation.streamState);
+        if (this.#conversation.streamState.name === "live") this.#outbox.wake();
+        break;
+      case "accepted":
+        if (this.#outbox.settle(detail)) this.#app.budget.refresh();
         break;
       case "problem":
         this.#notice.show(detail);

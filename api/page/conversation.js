@@ -5,7 +5,7 @@
 
 import { Stream } from "./stream.js";
 import { applyEvent, askedToStop, isExact, mergeStored, newTurn, withRecord } from "./turn.js";
-import { Problem } from "./api.js";
+import { Problem, keyOf } from "./api.js";
 
 export class Conversation {
   #api;
@@ -18,7 +18,8 @@ export class Conversation {
   /**
    * @param {object} api from `connect`
    * @param {object} session the session's resource
-   * @param {(what: "session"|"turns"|"turn"|"state"|"problem", detail?: any) => void} changed
+   * @param {(what: "session"|"turns"|"turn"|"state"|"accepted"|"problem", detail?: any) => void} changed
+   *   `accepted` has the keys of the messages that are in the store
    */
   constructor(api, session, changed) {
     this.#api = api;
@@ -82,15 +83,16 @@ export class Conversation {
    * @param {string} content
    * @param {string} key
    * @param {"enqueue"|"rollback"} strategy what becomes of the turns that are not over
+   * @param {AbortSignal} signal ends the waiting for an answer
    */
-  async send(content, key, strategy) {
+  async send(content, key, strategy, signal) {
     let record;
     try {
-      record = await this.#api.postTurn(this.session.id, content, key, strategy);
+      record = await this.#api.postTurn(this.session.id, content, key, strategy, signal);
     } catch (problem) {
       if (problem.code !== "idempotency_conflict") throw problem;
       // An earlier try came through, with the other strategy: the turn is in the store.
-      this.#readLater();
+      await this.read();
       return;
     }
     if (strategy === "rollback") this.#readLater(); // whose messages are gone
@@ -141,6 +143,7 @@ export class Conversation {
     this.session = await this.#api.session(this.session.id);
     this.turns = mergeStored(this.turns, records, messages, asked);
     this.#changed("session");
+    this.#changed("accepted", new Set(records.map(keyOf)));
     this.#changed("turns");
   }
 

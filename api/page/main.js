@@ -102,9 +102,11 @@ class Page {
   }
 
   #signIn(key) {
-    this.api = connect(key, () => {
-      if (this.api !== null) this.signOut("The key is no longer valid. Sign in again; what you typed is kept.");
+    const api = connect(key, () => {
+      // What an earlier key had under way may be refused late.
+      if (this.api === api) this.signOut("The key is no longer valid. Sign in again; what you typed is kept.");
     });
+    this.api = api;
     this.budget = new BudgetView(this.api);
     this.#sessions = new SessionsView(this);
     const veil = el("div", { class: "veil", on: { click: () => this.hideList() } });

@@ -16,10 +16,12 @@ function attempt(storage, action, fallback) {
 }
 
 function read(storage, name) {
-  return attempt(storage, (area) => area.getItem(PREFIX + name), () => null) ?? memory.get(name) ?? null;
+  // What found no room is newer than what lies there.
+  return memory.get(name) ?? attempt(storage, (area) => area.getItem(PREFIX + name), () => null);
 }
 
 function write(storage, name, value) {
+  memory.delete(name);
   attempt(storage, (area) => area.setItem(PREFIX + name, value), () => memory.set(name, value));
 }
 
@@ -96,14 +98,26 @@ export const outbox = {
     // Older than its key: the reader decides whether it goes out once more.
     return kept.map((message) => ({ ...message, isFailed: message.isFailed || now - message.at > KEY_LIVES_MS }));
   },
-  save(place, messages) {
+  add(place, content, replaces = null) {
+    const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false };
+    this.change(place, (kept) => [...kept, message]);
+  },
+  mark(place, key, isFailed) {
+    this.change(place, (kept) => kept.map((message) => (message.key === key ? { ...message, isFailed } : message)));
+  },
+  remove(place, key) {
+    this.change(place, (kept) => kept.filter((message) => message.key !== key));
+  },
+  /** Change what is kept now, not what was read a while ago: another tab may have added to it. */
+  change(place, how) {
+    const messages = how(this.load(place));
     if (messages.length === 0) drop(device, `outbox.${place}`);
     else write(device, `outbox.${place}`, JSON.stringify(messages));
   },
-  add(place, content, replaces = null) {
-    const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false };
-    this.save(place, [...this.load(place), message]);
-    return message;
+  /** Call `redraw` when another tab has changed what is kept, until `signal` says to end. */
+  watch(place, redraw, signal) {
+    const name = `${PREFIX}outbox.${place}`;
+    window.addEventListener("storage", ({ key }) => (key === name || key === null) && redraw(), { signal });
   },
 };
 

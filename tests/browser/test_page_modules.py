@@ -191,3 +191,21 @@ def test_a_fault_in_sending_one_message_does_not_keep_back_those_behind_it(site:
           return [sent, reported];
         }"""
     ) == ["second", ["a fault of the page"]]
+
+
+def test_what_another_tab_has_yet_to_send_is_kept_when_a_message_is_accepted_here(site: Page) -> None:
+    assert site.evaluate(
+        """async () => {
+          const { Outbox } = await import("/page/outbox.js");
+          const { outbox, forgetWritten } = await import("/page/storage.js");
+          const left = await new Promise((resolve) => {
+            const post = async ({ content }) => {
+              if (content === "ours") outbox.add("two", "theirs");
+              else resolve(outbox.load("two").map((message) => message.content));
+            };
+            new Outbox("two", { post, onRefused: () => false, onEdit: () => false }).send("ours");
+          });
+          forgetWritten();
+          return left;
+        }"""
+    ) == ["theirs"]

@@ -129,9 +129,7 @@ def test_tabs_and_devices_show_the_same_text_and_a_reload_goes_on(
         expect(chat.locator(".exchange")).to_have_count(1)
 
 
-def test_a_message_whose_answers_were_lost_is_kept_over_a_reload_and_makes_one_turn(
-    chat: Page, api: Api
-) -> None:
+def test_a_message_whose_answers_are_all_lost_is_shown_once_and_makes_one_turn(chat: Page, api: Api) -> None:
     say(chat, "[[tokens=3]] Hello.")
     expect_whole(chat, api)
 
@@ -141,16 +139,31 @@ def test_a_message_whose_answers_were_lost_is_kept_over_a_reload_and_makes_one_t
 
     chat.route("**/turns", lambda route: lose(route) if route.request.method == "POST" else route.fallback())
     say(chat, "[[tokens=3]] Once only.")
-    unsent = chat.locator(".unsent")
-    expect(unsent).to_have_attribute("data-state", "failed")
-    expect(unsent).to_contain_text("Not sent.")
+    expect(chat.locator(".exchange")).to_have_count(2)
+    expect(chat.locator(".unsent")).to_have_count(0)
+    expect_whole(chat, api)
     chat.unroute("**/turns")
     chat.reload()
-    expect(unsent).to_contain_text("Once only.")
-    unsent.get_by_role("button", name="Retry").click()
-    expect(unsent).to_have_count(0)
     expect(chat.locator(".exchange")).to_have_count(2)
+    expect(chat.locator(".unsent")).to_have_count(0)
     assert len(turns_of(chat, api)) == 2
+
+
+def test_what_is_written_without_a_network_is_sent_in_order_when_it_is_back(chat: Page, api: Api) -> None:
+    say(chat, "[[tokens=3]] Hello.")
+    expect_whole(chat, api)
+    chat.context.set_offline(True)
+    say(chat, "[[tokens=3]] First.")
+    say(chat, "[[tokens=3]] Second.")
+    unsent = chat.locator(".unsent")
+    expect(unsent.first).to_contain_text("It is sent when the connection is back.")
+    chat.context.set_offline(False)
+    expect(unsent).to_have_count(0)
+    expect(chat.locator(".question")).to_have_text(
+        ["[[tokens=3]] Hello.", "[[tokens=3]] First.", "[[tokens=3]] Second."]
+    )
+    expect_whole(chat, api)
+    assert len(turns_of(chat, api)) == 3
 
 
 def test_drafts_are_kept_for_each_session(chat: Page, api: Api) -> None:

@@ -5,12 +5,16 @@ The service is played by the test, event by event, so that each fault comes at o
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
+
+from tests.browser.conftest import LIMIT_SECONDS
+from tests.browser.running import say
 
 SESSION = "01890000-0000-7000-8000-000000000001"
 TURN = "01890000-0000-7000-8000-0000000000aa"
@@ -26,6 +30,10 @@ TIME = "2026-01-31T09:30:00.000Z"
 
 NO_ANSWER = (0, None)
 """The request arrives and its answer never does."""
+LOST = (0, "lost")
+"""The connection is cut before the answer."""
+CUT = (202, b'{"id": "0189')
+"""The connection is cut in the answer, and what came looks whole to whoever brings it."""
 
 
 def sha256(text: str) -> str:
@@ -68,6 +76,7 @@ class Service:
     sockets: list[WebSocketRoute] = field(default_factory=list)
     subscriptions: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    posted: dict[str, Any] = field(default_factory=dict)
     answers: dict[tuple[str, str], Callable[[], tuple[int, Any] | None]] = field(default_factory=dict)
     greets: bool = True
 
@@ -111,12 +120,18 @@ class Service:
         request = route.request
         path = request.url.partition("localhost")[2].partition("?")[0]
         self.requests.append((request.method, path, request.headers))
+        if request.method == "POST" and path.endswith("/turns"):
+            self.posted = request.post_data_json
         own = self.answers.get((request.method, path), lambda: None)()
         if own == NO_ANSWER:
             return
+        if own == LOST:
+            route.abort()
+            return
         status, body = self.answer(request.method, path) if own is None else own
         kind = "application/json" if status < 400 else "application/problem+json"
-        route.fulfill(status=status, headers={"Content-Type": kind}, body=json.dumps(body))
+        text = body if isinstance(body, bytes) else json.dumps(body)
+        route.fulfill(status=status, headers={"Content-Type": kind}, body=text)
 
     def answer(self, method: str, path: str) -> tuple[int, Any]:
         match method, path.removeprefix("/v1"):
@@ -166,6 +181,13 @@ class Service:
     def send(self, *events: dict[str, Any]) -> None:
         for event in events:
             self.sockets[-1].send(json.dumps(event))
+
+    def pass_time_until(self, is_true: Callable[[], bool]) -> None:
+        """Let the page's clock, which stands still, go on until something is so."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not is_true():
+            assert time.monotonic() < deadline, "waited too long"
+            self.page.clock.run_for(500)
 
     def wait_for(self, is_true: Callable[[], bool]) -> None:
         for _ in range(1000):
@@ -344,6 +366,80 @@ def test_a_post_whose_answer_was_lost_is_sent_again_with_the_same_key(service: S
     expect(service.page.locator(".exchange .question")).to_have_text("why?")
     assert service.keys() == service.keys()[:1] * 3
     expect(service.page.get_by_label("Message")).to_have_value("")
+
+
+TURNS = ("POST", f"/v1/sessions/{SESSION}/turns")
+
+
+@pytest.fixture
+def unsent(service: Service) -> Locator:
+    """What is below the conversation of an open session, whose clock stands still."""
+    service.page.clock.install(time=0)
+    open_session(service)
+    service.page.clock.pause_at(3_600)
+    # An hour without a word is a lost connection.
+    state = service.page.locator(".state")
+    service.pass_time_until(lambda: len(service.sockets) == 2 and state.get_attribute("data-state") == "live")
+    return service.page.locator(".unsent")
+
+
+@pytest.mark.parametrize("answer", [LOST, CUT], ids=["before the answer", "in the answer"])
+def test_a_message_whose_answers_are_lost_is_sent_again_by_itself(
+    service: Service, unsent: Locator, answer: tuple[int, Any]
+) -> None:
+    service.answers[TURNS] = lambda: answer
+    say(service.page, "why?")
+    service.pass_time_until(lambda: unsent.get_attribute("data-state") == "waiting")
+    expect(unsent).to_contain_text("Trying again…")
+    tries = len(service.keys())
+    service.pass_time_until(lambda: len(service.keys()) > tries)
+    service.answers.clear()
+    service.pass_time_until(lambda: unsent.count() == 0)
+    expect(service.page.locator(".question")).to_have_text(["why?"])
+    assert len(set(service.keys())) == 1
+    expect(service.page.get_by_label("Message")).to_have_value("")
+
+
+def test_a_network_that_comes_back_ends_the_pause_before_the_next_try(
+    service: Service, unsent: Locator
+) -> None:
+    service.answers[TURNS] = lambda: LOST
+    say(service.page, "why?")
+    service.pass_time_until(lambda: unsent.get_attribute("data-state") == "waiting")
+    service.answers.clear()
+    service.page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(unsent).to_have_count(0)
+    expect(service.page.locator(".question")).to_have_text(["why?"])
+
+
+def test_a_message_that_is_a_turn_already_is_known_by_its_key_and_holds_nothing_up(
+    service: Service, unsent: Locator
+) -> None:
+    service.answers[TURNS] = lambda: NO_ANSWER
+    say(service.page, "why?")
+    service.wait_for(lambda: len(service.keys()) == 1)
+    say(service.page, "and then?")
+    service.ask()
+    service.turns[0]["metadata"] = service.posted["metadata"]
+    service.answers.clear()
+    service.send(event("turn_queued", 1))
+    expect(unsent).to_have_count(0)
+    assert len(set(service.keys())) == len(service.keys()) == 2
+
+
+def test_messages_keep_their_order_when_the_first_was_given_up(service: Service, unsent: Locator) -> None:
+    service.answers[TURNS] = lambda: LOST
+    say(service.page, "why?")
+    say(service.page, "and then?")
+    service.pass_time_until(lambda: unsent.first.get_attribute("data-state") == "failed")
+    expect(unsent.first).to_contain_text("Not sent. Turnkeeper cannot be reached.")
+    expect(unsent.last).to_contain_text("Waits for the message before it.")
+    assert len(set(service.keys())) == 1
+    service.answers.clear()
+    unsent.get_by_role("button", name="Retry").click()
+    expect(unsent).to_have_count(0)
+    assert service.keys()[-2] == service.keys()[0] != service.keys()[-1]
+    expect(service.page.get_by_label("Message")).to_be_focused()
 
 
 def test_a_refused_message_stays_in_its_field_and_the_refusal_is_in_words(service: Service) -> None:
