@@ -17,9 +17,14 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
+from api.page_modules import modules_of
+
 _FOLDER: Final = Path(__file__).parent / "page"
 _MOST_FILES: Final = 256
 """More than the page has; one that was edited counts twice."""
+_MOST_DOCUMENTS: Final = 8
+"""Two, and what was edited while this process runs."""
+_ENTRY: Final = re.compile(r'<script type="module" src="/page/([\w.-]+)"></script>')
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
 site = Blueprint("site", __name__)
@@ -46,6 +51,17 @@ def page_file(name: str) -> Response:
     return _file(name)
 
 
+def document(name: str) -> str:
+    """Return one of the page's documents, which names all modules that it begins with."""
+
+    def with_links(script: re.Match[str]) -> str:
+        names = modules_of(_FOLDER, script[1])
+        links = "".join(f'<link rel="modulepreload" href="/page/{each}">\n' for each in names)
+        return f"{links}{script[0]}"
+
+    return _ENTRY.sub(with_links, (_FOLDER / name).read_text(encoding="utf-8"))
+
+
 def content_security_policy(host: str) -> str:
     """Return the policy of a page that is served at `host`.
 
@@ -69,9 +85,17 @@ class _Asset:
 
 
 @lru_cache(maxsize=_MOST_FILES)
-def _asset(path: Path, _changed_ns: int) -> _Asset:
-    content = path.read_bytes()
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+def _stored(path: Path, _changed_ns: int) -> _Asset:
+    return _asset(path.name, path.read_bytes())
+
+
+@lru_cache(maxsize=_MOST_DOCUMENTS)
+def _composed(name: str, text: str) -> _Asset:
+    return _asset(name, text.encode())
+
+
+def _asset(name: str, content: bytes) -> _Asset:
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     text = kind.startswith("text/") or kind.endswith(("json", "xml", "javascript"))
     return _Asset(
         content,
@@ -85,7 +109,10 @@ def _file(name: str) -> Response:
     path = Path(safe_join(str(_FOLDER), name) or _FOLDER)
     if not path.is_file():
         raise NotFound
-    asset = _asset(path, path.stat().st_mtime_ns)
+    is_document = path.suffix == ".html"
+    asset = (
+        _composed(path.name, document(path.name)) if is_document else _stored(path, path.stat().st_mtime_ns)
+    )
     is_compressed = bool(request.accept_encodings["gzip"])
     answer = Response(asset.compressed if is_compressed else asset.content, content_type=asset.content_type)
     if is_compressed:

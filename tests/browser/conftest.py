@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from api.site import content_security_policy
+from api.site import content_security_policy, document
 from tests.browser.running import Service, running_service, sign_in
 from tests.marks import leaks
 
@@ -33,6 +33,7 @@ ORIGIN = "http://localhost"
 """A secure context for the browser, as https is: hashes and the clipboard are there."""
 CONTENT_SECURITY_POLICY = content_security_policy("localhost")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+DOCUMENTS = {"/": "index.html", "/usage": "administration.html"}
 
 
 def chromium_path() -> str | None:
@@ -145,9 +146,10 @@ def signed_in(page: Page, service: Service) -> Page:
 def serve_page(route: Route) -> None:
     """Answer `/` and `/page/<file>` from the page's folder."""
     name = route.request.url.removeprefix(ORIGIN).partition("?")[0].partition("#")[0].removeprefix("/page/")
-    file = PAGE_FOLDER / ("index.html" if name == "/" else name)
+    file = PAGE_FOLDER / DOCUMENTS.get(name, name)
     headers = {"Content-Type": TYPES[file.suffix], "Content-Security-Policy": CONTENT_SECURITY_POLICY}
-    route.fulfill(status=200, headers=headers, body=file.read_bytes())
+    body = document(file.name) if file.suffix == ".html" else file.read_bytes()
+    route.fulfill(status=200, headers=headers, body=body)
 
 
 @pytest.fixture(scope="module")

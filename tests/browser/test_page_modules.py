@@ -1,9 +1,13 @@
 """The page's pure parts, in a real browser: a turn from its events, figures."""
 
 import hashlib
+import re
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route, expect
+
+from api.site import document
+from tests.browser.conftest import DOCUMENTS
 
 APPLY = """async (events) => {
   const { newTurn, applyEvent } = await import("/page/turn.js");
@@ -209,3 +213,29 @@ def test_what_another_tab_has_yet_to_send_is_kept_when_a_message_is_accepted_her
           return left;
         }"""
     ) == ["theirs"]
+
+
+LINK = re.compile(r'<link rel="modulepreload" href="(/page/[^"]+)">\n')
+
+
+@pytest.mark.parametrize(
+    ("path", "entry"), [("/", "main.js"), ("/usage", "administration.js")], ids=["chat", "administration"]
+)
+def test_a_page_names_the_modules_that_it_begins_with_and_no_other(
+    page: Page, origin: str, path: str, entry: str
+) -> None:
+    """The browser itself says which they are, once the names are taken out of the page."""
+    named: list[str] = []
+    asked: list[str] = []
+
+    def without_names(route: Route) -> None:
+        text = document(DOCUMENTS[path])
+        named.extend(LINK.findall(text))
+        route.fulfill(content_type="text/html", body=LINK.sub("", text))
+
+    page.route(f"{origin}{path}", without_names)
+    page.on("request", lambda request: asked.append(request.url.removeprefix(origin)))
+    page.goto(f"{origin}{path}")
+    expect(page.get_by_label("API key")).to_be_visible()
+    modules = {url for url in asked if url.endswith(".js")} - {"/page/theme-early.js", f"/page/{entry}"}
+    assert sorted(named) == sorted(modules)

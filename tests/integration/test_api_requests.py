@@ -298,6 +298,8 @@ def test_the_page_is_served_under_a_strict_policy(api):
     assert answer.headers["Referrer-Policy"] == "no-referrer"
     again = api.get("/", headers={"If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
+    for path, module in (("/", "chat.js"), ("/usage", "usage.js"), ("/operations", "operations.js")):
+        assert f'<link rel="modulepreload" href="/page/{module}">' in api.get(path).text
 
 
 def test_the_page_gives_out_no_other_file(api):
