@@ -1,6 +1,7 @@
 /** The organization's budget: what of it is spent and held, and a form that changes it as a whole. */
 
 import { Problem } from "./admin-api.js";
+import { shareOf } from "./budget-share.js";
 import { budgetBar } from "./chart.js";
 import { announce, button, el } from "./dom.js";
 import { moment, usd } from "./format.js";
@@ -64,16 +65,17 @@ export class BudgetCard {
     );
   }
 
-  #period(name, limit, { spent_usd: spent, held_usd: held, resets_at: resets }) {
+  #period(name, limit, period) {
+    const { spent_usd: spent, held_usd: held, resets_at: resets } = period;
+    const share = limit === null ? null : shareOf(limit, period);
     const of = limit === null ? "no limit" : `of ${usd(limit)}`;
-    const used = limit === null ? null : budgetBar(Number(spent), Number(held), Number(limit));
-    const share = limit === null || Number(limit) === 0 ? "" : ` · ${Math.floor(((Number(spent) + Number(held)) / Number(limit)) * 100)} % used`;
+    const words = share === null ? "" : share.used >= 100 ? "used up" : `${Math.floor(share.used)} % used`;
     return el(
       "div",
-      { class: "period" },
+      { class: "period", "data-level": share?.level },
       el("h3", {}, name),
-      el("p", {}, el("strong", {}, usd(spent)), ` spent, ${usd(held)} held, ${of}${share}`),
-      used,
+      el("p", {}, el("strong", {}, usd(spent)), ` spent, ${usd(held)} held, ${of}`, words && el("span", { class: "used" }, ` · ${words}`)),
+      share && budgetBar(share),
       el("p", { class: "note" }, "Starts anew ", el("time", { datetime: resets }, moment(resets))),
     );
   }

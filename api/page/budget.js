@@ -4,13 +4,12 @@
  */
 
 import { Problem } from "./api.js";
+import { shareOf } from "./budget-share.js";
 import { el, setText } from "./dom.js";
 import { moment, usd } from "./format.js";
 
 const EVERY_MS = 60_000; // others spend as well
 const SOON_MS = 500; // several ends at once are one look
-const NEAR = 70; // per cent
-const CLOSE = 90;
 
 /** The fuller of day and month, or null where neither has a limit. */
 export function tightest(budget) {
@@ -20,12 +19,7 @@ export function tightest(budget) {
   ];
   const shares = periods
     .filter(({ limit }) => limit !== null)
-    .map((period) => {
-      const limit = Number(period.limit); // for a bar's length; what is written are the strings
-      const of = (amount) => (limit > 0 ? Math.min(100, (Number(amount) / limit) * 100) : 100);
-      const spent = of(period.spent_usd);
-      return { ...period, spent, used: limit > 0 ? Math.min(100, spent + of(period.held_usd)) : 100 };
-    });
+    .map((period) => ({ ...period, ...shareOf(period.limit, period) }));
   return shares.sort((one, other) => other.used - one.used)[0] ?? null;
 }
 
@@ -83,10 +77,10 @@ export class BudgetView {
   #draw(period) {
     const { fill, held, bar, words } = this.#parts;
     this.node.hidden = period === null;
-    this.warning.hidden = period === null || period.used < NEAR;
+    this.warning.hidden = period === null || period.level === "plain";
     if (period === null) return;
     const percent = Math.floor(period.used);
-    const level = period.used >= CLOSE ? "close" : period.used >= NEAR ? "near" : "plain";
+    const { level } = period;
     this.node.dataset.level = level;
     this.warning.dataset.level = level;
     fill.style.width = `${period.spent}%`;

@@ -13,6 +13,8 @@ const LABEL_PX = 7; // about a character at the labels' size
 const MARK = 3;
 const NEVER_NARROWER = 220;
 
+let bars = 0;
+
 function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -195,20 +197,19 @@ export function shareBar(value, most) {
   );
 }
 
-/** A bar of what was spent, plain, and held, hatched, of a limit. What it says is written beside it. */
-export function budgetBar(spent, held, limit) {
-  const of = (value) => (limit > 0 ? Math.min(100, (value / limit) * 100) : 100);
-  const both = of(spent + held);
+/** A bar of what was spent, plain, and held, hatched, in per cent of a limit. What it says is written beside it. */
+export function budgetBar({ spent, used }) {
+  const id = `hatch-${(bars += 1)}`; // a pattern takes its colour from where it stands
   const hatch = svg(
     "pattern",
-    { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     svg("rect", { class: "hatched", width: 3, height: 6 }),
   );
   return svg(
     "svg",
     { class: "budget-bar", "aria-hidden": "true", width: "100%", height: 14 },
     svg("defs", {}, hatch),
-    svg("rect", { class: "hatch", x: 0, y: 0, width: `${both}%`, height: 14, fill: "url(#hatch)" }),
-    svg("rect", { class: both >= 100 ? "column full" : "column", x: 0, y: 0, width: `${of(spent)}%`, height: 14 }),
+    svg("rect", { class: "hatch", x: 0, y: 0, width: `${used}%`, height: 14, fill: `url(#${id})` }),
+    svg("rect", { class: "column", x: 0, y: 0, width: `${spent}%`, height: 14 }),
   );
 }

@@ -239,3 +239,34 @@ def test_a_page_names_the_modules_that_it_begins_with_and_no_other(
     expect(page.get_by_label("API key")).to_be_visible()
     modules = {url for url in asked if url.endswith(".js")} - {"/page/theme-early.js", f"/page/{entry}"}
     assert sorted(named) == sorted(modules)
+
+
+def test_the_administrators_budget_warns_at_the_shares_and_in_the_colours_of_the_chat(site: Page) -> None:
+    spent = ["69.99", "70", "89.99", "90", "100", "83"]
+    cards = site.evaluate(
+        """async (amounts) => {
+          const { BudgetCard } = await import("/page/budget-card.js");
+          const none = { spent_usd: "0", held_usd: "0", resets_at: "2026-02-01T00:00:00.000Z" };
+          const colour = (node) => getComputedStyle(node).getPropertyValue("--accent");
+          return amounts.map((spent_usd) => {
+            // A part of it is held: it counts as well.
+            const day = { ...none, spent_usd: String(spent_usd - 1), held_usd: "1" };
+            const limits = { enabled: true, daily_usd: "100", monthly_usd: "1000" };
+            const card = new BudgetCard(null, { ...limits, day, month: none });
+            const chat = document.createElement("div");
+            chat.className = "budget";
+            const period = card.node.querySelector(".period");
+            chat.dataset.level = period.dataset.level;
+            document.body.append(card.node, chat);
+            const ids = [...card.node.querySelectorAll("pattern")].map(({ id }) => id);
+            const found = [period.dataset.level, colour(period), colour(period) === colour(chat), new Set(ids).size];
+            card.node.remove();
+            chat.remove();
+            return found;
+          });
+        }""",
+        spent,
+    )
+    assert [level for level, *_ in cards] == ["plain", "near", "near", "close", "close", "near"]
+    assert all(is_same and patterns == 2 for _, _, is_same, patterns in cards)
+    assert len({colour for _, colour, _, _ in cards}) == 3
