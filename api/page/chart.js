@@ -106,6 +106,7 @@ class Chart {
       ]),
       ...this.#labels(frame),
       ...this.shapes(this.#points, frame),
+      ...(most === 0 ? [svg("text", { class: "axis", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "Nothing in this time")] : []),
     );
   }
 

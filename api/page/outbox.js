@@ -191,7 +191,7 @@ export class Outbox {
     let isHeld = false;
     const rows = this.#kept().map((message) => {
       const state = this.#stateOf(message, isHeld);
-      isHeld ||= message.isFailed;
+      isHeld ||= message.isFailed || state === "waiting";
       return this.#row(message, state);
     });
     this.node.replaceChildren(...rows);
