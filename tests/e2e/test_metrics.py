@@ -19,6 +19,7 @@ from shared.metrics.table import METRICS, Kind, Service
 from tests.e2e.conftest import Service as Running
 from tests.e2e.conftest import StartService, temporary_folder
 from tests.e2e.protocol_client import Api, wait_until, websocket
+from tests.promtool import checked, required_promtool
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
 
@@ -36,14 +37,18 @@ class Watched:
         self.before = {}
         self.before = {service: rising(self.scrape(service)) for service in Service}
 
-    def scrape(self, service: Service) -> Figures:
-        """Return a service's figures by name and values of labels, without what was counted before the test."""
+    def text(self, service: Service) -> str:
+        """Return what a service answers Prometheus."""
         port = self.port + list(Service).index(service)
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False)
         assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def scrape(self, service: Service) -> Figures:
+        """Return a service's figures by name and values of labels, without what was counted before the test."""
         figures = {
             (sample.name, tuple(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(answer.text)
+            for family in text_string_to_metric_families(self.text(service))
             for sample in family.samples
         }
         before = self.before.get(service, {})
@@ -247,6 +252,13 @@ def test_a_killed_worker_takes_none_of_its_counts_along(watched: Watched):
         processes=6,
     )
     assert {key: (value, after[key]) for key, value in before.items() if after[key] < value} == {}
+
+
+def test_prometheus_takes_what_each_service_answers(watched: Watched):
+    promtool = required_promtool()
+    watched.running.api().ask("[[tokens=3]] one of each")
+    for service in Service:
+        assert checked(promtool, "check", "metrics", given=watched.text(service)) == ""
 
 
 def test_the_ports_of_the_api_know_no_metrics(watched: Watched):
