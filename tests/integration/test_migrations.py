@@ -2,15 +2,26 @@
 
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from shared import migrate as migrating
+from shared.accounts import create_organization
+from shared.database import Database
 from shared.errors import UnavailableError
 from shared.migrate import SCRIPTS, migrate
-from turnkeeper.embedded import temporary_postgres
+from shared.settings import load_settings
+from shared.turns import FinishReason
+from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
+from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
+from worker.claim import Claim
+from worker.outcome import Completed
+from worker.settle import settle
 
 HEAD = """
 from alembic import op
@@ -34,6 +45,17 @@ WRONG = """
     op.execute("create table turnkeeper.half ()")
     op.execute("select 1 / 0")
 """
+EXPANDS = """
+    op.execute("alter table turnkeeper.turns add column region text not null default ''")
+"""
+INDEXES = """
+    with op.get_context().autocommit_block():
+        op.execute("drop index concurrently if exists turnkeeper.turns_by_region")
+        op.execute("create index concurrently turns_by_region on turnkeeper.turns (region)")
+"""
+CONTRACTS = """
+    op.execute("alter table turnkeeper.turns drop column history_trimmed")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +74,10 @@ def scripts(tmp_path: Path, server):
     with psycopg.connect(server.owner_url) as db:
         db.execute("drop index if exists turnkeeper.later")
         db.execute("alter table turnkeeper.organizations drop column if exists later")
+        db.execute("alter table turnkeeper.turns drop column if exists region")
+        db.execute(
+            "alter table turnkeeper.turns add column if not exists history_trimmed integer not null default 0"
+        )
         db.execute("update public.schema_version set version_num = '0001'")
 
 
@@ -121,3 +147,51 @@ def test_a_migration_that_does_not_get_its_lock_lets_the_service_serve_and_tries
             db.execute("select * from turnkeeper.organizations")
     migrate(server.owner_url, server.app_url, scripts=scripts)
     assert version(server) == "0002"
+
+
+@contextmanager
+def one_turn(server: EmbeddedPostgres) -> Iterator[tuple[Ledgers, UUID, Claim]]:
+    """A turn that this release has claimed."""
+    database = Database(server.app_url)
+    try:
+        ledgers = Ledgers(database, create_organization(server.owner_url, "Acme"))
+        turn = ledgers.queue_turn()
+        claim = ledgers.claim(turn)
+        assert claim is not None
+        yield ledgers, turn, claim
+    finally:
+        database.dispose()
+
+
+def settle_as(ledgers: Ledgers, server: EmbeddedPostgres, claim: Claim) -> None:
+    settings = load_settings(
+        {
+            "DATABASE_URL": server.app_url,
+            "REDIS_URL": "redis://127.0.0.1:9",
+            "MCP_LLM_PROVIDER": "scripted",
+            "SCRIPTED_BASE_URL": "http://127.0.0.1:9/v1",
+        }
+    )
+    outcome = Completed(ANSWER, FinishReason.STOP)
+    assert settle(ledgers.database, settings.provider, settlement(claim), outcome) is not None
+
+
+def test_this_release_runs_turns_while_and_after_the_next_one_expands_the_schema(server, scripts):
+    add(scripts, EXPANDS, INDEXES)
+    with one_turn(server) as (ledgers, turn, claim):
+        migrate(server.owner_url, server.app_url, scripts=scripts)
+        assert version(server) == "0003"
+        settle_as(ledgers, server, claim)
+        assert ledgers.turn(turn).status == "completed"
+    with one_turn(server) as (ledgers, turn, claim):
+        settle_as(ledgers, server, claim)
+        assert (ledgers.turn(turn).status, ledgers.turn(turn).region) == ("completed", "")
+
+
+def test_this_release_cannot_end_its_turns_on_a_schema_that_dropped_a_column_of_its(server, scripts):
+    add(scripts, CONTRACTS)
+    with one_turn(server) as (ledgers, turn, claim):
+        migrate(server.owner_url, server.app_url, scripts=scripts)
+        with pytest.raises(psycopg.errors.UndefinedColumn, match="history_trimmed"):
+            settle_as(ledgers, server, claim)
+        assert ledgers.turn(turn).status == "running"

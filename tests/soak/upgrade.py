@@ -111,10 +111,13 @@ class World:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run every mixture; 0 when each turn was whole and the books agree."""
+    """Run every mixture; 0 when each turn was whole and the books agree, 1 with what was seen first that was not."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.upgrade", description=__doc__)
     parser.add_argument(
         "--from", dest="base", required=True, metavar="REF", help="tag or commit of the older release"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_SECONDS, help="seconds for a turn to end (default: %(default)g)"
     )
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever ends this ends what it started
@@ -146,7 +149,11 @@ def main(argv: Sequence[str]) -> int:
             if schema == "new":
                 world.run("new", "migrate")
             for stage in stages:
-                play(world, stage, key)
+                try:
+                    play(world, stage, key, options.limit)
+                except AssertionError as failed:
+                    say(f"{schema} schema: {stage.name}: {failed}")
+                    return 1
                 say(f"{schema} schema: {stage.name}: all turns are whole")
         say(world.run("new", "ledger", "check"))
     return 0
@@ -162,8 +169,18 @@ def taken_from_git(base: str, folder: Path) -> Path:
     return code
 
 
-def play(world: World, stage: Stage, key: str) -> None:
-    """Ask for turns of every kind and see that each is whole."""
+def play(world: World, stage: Stage, key: str, limit_seconds: float = LIMIT_SECONDS) -> None:
+    """Ask for turns of every kind and see that each is whole.
+
+    Args:
+        world: Where.
+        stage: Who serves.
+        key: An API key.
+        limit_seconds: For each turn to end.
+
+    Raises:
+        AssertionError: One did not end in time, or not as it should.
+    """
     port = free_port()
     with ExitStack() as stack:
         stack.enter_context(world.running(stage.web, "web", "--bind", f"127.0.0.1:{port}"))
@@ -175,20 +192,20 @@ def play(world: World, stage: Stage, key: str) -> None:
         until(lambda: is_ready(api), "the service")
         session = api.post("/v1/sessions", json={"user": "alice"}).raise_for_status().json()["id"]
         for number in range(TURNS):
-            turn = ended(api, asked(api, session, f"[[tokens=20]] {number}"))
+            turn = ended(api, asked(api, session, f"[[tokens=20]] {number}"), limit_seconds)
             assert (turn["status"], turn["attempt"]) == ("completed", 1), turn
             assert_whole(api, turn["id"])
         stopped = asked(api, session, "[[tokens=2000 rate=50]]")
         until(lambda: has_text(api, stopped), "some text")
         api.post(f"/v1/turns/{stopped}/stop", json={}).raise_for_status()
-        assert ended(api, stopped)["status"] == "stopped"
+        assert ended(api, stopped, limit_seconds)["status"] == "stopped"
         assert_whole(api, stopped)
         if stage.hands_over:
             running = asked(api, session, "[[tokens=300 rate=40]]")
             until(lambda: has_text(api, running), "some text")
             stack.enter_context(world.running(stage.workers[1], "worker"))
             first.send_signal(signal.SIGTERM)
-            turn = ended(api, running)
+            turn = ended(api, running, limit_seconds)
             assert turn["status"] == "completed", turn
             assert turn["attempt"] > 1, turn
             assert_whole(api, running)
@@ -200,12 +217,12 @@ def asked(api: httpx.Client, session: str, content: str) -> str:
     return str(answer.json()["id"])
 
 
-def ended(api: httpx.Client, turn: str) -> dict:
+def ended(api: httpx.Client, turn: str, limit_seconds: float) -> dict:
     def found() -> dict | None:
-        row = api.get(f"/v1/turns/{turn}", params={"wait": 10}).raise_for_status().json()
+        row = api.get(f"/v1/turns/{turn}", params={"wait": 5}).raise_for_status().json()
         return row if row["finished_at"] else None
 
-    return until(found, f"the end of {turn}")
+    return until(found, f"the end of {turn}", limit_seconds)
 
 
 def events_of(api: httpx.Client, turn: str) -> list[dict]:
@@ -237,8 +254,8 @@ def is_ready(api: httpx.Client) -> bool:
         return False
 
 
-def until(condition: Callable[[], object], what: str) -> object:
-    give_up_at = time.monotonic() + LIMIT_SECONDS
+def until(condition: Callable[[], object], what: str, limit_seconds: float = LIMIT_SECONDS) -> object:
+    give_up_at = time.monotonic() + limit_seconds
     while not (found := condition()):
         assert time.monotonic() < give_up_at, f"{what} did not come in time"
         threading.Event().wait(0.05)
