@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import documents
 from tests.children import HEARD, leaks_in_sections, search_children, taken
 from tests.marks import Listener, listen, mark_new_secrets
 
@@ -36,10 +37,25 @@ def nothing_is_told(listener: Listener) -> Iterator[None]:
     assert not heard, heard
 
 
+@pytest.fixture(scope="module", autouse=True)
+def every_block_is_taken(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file that runs blocks of the documentation runs all that are its own, where all of its tests passed."""
+    yield
+    config = request.config
+    chosen = [config.getoption(name) for name in ("keyword", "markexpr", "deselect")]
+    is_part = any(chosen) or any("::" in argument for argument in config.args)
+    if not is_part and not request.node.stash.get(documents.INCOMPLETE, False):
+        untaken = documents.untaken(request.path)
+        assert not untaken, untaken
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Search what a test, or a process that inherits its output, printed."""
     report = yield
+    module = item.getparent(pytest.Module)
+    if module is not None and not report.passed:
+        module.stash[documents.INCOMPLETE] = True
     printed = leaks_in_sections(report.sections) if report.when == "teardown" else []
     if printed and report.passed:
         report.outcome, report.longrepr = "failed", f"printed: {printed}"

@@ -10,8 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.documents import allotted
+
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "howto" / "run-behind-nginx.md"
+GROUPS, TLS = allotted("tests/integration/test_nginx.py")
+"""Of the how-to page: groups of several processes, and the lines for TLS."""
 LIMIT_SECONDS = 60.0
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MISSING = "nginx is not installed here: apt-get install nginx-light"
@@ -32,9 +35,10 @@ def replaced(text: str, *changes: tuple[str, str]) -> str:
 
 def configuration(port: int, web: Sequence[int], relay: Sequence[int], *changes: tuple[str, str]) -> str:
     """The file as it is, with the page's groups of several processes, on these ports."""
-    (groups,) = re.findall(r"^```nginx\n(upstream .*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     ours = {8080: web[0], 8082: web[-1], 8081: relay[0], 8083: relay[-1]}
-    groups = replaced(groups, *((f"127.0.0.1:{one} ", f"127.0.0.1:{here} ") for one, here in ours.items()))
+    groups = replaced(
+        GROUPS.take(), *((f"127.0.0.1:{one} ", f"127.0.0.1:{here} ") for one, here in ours.items())
+    )
     maps = re.search(
         r'    map "" \$web .*?resolver [^\n]*\n',
         text := (ROOT / "deploy" / "nginx.conf").read_text(),

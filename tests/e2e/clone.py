@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +21,10 @@ from tests.marks import leaks_in_redis, secrets_of
 ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 150.0
 LIMIT_SECONDS = 60.0
-NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")
+SHELL_LIMIT_SECONDS = 180.0
+"""For a page's lines, several of which start a Python."""
+MADE_OF = ("Makefile", "requirements.lock", "pyproject.toml", "clients/python/pyproject.toml")
+"""What `make run` looks at."""
 _OURS = (
     "MCP_",
     "ANTHROPIC_",
@@ -32,21 +35,11 @@ _OURS = (
     "ENVIRONMENT",
     "OTEL_",
     "SENTRY_",
+    # Of the `make test` that runs this; the `make run` that is started here has its own.
+    "MAKE",
+    "MFLAGS",
+    "ARGS",
 )
-
-
-def blocks_of(page: Path, language: str = "sh") -> list[tuple[str, bool]]:
-    """A page's blocks of a language, in order, and whether they are to be run: a comment above says why not."""
-    text, found = page.read_text(), []
-    for block in re.finditer(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
-        lines = block[2].splitlines()
-        script = "\n".join(line.removeprefix(block[1]) for line in lines) + "\n"
-        found.append((script, NOT_RUN.search(text[: block.start()]) is None))
-    return found
-
-
-def script_of(page: Path) -> str:
-    return "\n".join(script for script, is_run in blocks_of(page) if is_run)
 
 
 def environment() -> dict[str, str]:
@@ -55,14 +48,22 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "DRAIN_SECONDS": "3", "no_proxy": "127.0.0.1"}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+def three_free_ports() -> int:
+    """Return the first of three ports in a row that nobody uses."""
+    for _ in range(200):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            for number in (1, 2):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
+            return port
+    raise AssertionError("there are no three ports in a row")
 
 
 @contextlib.contextmanager
-def running_clone(*arguments: str, **environ: str) -> Iterator[Path]:
-    """A folder in which the service runs, with nothing left of it afterwards."""
+def running_clone(line: str = "make run", **environ: str) -> Iterator[Path]:
+    """A folder in which a line that starts the service was run, with nothing left of it afterwards."""
     with tempfile.TemporaryDirectory(prefix="turnkeeper-readme-") as name:
         folder = Path(name)
         programs = folder / ".venv" / "bin"
@@ -71,17 +72,20 @@ def running_clone(*arguments: str, **environ: str) -> Iterator[Path]:
         for program, words in (("python", ""), ("turnkeeper", " -m turnkeeper")):
             (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
             (programs / program).chmod(0o755)
-        with running_in(folder, *arguments, **environ):
+        for file in MADE_OF:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, folder / file)
+        # As `make` leaves it once it has built the environment, which takes minutes.
+        (folder / ".venv" / ".installed-run").touch()
+        with running_in(folder, line, **environ):
             yield folder
 
 
 @contextlib.contextmanager
-def running_in(folder: Path, *arguments: str, **environ: str) -> Iterator[None]:
-    state = folder / "state.json"
-    command = [
-        *(sys.executable, "-m", "turnkeeper", "up", *arguments),
-        *("--data", str(folder / ".turnkeeper"), "--state", str(state), "--port", str(free_port())),
-    ]
+def running_in(folder: Path, line: str, **environ: str) -> Iterator[None]:
+    state = folder / ".turnkeeper" / "state.json"
+    # The words behind the line are none of it: they say to `tests/children.py` which logs are to be searched.
+    command = ["bash", "-c", line, "--data", str(folder / ".turnkeeper")]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -110,11 +114,11 @@ def running_in(folder: Path, *arguments: str, **environ: str) -> Iterator[None]:
         family = [root, *root.children(recursive=True)]
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         try:
             process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(LIMIT_SECONDS)
         left = psutil.wait_procs(family, timeout=LIMIT_SECONDS)[1]
     assert left == []
@@ -130,7 +134,7 @@ def run_shell(folder: Path, script: str, said: str = "", *, is_quiet: bool = Tru
         input=said,
         capture_output=True,
         text=True,
-        timeout=LIMIT_SECONDS,
+        timeout=SHELL_LIMIT_SECONDS,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr

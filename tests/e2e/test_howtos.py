@@ -1,24 +1,32 @@
-"""The shell lines of the tutorial and the how-to pages, run word for word."""
+"""The shell lines of the tutorial and the how-to pages, run word for word, and what they say that one sees."""
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from redis import Redis
 
+from shared.metrics.pages import folder_of
+from shared.metrics.table import Service
 from shared.migrate import migrate
-from tests.e2e.clone import ROOT, blocks_of, run_shell, running_clone, script_of
+from tests.documents import Block, allotted
+from tests.e2e.clone import environment, run_shell, running_clone, three_free_ports
 from tests.e2e.protocol_client import Api, wait_until
+from tests.e2e.terminal import CTRL_C, CTRL_D, terminal
+from tests.nginx import replaced
+from turnkeeper.doctor.command import now, show
+from turnkeeper.doctor.redis import check_redis
 from turnkeeper.embedded import temporary_postgres
 from turnkeeper.embedded.programs import packaged_programs
 
-DOCS = ROOT / "docs"
-PAGES = sorted([*(DOCS / "tutorial").glob("*.md"), *(DOCS / "howto").glob("*.md")])
+BLOCKS = allotted(__file__)
 TESTED = {
     "back-up-and-restore",
     "budgets",
@@ -28,17 +36,48 @@ TESTED = {
     "deploy-without-losing-turns",
     "first-turn",
     "keys",
+    "limits",
+    "monitor",
     "privacy",
+    "read-the-log",
     "rotate-keys",
     "scale-out",
     "use-anthropic",
 }
-Run = Callable[..., str]
+REDIS_CLI = """#!/bin/sh
+exec "$(dirname "$0")/python" -c '
+import os, sys, redis
+print(redis.Redis.from_url(os.environ["REDIS_URL"]).execute_command(*sys.argv[1:]))' "$@"
+"""
+"""Redis' own asks 127.0.0.1:6379, where nobody or a stranger is."""
+FIRST_PORT = 9464
+"""Of metrics, in the pages."""
+
+
+def of(page: str, language: str = "sh") -> list[Block]:
+    """The blocks of a page that are run here."""
+    return [block for block in BLOCKS if Path(block.page).stem == page and block.language == language]
 
 
 @pytest.fixture(scope="module")
-def clone() -> Iterator[Path]:
-    with running_clone("--worker", "2") as folder:
+def metrics_port() -> Iterator[int]:
+    """The first of the three ports with metrics; what is counted under it is forgotten."""
+    port = three_free_ports()
+    figures = folder_of(port, Service.WEB).parent
+    shutil.rmtree(figures, ignore_errors=True)
+    yield port
+    shutil.rmtree(figures, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def clone(metrics_port: int) -> Iterator[Path]:
+    """Started as the tutorial says, and with metrics, as their page says."""
+    tutorial, monitor = of("first-turn")[0].take(), of("monitor")[0].take()
+    line = replaced(monitor, (str(FIRST_PORT), str(metrics_port)), ("turnkeeper up", tutorial.strip()))
+    with running_clone(line) as folder:
+        program = folder / ".venv" / "bin" / "redis-cli"
+        program.write_text(REDIS_CLI)
+        program.chmod(0o755)
         yield folder
 
 
@@ -54,35 +93,74 @@ def api(clone: Path) -> Iterator[Api]:
     client.close()
 
 
-def run_page(clone: Path, name: str, said: str = "", **environ: str) -> str:
-    """Run a page's lines with what an operator has: the commands and the logins."""
-    (page,) = [page for page in PAGES if page.stem == name]
+def tools(clone: Path) -> dict[str, str]:
+    """What an operator has: the commands and the logins."""
     state = state_of(clone)
     servers = {name: state[name.lower()] for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")}
-    path = f"{clone / '.venv' / 'bin'}:{packaged_programs()}:{os.environ['PATH']}"
-    return run_shell(clone, script_of(page), said, is_quiet=False, **{"PATH": path, **servers, **environ})
+    return {"PATH": f"{clone / '.venv' / 'bin'}:{packaged_programs()}:{os.environ['PATH']}", **servers}
 
 
-def test_every_line_is_run_here_or_says_why_not():
-    runnable = {page.stem for page in PAGES if any(is_run for _, is_run in blocks_of(page))}
-    assert runnable == TESTED
-    this = Path(__file__).read_text()
-    assert [name for name in sorted(TESTED) if len(re.findall(rf'"{name}(\.md)?"', this)) < 2] == []
+def run_page(clone: Path, name: str, **environ: str) -> str:
+    """Run a page's lines in one shell."""
+    script = "\n".join(block.take() for block in of(name))
+    return run_shell(clone, script, is_quiet=False, **{**tools(clone), **environ})
 
 
-def test_the_tutorial_ends_with_one_whole_answer_after_the_workers_were_killed(clone: Path, api: Api):
+def as_admin(clone: Path) -> dict[str, str]:
+    """What the lines of the page on costs set."""
     state = state_of(clone)
-    turn_id = api.turn(api.session(user="alice"), "Count for a while. [[tokens=400 rate=40]]")
-    wait_until(lambda: "content_delta" in [event["type"] for event in api.page(turn_id)["data"]], "some text")
-    said = run_page(clone, "first-turn", "What happens when a worker dies?\n")
-    assert re.search(r"completed|USD", said), said
+    return {"TK": state["url"], "AUTH": f"Authorization: Bearer {state['admin_key']}"}
+
+
+def test_every_page_with_lines_has_a_test():
+    assert {Path(block.page).stem for block in BLOCKS} == TESTED
+    this = Path(__file__).read_text()
+    assert [name for name in sorted(TESTED) if len(re.findall(rf'"{name}"', this)) < 2] == []
+
+
+def test_the_tutorial_shows_what_it_says(clone: Path, api: Api):
+    _start, chat, kill = of("first-turn")
+    (long,) = of("first-turn", "text")
+    state, said = state_of(clone), (clone / "output").read_text()
+    keys = json.loads((clone / ".turnkeeper" / "keys.json").read_text())
+    for role in ("service", "user", "admin"):
+        assert re.search(rf"^  {role} +{re.escape(keys[f'{role}_key'])}$", said, re.MULTILINE), role
+    assert f"turnkeeper is running at {state['url']} " in said
+    with terminal(chat.take(), clone, environment()) as shell:
+        shell.await_text("^you> ")
+        shell.type("How does Stop work?\n")
+        shell.await_text(r"How does Stop work\?\n(\S+\s+){3}")
+        shell.type(CTRL_C)
+        end = shell.await_text(r"^(stopped|completed) \(.*\) · \d+ tokens · 0\.\d+ USD\n(?s:.*)you> ")
+        assert end[1] == "stopped"
+
+        shell.type(long.take())
+        begin = shell.await_text(r"rate=\d+\]\]\n(\S+\s+){3}", end.end()).start()
+        run_shell(clone, kill.take())
+        anew = shell.await_text(r"^\(begun anew\)\n", begin).end()
+        last = shell.await_text(r"^completed \(stop\) · \d+ tokens · (0\.\d+) USD\n", anew)
+        shell.type(CTRL_D)
+        assert shell.await_end() == 0
     wait_until(
         lambda: not set(state["pids"]["worker"]) & set(state_of(clone)["pids"]["worker"]), "other workers"
     )
-    turn = api.final(turn_id)
-    assert (turn["status"], turn["attempt"]) == ("completed", 2)
-    reading = api.read(turn_id)
+    again = re.findall(
+        r"^(worker-\d) was ended by SIGKILL: started again$", (clone / "output").read_text(), re.MULTILINE
+    )
+    assert sorted(again) == ["worker-1", "worker-2"]
+    with psycopg.connect(state["database_owner_url"]) as db:
+        (turn_id, attempt, cost) = db.execute(
+            "select id, attempt, cost_usd from turnkeeper.turns order by queued_at desc limit 1"
+        ).fetchone()
+        costs = db.execute("select cost_usd from turnkeeper.ledger where turn_id = %s", (turn_id,)).fetchall()
+    assert (attempt, len(costs)) == (2, 2)
+    assert min(costs)[0] > 0
+    assert sum(each for (each,) in costs) == cost
+    assert last[1].rstrip("0") == f"{cost:f}".rstrip("0")
+    reading = api.read(str(turn_id))
     assert (reading.is_whole, reading.resets) == (True, 1)
+    # The terminal breaks no line, so what it shows is the text.
+    assert reading.text == shell.shown[anew : last.start() - 1]
 
 
 def test_keys_are_made_revoked_and_rotated(clone: Path):
@@ -96,6 +174,13 @@ def test_keys_are_made_revoked_and_rotated(clone: Path):
     migrate(owner_url, before)
     said = run_page(clone, "rotate-keys", NEXT_DATABASE_URL=after)
     assert "'backend_next' owns nothing" in said
+    servers = state_of(clone)["redis_url"]
+    old_password = servers.partition("://:")[2].partition("@")[0]
+    for password in ("the-new-one", old_password):
+        with Redis.from_url(servers.replace(old_password, password)) as redis:
+            assert redis.ping()
+    with Redis.from_url(servers) as redis:
+        redis.acl_setuser("default", enabled=True, passwords=["-the-new-one"])
     with psycopg.connect(owner_url) as db:
         rows = db.execute(
             "select name, revoked_at is null from turnkeeper.api_keys where name like 'backend%'"
@@ -113,11 +198,50 @@ def test_what_turns_cost_is_shown_and_limits_are_set(clone: Path, api: Api):
     assert run_page(clone, "budgets").splitlines() == ["ledger, totals and holds agree"] * 2
 
 
-def test_a_user_is_exported(clone: Path, api: Api):
-    api.ask("[[tokens=5]] mine")
-    run_page(clone, "privacy")
+def test_who_was_refused_is_shown(clone: Path):
+    assert json.loads(run_page(clone, "limits", **as_admin(clone)))["data"] == []
+
+
+def test_a_user_is_exported_and_erased(clone: Path, api: Api):
+    turn = api.ask("[[tokens=5]] mine", session := api.session(user="alice"))
+    export, erase = of("privacy")
+    run_shell(clone, export.take(), is_quiet=False, **tools(clone))
     lines = (clone / "alice.jsonl").read_text().splitlines()
     assert any("mine" in line for line in lines)
+    with terminal(erase.take(), clone, {**environment(), **tools(clone)}) as shell:
+        shell.await_text("to go on: ")
+        shell.type("alice\n")
+        assert shell.await_end() == 0, shell.shown
+    assert api.messages(session) == []
+    assert api.get_turn(turn["id"])["status"] == "completed"
+
+
+def test_metrics_are_answered_at_the_three_ports(clone: Path, metrics_port: int):
+    _start, asked = of("monitor")
+    lines = asked.take().splitlines()
+    for number, (line, service) in enumerate(zip(lines, Service, strict=True)):
+        here = replaced(line, (str(FIRST_PORT + number), str(metrics_port + number)))
+        assert here.endswith(f"# {service}")
+        assert "\nturnkeeper_processes" in run_shell(clone, here)
+
+
+def test_a_log_line_has_the_fields_that_are_shown_and_is_found_by_its_turn(clone: Path, api: Api):
+    turn_id = api.turn(api.session(user="alice"), "[[tokens=5]] log me")
+    api.final(turn_id)
+    (sample,) = of("read-the-log", "json")
+    shown = json.loads(sample.take())
+
+    def logged() -> list[dict]:
+        found = run_page(clone, "read-the-log", TURN=turn_id).splitlines()
+        return [one for one in map(json.loads, found) if one.get("route") == shown["route"]]
+
+    (line,) = wait_until(logged, "the request's line")
+    assert [*line] == [*shown]
+    same = ("level", "logger", "process", "message", "method", "status")
+    assert {name: line[name] for name in same} == {name: shown[name] for name in same}
+    assert {name: type(value) for name, value in line.items()} == {
+        name: type(value) for name, value in shown.items()
+    }
 
 
 def test_the_queue_and_the_count_of_connections_are_shown(clone: Path):
@@ -127,8 +251,22 @@ def test_the_queue_and_the_count_of_connections_are_shown(clone: Path):
     assert "the processes open up to 132" in said
 
 
-def test_the_doctor_finds_nothing_wrong_with_it(clone: Path):
-    assert run_page(clone, "check-with-doctor").splitlines()[-1].endswith(" 0 wrong")
+def test_the_doctor_finds_nothing_wrong_with_it_and_says_what_is(clone: Path, capsys: pytest.CaptureFixture):
+    said = run_page(clone, "check-with-doctor").splitlines()
+    assert said[-1].endswith(" 0 wrong")
+    (sample,) = of("check-with-doctor", "text")
+    role = urlsplit(state_of(clone)["database_url"]).username
+    lines = replaced(sample.take(), ("'turnkeeper'", f"'{role}'")).splitlines()
+    fine, *wrong = (line.split() for line in lines)
+    assert fine in [line.split() for line in said]
+    url = state_of(clone)["redis_url"]
+    with Redis.from_url(url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            show([one for one in check_redis(url, now) if one.name == "redis.eviction"])
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[:-1]] == wrong
 
 
 def test_a_release_is_migrated_and_looked_at(clone: Path):
@@ -162,9 +300,8 @@ def dumped(clone: Path, api: Api) -> Iterator[dict]:
     running = api.turn(session, "[[tokens=400 rate=100]] in the middle")
     waiting = api.turn(session, "[[tokens=5]] behind it", multitask_strategy="enqueue")
     wait_until(lambda: "content_delta" in [event["type"] for event in api.page(running)["data"]], "some text")
-    backup, restore = (script for script, _ in blocks_of(DOCS / "howto" / "back-up-and-restore.md"))
-    path = f"{clone / '.venv' / 'bin'}:{packaged_programs()}:{os.environ['PATH']}"
-    said = run_shell(clone, backup, PATH=path, DATABASE_OWNER_URL=state_of(clone)["database_owner_url"])
+    backup, restore = of("back-up-and-restore")
+    said = run_shell(clone, backup.take(), **tools(clone))
     assert int(said) >= 10, "tables with data"
     assert api.get_turn(running)["status"] == "running"
     late = api.ask("[[tokens=5]] after the dump", api.session(user="alice"))
@@ -175,15 +312,14 @@ def dumped(clone: Path, api: Api) -> Iterator[dict]:
         "waiting": waiting,
         "late": late,
         "messages": api.messages(session)[:2],
-        "restore": restore,
-        "path": path,
+        "restore": restore.take(),
     }
 
 
 def test_a_dump_of_a_running_service_is_restored_whole_and_its_turns_go_on(clone: Path, api: Api):
     with dumped(clone, api) as known, temporary_postgres() as server:
         servers = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url}
-        said = run_shell(clone, known["restore"], PATH=known["path"], **servers)
+        said = run_shell(clone, known["restore"], **{**tools(clone), **servers})
         assert "ledger, totals and holds agree" in said
         with running_clone(**servers) as restored:
             again = Api(state_of(restored)["url"], api.key)

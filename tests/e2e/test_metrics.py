@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.metrics.pages import folder_of
 from shared.metrics.table import METRICS, Kind, Service
+from tests.e2e.clone import three_free_ports
 from tests.e2e.conftest import Service as Running
 from tests.e2e.conftest import StartService, temporary_folder
 from tests.e2e.protocol_client import Api, wait_until, websocket
@@ -76,19 +76,6 @@ class Watched:
             wait_until(lambda: seen() == expected, "the figures")
         assert seen() == expected
         return self.figures()
-
-
-def three_free_ports() -> int:
-    """Return the first of three ports in a row that nobody uses."""
-    for _ in range(200):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            for number in (1, 2):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
-            return port
-    raise AssertionError("there are no three ports in a row")
 
 
 @pytest.fixture(scope="module")

@@ -14,31 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clone import LIMIT_SECONDS, ROOT, environment, run_shell, running_clone
+from tests.documents import allotted
+from tests.e2e.clone import LIMIT_SECONDS, environment, run_shell, running_clone
 
 BETWEEN = "--- next block ---"
 
 
-def section(title: str) -> str:
-    """The README's section of that title."""
-    text = (ROOT / "README.md").read_text()
-    return re.search(rf"^## {title}\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL).group(1)
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", section("Try it"), re.MULTILINE | re.DOTALL)
+START, *LINES = [block for block in allotted(__file__) if block.language == "sh"]
 
 
 @pytest.fixture(scope="module")
 def clone() -> Iterator[Path]:
-    with running_clone() as folder:
+    with running_clone(START.take()) as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def said(clone: Path) -> list[str]:
     """What each block of shell lines printed, all of them run in one shell, in order."""
-    script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(blocks("sh"))
+    script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(block.take() for block in LINES)
     return run_shell(clone, script).split(f"{BETWEEN}\n")
 
 
@@ -95,7 +89,7 @@ def test_the_conversation_and_its_cost_are_shown(said: list[str]):
 
 
 def test_the_websocket_example_prints_an_answer_and_its_cost(clone: Path):
-    (example,) = blocks("python")
+    (example,) = (block.take() for block in allotted(__file__) if block.language == "python")
     finished = subprocess.run(
         [sys.executable, "-c", example],
         cwd=clone,

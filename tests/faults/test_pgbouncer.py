@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 
 from shared.database import Database
 from shared.migrate import migrate
+from tests.documents import allotted
 from tests.e2e.conftest import PROVIDER_KEY, running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.soak.tenancy.fuzz import Fuzz
@@ -34,7 +35,7 @@ from turnkeeper.doctor.findings import Level
 from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "run-behind-pgbouncer.md"
+(FILE,) = allotted(__file__)
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="pgbouncer is not installed here: apt-get install pgbouncer"
@@ -48,7 +49,7 @@ def free_port() -> int:
 
 def configuration(folder: Path, server_port: int, port: int, connections: int, mode: str) -> str:
     """The page's file, on other addresses and with so many connections."""
-    (text_of_page,) = re.findall(r"^```ini\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text_of_page = FILE.take()
     for theirs, ours in (
         ("port=5432", f"port={server_port}"),
         ("listen_port = 6432", f"listen_port = {port}"),

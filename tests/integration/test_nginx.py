@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.nginx import LIMIT_SECONDS, MISSING, PROGRAM, configuration, free_port, running_nginx
+from tests.certificates import make_certificates
+from tests.nginx import (
+    LIMIT_SECONDS,
+    MISSING,
+    PROGRAM,
+    TLS,
+    configuration,
+    free_port,
+    replaced,
+    running_nginx,
+)
 from turnkeeper.front import route
 
 MEBIBYTE = 1 << 20
@@ -214,3 +225,25 @@ def test_a_log_line_has_the_path_and_the_id_and_no_query(world: World):
     (line,) = re.findall(r"^.*/v1/sessions/search.*$", world.log.read_text(), re.MULTILINE)
     entry = json.loads(line)
     assert (entry["method"], entry["status"], entry["request_id"]) == ("GET", 200, "req-1")
+
+
+def test_tls_ends_at_it_with_the_lines_of_the_page(tmp_path: Path):
+    make_certificates(tmp_path)
+    port = free_port()
+    lines = replaced(
+        TLS.take(),
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        ("/etc/nginx/tls/fullchain.pem", str(tmp_path / "good.pem")),
+        ("/etc/nginx/tls/privkey.pem", str(tmp_path / "leaf.key")),
+    )
+    trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    with backend("web") as web, backend("relay") as relay:
+        text = configuration(
+            port, [web.server_port], [relay.server_port], (f"listen 127.0.0.1:{port} default_server;", lines)
+        )
+        with (
+            running_nginx(tmp_path, port, text),
+            httpx.Client(verify=trusting, timeout=LIMIT_SECONDS, trust_env=False) as client,
+        ):
+            answer = client.get(f"https://localhost:{port}/healthz")
+    assert (answer.status_code, answer.json()["kind"]) == (200, "web")

@@ -1,32 +1,19 @@
 """Every block of settings in the documentation is one that a process starts with."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from shared.settings import load_settings
 from shared.variables import VARIABLES
+from tests.documents import ROOT, allotted
 from turnkeeper.dotenv import read_dotenv
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SERVERS = {"DATABASE_URL": "postgresql://app@127.0.0.1/tk", "REDIS_URL": "redis://127.0.0.1"}
 PRODUCTION = {"ENVIRONMENT": "production", "ALLOWED_ORIGINS": "https://chat.example.com"}
 KNOWN = {variable.name for variable in VARIABLES}
-BLOCK = re.compile(r"^( *)```ini\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks_of(page: Path) -> list[str]:
-    """The blocks of settings; one with a section is of another program."""
-    found = (
-        re.sub(rf"^{block[1]}", "", block[2], flags=re.MULTILINE)
-        for block in BLOCK.finditer(page.read_text())
-    )
-    return [block for block in found if not block.startswith("[")]
-
-
-WITH_SETTINGS = [page for page in PAGES if blocks_of(page)]
+BLOCKS = allotted(__file__)
+WITH_SETTINGS = [ROOT / page for page in dict.fromkeys(block.page for block in BLOCKS)]
 
 
 def test_every_provider_has_a_page_with_its_settings():
@@ -37,8 +24,8 @@ def test_every_provider_has_a_page_with_its_settings():
 @pytest.mark.parametrize("page", WITH_SETTINGS, ids=lambda page: page.stem)
 def test_settings_of_a_page_load_one_block_after_the_other(page: Path, tmp_path: Path):
     environ: dict[str, str] = {}
-    for block in blocks_of(page):
-        (tmp_path / ".env").write_text(block.replace("…", "word"))
+    for block in (block for block in BLOCKS if ROOT / block.page == page):
+        (tmp_path / ".env").write_text(block.take().replace("…", "word"))
         added = dict(read_dotenv(tmp_path / ".env"))
         assert added
         assert added.keys() <= KNOWN

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from array import array
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Sum
 from shared.metrics.table import METRICS, Service
 from shared.metrics.tally import SIZE
+from tests.documents import allotted
 from tests.promtool import checked, required_promtool
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +136,13 @@ def test_the_cases_are_of_series_that_there_are():
         for label in labels.keys() - {"job", "instance"}:
             assert label in known[name], name
             assert label == "le" or labels[label] in values[metric, label], (name, label)
+
+
+def test_prometheus_takes_the_configuration_of_the_page(promtool: str, tmp_path: Path):
+    (block,) = allotted(__file__)
+    shutil.copy(ALERTS_FILE, tmp_path / "alerts.yml")
+    (tmp_path / "prometheus.yml").write_text(block.take())
+    said = checked(promtool, "check", "config", tmp_path / "prometheus.yml")
+    assert f"SUCCESS: {len(ALERTS)} rules found" in said
+    jobs = [job["job_name"] for job in yaml.safe_load(block.text)["scrape_configs"]]
+    assert jobs == [f"turnkeeper-{service}" for service in Service]

@@ -13,6 +13,7 @@ import pytest
 
 from clients.javascript.tests.node import LIMIT_SECONDS, PACKAGE, output, start, tool
 from clients.python.tests.cutting import cutting
+from tests.documents import allotted
 from tests.e2e.conftest import Service
 from tests.e2e.protocol_client import Api, sha256
 from tests.faults.proxy import Proxy
@@ -21,7 +22,7 @@ CUTS = 50
 ENDLESS = "[[tokens=6000 rate=40 jitter=0.3]] read me"
 """Is stopped when the cuts are made, however long they take."""
 WAYS = ["ticket", "sse"]
-EXAMPLES = re.findall(r"^```js\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+EXAMPLES = [block.take() for block in allotted(__file__)]
 ENDINGS = [
     r"\d+ tokens, 0\.\d+ USD\n.",
     r"completed 0\.\d+\n\Z",

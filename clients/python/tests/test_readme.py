@@ -4,15 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.documents import allotted
 from tests.e2e.conftest import Service
 from tests.e2e.protocol_client import LIMIT_SECONDS
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+EXAMPLES = [block.take() for block in allotted(__file__)]
 ENDINGS = [
     r"\d+ tokens, 0\.\d+ USD\n.",
     r"\A\Z",
