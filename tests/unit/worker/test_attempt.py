@@ -191,7 +191,12 @@ def stop_when(condition: Callable[[Attempt, Playing], bool], reason=StopReason.U
     ("phase", "make", "condition", "called"),
     [
         ("connecting", lambda: Playing(connects=asyncio.Event()), lambda one, _: True, False),
-        ("silent before the first token", lambda: Playing(asyncio.Event()), lambda one, _: one.has_called(), True),
+        (
+            "silent before the first token",
+            lambda: Playing(asyncio.Event()),
+            lambda one, _: one.has_called(),
+            True,
+        ),
         (
             "mid-stream",
             lambda: Playing([MessageStart(), ContentDelta("kept")], asyncio.Event()),
