@@ -201,10 +201,11 @@ class Performance:
         self._status = head.status
         self._in_stream = head.length is None
         self._chunked = self._in_stream and self._part.chunked
-        self._due = self._loop.time()
+        # Not the loop's time: that is of when this round began, and what is due by it would come too early.
+        self._due = time.monotonic()
         if self._record is not None:
             self._record.status = head.status
-            self._record.first_byte_ns = time.monotonic_ns()
+            self._record.first_byte_ns = int(self._due * 1e9)
         if self._in_stream:
             self._beat(self._part.script.comments, _COMMENT)
             if self._part.wire is not None:
@@ -229,7 +230,7 @@ class Performance:
     def _wait_or_break(self, step: Step) -> None:
         match step:
             case Pause(seconds):
-                self._due = self._loop.time() + seconds
+                self._due = time.monotonic() + seconds
                 self._timer = self._loop.call_at(self._due, self._call)
             case Act.HANG:
                 self._timer = self._loop.call_later(MAX_HANG_SECONDS, self._conclude, Act.CUT)
