@@ -27,8 +27,13 @@ LIMIT_SECONDS = 60
 KEY = "sk-test-0123456789abcdef"
 NAME = "models.example"
 PUBLIC, INTERNAL = "127.0.0.2", "127.0.0.1"
+"""A port that is free at the second, which others use as well, is free at the first."""
 PROMPT = Prompt(messages=(PromptMessage(Role.USER, "hello"),), system=None, max_output_tokens=10)
-SERVERS = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
+SERVERS = {
+    "DATABASE_URL": "postgresql://app@h/tk",
+    "REDIS_URL": "redis://h",
+    "PROVIDER_CONNECT_TIMEOUT_SECONDS": str(LIMIT_SECONDS),
+}
 PRODUCTION = {**SERVERS, "ENVIRONMENT": "production", "ALLOWED_ORIGINS": "https://chat.example.com"}
 DIALECTS = {
     "anthropic": {"ANTHROPIC_API_KEY": KEY},
@@ -110,7 +115,7 @@ def make_client(transport):
             made = UpstreamTransport(resolver=resolver)
         else:
             made = PinnedHttpxTransport(resolver, max_idle=4, idle_seconds=30)
-        return httpx.AsyncClient(transport=made, trust_env=False, **kwargs)
+        return httpx.AsyncClient(transport=made, trust_env=False, timeout=LIMIT_SECONDS, **kwargs)
 
     return make
 
@@ -203,7 +208,10 @@ def test_a_name_that_is_rebound_never_gets_a_connection_inside_not_even_when_the
     run, make_client
 ):
     async def go():
-        async with listening(PUBLIC, reply=LAST) as (port, outside), listening(INTERNAL, port) as (_, inside):
+        async with (
+            listening(INTERNAL) as (port, inside),
+            listening(PUBLIC, port, reply=LAST) as (_, outside),
+        ):
             resolver = Answers([PUBLIC], [INTERNAL])
             async with make_client(GuardedResolver(resolver, frozenset(), only_public)) as client:
                 first = await client.get(f"http://{NAME}:{port}/")
@@ -218,7 +226,7 @@ def test_a_name_that_is_rebound_never_gets_a_connection_inside_not_even_when_the
 
 def test_a_kept_connection_stays_where_it_was_checked(run, make_client):
     async def go():
-        async with listening(PUBLIC) as (port, outside), listening(INTERNAL, port) as (_, inside):
+        async with listening(INTERNAL) as (port, inside), listening(PUBLIC, port) as (_, outside):
             resolver = Answers([PUBLIC], [INTERNAL])
             async with make_client(GuardedResolver(resolver, frozenset(), only_public)) as client:
                 for _ in range(3):
@@ -256,7 +264,7 @@ def test_no_more_addresses_are_tried_than_there_is_time_for(run):
     async def go():
         answers = Answers([f"127.0.1.{number}" for number in range(100)])
         with pytest.raises(ConnectionRefusedError):
-            await first_connection(answers, NAME, 1, 5.0, refuse)
+            await first_connection(answers, NAME, 1, LIMIT_SECONDS, refuse)
 
     run(go())
     assert len(tried) == MOST_ADDRESSES

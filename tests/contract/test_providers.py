@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 import socket
 import ssl
 import struct
@@ -24,7 +23,6 @@ from shared.price_table import PriceTable
 from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
-from tests.certificates import make_certificates
 from worker.provider import (
     ContentDelta,
     Finish,
@@ -330,14 +328,14 @@ class Side:
         return error.fault
 
 
-async def read(provider, prompt=PROMPT, on_batch=lambda: None):
+async def read(provider, prompt=PROMPT, on_batch=lambda _: None):
     items, error = [], None
     try:
         async with provider.stream(prompt) as batches:
             async for batch in batches:
                 assert batch
                 items += batch
-                on_batch()
+                on_batch(items)
     except ProviderError as exc:
         error = exc
     return items, error
@@ -351,21 +349,16 @@ def loops(name):
     return uvloop.new_event_loop if name == "uvloop" else asyncio.new_event_loop
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory):
-    """A folder with an authority, `ca.pem`, and what it and another one signed."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes when a test says so: no machine is too slow for a limit, and none is waited for."""
 
+    now = 0.0
 
-@pytest.fixture(scope="session", autouse=True)
-def _small_trust(request):
-    """Trust one authority: reading all that browsers trust takes 20 ms for each test's client."""
-    if shutil.which("openssl") is None:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(request.getfixturevalue("certificates") / "ca.pem"))
-        yield
+    def time(self):
+        return self.now
+
+    def step(self, seconds):
+        self.now += seconds
 
 
 @pytest.fixture(params=[ChatCompletions, Messages], ids=["openai", "anthropic"])
@@ -386,6 +379,12 @@ def loop_name():
 @pytest.fixture
 def side(says, transport, loop_name):
     with asyncio.Runner(loop_factory=loops(loop_name)) as runner:
+        yield Side(says, replace(SETTINGS, name=says.name, transport=transport), runner)
+
+
+@pytest.fixture
+def stepped_side(says, transport):
+    with asyncio.Runner(loop_factory=SteppedLoop) as runner:
         yield Side(says, replace(SETTINGS, name=says.name, transport=transport), runner)
 
 
@@ -610,7 +609,7 @@ def test_a_stream_that_ends_without_its_mark_is_truncated_and_its_text_kept(side
 
     async def go():
         async with Upstream(play) as server, side.provider(server) as provider:
-            return await read(provider, on_batch=received.set)
+            return await read(provider, on_batch=lambda _: received.set())
 
     items, error = side.run(go())
     assert error.fault is Fault.PROVIDER_PROTOCOL
@@ -1053,20 +1052,31 @@ def test_silence_after_text_is_given_up_in_time_whatever_keeps_the_socket_busy(s
     assert text_of(items) == "kept"
 
 
-def test_a_slow_answer_outlives_the_idle_limit(side):
-    says = side.says
+def test_a_slow_answer_outlives_the_idle_limit(stepped_side):
+    side, says = stepped_side, stepped_side.says
 
-    async def play(peer):
-        await peer.request()
-        await peer.send(STREAM_HEAD + b"")
-        await peer.chunk(says.start())
-        for _ in range(12):
-            await peer.chunk(says.text("x"))
-            await asyncio.sleep(0.1)
-        await peer.chunk(says.end() + says.mark)
-        await peer.end()
+    async def go():
+        taken = asyncio.Event()
 
-    items, error, _ = side.read(play, idle_timeout_seconds=1, first_token_timeout_seconds=60)
+        async def play(peer):
+            await peer.request()
+            await peer.send(STREAM_HEAD)
+            await peer.chunk(says.start())
+            for _ in range(12):
+                taken.clear()
+                await peer.chunk(says.text("x"))
+                await taken.wait()
+                side.runner.get_loop().step(0.6)
+            await peer.chunk(says.end() + says.mark)
+            await peer.end()
+
+        async with (
+            Upstream(play) as server,
+            side.provider(server, idle_timeout_seconds=1, first_token_timeout_seconds=60) as provider,
+        ):
+            return await read(provider, on_batch=lambda _: taken.set())
+
+    items, error = side.run(go())
     assert error is None
     assert text_of(items) == "x" * 12
 
@@ -1154,7 +1164,7 @@ def test_a_stop_closes_a_connection_under_tls_at_once(any_loop_side, certificate
         async with Upstream(play, ssl=secured(certificates, "good")) as server:
             base_url = f"https://localhost:{server.port}{says.prefix}"
             async with side.provider(server, base_url=base_url) as provider:
-                task = asyncio.create_task(read(provider, on_batch=got.set))
+                task = asyncio.create_task(read(provider, on_batch=lambda _: got.set()))
                 await got.wait()
                 task.cancel()
                 await asyncio.wait([task])
@@ -1250,8 +1260,17 @@ async def until(is_so):
 
 def connecting_to(port):
     """Count this process's sockets that are still connecting to `port`."""
+    return count_of(port, psutil.CONN_SYN_SENT)
+
+
+def open_to(port):
+    """Count this process's connections to `port` whose other end is open."""
+    return count_of(port, psutil.CONN_ESTABLISHED)
+
+
+def count_of(port, status):
     return sum(
-        connection.status == psutil.CONN_SYN_SENT and bool(connection.raddr) and connection.raddr.port == port
+        connection.status == status and bool(connection.raddr) and connection.raddr.port == port
         for connection in psutil.Process().net_connections("tcp")
     )
 
@@ -1282,7 +1301,7 @@ def test_a_request_is_called_sent_once_when_it_is(side):
         async with Upstream(play) as server, side.provider(server) as provider:
             task = asyncio.create_task(read_all())
             await reached.wait()
-            await asyncio.sleep(0)
+            await until(lambda: calls)
             sent_before_answer = list(calls)
             go_on.set()
             await task
@@ -1319,14 +1338,17 @@ def test_a_kept_connection_that_the_server_closed_is_not_used_again(side):
             for _ in range(3):
                 _, error = await read(provider)
                 assert error is None
-                await asyncio.sleep(0.02)  # its end of the connection arrives
+                # Its end of the connection has arrived, and after that the loop has seen it.
+                await until(lambda: not open_to(server.port))
+                for _ in range(20):
+                    await asyncio.sleep(0)
             return server.connections
 
     assert side.run(go()) == 3
 
 
-def test_streams_side_by_side_do_not_touch_each_other(side):
-    says = side.says
+def test_streams_side_by_side_do_not_touch_each_other(stepped_side):
+    side, says = stepped_side, stepped_side.says
 
     async def play(peer):
         request = await peer.request()
@@ -1343,10 +1365,20 @@ def test_streams_side_by_side_do_not_touch_each_other(side):
         await peer.end()
 
     async def go():
+        shown = asyncio.Event()
+
+        def note(items):
+            if text_of(items) == "silent" * 20:
+                shown.set()
+
         words = ["silent", "garbage", *(f"w{number}" for number in range(30))]
         async with Upstream(play) as server, side.provider(server, idle_timeout_seconds=1.5) as provider:
             prompts = [replace(PROMPT, messages=(PromptMessage(Role.USER, word),)) for word in words]
-            return words, await asyncio.gather(*(read(provider, prompt) for prompt in prompts))
+            silent, *others = [asyncio.create_task(read(provider, prompt, note)) for prompt in prompts]
+            await asyncio.wait(others)
+            await shown.wait()
+            side.runner.get_loop().step(2)
+            return words, [await task for task in (silent, *others)]
 
     words, results = side.run(go())
     for word, (items, _) in zip(words, results, strict=True):

@@ -1,10 +1,15 @@
 """What a stopped turn is billed, compared with the scripted provider's own account of what it sent."""
 
 import asyncio
+import re
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from random import Random
 from time import monotonic
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -23,6 +28,8 @@ from worker.retry import Retries, RetryBudget
 
 LIMIT_SECONDS = 60
 SENT = 8
+DELTA = b'"content":'
+"""In each delta of the OpenAI dialect."""
 START = "import sys; from turnkeeper.scripted import main; sys.exit(main(sys.argv[1:]))"
 CACHED, WRITTEN, WRITTEN_FOR_AN_HOUR = 5, 3, 2
 
@@ -39,6 +46,61 @@ def url():
         process.wait(LIMIT_SECONDS)
         search_rest(process)
         process.stdout.close()
+
+
+class Gate:
+    """Stands before the provider and lets the first delta of its one answer through; `open` lets the others."""
+
+    def __init__(self, url):
+        self._provider = (urlsplit(url).hostname, urlsplit(url).port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(LIMIT_SECONDS)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._is_open, self._all_sent = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._thread.join(2 * LIMIT_SECONDS)
+        assert not self._thread.is_alive()
+
+    def open(self):
+        """Return when all has been sent to the other side."""
+        self._is_open.set()
+        assert self._all_sent.wait(LIMIT_SECONDS)
+
+    def _serve(self):
+        with self._listener, self._listener.accept()[0] as client:
+            client.settimeout(LIMIT_SECONDS)
+            with socket.create_connection(self._provider, timeout=LIMIT_SECONDS) as server:
+                server.sendall(request_from(client))
+                answer = b""
+                while answer.count(DELTA) < 1 + SENT or not answer.endswith(b"\n\n\r\n"):
+                    answer += server.recv(65_536)
+                # The first one is empty: it tells the role.
+                head, role, first, *others = answer.split(DELTA)
+                client.sendall(DELTA.join((head, role, first)))
+                assert self._is_open.wait(LIMIT_SECONDS)
+                client.sendall(DELTA + DELTA.join(others))
+                self._all_sent.set()
+                with suppress(ConnectionError):  # it need not have read all
+                    while client.recv(65_536):
+                        pass
+
+
+def request_from(client):
+    """Read one request, whose length its head tells."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += client.recv(65_536)
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += client.recv(65_536)
+    return head + b"\r\n\r\n" + body
 
 
 class Counting:
@@ -61,10 +123,10 @@ class Counting:
         assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
 
 
-def stopped(url, marker, script, *, unread=False, **environ):
+def stopped(url, marker, script, *, gate=None, **environ):
     """Stop an answer in mid-stream; return what it is billed and the provider's record of it.
 
-    With `unread` most of it has arrived and is not read: the loop is held up until the provider has sent all.
+    With a gate most of it has arrived and is not read: the loop is held up until the gate has let all through.
     """
     servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
     provider_settings = load_settings({**servers, **environ}).provider
@@ -78,9 +140,9 @@ def stopped(url, marker, script, *, unread=False, **environ):
         attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
         try:
             running = asyncio.create_task(attempt.run(provider))
-            if unread:
+            if gate is not None:
                 await channel.first_shown.wait()
-                await_all_sent(url, marker)
+                gate.open()
                 assert channel.deltas < SENT
             else:
                 await channel.all_shown.wait()
@@ -91,19 +153,10 @@ def stopped(url, marker, script, *, unread=False, **environ):
 
     outcome = asyncio.run(asyncio.wait_for(go(), LIMIT_SECONDS))
     assert isinstance(outcome, Stopped)
-    (record,) = httpx.get(f"{url}/_log", params={"contains": marker}, trust_env=False).json()["data"]
+    asked = httpx.get(f"{url}/_log", params={"contains": marker}, timeout=LIMIT_SECONDS, trust_env=False)
+    (record,) = asked.json()["data"]
     assert record["output_tokens"] == SENT
     return outcome.answer.usage, outcome.answer.usage_source, record
-
-
-def await_all_sent(url, marker):
-    """Wait in the way of everything else."""
-    give_up_at = monotonic() + LIMIT_SECONDS
-    while True:
-        (record,) = httpx.get(f"{url}/_log", params={"contains": marker}, trust_env=False).json()["data"]
-        if record["output_tokens"] == SENT:
-            return
-        assert monotonic() < give_up_at, record
 
 
 def compatible(url, **more):
@@ -152,5 +205,6 @@ def test_anthropic_tells_the_prompt_exactly_and_the_output_is_not_below_what_was
 
 
 def test_what_has_arrived_by_the_stop_is_billed_although_nobody_had_read_it(url):
-    usage, _, _ = stopped(url, "unread", "rate=20", unread=True, **compatible(url))
+    with Gate(url) as gate:
+        usage, _, _ = stopped(url, "unread", "", gate=gate, **compatible(gate.url))
     assert usage.output_tokens >= SENT

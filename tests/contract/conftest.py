@@ -1,0 +1,27 @@
+"""What all contracts of a provider's side need: certificates, and little to trust."""
+
+import shutil
+
+import pytest
+
+from tests.certificates import make_certificates
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A folder with an authority, `ca.pem`, and what it and another one signed."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_trust(request):
+    """Trust one authority: reading all that browsers trust takes 20 ms for each test's client.
+
+    Of a module, not of the run: whatever is started after these tests would trust no other.
+    """
+    if shutil.which("openssl") is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(request.getfixturevalue("certificates") / "ca.pem"))
+        yield
