@@ -140,7 +140,7 @@ def test_v9_an_endless_answer_is_ended_at_its_limit_and_keeps_the_text(world: Wo
     turn = asked.check()
     assert turn["status"] == "failed"
     assert len(asked.reader.reading.text.encode()) <= 200_000
-    assert asked.requests()[0]["outcome"] == "client_disconnected"
+    assert asked.outcomes()[0] == "client_disconnected"
 
 
 def test_v9_an_answer_that_ignores_its_limit_is_cut_within_a_flush_of_its_hold(world: World):
@@ -152,7 +152,7 @@ def test_v9_an_answer_that_ignores_its_limit_is_cut_within_a_flush_of_its_hold(w
     assert (turn["status"], turn["stop_reason"]) == ("stopped", "budget")
     # What comes in the time of one flush, by the goal: a quarter of a second.
     assert limit < turn["usage"]["output_tokens"] <= limit + each_second // 4
-    assert asked.requests()[0]["outcome"] == "client_disconnected"
+    assert asked.outcomes()[0] == "client_disconnected"
     assert asked.requests()[0]["max_tokens"] == limit
     assert held["held_usd"] == 0
 

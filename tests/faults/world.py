@@ -181,6 +181,15 @@ class Asked:
     def requests(self) -> list[dict]:
         return self.world.oracle.records(self.marker)
 
+    def outcomes(self) -> list[str]:
+        """Return how the calls ended, once the provider has seen the end of each."""
+
+        def ended() -> list[str] | None:
+            found = [record["outcome"] for record in self.requests()]
+            return None if "running" in found else found
+
+        return wait_until(ended, "the provider to see the end of each call", END_SECONDS)
+
     def worker(self) -> int:
         """Return the process that runs it now."""
         return wait_until(self._worker, "a worker", END_SECONDS)
@@ -239,7 +248,8 @@ class World:
         for pid in self.service.pids("worker"):
             with suppress(OSError):
                 log = Path(f"/proc/{pid}/fd/2").readlink().read_text(errors="replace")
-                found[re.findall(r'"worker_id": "([0-9a-f-]+)"', log)[-1]] = pid
+                # One that has just been started has not said it yet.
+                found |= dict.fromkeys(re.findall(r'"worker_id": "([0-9a-f-]+)"', log)[-1:], pid)
         return found
 
     def pid_of(self, port: int, kind: str) -> int:
