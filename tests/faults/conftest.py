@@ -1,4 +1,4 @@
-"""A service behind proxies for each module of faults.
+"""A service behind proxies, one for all modules of faults that set nothing besides.
 
 `make test` runs the quick rows; `make faults`, which is `-m "soak or not soak"`, all of them.
 """
@@ -6,7 +6,8 @@
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,17 +20,24 @@ from tests.faults.proxy import Proxy
 from tests.faults.world import SHORT_LEASE, World, through
 from turnkeeper.embedded import EmbeddedPostgres, temporary_redis
 
+HERE = Path(__file__).parent
 QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})
 """Rows that `make test` runs: a minute or two. `make faults` runs all of them."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.getoption("markexpr"):
-        return
-    long = [item for item in items if is_long(item)]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    if "soak" not in config.getoption("markexpr"):
+        long = [item for item in items if is_long(item)]
+        if long:
+            config.hook.pytest_deselected(items=long)
+            items[:] = [item for item in items if item not in long]
+    # Modules that set nothing come one after the other: they share a service, which starts for longer than they run.
+    places = [place for place, item in enumerate(items) if HERE in item.path.parents]
+    ours = sorted(
+        (items[place] for place in places), key=lambda item: not hasattr(item.module, "more_environment")
+    )
+    for place, item in zip(places, ours, strict=True):
+        items[place] = item
 
 
 def is_long(item: pytest.Item) -> bool:
@@ -39,8 +47,8 @@ def is_long(item: pytest.Item) -> bool:
     return item.get_closest_marker("soak") is not None or (row is not None and row[1] not in QUICK_ROWS)
 
 
-@pytest.fixture(scope="module")
-def oracle() -> Iterator[Oracle]:
+@contextmanager
+def running_oracle() -> Iterator[Oracle]:
     """The scripted provider in a process of its own, which no fault touches."""
     with temporary_folder() as path:
         process = spawn(path, ["provider", "--port-file", str(path / "port")], {})
@@ -52,15 +60,63 @@ def oracle() -> Iterator[Oracle]:
 
 
 @pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    """The scripted provider for a test without a world."""
+    with running_oracle() as account:
+        yield account
+
+
+@pytest.fixture(scope="module")
 def more_environment() -> dict[str, str]:
     """What a module sets besides; override it there."""
     return {}
 
 
+class Shared:
+    """The world that runs, and what it was given; another one takes its place, so that there is one at most."""
+
+    def __init__(self) -> None:
+        self._world: World | None = None
+        self._environment: dict[str, str] = {}
+        self._stack = ExitStack()
+
+    def world(self, more_environment: dict[str, str]) -> World:
+        if self._world is None or self._environment != more_environment:
+            self.end()
+            self._world = self._stack.enter_context(running_world(more_environment))
+            self._environment = more_environment
+        return self._world
+
+    def end(self) -> None:
+        self._world = None
+        self._stack.close()
+
+
+SHARED = Shared()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End what is shared after the last test of faults: a session's fixture would run until the last test of all."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        SHARED.end()
+
+
+def pytest_sessionfinish() -> None:
+    """End it, too, where the run was broken off: after a failure with `-x`, or by hand."""
+    SHARED.end()
+
+
 @pytest.fixture(scope="module")
-def world(oracle: Oracle, more_environment: dict[str, str]) -> Iterator[World]:
+def world(more_environment: dict[str, str]) -> World:
     """Two of each process, a proxy before PostgreSQL and one before Redis."""
+    return SHARED.world(more_environment)
+
+
+@contextmanager
+def running_world(more_environment: dict[str, str]) -> Iterator[World]:
     with ExitStack() as stack:
+        oracle = stack.enter_context(running_oracle())
         data = stack.enter_context(temporary_folder())
         # What it has committed it must still have when it was killed.
         postgres = stack.enter_context(EmbeddedPostgres(data / "postgres"))
