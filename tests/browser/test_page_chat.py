@@ -188,7 +188,7 @@ def test_the_focus_is_visible_at_each_stop(signed_in: Page) -> None:
 
 
 def test_a_reader_who_scrolled_up_stays_there_and_is_told_of_new_text(signed_in: Page, until: Until) -> None:
-    say(signed_in, "[[tokens=3000 rate=150]] Tell me.")
+    say(signed_in, "[[tokens=3000 rate=40 pad=30]] Tell me.")
     place = "document.querySelector('.scroll')"
     until(f"{place}.scrollHeight > 2 * {place}.clientHeight")
     at_end = f"{place}.scrollHeight - {place}.scrollTop - {place}.clientHeight"
@@ -204,7 +204,7 @@ def test_a_reader_who_scrolled_up_stays_there_and_is_told_of_new_text(signed_in:
     until(f"{at_end} < 80")
     signed_in.keyboard.press("Escape")
     expect_ended(signed_in, "stopped")
-    assert signed_in.evaluate(at_end) < 80
+    until(f"{at_end} < 80")
 
 
 def test_a_session_of_five_hundred_messages_opens_and_is_written_in(page: Page, service: Service) -> None:
@@ -247,18 +247,19 @@ def test_a_session_of_five_hundred_messages_opens_and_is_written_in(page: Page, 
     expect(page.locator(".exchange")).to_have_count(QUESTIONS)
     expect(last(page)).to_be_in_viewport()
     assert page.locator("code").count() == 2 * QUESTIONS
-    longest = page.evaluate(
+    drawn = page.evaluate(
         """async () => {
           const message = document.querySelector(".composer textarea");
-          let longest = 0;
+          let drawn = 0;
+          const observer = new MutationObserver((records) => { drawn += records.length; });
+          const all = { attributes: true, characterData: true, childList: true, subtree: true };
+          observer.observe(document.querySelector(".log"), all);
           for (let key = 0; key < 20; key += 1) {
-            const started = performance.now();
             message.value += "x";
             message.dispatchEvent(new Event("input", { bubbles: true }));
             await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
-            longest = Math.max(longest, performance.now() - started);
           }
-          return longest;
+          return drawn;
         }"""
     )
-    assert longest < 3_000  # a key that draws the conversation again takes longer everywhere
+    assert drawn == 0  # what is written costs nothing of the conversation's length

@@ -47,7 +47,9 @@ def settle(db: Session, claim: Claim, outcome: Outcome) -> bool:
 def direct(service: Service, **script: object) -> None:
     """Let the provider answer like this from now on."""
     address = service.provider_url.removesuffix("/v1")
-    httpx.put(f"{address}/_script", content=json.dumps(script), trust_env=False).raise_for_status()
+    httpx.put(
+        f"{address}/_script", content=json.dumps(script), timeout=LIMIT_SECONDS, trust_env=False
+    ).raise_for_status()
 
 
 class Look:
@@ -64,6 +66,14 @@ class Look:
         if os.environ.get("SCREENSHOTS") and state in PICTURED:
             IMAGES.mkdir(exist_ok=True)
             self.page.screenshot(path=IMAGES / f"page-{state}-{self.name}.png")
+
+
+@pytest.fixture(autouse=True)
+def undirected(service: Service) -> Iterator[None]:
+    """Afterwards the provider answers again as it does by itself: the service is that of all modules."""
+    yield
+    address = service.provider_url.removesuffix("/v1")
+    httpx.delete(f"{address}/_script", timeout=LIMIT_SECONDS, trust_env=False).raise_for_status()
 
 
 @contextmanager
@@ -158,7 +168,7 @@ def test_a_budget_that_is_nearly_used_up_is_said(
 def budget(service: Service) -> Iterator[httpx.Client]:
     """The administrator; afterwards there is no limit again."""
     headers = {"Authorization": f"Bearer {service.admin_key}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=20, trust_env=False) as admin:
+    with httpx.Client(base_url=service.url, headers=headers, timeout=LIMIT_SECONDS, trust_env=False) as admin:
         before = admin.get("/v1/budget").json()
         yield admin
         limits = {name: before[name] for name in before if name not in {"day", "month"}}
