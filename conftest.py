@@ -6,6 +6,7 @@ Here and not in `tests/`, so that it is done before anything that a test needs i
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import documents
 from tests.children import HEARD, leaks_in_sections, search_children, taken
@@ -13,6 +14,11 @@ from tests.marks import Listener, listen, mark_new_secrets
 
 mark_new_secrets()
 search_children()
+# How fast a machine is decides no test; the rest is Hypothesis' own choice, which differs where CI is set.
+settings.register_profile(
+    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def leaks_in_redis(url: str, known: Iterable[str] = ()) -> list[str]:
 
     A turn's log holds content, as it must.
     """
-    with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=10) as client:
+    with redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=60) as client:
         return [leak for text, content in _texts(client) for leak in leaks(text, known, content=content)]
 
 

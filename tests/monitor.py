@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 import redis
 
 _WORD: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
-_SECONDS: Final = 20.0
+_SECONDS: Final = 60.0
 """For what Redis answers at once."""
+_AGAIN_SECONDS: Final = 0.5
 _SILENT_SECONDS: Final = 3600.0
 """Longer than any test listens while Redis is told nothing."""
 
@@ -44,10 +46,14 @@ class Monitor:
 
     def __exit__(self, *_error: object) -> None:
         """Return when all that was sent before has been heard; raise what `take` raised."""
+        give_up_at = time.monotonic() + _SECONDS
         # One that is gone is heard no more, and the thread knows.
         with suppress(redis.RedisError), redis.Redis.from_url(self._url, socket_timeout=_SECONDS) as client:
-            client.echo(self._end)
-        self._thread.join(_SECONDS)
+            # Said again to a thread that was between two connections.
+            while self._thread.is_alive() and time.monotonic() < give_up_at:
+                client.echo(self._end)
+                self._thread.join(_AGAIN_SECONDS)
+        self._thread.join(max(0.0, give_up_at - time.monotonic()))
         assert not self._thread.is_alive()
         if self._error is not None:
             raise self._error
