@@ -21,6 +21,8 @@ KERNEL_BYTES = 1 << 18
 """What the proxy's sockets hold each way: a client that does not read is felt by the server after that."""
 CALL_SECONDS = 60.0
 TRAP_SECONDS = 60.0
+STREAMS = (b"GET /v1/stream", b"/events")
+"""In the request of an event stream, whichever its kind."""
 Pids = Callable[[], Iterable[int]]
 """The processes that are meant, asked again for each new connection: they may be replaced."""
 
@@ -78,6 +80,8 @@ class Link:
     seen: bytes = b""
     awaits_reply: Trap | None = None
     is_cut: bool = False
+    is_stream: bool = False
+    """Whether an event stream has begun on it."""
 
     def cut(self) -> None:
         """Drop both sides at once, without sending what is left."""
@@ -180,6 +184,10 @@ class Proxy:
         """Cut the connections of some processes, or all; return how many."""
         return self._run(self._cut(pids))
 
+    def streams(self) -> int:
+        """Return on how many connections an event stream has begun."""
+        return sum(link.is_stream for link in list(self._links))
+
     # The machinery
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -262,8 +270,10 @@ class Proxy:
                     if self._delay_seconds:
                         await asyncio.sleep(self._delay_seconds)
                     self._look(link, data)
-                elif link.awaits_reply is not None:
-                    self._spring(link, link.awaits_reply)
+                else:
+                    link.is_stream = link.is_stream or any(each in link.seen for each in STREAMS)
+                    if link.awaits_reply is not None:
+                        self._spring(link, link.awaits_reply)
                 await link.open.wait()
                 if link.is_cut:
                     break

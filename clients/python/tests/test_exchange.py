@@ -21,15 +21,17 @@ from turnkeeper_client import (
     SessionBusyError,
     TimeLimitError,
     TurnkeeperError,
+    Via,
     calls,
     errors,
 )
-from turnkeeper_client.asking import wait_for_turn
+from turnkeeper_client.asking import Progress, Question, ask, wait_for_turn
 from turnkeeper_client.exchange import Call, exchange
 from turnkeeper_client.retry import retry_after_of
 from turnkeeper_client.steps import Lost, Received, Reply, Send
 
-from clients.python.tests.wire import LOST, Service, answer, means, problem
+from clients.python.tests import wire
+from clients.python.tests.wire import LOST, Service, answer, log_of, means, problem
 
 SESSION = {
     "id": "s",
@@ -194,6 +196,20 @@ def test_the_tries_of_a_call_end_in_time():
     with pytest.raises((ConnectionFailedError, TimeLimitError)):
         service.run(exchange(calls.get_session("s"), means(service.clock)))
     assert service.clock.now <= 1060
+
+
+def test_the_time_limit_of_a_question_is_kept_while_its_turn_goes_on():
+    service = Service(
+        log_of(["One "])[:4], answers={f"/v1/sessions/{wire.SESSION}/turns": lambda step: posted}
+    )
+    posted = answer(TURN | {"id": wire.TURN, "session_id": wire.SESSION}, 202)
+    begun = service.clock.now
+    question, progress = Question("Hello", wire.SESSION, None, {}), Progress()
+    with pytest.raises(TimeLimitError):
+        service.run(ask(question, progress, means(service.clock, reconnect_seconds=1e9), Via.WEBSOCKET, 100))
+    assert 100 <= service.clock.now - begun < 102
+    assert progress.follower is not None
+    assert progress.follower.reading.text == "One "
 
 
 def test_a_wait_for_a_turn_asks_again_until_it_is_over_or_the_limit_is():

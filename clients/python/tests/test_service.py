@@ -12,7 +12,10 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,6 +57,8 @@ from tests.faults.proxy import Moment, Proxy
 CUTS = 50
 ENDLESS = "[[tokens=3000 rate=5]]"
 ENDLESS_AND_BRISK = "[[tokens=100000 rate=90 jitter=0.3]] read me"
+LONG = 1000
+"""Characters of a text; some two hundred events where nothing is slow."""
 WAYS = ["websocket", "ticket", "sse"]
 
 
@@ -77,7 +82,14 @@ def check(events: list[Event], text: str, turn_id: str, api: Api) -> None:
     assert events[-1].content_sha256 == sha256(text)
     assert text == "".join(each.delta for each in events if isinstance(each, ContentDelta))
     assert text == api.answer_to(api.final(turn_id))
-    assert len(text) > 1000
+    assert len(text) > LONG
+
+
+def await_long_text(api: Api, turn_id: str) -> None:
+    """Wait until a turn's text is long enough for `check`."""
+    wait_until(
+        lambda: sum(len(each.get("delta", "")) for each in api.page(turn_id)["data"]) > LONG, "a long text"
+    )
 
 
 # --- cuts --------------------------------------------------------------------------------------------
@@ -88,15 +100,15 @@ def stopped_once_cut(api: Api, turn_id: str, cuts: Cuts) -> Iterator[None]:
     """Stop a turn when all cuts are made: it lasts as long as they take, on whatever machine."""
 
     def stop() -> None:
-        assert cuts.all_made.wait(LIMIT_SECONDS)
-        wait_until(lambda: api.page(turn_id, after=300)["data"], "a long text")
+        assert cuts.all_made.wait(2 * LIMIT_SECONDS)
+        await_long_text(api, turn_id)
         api.stop(turn_id)
 
     with ThreadPoolExecutor(1) as pool:
         stopping = pool.submit(stop)
         yield
         stopping.result(LIMIT_SECONDS)
-    assert cuts.made == cuts.wanted
+    assert cuts.made >= cuts.wanted
 
 
 @pytest.mark.parametrize("via", WAYS)
@@ -142,21 +154,26 @@ def test_an_answer_that_is_cut_fifty_times_is_whole_for_the_asynchronous_client(
 
 def test_a_session_that_is_cut_at_random_is_read_turn_after_turn(stack: Service, api: Api, proxy: Proxy):
     session_id = api.session(user="alice")
-    turns: list[str] = []
+    # Runs until the watching has begun and was cut often; all the others come after it.
+    turns = [api.turn(session_id, ENDLESS_AND_BRISK)]
     texts: dict[str, list[str]] = {}
     over: list[str] = []
     numbers: dict[str, list[int]] = {}
+    is_stopped = False
 
     def ask() -> None:
-        for number in range(12):
+        for number in range(11):
             content = f"[[tokens=40 rate=60]] turn {number}"
             turns.append(api.turn(session_id, content, multitask_strategy="enqueue"))
 
-    with through(stack, proxy) as client, client.stream_session(session_id, limit_seconds=100) as stream:
+    with through(stack, proxy) as client, client.stream_session(session_id, limit_seconds=200) as stream:
         asking = threading.Thread(target=ask)
         asking.start()
         with cutting(proxy, 40, seed=3) as cuts:
             for event in stream:
+                if cuts.amid_streams > 5 and not is_stopped:
+                    api.stop(turns[0])
+                    is_stopped = True
                 if isinstance(event, Gap | Snapshot):
                     continue
                 numbers.setdefault(event.turn_id, []).append(event.seq)
@@ -166,11 +183,8 @@ def test_a_session_that_is_cut_at_random_is_read_turn_after_turn(stack: Service,
                     over.append(event.turn_id)
                 if len(over) == 12:
                     break
-            assert cuts.made > 10
         asking.join(LIMIT_SECONDS)
-    # Turns that were over before the watching had begun are not its business.
-    assert sorted(over) == sorted(set(over))
-    assert set(over) <= set(turns)
+    assert sorted(over) == sorted(turns)
     for turn_id in turns:
         assert numbers[turn_id] == list(range(1, len(numbers[turn_id]) + 1))
         assert "".join(texts[turn_id]) == api.answer_to(api.final(turn_id))
@@ -180,9 +194,11 @@ def test_turns_that_ended_while_the_connection_was_away_are_made_up_for(
     stack: Service, api: Api, proxy: Proxy
 ):
     session_id = api.session(user="alice")
-    with through(stack, proxy) as client, client.stream_session(session_id, limit_seconds=60) as stream:
-        first = api.turn(session_id, "[[tokens=3]] first")
+    with through(stack, proxy) as client, client.stream_session(session_id, limit_seconds=200) as stream:
+        first = api.turn(session_id, ENDLESS)
         event = next(stream)
+        # Stopped when it is watched, for one that was over before would be nobody's business.
+        api.stop(first)
         while not isinstance(event, Done):
             event = next(stream)
         assert event.turn_id == first
@@ -199,15 +215,20 @@ def test_turns_that_ended_while_the_connection_was_away_are_made_up_for(
 def test_a_relay_that_is_killed_amid_the_stream_is_not_noticed_in_the_text(
     stack: Service, api: Api, client: Client, session_id: str
 ):
-    turn_id = api.turn(session_id, "[[tokens=300 rate=90]] read me")
+    turn_id = api.turn(session_id, ENDLESS_AND_BRISK)
     pids = stack.pids("relay")
     events = []
+    is_stopped = False
     stream = client.stream_turn(turn_id)
     for event in stream:
         events.append(event)
         if len(events) == 30:
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
+        # The turn lasts for as long as it takes to come back, and then for a while.
+        if len(stream.text) > LONG and stream.connections > 1 and not is_stopped:
+            api.stop(turn_id)
+            is_stopped = True
     check(events, stream.text, turn_id, api)
     assert stream.connections > 1
     stack.await_pids("relay", pids)
@@ -217,7 +238,9 @@ def test_a_turn_whose_answer_was_lost_with_its_web_process_is_posted_again_and_i
     stack: Service, api: Api, proxy: Proxy, session_id: str
 ):
     pids = stack.pids("web")
-    with through(stack, proxy) as client, ThreadPoolExecutor(1) as pool:
+    # Longer than two new processes take, so that only the cut makes it post again.
+    patient = replace(EAGER, answer_seconds=2 * LIMIT_SECONDS, limit_seconds=3 * LIMIT_SECONDS)
+    with through(stack, proxy, policy=patient) as client, ThreadPoolExecutor(1) as pool:
         with proxy.trap(b"/turns HTTP", Moment.AFTER) as trap:
             posting = pool.submit(client.create_turn, session_id, "[[tokens=3]] once")
             trap.await_sprung()
@@ -226,7 +249,7 @@ def test_a_turn_whose_answer_was_lost_with_its_web_process_is_posted_again_and_i
             stack.await_pids("web", pids)
             # The connection whose answer is held is cut now: only another post can return.
             assert not posting.done()
-        turn = posting.result(LIMIT_SECONDS)
+        turn = posting.result(2 * LIMIT_SECONDS)
         assert [each.id for each in client.list_turns(session_id).data] == [turn.id]
         assert trap.held[0].is_cut
     assert api.final(turn.id)["status"] == "completed"
@@ -235,7 +258,7 @@ def test_a_turn_whose_answer_was_lost_with_its_web_process_is_posted_again_and_i
 def test_an_endless_cut_ends_in_time_and_the_stream_goes_on_from_its_cursor(
     stack: Service, api: Api, proxy: Proxy, client: Client, session_id: str
 ):
-    turn_id = api.turn(session_id, "[[tokens=200 rate=90]] read me")
+    turn_id = api.turn(session_id, ENDLESS_AND_BRISK)
     hasty = RetryPolicy(first_pause_seconds=0.05, longest_pause_seconds=0.2, reconnect_seconds=1)
     with through(stack, proxy, policy=hasty) as cut:
         stream = cut.stream_turn(turn_id)
@@ -243,6 +266,8 @@ def test_an_endless_cut_ends_in_time_and_the_stream_goes_on_from_its_cursor(
         with proxy.refusing(), pytest.raises(StreamLostError) as raised:
             first.extend(stream)  # keeps what came before the error
     assert raised.value.after == first[-1].seq == stream.seq
+    await_long_text(api, turn_id)
+    api.stop(turn_id)
     rest = client.stream_turn(turn_id, after=stream.seq, text=stream.text)
     events = [*first, *rest]
     check(events, rest.text, turn_id, api)
@@ -265,10 +290,12 @@ def test_one_line_asks_and_gets_the_finished_answer(client: Client, api: Api):
 @pytest.mark.parametrize("via", ["auto", *WAYS])
 def test_an_answer_comes_in_pieces_that_make_its_text(stack: Service, via: str):
     with Client(stack.url, stack.key(), via=via, policy=EAGER, trust_env=False) as client:
-        stream = client.ask_stream("[[tokens=40 rate=200]] hello", user="alice")
-        pieces = list(stream)
+        stream = client.ask_stream(ENDLESS_AND_BRISK, user="alice")
+        # They come while the answer is made, which is not over before it is stopped.
+        pieces = list(islice(stream, 6))
+        client.stop_turn(stream.turn_id)
+        pieces += stream
         assert all(isinstance(piece, Piece) and not piece.replaces for piece in pieces)
-        assert len(pieces) > 5
         assert "".join(pieces) == stream.text == stream.answer.text
         assert list(client.stream_text(stream.turn_id)) != []
 
@@ -317,7 +344,8 @@ def test_the_asynchronous_client_asks_streams_lists_and_waits(stack: Service):
 def test_a_stop_ends_the_stream_with_the_text_that_was_kept(client: Client, api: Api, session_id: str):
     stream = client.ask_stream(ENDLESS, session_id=session_id)
     next(stream)
-    stopped = client.stop_turn(stream.turn_id, wait_ms=10_000)
+    client.stop_turn(stream.turn_id, wait_ms=10_000)
+    stopped = client.wait_for_turn(stream.turn_id)
     assert (stopped.status, stopped.stop_reason) == ("stopped", "user")
     stream.until_done()
     assert stream.answer.turn.status == "stopped"
@@ -385,7 +413,10 @@ def test_budgets_rates_usage_ledger_and_keys_are_an_admins(stack: Service):
             assert table.count("\n") == 2
             assert admin.get_usage(group_by="user").totals.cost_usd >= answer.turn.cost_usd
             assert admin.put_budget(Limits(daily_usd=Decimal("0.000001"))).daily_usd == Decimal("0.000001")
-            assert admin.get_budget().day.spent_usd >= answer.turn.cost_usd
+            today = admin.get_budget().day
+            # Unless midnight was between them.
+            is_of_today = answer.turn.queued_at >= today.resets_at - timedelta(days=1)
+            assert today.spent_usd >= answer.turn.cost_usd or not is_of_today
             with pytest.raises(BudgetExceededError) as refused:
                 admin.ask("more", session_id=answer.session_id)
             assert refused.value.status == 402
@@ -406,7 +437,8 @@ def test_budgets_rates_usage_ledger_and_keys_are_an_admins(stack: Service):
 
 
 def test_a_rate_limit_that_is_over_too_late_is_said_with_its_time(stack: Service):
-    with Client(stack.url, stack.key("admin"), policy=RetryPolicy(limit_seconds=5), trust_env=False) as admin:
+    policy = RetryPolicy(limit_seconds=20)
+    with Client(stack.url, stack.key("admin"), policy=policy, trust_env=False) as admin:
         session = admin.create_session(user=f"dora-{uuid.uuid4().hex}")
         try:
             admin.put_budget(Limits(turns_per_minute_per_user=1))
@@ -414,20 +446,21 @@ def test_a_rate_limit_that_is_over_too_late_is_said_with_its_time(stack: Service
             with pytest.raises(RateLimitedError) as limited:
                 admin.ask("[[tokens=3]] two", session_id=session.id)
             # Longer than the caller would wait for: said at once, with the time.
-            assert 5 < limited.value.retry_after <= 60
+            assert 20 < limited.value.retry_after <= 60
         finally:
             admin.put_budget(Limits())
 
 
 def test_a_limit_of_turns_at_once_is_waited_out(stack: Service, session_id: str):
-    with Client(stack.url, stack.key("admin"), policy=EAGER, trust_env=False) as admin:
+    policy = replace(EAGER, tries=1000)
+    with Client(stack.url, stack.key("admin"), policy=policy, trust_env=False) as admin:
         for turn in admin.every(admin.list_turns, session_id):
             admin.stop_turn(turn.id, wait_ms=10_000)
         try:
             admin.put_budget(Limits(max_concurrent_turns=1))
             first = admin.create_turn(session_id, "[[tokens=60 rate=60]] one")
             answer = admin.ask("[[tokens=3]] two", user="bob")
-            assert admin.get_turn(first.id).finished_at <= answer.turn.queued_at
+            assert admin.get_turn(first.id).finished_at <= answer.turn.started_at
         finally:
             admin.put_budget(Limits())
 
@@ -458,12 +491,14 @@ def test_a_page_of_events_can_be_read_without_a_stream(client: Client, session_i
 # --- nothing stays open ------------------------------------------------------------------------------
 
 
-def connections_to(url: str) -> list[object]:
-    """This process' connections to the service."""
+def connections_to(url: str) -> set[int]:
+    """This process' connections to the service, by their own ports."""
     port = urlsplit(url).port
-    return [
-        each for each in psutil.Process().net_connections("tcp") if each.raddr and each.raddr.port == port
-    ]
+    return {
+        each.laddr.port
+        for each in psutil.Process().net_connections("tcp")
+        if each.raddr and each.raddr.port == port
+    }
 
 
 @pytest.mark.parametrize("via", WAYS)
@@ -472,8 +507,7 @@ def test_a_stream_that_is_left_closes_its_connection(stack: Service, api: Api, v
     turn_id = api.turn(session_id, ENDLESS)
     api.close()
     gc.collect()
-    others = len(connections_to(stack.url))
-    threads = threading.active_count()
+    others, threads = connections_to(stack.url), set(threading.enumerate())
 
     def leave_the_loop(client: Client) -> None:
         for _ in client.stream_turn(turn_id):
@@ -492,8 +526,8 @@ def test_a_stream_that_is_left_closes_its_connection(stack: Service, api: Api, v
     with Client(stack.url, stack.key(), via=via, trust_env=False) as client:
         for leave in leaving:
             leave(client)
-    wait_until(lambda: len(connections_to(stack.url)) == others, "the connections to be closed")
-    wait_until(lambda: threading.active_count() == threads, "the threads to end")
+    wait_until(lambda: connections_to(stack.url) <= others, "the connections to be closed")
+    wait_until(lambda: set(threading.enumerate()) <= threads, "the threads to end")
     with Client(stack.url, stack.key(), trust_env=False) as client:
         client.stop_turn(turn_id, wait_ms=10_000)
 
@@ -504,7 +538,7 @@ def test_a_cancelled_task_closes_its_connection(stack: Service, api: Api, via: s
     turn_id = api.turn(session_id, ENDLESS)
     api.close()
     gc.collect()
-    others = len(connections_to(stack.url))
+    others = connections_to(stack.url)
 
     async def read(client: AsyncClient, has_begun: asyncio.Event) -> None:
         async for _ in client.stream_turn(turn_id):
@@ -520,8 +554,10 @@ def test_a_cancelled_task_closes_its_connection(stack: Service, api: Api, via: s
                 await task
             async with asyncio.timeout(LIMIT_SECONDS):
                 await client.stop_turn(turn_id, wait_ms=10_000)
-        assert len(connections_to(stack.url)) == others
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        async with asyncio.timeout(LIMIT_SECONDS):
+            # Sockets and tasks that were told to end do so with the next turns of the loop.
+            while connections_to(stack.url) - others or asyncio.all_tasks() != {asyncio.current_task()}:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     asyncio.run(cancel())
 
@@ -532,8 +568,10 @@ def test_control_c_ends_a_program_that_streams(stack: Service, api: Api, tmp_pat
     program.write_text(
         textwrap.dedent(
             f"""
-            import threading
+            import signal, threading
             from turnkeeper_client import Client
+            # Whoever is started in the background by a shell ignores it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 with Client({stack.url!r}, {stack.key()!r}, trust_env=False) as client:
                     for event in client.stream_turn({turn_id!r}):
@@ -556,9 +594,10 @@ def test_control_c_ends_a_program_that_streams(stack: Service, api: Api, tmp_pat
 
 
 def test_the_time_limit_of_a_stream_ends_it_and_not_the_turn(client: Client, api: Api, session_id: str):
+    posted = client.create_turn(session_id, ENDLESS)
     with pytest.raises(TimeLimitError):
-        client.ask(ENDLESS, session_id=session_id, limit_seconds=2)
-    (turn,) = client.list_turns(session_id).data
+        client.stream_turn(posted, limit_seconds=1).until_done()
+    turn = client.get_turn(posted.id)
     assert not turn.is_over
     stream = client.stream_turn(turn)
     assert isinstance(next(stream), TurnQueued)
