@@ -11,6 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.documents import allotted
+from tests.ports import free_port
+
+__all__ = [
+    "LIMIT_SECONDS",
+    "MISSING",
+    "PROGRAM",
+    "ROOT",
+    "await_listening",
+    "configuration",
+    "free_port",
+    "running_nginx",
+]
 
 ROOT = Path(__file__).parents[1]
 GROUPS, TLS = allotted("tests/integration/test_nginx.py")
@@ -18,11 +30,6 @@ GROUPS, TLS = allotted("tests/integration/test_nginx.py")
 LIMIT_SECONDS = 60.0
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MISSING = "nginx is not installed here: apt-get install nginx-light"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def replaced(text: str, *changes: tuple[str, str]) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import redis
 
@@ -27,6 +28,8 @@ from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secre
 
 HERE = Path(__file__).parent
 START_LIMIT_SECONDS = 150.0
+END_LIMIT_SECONDS = 120.0
+"""Above what `up` grants those that it ends, one kind after another."""
 PROVIDER_KEY = marked("provider")
 OURS = (
     "MCP_",
@@ -47,6 +50,14 @@ QUICK = {
     "LEASE_TRUST_SECONDS": "3.5",
     "DRAIN_SECONDS": "3",
     "PROVIDER_IDLE_TIMEOUT_SECONDS": "20",
+}
+CALM = {
+    # Where nothing is to run out: longer than a machine may stand still. Who kills a worker lets its lease run out.
+    "LEASE_SECONDS": "40",
+    "LEASE_RENEW_SECONDS": "1",
+    "LEASE_TRUST_SECONDS": "35",
+    "DRAIN_SECONDS": "10",
+    "PROVIDER_IDLE_TIMEOUT_SECONDS": "60",
 }
 
 
@@ -105,6 +116,22 @@ class Service:
         api = self.api()
         wait_until(lambda: api.call("GET", "/readyz").status_code == 200, "the service to be ready")
 
+    def kill_workers(self, turn_id: str) -> list[int]:
+        """Kill all workers while one has this turn, whose lease then runs out at once; return who was killed."""
+        processes = [psutil.Process(pid) for pid in self.pids("worker")]
+        for process in processes:
+            process.kill()
+        # What they had begun to write must not come after.
+        psutil.wait_procs(processes, timeout=LIMIT_SECONDS)
+        with psycopg.connect(self.state["database_owner_url"], connect_timeout=int(LIMIT_SECONDS)) as db:
+            lost = db.execute(
+                "update turnkeeper.turns set lease_expires_at = now()"
+                " where id = %s and status in ('running', 'stopping')",
+                (turn_id,),
+            )
+        assert lost.rowcount == 1, "the turn was over before its worker was killed"
+        return [process.pid for process in processes]
+
     def log_files(self) -> list[Path]:
         """Return where any of its processes writes, its servers included."""
         servers = (self.folder / "data").glob("*/server.log")
@@ -113,6 +140,12 @@ class Service:
     def logs(self) -> str:
         """Return all that any of its processes wrote."""
         return "\n".join(file.read_text(errors="replace") for file in self.log_files())
+
+    def logs_with(self, word: str) -> str | None:
+        """Return what its own processes logged; None while a word is not in it."""
+        files = (self.folder / "data" / "logs").glob("*")
+        logs = "\n".join(file.read_text(errors="replace") for file in files)
+        return logs if word in logs else None
 
     def output(self) -> str:
         return (self.folder / "output").read_text(errors="replace")
@@ -126,7 +159,7 @@ class Service:
         root = psutil.Process(self.process.pid)
         family = [root, *root.children(recursive=True)]
         self.process.send_signal(number)
-        self.process.wait(LIMIT_SECONDS)
+        self.process.wait(END_LIMIT_SECONDS)
         left = psutil.wait_procs(family, timeout=LIMIT_SECONDS)[1]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -179,7 +212,7 @@ def running_service(folder: Path, processes: int = 1, **environ: str) -> Iterato
     """Run a service on the data in `folder`; it must leave no process behind, and have told nothing (I10)."""
     kinds = [word for kind in ("web", "relay", "worker") for word in (f"--{kind}", str(processes))]
     where = ["--data", str(folder / "data"), "--state", str(folder / "state.json"), "--port", "0"]
-    service = Service(spawn(folder, ["up", *where, *kinds], {**QUICK, **environ}), folder)
+    service = Service(spawn(folder, ["up", *where, *kinds], {**CALM, **environ}), folder)
     state, told = "", []
     try:
         state = await_file(folder / "state.json", service.process)

@@ -15,10 +15,11 @@ from redis import Redis
 
 from shared.accounts import create_key, create_organization
 from shared.migrate import migrate
-from tests.e2e.conftest import QUICK, START_LIMIT_SECONDS, spawn
+from tests.e2e.conftest import CALM, START_LIMIT_SECONDS, spawn
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, wait_until
 from tests.marks import leaks_in_redis
-from tests.nginx import await_listening, configuration, free_port, running_nginx
+from tests.nginx import await_listening, configuration, running_nginx
+from tests.ports import free_port
 from turnkeeper.embedded import temporary_postgres, temporary_redis
 
 KINDS = ("web", "relay", "worker")
@@ -106,7 +107,7 @@ def running_formation(
             postgres.owner_url,
             redis_server.url,
             keys,
-            {**QUICK, **servers, **environ},
+            {**CALM, **servers, **environ},
             ports,
             relay_options,
         )

@@ -171,6 +171,18 @@ class Api:
     def stop(self, turn_id: str, **fields: Any) -> httpx.Response:
         return self.call("POST", f"/v1/turns/{turn_id}/stop", json=fields)
 
+    def stopped(self, turn_id: str) -> dict:
+        """Stop a turn and return it once it is over; how soon that is, is for the bench to say."""
+        answer = self.stop(turn_id, wait_ms=30_000)
+        assert answer.status_code in {200, 202}, answer.text
+        return answer.json() if answer.status_code == 200 else self.final(turn_id)
+
+    def await_text(self, turn_id: str) -> None:
+        """Wait until some of the answer was shown."""
+        wait_until(
+            lambda: "content_delta" in {each["type"] for each in self.page(turn_id)["data"]}, "some text"
+        )
+
     def messages(self, session_id: str) -> list[dict]:
         return self.expect(200, "GET", f"/v1/sessions/{session_id}/messages?limit=100")["data"]
 

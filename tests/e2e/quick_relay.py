@@ -7,7 +7,7 @@ from flask import Flask
 import api.app
 from api.relay.hub import Limits
 
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 1.0
 
 
 def create_app(role: str) -> Flask:

@@ -7,7 +7,13 @@ from tests.e2e.protocol_client import Api, wait_until
 
 
 def lines_of(stack: Service) -> list[dict]:
-    return [json.loads(line) for line in stack.logs().splitlines() if line.startswith("{")]
+    """Return the whole lines: the last of a file may be written at this moment."""
+    return [
+        json.loads(line)
+        for file in stack.log_files()
+        for line in file.read_text(errors="replace").splitlines(keepends=True)
+        if line.startswith("{") and line.endswith("\n")
+    ]
 
 
 def test_every_line_of_a_request_and_of_a_turn_has_the_ids_that_are_known(stack: Service, api: Api):
@@ -35,11 +41,16 @@ def test_every_line_of_a_request_and_of_a_turn_has_the_ids_that_are_known(stack:
             assert line["request_id"], line
             wanted = {name for name in ("session_id", "turn_id") if f"<{name}>" in (line["route"] or "")}
             assert wanted <= line.keys() or line["status"] in {401, 403, 404}, line
-    (accepted,) = [
-        line
-        for line in lines_of(stack)
-        if line["logger"] == "turnkeeper.requests"
-        and line.get("turn_id") == turn
-        and line["method"] == "POST"
-    ]
-    assert accepted["session_id"] == session
+
+    def accepted():
+        return [
+            line
+            for line in lines_of(stack)
+            if line["logger"] == "turnkeeper.requests"
+            and line.get("turn_id") == turn
+            and line["method"] == "POST"
+        ]
+
+    # A request is logged when it was answered.
+    (line,) = wait_until(accepted, "the line of the post")
+    assert line["session_id"] == session

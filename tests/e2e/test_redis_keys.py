@@ -20,9 +20,10 @@ def test_every_key_that_a_running_service_keeps_is_on_the_page_with_its_type(sta
     session = api.session(user="alice")
     api.ask("[[tokens=5]] keys", session)
     assert api.call("POST", "/v1/tickets", json={"session_id": session}).status_code == 201
-    stopped = api.turn(session, "[[tokens=400 rate=50]] stopped")
-    api.call("POST", f"/v1/turns/{stopped}/stop")
-    api.final(stopped)
+    # One that a worker has: in the queue it is stopped without a flag.
+    stopped = api.turn(session, "[[tokens=100000 rate=50]] stopped")
+    api.await_text(stopped)
+    api.stopped(stopped)
     found = set()
     with Redis.from_url(stack.state["redis_url"], decode_responses=True) as client:
         for key in client.scan_iter(count=1000):

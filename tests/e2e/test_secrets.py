@@ -6,7 +6,6 @@ its events, and in no log line, error, key name, task or command line.
 
 import base64
 import json
-import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -395,11 +394,10 @@ class Drive:
                 json={"content": CONTENT["question"]},
             )
         self.end_of(turn)
-        again = self.turn(self.session(), "tokens=60 rate=20")
-        worker = self._service.pids("worker")
-        for pid in worker:
-            psutil.Process(pid).send_signal(signal.SIGKILL)
-        self._service.await_pids("worker", worker)
+        with self._scripted.scripted(rate=4):  # slow enough to be met by a kill
+            again = self.turn(self.session(), "tokens=60")
+            self._api.await_text(again)
+        self._service.await_pids("worker", self._service.kill_workers(again))
         assert wait_until(lambda: self.end_of(again)["finished_at"], "the turn's end")
 
     def session_or(self, known: str) -> str:

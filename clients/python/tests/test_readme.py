@@ -32,7 +32,7 @@ def test_an_example_runs_and_says_what_it_is_about(stack: Service, example: str,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_SECONDS,
+        timeout=2 * LIMIT_SECONDS,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

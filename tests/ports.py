@@ -1,0 +1,48 @@
+"""Ports for processes that must be told theirs before they start.
+
+They lie below those that the system hands out by itself, to whoever connects or listens at port 0: a port from there
+that was free a moment ago may be somebody's client's by now. None is given out twice.
+"""
+
+import random
+import socket
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+LEAST = 18_000
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIES = 1000
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """Return the first of so many ports in a row that nobody uses."""
+    dice = random.SystemRandom()
+    for _ in range(_TRIES):
+        first = dice.randrange(LEAST, _end() - count)
+        ports = range(first, first + count)
+        if _given.isdisjoint(ports) and _are_free(ports):
+            _given.update(ports)
+            return first
+    raise AssertionError(f"there are no {count} free ports in a row")
+
+
+def _are_free(ports: range) -> bool:
+    with ExitStack() as stack, suppress(OSError):
+        for port in ports:
+            stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+def _end() -> int:
+    """Return the first port that the system hands out; where these begin too early there is no better than any."""
+    with suppress(OSError, ValueError):
+        first = int(_RANGE.read_text().split()[0])
+        return first if first > LEAST + _TRIES else 60_000
+    return 49_152  # the first that IANA leaves to systems
