@@ -1,4 +1,4 @@
-"""Ports for processes that must be told theirs before they start.
+"""Ports for processes that must be told theirs before they start, and ports on which nobody listens.
 
 They lie below those that the system hands out by itself, to whoever connects or listens at port 0: a port from there
 that was free a moment ago may be somebody's client's by now. None is given out twice.
@@ -6,9 +6,11 @@ that was free a moment ago may be somebody's client's by now. None is given out 
 
 import random
 import socket
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+HERE = "127.0.0.1"
 LEAST = 18_000
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _TRIES = 1000
@@ -32,10 +34,21 @@ def free_ports(count: int) -> int:
     raise AssertionError(f"there are no {count} free ports in a row")
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, for as long as the context lasts."""
+    with closing(socket.socket()) as holder:
+        holder.bind((HERE, 0))
+        yield holder.getsockname()[1]
+
+
 def _are_free(ports: range) -> bool:
     with ExitStack() as stack, suppress(OSError):
         for port in ports:
-            stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            probe = stack.enter_context(socket.socket())
+            # As servers do: a port whose last connections are in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HERE, port))
         return True
     return False
 

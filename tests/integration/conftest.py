@@ -1,6 +1,8 @@
 """The API over real servers, called without a socket in between."""
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,17 +11,31 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from shared.database import Database
 from shared.ids import new_id
 from shared.price_table import FREE
 from shared.settings import Settings
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 """A well-formed id of nothing."""
+LIMIT_SECONDS = 60.0
+"""For whatever a test waits for; a busy machine is no fault of the service."""
+LONG_LEASES = {"LEASE_SECONDS": "240", "LEASE_TRUST_SECONDS": "200", "LEASE_RENEW_SECONDS": "0.2"}
+"""Leases that outlast any pause of this process: a test that wants one to run out lets it."""
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for a condition and return what it gave."""
+    give_up_at = time.monotonic() + LIMIT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, "the condition did not come true in time"
+        threading.Event().wait(0.01)
+    return value
 
 
 class Api:
@@ -61,12 +77,40 @@ class Api:
         return answer.json["id"]
 
 
+def be_patient(database: Database) -> None:
+    """Let all that is asked of a database wait as long as a busy machine needs.
+
+    The limits of a service, after which the database is unavailable for it, are not what other tests ask for.
+    """
+    engine = database._engine
+    engine.pool._timeout = LIMIT_SECONDS
+
+    @event.listens_for(engine, "connect")
+    def _let_wait(connection: Any, _record: Any) -> None:
+        connection.autocommit = True
+        connection.execute(
+            f"set lock_timeout = '{LIMIT_SECONDS:g}s'; set statement_timeout = '{LIMIT_SECONDS:g}s'"
+        )
+        connection.autocommit = False
+
+    for connection in [engine.connect() for _ in range(engine.pool.checkedin())]:
+        connection.invalidate()  # made before, with the service's own limits
+        connection.close()
+
+
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
     """The application on the test's servers."""
     app = create_app("web", settings)
+    be_patient(app.extensions["turnkeeper"].database)
     yield Api(app)
     app.extensions["turnkeeper"].close()
+
+
+@pytest.fixture
+def one_day() -> None:
+    """Let no test begin in the last seconds of a day: budgets, refusals and reports are of UTC days and months."""
+    until(lambda: time.time() % 86_400 < 86_400 - 50)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from shared.log_scripts import APPEND, OPEN, RESTART, Appended
 from shared.redis_names import events_channel, log_key
 from shared.transcript import Transcript
 from tests.marks import leaks_in_files
+from tests.ports import free_port
 
 MOST_ENTRIES = 20_000
 TTL = 3600
@@ -146,9 +146,7 @@ class Service:
     """The relay under gunicorn."""
 
     def __init__(self, redis_url, folder, threads=4, **environment):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.rows = Rows(folder)
         command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
         command += ["-b", f"127.0.0.1:{self.port}", "--graceful-timeout", "5", "--no-control-socket"]
@@ -201,15 +199,16 @@ def send(ws, op, **fields):
 
 
 def receive(ws):
-    return json.loads(ws.recv(timeout=LIMIT_SECONDS))
+    """Return the next frame; pings come when they are due, and are another test's."""
+    while (frame := json.loads(ws.recv(timeout=LIMIT_SECONDS)))["type"] == "ping":
+        pass
+    return frame
 
 
 def subscribe(ws, worker, **fields):
-    """Subscribe and return the `subscribed` frame; pings come when they are due."""
+    """Subscribe and return the `subscribed` frame."""
     send(ws, "subscribe", session_id=str(worker.session_id), **fields)
     frame = receive(ws)
-    while frame["type"] == "ping":
-        frame = receive(ws)
     assert frame["type"] == "subscribed", frame
     return frame
 
