@@ -6,7 +6,7 @@ transaction for each organization, whatever was asked meanwhile. Killed, it lose
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +57,7 @@ class Refusals:
         self._add_seconds = add_seconds
         self._counted: dict[_Kind, tuple[int, datetime]] = {}
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._adding: threading.Timer | None = None
 
     @contextmanager
@@ -75,9 +76,16 @@ class Refusals:
             raise
 
     def add(self) -> None:
-        """Add what was counted to the database; without PostgreSQL it is lost."""
-        with self._lock:
-            counted, self._counted, self._adding = self._counted, {}, None
+        """Add what was counted to the database; without PostgreSQL it is lost.
+
+        An addition that runs already has ended when this returns, in as long as its statements may take.
+        """
+        with self._writing:
+            with self._lock:
+                counted, self._counted, self._adding = self._counted, {}, None
+            self._write(counted)
+
+    def _write(self, counted: Mapping[_Kind, tuple[int, datetime]]) -> None:
         by_organization: dict[UUID, list[Refused]] = {}
         for kind, (count, last_at) in counted.items():
             refused = Refused(kind.user, kind.session_id, kind.code, kind.scope, count, last_at)
@@ -91,12 +99,12 @@ class Refusals:
                 _log.warning("refusals were not counted: %s", error, extra={"refused": lost})
 
     def close(self) -> None:
-        """Add what is still counted."""
+        """Add what is still counted; what is just being added is waited for, or the process would end amid it."""
         with self._lock:
             adding = self._adding
         if adding is not None:
             adding.cancel()
-            self.add()
+        self.add()
 
     def _note(self, caller: Caller, session_id: UUID, refused: RefusedError) -> None:
         scope = str(refused.members.get("scope") or refused.members.get("period") or "")

@@ -10,6 +10,8 @@ from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 UNLIMITED = {
     "enabled": True,
     "daily_usd": None,
@@ -134,10 +136,33 @@ def test_refusals_are_added_in_the_background_and_by_threads_at_once(database, o
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
-    assert added.wait(10)
+        thread.join(60)
+    assert added.wait(60)
     refusals.close()
     assert counted() == {"ada": 16}
+
+
+def test_an_addition_that_runs_when_the_process_ends_is_waited_for(database, organization, counted):
+    is_adding, may_go_on = threading.Event(), threading.Event()
+
+    class HeldUp:
+        """A database that the first addition is held up in."""
+
+        def of(self, organization_id):
+            is_adding.set()
+            assert may_go_on.wait(60)
+            return database.of(organization_id)
+
+    refusals = Refusals(HeldUp(), add_seconds=0.01)
+    refuse(refusals, organization, "ada")
+    assert is_adding.wait(60)
+    closing = threading.Thread(target=refusals.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    may_go_on.set()
+    closing.join(60)
+    assert counted() == {"ada": 1}
 
 
 def test_a_flood_of_users_takes_a_bounded_room_and_what_is_left_is_added_at_the_end(
