@@ -306,9 +306,9 @@ def end_all(children: Sequence[Child], wakeup: Wakeup, *, hurry: bool = False) -
     Returns:
         The names of those that had to be killed.
     """
+    patience = wakeup.stops
     for child in children:
         child.ask_to_end()
-    patience = wakeup.stops
     deadline = time.monotonic() + max((child.grace_seconds for child in children), default=0.0)
     while any(child.is_running for child in children) and time.monotonic() < deadline:
         if hurry or wakeup.stops > patience:
