@@ -36,16 +36,16 @@ def test_a_file_and_what_nobody_reads_are_searched(tmp_path, said, stream):
     with (tmp_path / "output").open("wb") as output:
         for target in (subprocess.DEVNULL, output):
             with subprocess.Popen(say(said, stream), **{stream: target}) as child:
-                child.wait(20)
+                child.wait(60)
             assert len(heard()) == 1
     with (tmp_path / "output").open("wb") as output:
-        subprocess.run(say("harmless"), stdout=output, stderr=subprocess.STDOUT, timeout=20, check=True)
+        subprocess.run(say("harmless"), stdout=output, stderr=subprocess.STDOUT, timeout=60, check=True)
     assert heard() == []
 
 
 def test_what_a_command_prints_for_its_caller_may_be_content_and_no_secret():
     def run(*said: str, **environ: str) -> list[str]:
-        subprocess.run(say(*said), env=environ, capture_output=True, timeout=20, check=True)
+        subprocess.run(say(*said), env=environ, capture_output=True, timeout=60, check=True)
         return heard()
 
     assert run(CONTENT) == []
@@ -70,7 +70,7 @@ def test_the_logs_of_a_service_are_searched_with_its_own_secrets(tmp_path):
     banner = "  service  tsk_12345678_made-by-another-process"
     with (tmp_path / "output").open("wb") as output:
         command = [*say(f"shown once:\n{banner}"), "--data", tmp_path / "data"]
-        subprocess.run(command, stdout=output, timeout=20, check=True)
+        subprocess.run(command, stdout=output, timeout=60, check=True)
     found = [leak.split(": ", 2)[1] for leak in heard()]
     assert sorted(found) == ["server.log", "spans", "web-1.log"]
 

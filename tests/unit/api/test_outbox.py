@@ -75,7 +75,7 @@ def ring(opened=None):
 def test_a_turns_log_is_opened_before_its_doorbell_rings(outbox, redis):
     turn = ring()
     outbox.put(turn)
-    assert outbox.drain(10)
+    assert outbox.drain(60)
     assert redis.written == ["eval", turn.turn_id]
 
 
@@ -85,13 +85,13 @@ def test_putting_never_waits_while_redis_hangs(outbox, redis):
         outbox.put(ring())
     assert not outbox.drain(0)
     redis.gate.set()
-    assert outbox.drain(10)
+    assert outbox.drain(60)
 
 
 def test_a_doorbell_is_rung_although_the_log_was_refused(outbox, redis):
     redis.refuses = True
     outbox.put(ring())
-    assert outbox.drain(10)
+    assert outbox.drain(60)
     assert (outbox.failed, len(redis.rung)) == (1, 1)
 
 
@@ -101,12 +101,12 @@ def test_an_error_loses_one_notice_and_not_the_outbox(outbox, redis, error):
     opened = threading.Event()
     for _ in range(5):
         outbox.put(ring(opened))
-        assert outbox.drain(10)
+        assert outbox.drain(60)
     # Whoever waits for the log is told by a timeout of its own when the outbox made a mistake.
     assert opened.is_set() == (not isinstance(error, RuntimeError))
     redis.error = None
     outbox.put(ring())
-    assert outbox.drain(10)
+    assert outbox.drain(60)
     assert (outbox.failed, len(redis.rung)) == (5, 1)
 
 
@@ -117,14 +117,14 @@ def test_an_overflow_drops_the_oldest(outbox, redis):
         outbox.put(notice)
     assert 0 < outbox.dropped <= 1_000
     redis.gate.set()
-    assert outbox.drain(30)
+    assert outbox.drain(60)
     assert notices[-1].turn_id in redis.rung
     assert len(redis.rung) == len(notices) - outbox.dropped
 
 
 def test_a_nudge_sets_the_flag_before_it_is_published(outbox, redis):
     outbox.put(Nudge(uuid4(), uuid4(), "user"))
-    assert outbox.drain(10)
+    assert outbox.drain(60)
     assert redis.written == ["set", "publish"]
     assert redis.rung == []
 
@@ -139,15 +139,15 @@ def test_what_waits_is_sent_at_the_end(outbox, redis):
 
 
 def test_nothing_runs_before_the_first_notice(redis):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # one of an earlier test may end meanwhile
     Outbox(redis, log_entries=1, log_ttl_seconds=1, ended_ttl_seconds=1)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_end_of_a_turn_that_waited_wakes_a_worker_for_the_one_behind_it(outbox, redis):
     behind = uuid4()
     outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"], behind))
     outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"]))
-    assert outbox.drain(10)
+    assert outbox.drain(60)
     assert [each for each in redis.written if each == "eval"] == ["eval"] * 4
     assert redis.rung == [behind]

@@ -101,7 +101,7 @@ def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_
         for end in ends:
             end()
         # A request has five seconds there; a hundred in line would have taken minutes.
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
 
 
 def test_what_nothing_caught_is_a_line_of_the_log_without_foreign_words(monkeypatch):

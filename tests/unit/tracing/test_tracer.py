@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -43,17 +42,16 @@ def test_without_a_collector_nothing_that_sends_is_imported():
 
 def test_a_collector_that_hangs_holds_up_neither_a_turn_nor_the_end_of_the_process(monkeypatch):
     monkeypatch.setattr(tracer, "LAST_SECONDS", 0.2)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
     with socket.create_server(("127.0.0.1", 0), backlog=64) as deaf:
         recorder = tracer.Tracer(f"http://127.0.0.1:{deaf.getsockname()[1]}", "worker")
         for number in range(1, 3 * tracer.MOST_WAITING):
             recorder.record(span(number))
         assert len(recorder._waiting) <= tracer.MOST_WAITING
-        began = time.monotonic()
         recorder.stop()
-        # The request to the collector has its own two seconds, and each of those that wait behind it.
-        assert time.monotonic() - began < 10
-        recorder._thread.join(60)
+        assert recorder._thread.is_alive()  # the first request still has most of its minute
+    recorder._thread.join(60)
+    assert not recorder._thread.is_alive()
 
 
 def test_the_last_spans_are_sent_at_the_end_and_later_ones_are_not_kept():

@@ -146,7 +146,17 @@ def run(provider_of, *, during=None, seconds_left=60.0):
             await beside
         return one, provider, outcome
 
-    return asyncio.run(both())
+    with asyncio.Runner(loop_factory=Ahead) as runner:
+        return runner.run(both())
+
+
+class Ahead(asyncio.SelectorEventLoop):
+    """A loop whose clock a test may put forward."""
+
+    seconds_ahead = 0.0
+
+    def time(self):
+        return super().time() + self.seconds_ahead
 
 
 def test_a_whole_answer_is_completed_with_the_providers_usage():
@@ -295,8 +305,15 @@ def test_a_fault_before_the_request_was_sent_costs_nothing():
 
 
 def test_the_turns_deadline_is_told_apart_from_a_users_stop():
+    async def during(one, _provider):
+        while ("content", "a") not in one.channel.told:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().seconds_ahead = 31.0
+
     _, provider, outcome = run(
-        lambda: Playing([MessageStart(), ContentDelta("a")], asyncio.Event()), seconds_left=0.05
+        lambda: Playing([MessageStart(), ContentDelta("a")], asyncio.Event()),
+        during=during,
+        seconds_left=30.0,
     )
     assert isinstance(outcome, Failed)
     assert outcome.fault is Fault.TURN_TIMEOUT

@@ -35,14 +35,14 @@ class Wire:
         self.is_paused = False
 
 
-def exchange(*chunks, lost=None, is_lost=False, timeout_seconds=1.0):
+def exchange(*chunks, lost=None, is_lost=False, timeout_seconds=60.0):
     """Return the connection, its wire, and the body or the error that came of `chunks`."""
 
     async def go():
         gone = []
         connection, wire = Http1Connection(gone.append), Wire()
         connection.connection_made(wire)
-        await connection.send(b"GET / HTTP/1.1\r\n\r\n", 1.0)
+        await connection.send(b"GET / HTTP/1.1\r\n\r\n", 60.0)
         for chunk in chunks:
             if not wire.is_aborted:  # asyncio hands over nothing more then
                 connection.data_received(chunk)
@@ -229,12 +229,12 @@ def test_silence_is_a_timeout():
     assert isinstance(exchange(SIZED[:-1], timeout_seconds=0.01)[3], httpx.ReadTimeout)
 
 
-def slow_write(then):
+def slow_write(then, limit_seconds=60.0):
     async def go():
         connection, wire = Http1Connection(lambda _: None), Wire()
         connection.connection_made(wire)
         connection.pause_writing()
-        task = asyncio.create_task(connection.send(b"x" * 100, 0.05))
+        task = asyncio.create_task(connection.send(b"x" * 100, limit_seconds))
         await asyncio.sleep(0)
         assert not task.done()
         then(connection)
@@ -253,7 +253,7 @@ def test_sending_ends_when_the_server_answers_before_it_has_it_all():
 
 def test_sending_to_a_server_that_does_not_read_is_a_timeout():
     with pytest.raises(httpx.WriteTimeout):
-        slow_write(lambda connection: None)
+        slow_write(lambda connection: None, limit_seconds=0.05)
 
 
 def test_sending_over_a_broken_connection_is_an_error():

@@ -74,7 +74,7 @@ def test_the_first_text_shortens_the_time_where_the_idle_limit_is_shorter():
         watch.hear(is_text=True)
         watch.wait()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             return watch.interrupted()
