@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -18,9 +17,10 @@ from shared.accounts import create_organization
 from shared.ids import new_id
 from shared.settings import load_settings
 from shared.turns import FinishReason
+from tests.integration.conftest import LONG_LEASES, until
+from tests.integration.test_worker import patient_worker
 from worker import runner
 from worker.claim import claim_next_turn
-from worker.main import Worker
 from worker.outcome import NOTHING, Completed
 from worker.settle import Settlement, settle
 from worker.sweeper import Sweeper
@@ -52,14 +52,6 @@ insert into turnkeeper.messages (organization_id, id, session_id, turn_id, posit
 select :organization, question, md5(:organization || :status || of_session)::uuid, id, n * 2, 'user',
     '[[tokens=2 rate=1000]]', 'complete' from made
 """
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        threading.Event().wait(0.01)
-    return value
 
 
 class Floor:
@@ -204,10 +196,12 @@ def cost_of_a_claim(floor):
 
 @pytest.mark.parametrize("per_session", [1, 50])
 def test_a_claim_is_cheap_with_5000_turns_queued_and_512_running(floor, per_session):
+    floor.sql("truncate turnkeeper.organizations cascade")  # dead rows of other tests would be read as well
     many, few = floor.organization("many"), floor.organization("few")
     floor.fill(many, 5000, per_session=per_session)
     floor.fill(many, 512, status="running")
     floor.fill(few, 1)
+    floor.sql("analyze turnkeeper.turns")
     costs = [cost_of_a_claim(floor) for _ in range(3)]
     assert {scans for _, scans, _ in costs} == {0}
     # The 512 running rows are counted; looking at each row that waits would read some 5,000 more.
@@ -222,16 +216,20 @@ def provider(tmp_path_factory):
         [sys.executable, "-c", command, "--port", "0", "--port-file", str(port_file)],
         stdout=subprocess.DEVNULL,
     ) as process:
-        until(lambda: port_file.exists() and port_file.read_text().strip())
-        yield f"http://127.0.0.1:{port_file.read_text().strip()}/v1"
-        process.terminate()
-        process.wait(DEADLINE_SECONDS)
+        try:
+            until(lambda: port_file.exists() and port_file.read_text().strip())
+            yield f"http://127.0.0.1:{port_file.read_text().strip()}/v1"
+        finally:
+            process.terminate()
 
 
 @pytest.fixture
-def worker(environment, provider):
+def worker(environment, provider, monkeypatch):
+    # No thread goes back to listen because this machine was slow: nobody rings for it here.
+    monkeypatch.setattr(runner, "_UNHEARD_SECONDS", 3600.0)
     # With room for one turn each thread is the last that could hear a doorbell, so it goes on by itself.
-    worker = Worker(load_settings({**environment, "SCRIPTED_BASE_URL": provider, "WORKER_TURNS": "1"}))
+    wanted = {**environment, **LONG_LEASES, "SCRIPTED_BASE_URL": provider, "WORKER_TURNS": "1"}
+    worker = patient_worker(load_settings(wanted))
     worker.start()
     yield worker
     worker.stop()
@@ -268,29 +266,33 @@ def test_a_worker_runs_the_next_turn_of_a_session_without_a_doorbell(floor, work
     assert [row.status for row in floor.turns_of(own)] == ["completed"] * 3
 
 
-def test_a_worker_that_ends_leaves_the_next_turn_to_another_and_rings_for_it(floor, worker, redis_url):
+def test_a_worker_that_ends_leaves_the_next_turn_to_another_and_rings_for_it(
+    floor, worker, redis_url, monkeypatch
+):
+    worker._sweeper.stop()  # which rings, too
     own = floor.organization("own")
     floor.fill(own, 2, per_session=2)
-    floor.sql("update turnkeeper.messages set content = '[[tokens=30 rate=60]]'")
-    first = floor.turns_of(own)[0]
-    slot = threading.Thread(target=worker.runner.run, args=(first.id, ""))
-    slot.start()
-    until(lambda: floor.turns_of(own)[0].status == "running")
-    worker.runner.drain()
-    slot.join(timeout=DEADLINE_SECONDS)
+
+    def settle_while_draining(*arguments):
+        worker.runner.drain()  # it is told to end while the first turn runs
+        return settle(*arguments)
+
+    monkeypatch.setattr(runner, "settle", settle_while_draining)
+    worker.runner.run(floor.turns_of(own)[0].id, "")
     assert [row.status for row in floor.turns_of(own)] == ["completed", "queued"]
     with redis.Redis.from_url(redis_url) as client:
-        until(lambda: client.llen(DOORBELLS) > 0)
+        assert client.llen(DOORBELLS) == 1
 
 
 def test_a_worker_that_is_always_busy_goes_back_to_listen_now_and_then(floor, worker, monkeypatch, redis_url):
     monkeypatch.setattr(runner, "_UNHEARD_SECONDS", 0.0)
+    worker._sweeper.stop()  # which rings, too
     own = floor.organization("own")
     floor.fill(own, 2)
     worker.runner.run(new_id(), "")
     assert sorted(row.status for row in floor.turns_of(own)) == ["completed", "queued"]
     with redis.Redis.from_url(redis_url) as client:
-        assert client.llen(DOORBELLS) > 0
+        assert client.llen(DOORBELLS) == 1
 
 
 def test_a_sweeper_leaves_no_more_doorbells_in_redis_than_workers_could_hear(floor, worker, redis_url):

@@ -7,11 +7,13 @@ import pytest
 
 from shared.redis_names import log_key
 from shared.settings import load_settings
-from tests.integration.test_worker import Desk, provider, until
-from worker.main import Worker
+from tests.integration.conftest import LONG_LEASES, until
+from tests.integration.test_worker import DEADLINE_SECONDS, Desk, patience, patient_worker, provider
 from worker.provider import Capabilities
+from worker.providers import upstream
+from worker.providers.silence import SilenceWatch
 
-__all__ = ["provider"]
+__all__ = ["patience", "provider"]
 
 
 class RecoveringDesk(Desk):
@@ -92,7 +94,20 @@ class RecoveringDesk(Desk):
 
 
 @pytest.fixture
-def start(database, environment, organization, provider):
+def silence(monkeypatch):
+    """Takes how long the next call may be silent; all others may be for as long as a test waits."""
+    limits = []
+
+    def watch(first_seconds, _idle_seconds):
+        idle_seconds = limits.pop() if limits else DEADLINE_SECONDS
+        return SilenceWatch(max(first_seconds, DEADLINE_SECONDS), idle_seconds)
+
+    monkeypatch.setattr(upstream, "SilenceWatch", watch)
+    return limits
+
+
+@pytest.fixture
+def start(database, environment, organization, provider, patience, silence):
     started = []
 
     def begin(**more):
@@ -100,14 +115,11 @@ def start(database, environment, organization, provider):
             {
                 **environment,
                 "SCRIPTED_BASE_URL": f"{provider}/v1",
-                "LEASE_SECONDS": "3",
-                "LEASE_TRUST_SECONDS": "2",
-                "LEASE_RENEW_SECONDS": "0.2",
-                "PROVIDER_IDLE_TIMEOUT_SECONDS": "2",
+                **LONG_LEASES,
                 **more,
             }
         )
-        worker = Worker(settings)
+        worker = patient_worker(settings)
         worker.start()
         desk = RecoveringDesk(database, organization, worker, settings, provider)
         started.append((desk, worker))
@@ -141,7 +153,10 @@ def continuing(start):
         ("error_after=5", "provider_overloaded"),
     ],
 )
-def test_a_text_that_broke_off_is_begun_again_at_once_and_both_attempts_are_billed(desk, break_off, code):
+def test_a_text_that_broke_off_is_begun_again_at_once_and_both_attempts_are_billed(
+    desk, silence, break_off, code
+):
+    silence.append(2.0)
     turn = desk.queue(f"[[tokens=20 {break_off} fail_times=1]]")
     row = desk.run(turn)
     assert (row.status, row.attempt, row.handed_back) == ("completed", 2, 0)
@@ -183,7 +198,8 @@ def test_what_would_go_wrong_again_is_not_tried_again_after_text(desk, script, c
     assert desk.answer(turn).content == desk.shown(turn) != ""
 
 
-def test_a_provider_that_keeps_failing_is_not_called_for_a_while(desk):
+def test_a_provider_that_keeps_failing_is_not_called_for_a_while(start):
+    desk = start(PROVIDER_BREAKER_SECONDS="300")
     failing = []
     for number in range(7):
         desk.begin_session()
@@ -194,10 +210,11 @@ def test_a_provider_that_keeps_failing_is_not_called_for_a_while(desk):
     turn = desk.queue("[[tokens=5]] a question that is never sent")
     row = desk.run(turn)
     assert (row.status, row.error["code"], row.cost_usd) == ("failed", "provider_overloaded", 0)
-    assert 0 < row.error["retry_after_ms"] <= 10_000
+    assert 0 < row.error["retry_after_ms"] <= 300_000
     assert not desk.requests("never sent")
 
 
+@pytest.mark.usefixtures("one_day")
 def test_a_text_that_broke_off_is_kept_when_nobody_pays_for_another_attempt(desk, organization, as_owner):
     as_owner("update turnkeeper.organizations set daily_usd = 0.0275 where id = :o", o=organization)
     turn = desk.queue("[[tokens=20 eof=5]]")
@@ -218,8 +235,9 @@ def test_a_text_that_broke_off_is_kept_when_nobody_pays_for_another_attempt(desk
 
 
 @pytest.mark.parametrize("break_off", ["cut=10 rate=100", "eof=10", "hang=10", "error_after=10"])
-def test_a_text_that_broke_off_is_continued_and_no_reader_notices(continuing, break_off):
+def test_a_text_that_broke_off_is_continued_and_no_reader_notices(continuing, silence, break_off):
     whole = continuing.text_of("tokens=40 seed=5")
+    silence.append(2.0)
     turn = continuing.queue(f"[[tokens=40 seed=5 {break_off} fail_times=1]] and go on {break_off}")
     assert continuing.run(turn).attempt == 2
     continuing.is_whole(turn, whole)

@@ -12,9 +12,8 @@ from api.app import create_app
 from shared.settings import load_settings
 from shared.tracing.context import parse_traceparent
 from tests.collector import LIMIT_SECONDS, playing
-from tests.integration.conftest import Api
-from tests.integration.test_worker import provider
-from worker.main import Worker
+from tests.integration.conftest import LONG_LEASES, Api, be_patient
+from tests.integration.test_worker import patient_worker, provider
 
 __all__ = ["provider"]
 
@@ -37,7 +36,8 @@ class Stack:
         self.provider = provider
         self.key = keys.service
         self.api = Api(create_app("web", settings))
-        self.worker = Worker(settings)
+        be_patient(self.api.services.database)
+        self.worker = patient_worker(settings)
         self.worker.start()
 
     def post(self, content, **options):
@@ -73,7 +73,11 @@ def start(environment, keys, provider):
 
     def start(**variables):
         stacks.append(
-            Stack({**environment, "SCRIPTED_BASE_URL": f"{provider}/v1", **variables}, keys, provider)
+            Stack(
+                {**environment, **LONG_LEASES, "SCRIPTED_BASE_URL": f"{provider}/v1", **variables},
+                keys,
+                provider,
+            )
         )
         return stacks[-1]
 
@@ -87,19 +91,30 @@ def traced(start, collector):
     return start(OTEL_EXPORTER_OTLP_ENDPOINT=f"{collector.url}/")
 
 
+def the_only(collector, name, **attributes):
+    """Return the span of a name, as soon as it has arrived."""
+    (span,) = collector.await_spans(lambda: collector.named(name, **attributes), name)
+    return span
+
+
 def traceparent(sampled="01"):
     return {"headers": {"traceparent": f"00-{TRACE}-{CALLER}-{sampled}"}}
 
 
 def test_a_turn_is_one_trace_from_the_clients_request_to_the_provider(traced, collector):
     turn = traced.run("[[text=first]] traced", **traceparent())
-    collector.await_spans(lambda: collector.named("turn") and collector.named("attempt"), "the turn")
-    (request,) = collector.named("POST /v1/sessions/<session_id>/turns")
-    (whole,) = collector.named("turn")
-    (attempt,) = collector.named("attempt")
-    (claim,) = collector.named("claim")
-    (call,) = collector.named("chat scripted")
-    (settle,) = collector.named("settle")
+    # Web and worker send their own, each when it comes to it.
+    request, whole, attempt, claim, call, settle = (
+        the_only(collector, name)
+        for name in (
+            "POST /v1/sessions/<session_id>/turns",
+            "turn",
+            "attempt",
+            "claim",
+            "chat scripted",
+            "settle",
+        )
+    )
 
     assert {span.trace for span in (request, whole, attempt, claim, call, settle)} == {TRACE}
     assert (request.parent, whole.parent, attempt.parent) == (CALLER, request.id, whole.id)
@@ -140,26 +155,24 @@ def test_a_turn_is_one_trace_from_the_clients_request_to_the_provider(traced, co
 
 def test_a_failed_call_is_an_error_with_its_fault(traced, collector):
     traced.run("[[status=401]]")
-    (whole,) = collector.await_spans(lambda: collector.named("turn"), "the turn")
-    (attempt,) = collector.await_spans(lambda: collector.named("attempt"), "the attempt")
-    (call,) = collector.named("chat scripted")
+    whole, attempt, call = (the_only(collector, name) for name in ("turn", "attempt", "chat scripted"))
     for span in (whole, attempt, call):
         assert (span.is_error, span.attributes["error.type"]) == (True, "provider_auth"), span.name
     assert "gen_ai.response.finish_reasons" not in call.attributes
     # Its request came without a trace, so it began one.
-    (request,) = collector.named("POST /v1/sessions/<session_id>/turns")
+    request = the_only(collector, "POST /v1/sessions/<session_id>/turns")
     assert (request.parent, whole.parent) == ("", request.id)
 
 
-def test_a_turn_that_is_stopped_in_the_queue_and_one_that_nobody_took_are_traces_too(start, collector):
-    stack = start(
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, QUEUE_TIMEOUT_SECONDS="2", QUEUE_FULL_SECONDS="1.9"
-    )
-    stopped, overdue = stack.post("[[text=a]]"), stack.post("[[text=b]]")
-    stack.api.post(f"/v1/turns/{stopped}/stop", stack.key)
+def test_a_turn_that_is_stopped_in_the_queue_and_one_that_nobody_took_are_traces_too(
+    traced, collector, as_owner
+):
+    stopped, overdue = traced.post("[[text=a]]"), traced.post("[[text=b]]")
+    traced.api.post(f"/v1/turns/{stopped}/stop", traced.key)
+    as_owner("update turnkeeper.turns set claimable_at = now() - interval '1 day' where id = :id", id=overdue)
     for turn, status in ((stopped, "stopped"), (overdue, "expired")):
         wanted = {"turnkeeper__turn__id": str(turn)}
-        (whole,) = collector.await_spans(lambda wanted=wanted: collector.named("turn", **wanted), status)
+        whole = the_only(collector, "turn", **wanted)
         assert whole.attributes["turnkeeper.turn.status"] == status
         assert whole.attributes["turnkeeper.turn.attempts"] == 0
         assert whole.began < whole.ended <= datetime.now(UTC).timestamp() * 1e9
