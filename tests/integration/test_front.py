@@ -47,7 +47,7 @@ class Taker(threading.Thread):
     def run(self) -> None:
         with suppress(OSError):
             while True:
-                connection, peer = take_over(self.listener, 1.0)
+                connection, peer = take_over(self.listener, LIMIT_SECONDS)
                 with connection:
                     connection.settimeout(LIMIT_SECONDS)
                     self.peers.append(peer)
@@ -57,6 +57,13 @@ class Taker(threading.Thread):
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.join(LIMIT_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch) -> None:
+    """A slow machine is given time; a test of a limit sets it."""
+    monkeypatch.setattr(front_module, "HEAD_LIMIT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(front_module, "PLACE_LIMIT_SECONDS", LIMIT_SECONDS)
 
 
 @pytest.fixture
@@ -333,8 +340,13 @@ def test_a_body_that_nobody_reads_closes_the_connection_only_when_it_is_large(co
 def test_a_client_that_never_ends_is_not_heard_out_for_ever(connected):
     head = b"POST /unread HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % 2**40
     connected.sendall(head)
+
+    def send_a_gibibyte() -> None:
+        for _ in range(2**10):
+            connected.sendall(b"x" * 2**20)
+
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        connected.sendall(b"x" * 2**30)
+        send_a_gibibyte()
 
 
 def test_a_killed_process_is_replaced_and_no_request_is_refused_meanwhile(client, folder: Path):

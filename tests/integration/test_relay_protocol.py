@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -68,8 +69,10 @@ class Peer:
         """Return the code of the next frame, a close, and see the end of the connection."""
         first, payload = self.frame()
         assert first == 0x80 | Opcode.CLOSE
-        self.send(Opcode.CLOSE, payload[:2])
-        assert self.read.read() == b""
+        # Whoever answers late finds the connection closed already, which is as good an end.
+        with suppress(ConnectionError):
+            self.send(Opcode.CLOSE, payload[:2])
+            assert self.read.read() == b""
         return int.from_bytes(payload[:2])
 
 
@@ -206,6 +209,7 @@ def test_no_descriptor_is_left_behind(service):
     def descriptors():
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
+    eventually(lambda: service.health()["websockets"] == 0)
     before = descriptors()
     for _ in range(20):
         with service.socket() as ws:

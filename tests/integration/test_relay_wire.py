@@ -12,7 +12,7 @@ from shared.wire import Wire, pack
 
 def run(scene, factory):
     async def limited():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scene
 
     with asyncio.Runner(loop_factory=factory) as runner:
