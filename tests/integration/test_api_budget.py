@@ -9,6 +9,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from api.auth import TRUST_SECONDS
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 OPEN = {
     "enabled": True,
     "daily_usd": None,

@@ -14,7 +14,7 @@ from shared.redis_names import log_key
 def turn(api, keys):
     session = api.session(keys.alice, title="t")
     turn = api.turn(keys.alice, session)
-    assert api.services.outbox.drain(10)
+    assert api.services.outbox.drain(60)
     return session, turn
 
 

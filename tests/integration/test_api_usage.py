@@ -7,6 +7,8 @@ import pytest
 
 from shared.ids import new_id
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 YEAR = "from=2026-01-01&to=2026-12-31"
 
 

@@ -18,6 +18,8 @@ from worker.claim import claim_turn
 from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.settle import Settlement, settle, settled_row
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 WORKER, OTHER_WORKER = new_id(), new_id()
 USED = Usage(input_tokens=10, output_tokens=5)
 ANSWER = Answer("hello", "hm", called=True, usage=USED, usage_source=UsageSource.PROVIDER)

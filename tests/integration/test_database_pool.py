@@ -16,7 +16,7 @@ from turnkeeper import ledger
 
 _BACKEND = Statement("select pg_backend_pid() as pid")
 _SLOW = Statement("select pg_sleep(6)")
-_KILL = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity where pid = :pid"
+_KILL = "select count(pg_terminate_backend(pid, 60000)) from pg_stat_activity where pid = :pid"
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.settle import Settlement, UnpayableError, settle
 from worker.sweeper import Sweeper
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 WORKER, SWEEPER = new_id(), new_id()
 RACES = int(os.environ.get("BUDGET_RACES", "3"))
 TURNS_PATH = "/v1/sessions/{}/turns"
@@ -126,21 +128,32 @@ class Sampler(threading.Thread):
         super().__init__(daemon=True)
         self._owner_url = owner_url
         self._stopping = threading.Event()
+        self._sampled = threading.Condition()
         self.samples = 0
         self.highest = Decimal(0)
         self.above: list[tuple] = []
 
     def run(self) -> None:
-        with psycopg.connect(self._owner_url, autocommit=True, connect_timeout=10) as db:
-            while not self._stopping.is_set():
+        with psycopg.connect(self._owner_url, autocommit=True, connect_timeout=60) as db:
+            is_last = False
+            while not is_last:
+                is_last = self._stopping.is_set()  # so the last one is of what was left
                 rows = db.execute(
                     "select p.period, p.spent_usd + p.held_usd,"
                     " case p.period when 'day' then o.daily_usd else o.monthly_usd end"
                     " from turnkeeper.spend as p join turnkeeper.organizations as o on o.id = p.organization_id"
                 ).fetchall()
-                self.samples += 1
                 self.highest = max([self.highest, *(total for _, total, _ in rows)])
                 self.above += [row for row in rows if row[2] is not None and row[1] > row[2]]
+                with self._sampled:
+                    self.samples += 1
+                    self._sampled.notify_all()
+
+    def await_another(self):
+        """Wait until the totals were read once more: else a quick rush would be over before they are."""
+        with self._sampled:
+            seen = self.samples
+            assert self._sampled.wait_for(lambda: self.samples > seen, timeout=60)
 
     def __enter__(self):
         self.start()
@@ -149,6 +162,7 @@ class Sampler(threading.Thread):
     def __exit__(self, *_):
         self._stopping.set()
         self.join(timeout=60)
+        assert not self.is_alive()
 
 
 def open_sessions(bank, number):
@@ -163,14 +177,19 @@ def open_sessions(bank, number):
     return sessions
 
 
-def rush(bank, posts, threads=24):
-    """Post all at once, as far as there are threads; return the answers."""
+def rush(bank, posts, sampler, threads=24):
+    """Post all at once, as far as there are threads; return the answers.
+
+    Between the posts of one thread the sampler reads the totals, while the other threads go on.
+    """
     barrier = threading.Barrier(threads)
 
     def post(numbered):
         number, (session, content, tokens) = numbered
         if number < threads:
             barrier.wait(timeout=60)
+        elif number % threads == 0:
+            sampler.await_another()
         return bank.post(session, content, max_output_tokens=tokens)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -186,11 +205,11 @@ def two_hundred_posts_with_room_for_ten(bank, owner_url, seed):
     bank.budget(*choice.choice([(room, None), (None, room), (room, ample), (ample, room), (room, room)]))
     sessions = open_sessions(bank, 200)
     with Sampler(owner_url) as sampler:
-        answers = rush(bank, [(session, content, tokens) for session in sessions])
+        answers = rush(bank, [(session, content, tokens) for session in sessions], sampler)
     statuses = [answer.status_code for answer in answers]
     assert (statuses.count(202), statuses.count(402)) == (10, 190)
     assert sampler.above == []
-    assert sampler.samples > 10
+    assert sampler.samples > 200 // 24
     assert sampler.highest == 10 * hold_of(content, tokens)
     assert bank.totals() == {period: (0, 10 * hold_of(content, tokens)) for period in ("day", "month")}
     assert bank.holds() == [hold_of(content, tokens)] * 10
@@ -208,7 +227,7 @@ def test_turns_that_begin_and_end_at_once_never_pass_the_budget(bank, owner_url)
     choice = Random(7)
     bank.budget(hold_of("question", 500) * 6, hold_of("question", 500) * 6)
     sessions = open_sessions(bank, 40)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # all of it; no single wait is longer than a minute
 
     def live(session):
         own, accepted = Random(str(session)), 0
@@ -250,7 +269,7 @@ def test_a_session_that_is_posted_to_while_its_turns_end_never_deadlocks(bank):
     """Who accepts and who settles lock the session, the month and the day in one order."""
     bank.budget(1000, 1000)
     session = bank.session()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # all of it; no single wait is longer than a minute
     posted = threading.Event()
 
     def post(_):

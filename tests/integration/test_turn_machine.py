@@ -37,6 +37,8 @@ from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.provider import Capabilities
 from worker.settle import Settlement, UnpayableError, settle
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 WORKERS = (new_id(), new_id())
 SWEEPER = new_id()
 LEASE_SECONDS = 600.0  # no lease runs out by itself: only `lapse` lets one
