@@ -16,8 +16,6 @@ from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
 from tests.browser.conftest import LIMIT_SECONDS
 from tests.browser.running import say
 
-from tests.browser.conftest import LIMIT_SECONDS
-
 SESSION = "01890000-0000-7000-8000-000000000001"
 TURN = "01890000-0000-7000-8000-0000000000aa"
 USAGE = {
