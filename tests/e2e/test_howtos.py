@@ -17,10 +17,11 @@ from shared.metrics.pages import folder_of
 from shared.metrics.table import Service
 from shared.migrate import migrate
 from tests.documents import Block, allotted
-from tests.e2e.clone import environment, run_shell, running_clone, three_free_ports
-from tests.e2e.protocol_client import Api, wait_until
+from tests.e2e.clone import environment, run_shell, running_clone
+from tests.e2e.protocol_client import Api, Oracle, wait_until
 from tests.e2e.terminal import CTRL_C, CTRL_D, terminal
 from tests.nginx import replaced
+from tests.ports import free_ports
 from turnkeeper.doctor.command import now, show
 from turnkeeper.doctor.redis import check_redis
 from turnkeeper.embedded import temporary_postgres
@@ -52,6 +53,8 @@ print(redis.Redis.from_url(os.environ["REDIS_URL"]).execute_command(*sys.argv[1:
 """Redis' own asks 127.0.0.1:6379, where nobody or a stranger is."""
 FIRST_PORT = 9464
 """Of metrics, in the pages."""
+SLOW = 4
+"""Tokens a second."""
 
 
 def of(page: str, language: str = "sh") -> list[Block]:
@@ -62,7 +65,7 @@ def of(page: str, language: str = "sh") -> list[Block]:
 @pytest.fixture(scope="module")
 def metrics_port() -> Iterator[int]:
     """The first of the three ports with metrics; what is counted under it is forgotten."""
-    port = three_free_ports()
+    port = free_ports(len(Service))
     figures = folder_of(port, Service.WEB).parent
     shutil.rmtree(figures, ignore_errors=True)
     yield port
@@ -93,6 +96,14 @@ def api(clone: Path) -> Iterator[Api]:
     client.close()
 
 
+@pytest.fixture
+def provider(clone: Path) -> Iterator[Oracle]:
+    """The provider of `clone`: told to be slow while a turn is asked for, it is slow for that attempt alone."""
+    oracle = Oracle(state_of(clone)["provider_url"].removesuffix("/v1"))
+    yield oracle
+    oracle.close()
+
+
 def tools(clone: Path) -> dict[str, str]:
     """What an operator has: the commands and the logins."""
     state = state_of(clone)
@@ -118,7 +129,7 @@ def test_every_page_with_lines_has_a_test():
     assert [name for name in sorted(TESTED) if len(re.findall(rf'"{name}"', this)) < 2] == []
 
 
-def test_the_tutorial_shows_what_it_says(clone: Path, api: Api):
+def test_the_tutorial_shows_what_it_says(clone: Path, api: Api, provider: Oracle):
     _start, chat, kill = of("first-turn")
     (long,) = of("first-turn", "text")
     state, said = state_of(clone), (clone / "output").read_text()
@@ -128,8 +139,9 @@ def test_the_tutorial_shows_what_it_says(clone: Path, api: Api):
     assert f"turnkeeper is running at {state['url']} " in said
     with terminal(chat.take(), clone, environment()) as shell:
         shell.await_text("^you> ")
-        shell.type("How does Stop work?\n")
-        shell.await_text(r"How does Stop work\?\n(\S+\s+){3}")
+        with provider.scripted(rate=SLOW):
+            shell.type("How does Stop work?\n")
+            shell.await_text(r"How does Stop work\?\n(\S+\s+){3}")
         shell.type(CTRL_C)
         end = shell.await_text(r"^(stopped|completed) \(.*\) · \d+ tokens · 0\.\d+ USD\n(?s:.*)you> ")
         assert end[1] == "stopped"
@@ -293,13 +305,14 @@ def test_a_turn_that_seems_stuck_is_looked_at_and_ended(clone: Path, api: Api):
 
 
 @contextmanager
-def dumped(clone: Path, api: Api) -> Iterator[dict]:
+def dumped(clone: Path, api: Api, provider: Oracle) -> Iterator[dict]:
     """Turns of every kind, and the page's dump of them, made while one runs and one waits."""
     session = api.session(user="alice")
     done = api.ask("[[tokens=20]] before the dump", session)
-    running = api.turn(session, "[[tokens=400 rate=100]] in the middle")
+    with provider.scripted(rate=SLOW):
+        running = api.turn(session, "[[tokens=400]] in the middle")
+        api.await_text(running)
     waiting = api.turn(session, "[[tokens=5]] behind it", multitask_strategy="enqueue")
-    wait_until(lambda: "content_delta" in [event["type"] for event in api.page(running)["data"]], "some text")
     backup, restore = of("back-up-and-restore")
     said = run_shell(clone, backup.take(), **tools(clone))
     assert int(said) >= 10, "tables with data"
@@ -314,10 +327,13 @@ def dumped(clone: Path, api: Api) -> Iterator[dict]:
         "messages": api.messages(session)[:2],
         "restore": restore.take(),
     }
+    api.stop(running)
 
 
-def test_a_dump_of_a_running_service_is_restored_whole_and_its_turns_go_on(clone: Path, api: Api):
-    with dumped(clone, api) as known, temporary_postgres() as server:
+def test_a_dump_of_a_running_service_is_restored_whole_and_its_turns_go_on(
+    clone: Path, api: Api, provider: Oracle
+):
+    with dumped(clone, api, provider) as known, temporary_postgres() as server:
         servers = {"DATABASE_URL": server.app_url, "DATABASE_OWNER_URL": server.owner_url}
         said = run_shell(clone, known["restore"], **{**tools(clone), **servers})
         assert "ledger, totals and holds agree" in said
@@ -340,7 +356,7 @@ def test_of_a_lost_redis_nothing_is_missed_that_was_accepted(clone: Path, api: A
     text = api.read(done["id"]).text
     running = api.turn(session, "[[tokens=200 rate=50]] meanwhile")
     waiting = api.turn(session, "[[tokens=5]] later", multitask_strategy="enqueue")
-    wait_until(lambda: "content_delta" in [event["type"] for event in api.page(running)["data"]], "some text")
+    api.await_text(running)
     with Redis.from_url(state_of(clone)["redis_url"]) as redis:
         redis.flushall()
     assert {api.final(turn)["status"] for turn in (running, waiting)} == {"completed"}

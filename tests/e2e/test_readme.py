@@ -6,6 +6,7 @@ the environment in `.venv`.
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,11 +30,32 @@ def clone() -> Iterator[Path]:
         yield folder
 
 
+SLEEP = f"""#!{sys.executable}
+import json
+from pathlib import Path
+from tests.e2e.protocol_client import Api
+
+state = json.loads(Path(".turnkeeper/state.json").read_text())
+api = Api(state["url"], state["user_key"])
+(turn_id,) = filter(None, (each["active_turn_id"] for each in api.expect(200, "GET", "/v1/sessions")["data"]))
+api.await_text(turn_id)
+"""
+"""The two seconds in which an answer begins last as long as that takes, on whatever machine."""
+
+
 @pytest.fixture(scope="module")
 def said(clone: Path) -> list[str]:
     """What each block of shell lines printed, all of them run in one shell, in order."""
     script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(block.take() for block in LINES)
-    return run_shell(clone, script).split(f"{BETWEEN}\n")
+    assert script.count("sleep 2\n") == 1
+    sleep = clone / "beside" / "sleep"
+    sleep.parent.mkdir()
+    sleep.write_text(SLEEP)
+    sleep.chmod(0o755)
+    # A relay that stands still for seconds answers 503 and when to try again.
+    (sleep.parent / ".curlrc").write_text("fail\nretry = 20\n")
+    beside = {"PATH": f"{sleep.parent}:{os.environ['PATH']}", "CURL_HOME": str(sleep.parent)}
+    return run_shell(clone, script, **beside).split(f"{BETWEEN}\n")
 
 
 def events_of(stream: str) -> list[dict]:
@@ -58,6 +80,7 @@ def test_the_turn_that_was_asked_for_is_shown(said: list[str]):
 
 def test_its_events_are_numbered_without_a_hole_and_prove_the_text(said: list[str]):
     events = events_of(said[2])
+    assert events, said[2]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert [event["type"] for event in events][0 :: len(events) - 1] == ["turn_queued", "done"]
     text = "".join(event["delta"] for event in events if event["type"] == "content_delta")
