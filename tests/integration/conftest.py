@@ -93,6 +93,10 @@ def be_patient(database: Database) -> None:
         )
         connection.autocommit = False
 
+    @event.listens_for(engine, "do_connect")
+    def _wait_for_it(_dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
+        options["connect_timeout"] = int(LIMIT_SECONDS)
+
     for connection in [engine.connect() for _ in range(engine.pool.checkedin())]:
         connection.invalidate()  # made before, with the service's own limits
         connection.close()

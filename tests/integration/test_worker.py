@@ -130,6 +130,8 @@ class Desk:
                     content += event["delta"]
                 case "message_reset":
                     content = ""
+                case "snapshot":  # of a log that began again, when Redis had said nothing for too long
+                    content = event["content"]
         return content
 
     def answer(self, turn):
