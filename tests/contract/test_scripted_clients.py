@@ -18,6 +18,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+import uvloop
 
 from tests.children import search_rest
 from turnkeeper.scripted.app import App
@@ -447,6 +448,34 @@ def test_a_paced_stream_is_never_early_and_makes_up_for_a_delay():
     assert all(at >= due_at - rounding for at, due_at in zip(moments, due, strict=True))
     # Without it each gap would be a whole one, and the delay be there to the end.
     assert min(after - before for before, after in pairwise(moments)) < gap / 2
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_no_pause_is_cut_short_by_a_busy_loop(new_loop):
+    """A round for each moment shows a timer that is early by part of a millisecond."""
+    answers = 20
+    body = json.dumps({"model": "m", "stream": True, "messages": user("[[tokens=1 first=0.05]]")}).encode()
+    request = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    oracle = Oracle()
+
+    async def answered():
+        loop = asyncio.get_running_loop()
+        ends = [socket.socketpair() for _ in range(answers)]
+        for ours, theirs in ends:
+            theirs.setblocking(False)
+            Connection(theirs, loop, Pacer(loop), App(oracle), lambda _: None)
+            ours.sendall(request)
+            await asyncio.sleep(0.0007)
+        while sum(record.first_token_ns is not None for record in oracle.after(0)) < answers:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # rounds are what is tested
+        for ours, _ in ends:
+            ours.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(answered(), PATIENCE_SECONDS))
+    waited = [record.first_token_ns - record.first_byte_ns for record in oracle.after(0)]
+    assert len(waited) == answers
+    assert min(waited) >= 50_000_000
 
 
 def test_a_stamp_is_the_time_of_sending(url):

@@ -8,8 +8,16 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
-_TICKS_PER_SECOND: Final = 1000
+TICKS_PER_SECOND: Final = 1000
 """The event loop's own timers are no finer."""
+
+
+def tick_after(due: float) -> int:
+    """Return the first tick after `due` seconds of the monotonic clock.
+
+    Timers are set to ticks: uvloop rounds a delay to its milliseconds, and is half of one early with what lies between.
+    """
+    return int(due * TICKS_PER_SECOND) + 1
 
 
 class Pacer:
@@ -30,7 +38,7 @@ class Pacer:
 
     def at(self, due: float, call: Callable[[], None]) -> None:
         """Call `call` when the loop's clock has reached `due` seconds; it cannot be taken back."""
-        tick = int(due * _TICKS_PER_SECOND) + 1
+        tick = tick_after(due)
         calls = self._calls.get(tick)
         if calls is not None:
             calls.append(call)
@@ -44,11 +52,11 @@ class Pacer:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_tick = tick
-        self._timer = self._loop.call_at(tick / _TICKS_PER_SECOND, self._fire)
+        self._timer = self._loop.call_at(tick / TICKS_PER_SECOND, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        now = self._loop.time() * _TICKS_PER_SECOND
+        now = self._loop.time() * TICKS_PER_SECOND
         while self._ticks and self._ticks[0] <= now:
             for call in self._calls.pop(heapq.heappop(self._ticks)):
                 call()

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from turnkeeper.scripted.framing import LAST_CHUNK, chunk, head_bytes, shape_of
 from turnkeeper.scripted.link import Link
 from turnkeeper.scripted.oracle import Outcome, Record
-from turnkeeper.scripted.pacer import Pacer
+from turnkeeper.scripted.pacer import TICKS_PER_SECOND, Pacer, tick_after
 from turnkeeper.scripted.script import Script
 from turnkeeper.scripted.steps import Act, Emit, Head, Pause, Say, Step, Steps
 from turnkeeper.scripted.wire import Wire, as_json
@@ -231,7 +231,7 @@ class Performance:
         match step:
             case Pause(seconds):
                 self._due = time.monotonic() + seconds
-                self._timer = self._loop.call_at(self._due, self._call)
+                self._timer = self._loop.call_at(tick_after(self._due) / TICKS_PER_SECOND, self._call)
             case Act.HANG:
                 self._timer = self._loop.call_later(MAX_HANG_SECONDS, self._conclude, Act.CUT)
             case Act.EOF | Act.ERROR:
