@@ -49,13 +49,13 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     is_streamed = wants_stream(request)
     if is_streamed:
         refuse_without_room(call)
-    limits = _limits(settings, is_queue_full=backlog_of(call.services).is_full())
     with (
+        backlog_of(call.services).look() as backlog,
         call.services.refusals.noted(caller, session_id),
         call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
     ):
         with call.services.database.of(caller.organization_id) as db:
-            outcome = accept_turn(db, caller, wanted, limits)
+            outcome = accept_turn(db, caller, wanted, _limits(settings), backlog)
         if isinstance(outcome, Accepted):
             place.keep()
     match outcome:
@@ -167,14 +167,13 @@ def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _limits(settings: Settings, *, is_queue_full: bool) -> Limits:
+def _limits(settings: Settings) -> Limits:
     return Limits(
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),
         priced=settings.provider,
         context_tokens=settings.context_tokens,
-        is_queue_full=is_queue_full,
     )
 
 

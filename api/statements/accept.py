@@ -19,6 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from api.backlog import Look
 from api.multitask import MultitaskStrategy
 from api.relay.store import Caller
 from api.statements.caller import scope_of
@@ -73,9 +74,13 @@ _LOCK_AND_READ_SESSION: Final = Statement(
                  and a.status in ('queued', 'running', 'stopping')
            ) + coalesce(octet_length(s.system_prompt) + {MESSAGE_TOKENS}, 0) end as earlier_tokens,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
-           or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
+           or s.created_at < now() - make_interval(secs => :age_seconds) as is_over,
+           w.seconds as longest_seconds, w.heard_seconds
     from (select pg_advisory_xact_lock({_SESSION_SPACE}, hashtext(cast(:session_id as text)))) as locked,
         turnkeeper.sessions as s join turnkeeper.organizations as o on o.id = s.organization_id
+        left join lateral (
+            select seconds, heard_seconds from turnkeeper.longest_wait() where cast(:asks_backlog as boolean)
+        ) as w on true
     where s.organization_id = :organization_id and s.id = :session_id
       and (cast(:only_user as text) is null or s.user_name = :only_user)
     """
@@ -174,7 +179,6 @@ class Limits:
         idempotency: How long a key is remembered.
         priced: The model whose price the hold is computed from.
         context_tokens: What prompts are cut to.
-        is_queue_full: Whether turns are refused for now.
     """
 
     session_idle: timedelta
@@ -182,7 +186,6 @@ class Limits:
     idempotency: timedelta
     priced: Priced
     context_tokens: int
-    is_queue_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +202,16 @@ class Expired:
 
 
 def accept_turn(
-    db: Connection, caller: Caller, request: TurnRequest, limits: Limits
+    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, backlog: Look
 ) -> Accepted | Replayed | Expired:
     """Accept a turn in the caller's transaction.
+
+    Args:
+        db: The transaction.
+        caller: Who asks.
+        request: What for.
+        limits: What it is checked against.
+        backlog: Says whether the queue is full, and is told what was found of it.
 
     Raises:
         RefusedError: Nothing was written, and the transaction must be rolled back.
@@ -210,14 +220,15 @@ def accept_turn(
         earlier = replay(db, caller, request.key, request.fingerprint, limits.idempotency)
         if earlier is not None:
             return earlier
-    session = _lock_and_read(db, caller, request, limits)
+    session = _lock_and_read(db, caller, request, limits, asks_backlog=backlog.is_due)
+    backlog.learn(session.longest_seconds, session.heard_seconds)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
         return Expired()
     if not session.ai_enabled:
         raise RefusedError(ProblemCode.AI_DISABLED, "the organization has AI switched off")
     _refuse_used_up(session, 0)
-    if limits.is_queue_full:
+    if backlog.is_full():
         raise RefusedError(
             ProblemCode.QUEUE_FULL,
             "turns wait too long for a worker: try again later",
@@ -245,8 +256,10 @@ def accept_turn(
     return accepted
 
 
-def _lock_and_read(db: Connection, caller: Caller, request: TurnRequest, limits: Limits) -> Row[Any]:
-    """Hold the other posts to the session off and return it, with its organization's rules."""
+def _lock_and_read(
+    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, *, asks_backlog: bool = False
+) -> Row[Any]:
+    """Hold the other posts to the session off and return it, with what it and, if asked, the queue are bound by."""
     session = _LOCK_AND_READ_SESSION.one_or_none(
         db,
         {
@@ -254,6 +267,7 @@ def _lock_and_read(db: Connection, caller: Caller, request: TurnRequest, limits:
             "session_id": request.session_id,
             "idle_seconds": limits.session_idle.total_seconds(),
             "age_seconds": limits.session_age.total_seconds(),
+            "asks_backlog": asks_backlog,
         },
     )
     if session is None:
