@@ -1,7 +1,8 @@
-"""What a committed request tells Redis, off the request's thread.
+"""What a committed request tells Redis, without waiting for it.
 
-With Redis hanging, a publish in line blocks for seconds. Everything here may be lost: a sweeper rings
-again for a turn that nobody heard of, and a worker reads stops from the row.
+With Redis hanging, a request that waited for its answer would be blocked for seconds. So a notice is written on an idle
+connection, where one is at hand, and else left to a thread; threads read all answers. Everything here may be lost: a
+sweeper rings again for a turn that nobody heard of, and a worker reads stops from the row.
 """
 
 import atexit
@@ -19,6 +20,7 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 from sqlalchemy import Row
 
+from api.line import Line
 from shared.doorbell import QUEUE_KEY, doorbell
 from shared.log_scripts import APPEND, OPEN
 from shared.redis_names import ABORT_CHANNEL, abort_key, events_channel, log_key
@@ -92,8 +94,18 @@ class Ended:
 Notice = Ring | Nudge | Ended
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A notice that was written, and how many replies are to be read for it."""
+
+    notice: Notice
+    replies: int
+
+
 class Outbox:
-    """A bounded queue and the threads that empty it; they start with the first notice.
+    """A bounded queue and the threads that empty it, past which a notice goes that finds it empty.
+
+    The threads start with the first notice.
 
     Args:
         redis: For logs, abort flags and nudges.
@@ -117,6 +129,9 @@ class Outbox:
         self._log_entries = log_entries
         self._log_ttl_seconds = log_ttl_seconds
         self._ended_ttl_seconds = ended_ttl_seconds
+        self._line = Line(redis)
+        self._is_line_in_use = False
+        self._written: _Written | None = None
         self._waiting: deque[Notice] = deque()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -133,11 +148,39 @@ class Outbox:
             if self._is_closed:
                 return
             self._start()
-            if len(self._waiting) >= MOST_WAITING:
-                self._waiting.popleft()
-                self.dropped += 1
-            self._waiting.append(notice)
-            self._changed.notify()
+            if self._waiting or self._is_line_in_use or not self._line.is_open:
+                self._let_wait(notice)
+                return
+            self._is_line_in_use = True
+            self._busy += 1
+        self._write_at_once(notice)
+
+    def _write_at_once(self, notice: Notice) -> None:
+        """Write a notice on the line, which is ours; its answers are for a thread to read."""
+        commands: Sequence[Sequence[Any]] = ()
+        is_written = False
+        try:
+            commands = self._commands([notice])
+            is_written = self._line.write(commands)
+        except Exception:  # noqa: BLE001 -- the request goes on; the thread that sends the notice meets it again
+            _log.exception("a notice was not written at once")
+        with self._changed:
+            if is_written:
+                # The thread that takes it is busy in our place.
+                self._written = _Written(notice, len(commands))
+                self._changed.notify()
+            else:
+                self._is_line_in_use = False
+                self._busy -= 1
+                self._let_wait(notice)
+
+    def _let_wait(self, notice: Notice) -> None:
+        """Leave a notice to a thread; the lock is held."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(notice)
+        self._changed.notify()
 
     def waiting(self) -> int:
         """Return how many notices wait."""
@@ -161,6 +204,7 @@ class Outbox:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(seconds)
+        self._line.close()
         atexit.unregister(self.close)
 
     def _start(self) -> None:
@@ -170,6 +214,9 @@ class Outbox:
         self._pid = os.getpid()
         self._busy = 0
         self._waiting.clear()
+        self._written = None
+        self._is_line_in_use = False
+        self._line.forget()
         self._threads = [
             threading.Thread(target=self._run, name=f"outbox-{number}", daemon=True)
             for number in range(_THREADS)
@@ -179,9 +226,13 @@ class Outbox:
         atexit.register(self.close)
 
     def _run(self) -> None:
-        while (batch := self._take()) is not None:
+        while (work := self._take()) is not None:
             try:
-                self._send(batch)
+                if isinstance(work, _Written):
+                    self._hear(work)
+                else:
+                    self._send(work)
+                    self._open_line()
             except Exception:  # noqa: BLE001 -- see below
                 # Whatever it was, the row is committed; without its thread the outbox would fill up.
                 _log.exception("outbox failed")
@@ -191,14 +242,43 @@ class Outbox:
                     self._busy -= 1
                     self._changed.notify_all()
 
-    def _take(self) -> list[Notice] | None:
+    def _take(self) -> "_Written | list[Notice] | None":
         with self._changed:
-            while not self._waiting:
+            while not self._waiting and self._written is None:
                 if self._is_closed:
                     return None
                 self._changed.wait(_IDLE_SECONDS)
+            if self._written is not None:
+                written, self._written = self._written, None
+                return written
             self._busy += 1
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+
+    def _hear(self, written: _Written) -> None:
+        """Read what Redis answers; a notice whose answers do not come is sent again, as a client of Redis does."""
+        try:
+            self._count_refused(self._line.read(written.replies))
+        except (RedisError, OSError):
+            self._send([written.notice])
+        else:
+            self._tell([written.notice])
+        finally:
+            with self._changed:
+                self._is_line_in_use = False
+
+    def _open_line(self) -> None:
+        """Have a connection at hand for the next notice."""
+        with self._changed:
+            if self._is_closed or self._is_line_in_use or self._line.is_open:
+                return
+            self._is_line_in_use = True
+        try:
+            self._line.open()
+        except (RedisError, OSError):
+            pass  # threads go on sending, and say so when they cannot
+        finally:
+            with self._changed:
+                self._is_line_in_use = False
 
     def _send(self, batch: Sequence[Notice]) -> None:
         """Write and ring in one round trip; Redis keeps the order, so who hears a doorbell finds its log."""
@@ -209,9 +289,19 @@ class Outbox:
             self._count_refused(pipeline.execute(raise_on_error=False))
         except (RedisError, OSError) as exc:
             self._fail("the outbox could not write to redis: a sweeper rings", exc)
+        self._tell(batch)
+
+    def _tell(self, batch: Sequence[Notice]) -> None:
+        """Tell those who wait for a log to be opened."""
         for notice in batch:
             if isinstance(notice, Ring) and notice.opened is not None:
                 notice.opened.set()
+
+    def _commands(self, batch: Sequence[Notice]) -> Sequence[Sequence[Any]]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for notice in batch:
+            self._write(pipeline, notice)
+        return [arguments for arguments, _ in pipeline.command_stack]
 
     def _count_refused(self, replies: Sequence[object]) -> None:
         for reply in replies:

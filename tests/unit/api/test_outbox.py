@@ -4,6 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis import ConnectionError as RedisConnectionError
+from redis import ResponseError
 
 from api.outbox import MOST_WAITING, Ended, Nudge, Outbox, Ring
 from shared.doorbell import QUEUE_KEY, arguments_of
@@ -13,6 +14,10 @@ class FakePipeline:
     def __init__(self, redis):
         self.redis = redis
         self.commands = []
+
+    @property
+    def command_stack(self):
+        return [((command,), {}) for command in self.commands]
 
     def eval(self, *arguments):
         self.commands.append("eval")
@@ -25,6 +30,8 @@ class FakePipeline:
 
     def lpush(self, key, message):
         assert key == QUEUE_KEY
+        if self.redis.mistake is not None:
+            raise self.redis.mistake
         turn_id, _ = arguments_of(json.loads(message)["body"])
         self.commands.append(UUID(turn_id))
 
@@ -39,8 +46,66 @@ class FakePipeline:
         return RedisConnectionError("refused") if self.redis.refuses and command == "eval" else None
 
 
+class FakeConnection:
+    """A connection that is at hand; what is written on it is done when it is written."""
+
+    def __init__(self, redis):
+        self.redis = redis
+        self.unread = 0
+        self.has_news = False
+        self.is_lost = False
+        self.writers = []
+        self.bytes_of_each = 100
+
+    def pack_commands(self, commands):
+        self.packed = [command for (command,) in commands]
+        return [b"x" * self.bytes_of_each for _ in commands]
+
+    def can_read(self, timeout):
+        assert self.unread == 0
+        return self.has_news
+
+    def send_packed_command(self, packed, check_health):
+        assert not check_health  # which would wait for an answer
+        if self.is_lost:
+            raise RedisConnectionError("reset")
+        self.writers.append(threading.current_thread())
+        self.redis.written += self.packed
+        self.unread = len(packed)
+
+    def read_response(self):
+        self.redis.gate.wait(60)
+        if self.redis.error is not None:
+            raise self.redis.error
+        self.unread -= 1
+        if self.redis.refuses:
+            raise ResponseError("refused")
+        return 1
+
+    def disconnect(self):
+        self.unread = 0
+
+
+class FakePool:
+    def __init__(self, redis):
+        self.redis = redis
+        self.given = []
+        self.is_away = True
+
+    def get_connection(self):
+        if self.is_away:
+            raise RedisConnectionError("away")
+        self.given.append(FakeConnection(self.redis))
+        return self.given[-1]
+
+    def release(self, connection):
+        assert connection is self.given[-1]
+
+
 class FakeRedis:
     def __init__(self):
+        self.connection_pool = FakePool(self)
+        self.mistake = None
         self.gate = threading.Event()
         self.gate.set()
         self.error = None
@@ -151,3 +216,92 @@ def test_the_end_of_a_turn_that_waited_wakes_a_worker_for_the_one_behind_it(outb
     assert outbox.drain(60)
     assert [each for each in redis.written if each == "eval"] == ["eval"] * 4
     assert redis.rung == [behind]
+
+
+@pytest.fixture
+def line(outbox, redis):
+    """The connection that is at hand once a notice has been sent."""
+    redis.connection_pool.is_away = False
+    outbox.put(ring())
+    assert outbox.drain(60)
+    redis.written.clear()
+    (line,) = redis.connection_pool.given
+    return line
+
+
+def test_a_notice_that_finds_the_outbox_empty_is_written_before_put_returns(outbox, redis, line):
+    for _ in range(3):
+        opened = threading.Event()
+        turn = ring(opened)
+        outbox.put(turn)
+        assert redis.written[-2:] == ["eval", turn.turn_id]
+        assert outbox.drain(60)
+        assert opened.is_set()
+    assert set(line.writers) == {threading.current_thread()}
+    assert redis.connection_pool.given == [line]
+
+
+def test_nothing_waits_for_what_was_written_and_is_not_answered(outbox, redis, line):
+    redis.gate.clear()
+    notices = [ring() for _ in range(500)]
+    for notice in notices:
+        outbox.put(notice)
+    assert redis.rung == [notices[0].turn_id]  # the others wait for a thread
+    assert not outbox.drain(0)
+    redis.gate.set()
+    assert outbox.drain(60)
+    assert set(redis.rung) == {notice.turn_id for notice in notices}
+
+
+@pytest.mark.parametrize("what", ["has_news", "is_lost"])
+def test_a_line_that_was_closed_costs_no_notice(outbox, redis, line, what):
+    setattr(line, what, True)
+    turn = ring()
+    outbox.put(turn)
+    assert outbox.drain(60)
+    assert (redis.rung, outbox.failed) == ([turn.turn_id], 0)
+    assert line.writers == []
+    assert len(redis.connection_pool.given) == 2  # the next one finds another
+
+
+def test_what_was_written_and_not_answered_is_sent_again(outbox, redis, line):
+    redis.gate.clear()
+    turn = ring(threading.Event())
+    outbox.put(turn)
+    redis.error = RedisConnectionError("reset")
+    redis.gate.set()
+    assert outbox.drain(60)
+    assert turn.opened.is_set()
+    assert outbox.failed == 1  # by the other way, too
+    redis.error = None
+    outbox.put(ring())
+    assert outbox.drain(60)
+    assert len(redis.rung) == 2
+
+
+def test_a_refusal_on_the_line_is_counted(outbox, redis, line):
+    redis.refuses = True
+    outbox.put(ring())
+    assert outbox.drain(60)
+    assert outbox.failed == 2  # both of its commands
+    assert redis.connection_pool.given == [line]
+
+
+def test_a_large_notice_does_not_go_by_the_line(outbox, redis, line):
+    line.bytes_of_each = 10_000
+    turn = ring()
+    outbox.put(turn)
+    assert outbox.drain(60)
+    assert redis.rung == [turn.turn_id]
+    assert line.writers == []
+
+
+def test_a_mistake_in_a_notice_does_not_reach_the_request(outbox, redis, line):
+    redis.mistake = RuntimeError("a mistake")
+    outbox.put(ring())
+    assert outbox.drain(60)
+    assert outbox.failed == 1
+    redis.mistake = None
+    outbox.put(ring())
+    assert outbox.drain(60)
+    assert len(redis.rung) == 1

@@ -1,0 +1,90 @@
+"""A connection to Redis that is written at once and read later.
+
+What a request tells Redis must not make it wait, and a thread that tells it in its place comes to that only when the
+request has nothing left to do. Writing a kilobyte on an idle connection waits for nobody: the system takes it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis import Redis, RedisError, ResponseError
+
+_MOST_BYTES: Final = 16_384
+"""Less than any system takes of what is written on an idle connection."""
+
+
+class Line:
+    """One connection; `write` and `read` are called in turn, and nothing else in between.
+
+    Args:
+        redis: Whose pool it comes from.
+    """
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+        self._connection: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connection is not None
+
+    def open(self) -> None:
+        """Connect, which may take as long as the pool lets it.
+
+        Raises:
+            RedisError: Redis cannot be reached.
+        """
+        self._connection = self._redis.connection_pool.get_connection()
+
+    def close(self) -> None:
+        """Disconnect."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._redis.connection_pool.release(connection)
+
+    def forget(self) -> None:
+        """Let go of a connection that belongs to the process that forked this one."""
+        self._connection = None
+
+    def write(self, commands: Sequence[Sequence[Any]]) -> bool:
+        """Write commands without waiting for anything; False when they have to go another way.
+
+        The replies must be read before this is called again.
+        """
+        connection = self._connection
+        if connection is None:
+            return False
+        packed = connection.pack_commands(commands)
+        if sum(map(len, packed)) > _MOST_BYTES:
+            return False
+        try:
+            is_idle = not connection.can_read(timeout=0)  # else it says that it ends
+            if is_idle:
+                connection.send_packed_command(packed, check_health=False)
+        except (RedisError, OSError):
+            is_idle = False
+        if not is_idle:
+            self.close()
+        return is_idle
+
+    def read(self, count: int) -> Sequence[object]:
+        """Wait for the replies to `count` commands; one that Redis refused has its error in its place.
+
+        Raises:
+            RedisError: The connection was lost or does not answer in time; it is closed.
+            OSError: The same.
+        """
+        try:
+            return [self._reply() for _ in range(count)]
+        except BaseException:
+            self.close()
+            raise
+
+    def _reply(self) -> object:
+        try:
+            found: object = self._connection.read_response()
+        except ResponseError as refused:
+            return refused
+        return found
