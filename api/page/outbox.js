@@ -20,7 +20,7 @@ const OFFLINE_MS = 300_000; // the browser may be wrong about it
 export class Outbox {
   #place;
   #owner;
-  #words = new Map(); // key -> how it stands, where sending it has failed
+  #words = new Map(); // key -> why it is tried again
   #faults = new Set(); // keys of what this page cannot send, by a fault of its own
   #sending = null; // {key, cut}: the message whose answer is awaited
   #isWorking = false;
@@ -151,8 +151,8 @@ export class Outbox {
       return;
     }
     const { title, detail } = explain(problem);
-    outbox.mark(this.#place, key, true);
-    this.#say(key, `Not sent. ${title} ${detail}`);
+    outbox.mark(this.#place, key, `${title} ${detail}`.trim());
+    this.#draw();
     announce(`Not sent. ${title}`);
   }
 
@@ -164,8 +164,8 @@ export class Outbox {
 
   #retry(key) {
     this.#faults.delete(key);
-    outbox.mark(this.#place, key, false);
-    this.#say(key, null);
+    outbox.mark(this.#place, key, null);
+    this.#draw();
     this.#work();
   }
 
@@ -210,12 +210,11 @@ export class Outbox {
   }
 
   #row(message, state) {
-    const { content, key } = message;
-    const words = this.#words.get(key);
+    const { content, key, why } = message;
     const said = {
-      failed: words ?? "Not sent.",
+      failed: why ? `Not sent. ${why}` : "Not sent.",
       held: "Waits for the message before it.",
-      waiting: words,
+      waiting: this.#words.get(key),
       sending: "Sending…",
     };
     const choice = (name, action) => button(name, null, action, { class: "link", name, value: key });

@@ -3,6 +3,8 @@
 const PREFIX = "turnkeeper.";
 const MOST_DRAFTS = 50; // the oldest go: 32,000 characters each, of the 5 MB that a browser gives
 const KEY_LIVES_MS = 23 * 3_600_000; // the service forgets an idempotency key after 24 hours
+/** The reader decides whether it goes out once more: the service would no longer know it again. */
+const TOO_OLD = "It is a day old, and may have arrived then.";
 const memory = new Map();
 
 function attempt(storage, action, fallback) {
@@ -89,21 +91,25 @@ export const drafts = {
 };
 
 /**
- * Messages that were sent and not yet accepted, by session: `{key, content, replaces, at, isFailed}`. Sending one twice with its
- * key makes one turn, also by another tab and after a reload.
+ * Messages that were sent and not yet accepted, by session: `{key, content, replaces, at, isFailed, why}`. Sending one twice with
+ * its key makes one turn, also by another tab and after a reload.
  */
 export const outbox = {
   load(place, now = Date.now()) {
     const kept = parsed(read(device, `outbox.${place}`)) ?? [];
-    // Older than its key: the reader decides whether it goes out once more.
-    return kept.map((message) => ({ ...message, isFailed: message.isFailed || now - message.at > KEY_LIVES_MS }));
+    return kept.map((message) => {
+      const isOld = !message.isFailed && now - message.at > KEY_LIVES_MS;
+      return isOld ? { ...message, isFailed: true, why: TOO_OLD } : message;
+    });
   },
   add(place, content, replaces = null) {
-    const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false };
+    const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false, why: null };
     this.change(place, (kept) => [...kept, message]);
   },
-  mark(place, key, isFailed) {
-    this.change(place, (kept) => kept.map((message) => (message.key === key ? { ...message, isFailed } : message)));
+  /** Note that sending failed, and `why`; null for another try. */
+  mark(place, key, why) {
+    const marked = (message) => ({ ...message, isFailed: why !== null, why });
+    this.change(place, (kept) => kept.map((message) => (message.key === key ? marked(message) : message)));
   },
   remove(place, key) {
     this.change(place, (kept) => kept.filter((message) => message.key !== key));

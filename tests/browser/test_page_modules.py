@@ -169,12 +169,12 @@ def test_a_message_older_than_its_key_is_not_sent_again_by_itself(site: Page) ->
           const { outbox, forgetWritten } = await import("/page/storage.js");
           outbox.add("s", "text");
           const day = 24 * 3_600_000;
-          const found = [0, day].map((later) => outbox.load("s", Date.now() + later)[0].isFailed);
+          const found = [0, day].map((later) => outbox.load("s", Date.now() + later)[0]);
           forgetWritten();
-          return found;
+          return found.map(({ isFailed, why }) => [isFailed, why]);
         }"""
     )
-    assert failed == [False, True]
+    assert failed == [[False, None], [True, "It is a day old, and may have arrived then."]]
 
 
 def test_a_fault_in_sending_one_message_does_not_keep_back_those_behind_it(site: Page) -> None:

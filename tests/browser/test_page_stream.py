@@ -437,6 +437,8 @@ def test_messages_keep_their_order_when_the_first_was_given_up(service: Service,
     expect(unsent.first).to_contain_text("Not sent. Turnkeeper cannot be reached.")
     expect(unsent.last).to_contain_text("Waits for the message before it.")
     assert len(set(service.keys())) == 1
+    service.page.reload()
+    expect(unsent.first).to_contain_text("Not sent. Turnkeeper cannot be reached.")
     service.answers.clear()
     unsent.get_by_role("button", name="Retry").click()
     expect(unsent).to_have_count(0)
