@@ -10,6 +10,7 @@ import pytest
 
 from api.app import create_app
 from shared.settings import load_settings
+from shared.tracing.begin import begin_tracing
 from shared.tracing.context import parse_traceparent
 from tests.collector import LIMIT_SECONDS, playing
 from tests.integration.conftest import LONG_LEASES, Api, be_patient
@@ -68,7 +69,30 @@ class Stack:
 
 
 @pytest.fixture
-def start(environment, keys, provider):
+def recorders(collector, monkeypatch):
+    """What a test's application and worker record with. In a process it ends with that: here, with the test.
+
+    With its collector gone it would try again for a minute, in a thread that draws random numbers beside later tests.
+    """
+    begun = []
+
+    def begin(settings, process):
+        begun.append(begin_tracing(settings, process))
+        return begun[-1]
+
+    for module in ("api.app", "worker.main"):
+        monkeypatch.setattr(f"{module}.begin_tracing", begin)
+    yield begun
+    for recorder in filter(None, begun):
+        recorder.stop()
+    for recorder in filter(None, begun):
+        if recorder._thread is not None:
+            recorder._thread.join(LIMIT_SECONDS)
+            assert not recorder._thread.is_alive()
+
+
+@pytest.fixture
+def start(environment, keys, provider, recorders):
     stacks = []
 
     def start(**variables):
