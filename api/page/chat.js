@@ -15,6 +15,7 @@ import { outcome } from "./words.js";
 
 const FULL = new Problem({ code: "outbox_full", title: "Too many messages wait to be sent", detail: "Discard some of them." }, 0);
 const CLOSED = { closed: "This session is closed", expired: "This session has expired: start a new one" };
+const FRAME_MS = 250; // a tab behind others is given no frame, and is drawn and announced all the same
 
 export class ChatView {
   #app;
@@ -26,6 +27,7 @@ export class ChatView {
   #exchanges = new Map();
   #dirty = new Set(); // ids of turns to draw in the next frame: deltas come faster than frames
   #frame = null;
+  #late = null;
   #following;
   #parts;
 
@@ -94,7 +96,7 @@ export class ChatView {
     this.#badge.close();
     this.#outbox.close();
     this.#following.close();
-    cancelAnimationFrame(this.#frame);
+    this.#drawNoMore();
     this.#conversation.close();
   }
 
@@ -174,8 +176,20 @@ export class ChatView {
         for (const { id, done } of this.#conversation.turns.values()) {
           if (!done) this.#dirty.add(id); // its place in the queue may be another
         }
-        this.#frame ??= requestAnimationFrame(() => this.#drawDirty());
+        this.#drawSoon();
     }
+  }
+
+  #drawSoon() {
+    if (this.#frame !== null) return;
+    this.#frame = requestAnimationFrame(() => this.#drawDirty());
+    this.#late = setTimeout(() => this.#drawDirty(), FRAME_MS);
+  }
+
+  #drawNoMore() {
+    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#late);
+    this.#frame = null;
   }
 
   #drawSession() {
@@ -222,8 +236,7 @@ export class ChatView {
   }
 
   #drawDirty() {
-    cancelAnimationFrame(this.#frame);
-    this.#frame = null;
+    this.#drawNoMore();
     for (const id of this.#dirty) {
       const turn = this.#conversation.turns.get(id);
       if (turn === undefined) continue;

@@ -290,6 +290,15 @@ def test_a_replay_that_never_ends_is_given_up_and_the_store_has_the_answer(servi
     expect(service.page.locator(".is-streaming")).to_have_count(0)
 
 
+def test_a_tab_that_is_given_no_frames_shows_what_comes_and_says_that_it_has_ended(service: Service) -> None:
+    service.page.add_init_script("window.requestAnimationFrame = () => 1")
+    start(service)
+    service.settle("completed", "one two")
+    service.send(event("content_delta", 3, delta="two"), done(4, "completed", "one two"))
+    expect(text(service)).to_have_text("one two")
+    expect(service.page.locator("#announcer")).to_have_text("The answer is complete.")
+
+
 def test_a_connection_that_fell_silent_is_replaced(service: Service) -> None:
     service.page.clock.install()
     start(service)
