@@ -38,12 +38,12 @@ class Backlog:
 
     @contextmanager
     def look(self) -> "Iterator[Look]":
-        """Begin a request's look; another request asks the database in its place when this one did not come to it."""
-        look = Look(self, is_due=self._is_due())
+        """Begin a request's look; when it asks and is not answered, the next one asks."""
+        look = Look(self)
         try:
             yield look
         finally:
-            if look.is_due:
+            if look.is_unanswered:
                 with self._lock:
                     self._asked_at = None
 
@@ -62,7 +62,8 @@ class Backlog:
         """Say whether new turns are to be refused, by the last answer."""
         return self._is_full
 
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
+        """Say whether the last answer is old, to one request a second."""
         now = monotonic()
         with self._lock:
             if self._asked_at is not None and now - self._asked_at < _LOOK_SECONDS:
@@ -76,18 +77,22 @@ class Look:
 
     Args:
         backlog: The process's.
-        is_due: Whether this request is the one that asks the database.
     """
 
-    def __init__(self, backlog: Backlog, *, is_due: bool) -> None:
+    def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
-        self.is_due = is_due
+        self.is_unanswered = False
+
+    def asks(self) -> bool:
+        """Say, just before it could ask the database, whether this request is the one that does."""
+        self.is_unanswered = self._backlog.is_due()
+        return self.is_unanswered
 
     def learn(self, seconds: float | None, heard_seconds: float | None) -> None:
         """Take the database's answer, where this request has asked; as `Backlog.learn`."""
-        if self.is_due:
+        if self.is_unanswered:
             self._backlog.learn(seconds, heard_seconds)
-            self.is_due = False
+            self.is_unanswered = False
 
     def is_full(self) -> bool:
         """Say whether new turns are to be refused."""

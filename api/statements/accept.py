@@ -220,7 +220,7 @@ def accept_turn(
         earlier = replay(db, caller, request.key, request.fingerprint, limits.idempotency)
         if earlier is not None:
             return earlier
-    session = _lock_and_read(db, caller, request, limits, asks_backlog=backlog.is_due)
+    session = _lock_and_read(db, caller, request, limits, asks_backlog=backlog.asks())
     backlog.learn(session.longest_seconds, session.heard_seconds)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})

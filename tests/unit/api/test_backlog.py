@@ -17,30 +17,36 @@ def backlog(clock):
 
 def test_one_request_a_second_asks(backlog, clock):
     with backlog.look() as first, backlog.look() as beside:
-        assert (first.is_due, beside.is_due) == (True, False)
+        assert (first.asks(), beside.asks()) == (True, False)
         first.learn(1.0, 1.0)
-    for now, is_due in ((1_000.9, False), (1_001.0, True)):
+    for now, asks in ((1_000.9, False), (1_001.0, True)):
         clock[0] = now
         with backlog.look() as look:
-            assert look.is_due == is_due
+            assert look.asks() == asks
             look.learn(1.0, 1.0)
 
 
-def test_a_request_that_did_not_come_to_ask_leaves_it_to_the_next(backlog):
-    with pytest.raises(ZeroDivisionError), backlog.look():
-        raise ZeroDivisionError
-    with backlog.look() as refused_before_it_asked:
-        assert refused_before_it_asked.is_due
+def test_a_request_that_is_refused_before_it_could_ask_leaves_it_to_others(backlog):
+    with backlog.look(), backlog.look() as look:
+        assert look.asks()
+        look.learn(1.0, 1.0)
+
+
+def test_the_next_request_asks_when_one_was_not_answered(backlog):
+    with backlog.look() as refused:
+        assert refused.asks()
     with backlog.look() as look:
-        assert look.is_due
+        assert look.asks()
 
 
 def test_what_was_found_holds_for_those_who_do_not_ask(backlog):
     with backlog.look() as look:
         assert not look.is_full()
+        assert look.asks()
         look.learn(61.0, 61.0)
         assert look.is_full()
     with backlog.look() as look:
+        assert not look.asks()
         look.learn(0.0, 0.0)  # not asked, so it is not theirs to say
         assert look.is_full()
 
