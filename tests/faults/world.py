@@ -42,10 +42,11 @@ END_SECONDS = 60.0
 """For any turn of these tests to be over, after the worst that is done to it."""
 AGAIN_SECONDS = 0.05
 SHORT_LEASE = {
-    # A lease that runs out within a test, and still six renewals long.
-    "LEASE_SECONDS": "3",
-    "LEASE_TRUST_SECONDS": "2",
-    "LEASE_RENEW_SECONDS": "0.5",
+    # A lease that runs out within a test, and still outlasts a machine that stands still for some seconds: a worker that
+    # lost its lease to that would have made an attempt more.
+    "LEASE_SECONDS": "8",
+    "LEASE_TRUST_SECONDS": "6",
+    "LEASE_RENEW_SECONDS": "1",
     "DRAIN_SECONDS": "2",
     # Every statement is sent by its text, so that a trap can name it.
     "DATABASE_PREPARE": "false",
