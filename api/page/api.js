@@ -6,6 +6,7 @@ const PAGE = 100; // the API's largest page
 const MAX_ROWS = 5_000; // of one session: beyond it a page in a browser is the wrong tool
 /** About 4 s of retrying before the user is asked; a stream is never given up, since the reader may come back. */
 const POLICY = { tries: 4, limitMs: 30_000, firstPauseMs: 600, longestPauseMs: 3_000, reconnectMs: Infinity };
+const READ_MS = 20_000; // for an answer that is there: longer is a fault
 const UNREACHABLE = { code: "network", title: "Turnkeeper cannot be reached", detail: "Check the connection and try again." };
 
 /** A refusal or failure in words (RFC 9457), with what a program needs to act on it. */
@@ -90,6 +91,12 @@ export function connect(key, onUnauthorized = () => undefined) {
     messages: (id) => told(all((page) => client.listMessages(id, { limit: PAGE, ...page }))),
     turns: (id) => told(all((page) => client.listTurns(id, { limit: PAGE, ...page }))),
     turn: (id) => told(client.getTurn(id)),
+    /** What was thought for an answer that is over: its events say it, or the snapshot in their place. */
+    async reasoning(id) {
+      const events = client.streamTurn(id, { limitMs: READ_MS });
+      await told(events.untilDone());
+      return events.reasoning;
+    },
     /** Post a turn; tried again with the same key, which cannot make a second one. */
     postTurn: (id, content, idempotencyKey, strategy, signal) =>
       told(

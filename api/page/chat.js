@@ -229,6 +229,7 @@ export class ChatView {
       view = new ExchangeView({
         onSend: (content, replaces) => this.#send(content, replaces),
         onCancel: (turnId) => this.#stop(this.#conversation.turns.get(turnId)),
+        onReasoning: (turnId) => this.#conversation.readReasoning(turnId),
       });
       this.#exchanges.set(id, view);
     }

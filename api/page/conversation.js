@@ -117,6 +117,14 @@ export class Conversation {
     }
   }
 
+  /** Read what was thought for an answer that is over; empty where the provider does not show it. Raises Problem. */
+  async readReasoning(turnId) {
+    const reasoning = await this.#api.reasoning(turnId);
+    const turn = this.turns.get(turnId);
+    if (turn && reasoning !== "") this.#put(Object.freeze({ ...turn, reasoning }));
+    return reasoning;
+  }
+
   /** Read the session, its turns and messages again, and take what they say. */
   async read() {
     if (this.#reading !== null) {

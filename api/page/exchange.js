@@ -1,22 +1,31 @@
 /** Shows one turn: the question, the answer as it grows, how it ended and what it cost. */
 
 import { TurnActions } from "./actions.js";
+import { Problem } from "./api.js";
 import { showControls } from "./controls.js";
 import { el, setText } from "./dom.js";
 import { tokenDetails, tokens, usd } from "./format.js";
 import { MarkdownView } from "./growing.js";
-import { outcome, remarks, soFar, standing } from "./words.js";
+import { mayHaveReasoned } from "./turn.js";
+import { explain, outcome, remarks, soFar, standing } from "./words.js";
 
+const READING = "Reading…";
 const fact = (className) => el("span", { class: className });
 
 export class ExchangeView {
+  #owner;
+  #turn = null;
   #question = null;
   #actions;
   #markdown;
   #parts;
 
-  /** @param {object} owner what `TurnActions` asks for */
+  /**
+   * @param {object} owner what `TurnActions` asks for, and `onReasoning: (turnId: string) => Promise<string>`, which has what
+   *   was thought shown here or raises Problem
+   */
   constructor(owner) {
+    this.#owner = owner;
     const text = el("div", { class: "text" });
     this.#markdown = new MarkdownView(text);
     this.#parts = {
@@ -33,6 +42,7 @@ export class ExchangeView {
     const { question, thoughts, outcome: end, remarks: notes, status, model, tokens: used, cost } = this.#parts;
     this.#actions = new TurnActions(question, owner);
     this.#parts.reasoning = el("details", { class: "reasoning", hidden: true }, el("summary", {}, "Reasoning"), thoughts);
+    this.#parts.reasoning.addEventListener("toggle", () => this.#readReasoning());
     this.#parts.answer = el("div", { class: "answer", dir: "auto" }, this.#parts.reasoning, text, end, notes);
     this.node = el(
       "article",
@@ -51,13 +61,14 @@ export class ExchangeView {
    */
   update(turn, exact, place) {
     const { question, thoughts, reasoning, answer } = this.#parts;
+    this.#turn = turn;
     this.node.dataset.turnId = turn.id;
     this.node.dataset.status = turn.status;
     if (exact === undefined || exact === null) delete this.node.dataset.exact;
     else this.node.dataset.exact = String(exact);
     this.#showQuestion(turn.question);
-    reasoning.hidden = turn.reasoning === "";
-    setText(thoughts, turn.reasoning);
+    reasoning.hidden = turn.reasoning === "" && !mayHaveReasoned(turn);
+    if (turn.reasoning !== "" || reasoning.hidden) setText(thoughts, turn.reasoning);
     this.#markdown.update(turn.content, { grows: !turn.done });
     // The cursor is this class: it goes with `done`, however the turn ended.
     answer.classList.toggle("is-streaming", !turn.done);
@@ -66,6 +77,20 @@ export class ExchangeView {
     this.#showOutcome(outcome(turn));
     this.#showRemarks(remarks(turn, exact));
     this.#showFacts(turn, place);
+  }
+
+  /** Fetch what was thought when a reader wants to see it: a page that was reloaded has the answers alone. */
+  async #readReasoning() {
+    const { thoughts, reasoning } = this.#parts;
+    if (!reasoning.open || this.#turn.reasoning !== "" || thoughts.textContent === READING) return;
+    thoughts.textContent = READING;
+    try {
+      const words = await this.#owner.onReasoning(this.#turn.id);
+      if (words === "") thoughts.textContent = "The provider does not show it.";
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      thoughts.textContent = explain(problem).title;
+    }
   }
 
   #showQuestion(words) {

@@ -28,6 +28,7 @@ export function newTurn(id, question = null) {
     historyTrimmed: 0,
     contentSha256: null,
     done: false,
+    followed: false, // whether its events came here: what was thought stands in them and not among the messages
     whole: true, // false when something was skipped: the text must be read again
   });
 }
@@ -84,7 +85,8 @@ export function applyEvent(turn, event) {
   if (event.seq <= turn.seq) return { turn, fate: "seen" };
   const isNext = event.seq === turn.seq + 1;
   if (!isNext && event.type !== "done") return { turn, fate: "hole" };
-  const next = { ...turn, ...changes(turn, event), seq: event.seq, attempt: event.attempt ?? turn.attempt };
+  const followed = turn.followed || event.seq === 1;
+  const next = { ...turn, ...changes(turn, event), seq: event.seq, attempt: event.attempt ?? turn.attempt, followed };
   return { turn: Object.freeze({ ...next, whole: turn.whole && isNext }), fate: "applied" };
 }
 
@@ -98,6 +100,7 @@ function applySnapshot(turn, snapshot) {
       attempt: snapshot.attempt ?? turn.attempt,
       content: snapshot.content ?? "",
       reasoning: snapshot.reasoning ?? "",
+      followed: true,
       whole: true,
     }),
     fate: "applied",
@@ -119,6 +122,9 @@ export function withRecord(turn, record) {
   if (turn.done || turn.seq > 0 || turn.status === "stopping") return Object.freeze({ ...turn, ...facts });
   return Object.freeze({ ...turn, ...facts, status: record.status });
 }
+
+/** Whether there may be reasoning that nobody has asked for yet: the answer was read from the store. */
+export const mayHaveReasoned = (turn) => turn.done && !turn.followed && (turn.usage?.reasoning_tokens ?? 0) > 0;
 
 /** Replace the text by the stored one. */
 export function withAnswer(turn, content) {

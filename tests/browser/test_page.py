@@ -93,6 +93,24 @@ def test_a_reload_in_mid_answer_carries_on_to_the_stored_text(signed_in: Page, s
     assert len(signed_in.locator(".exchange").all()) == 1
 
 
+def test_what_was_thought_can_be_read_after_a_reload(signed_in: Page) -> None:
+    say(signed_in, "[[tokens=10 reasoning=30]] Think.")
+    expect_ended(signed_in, "completed")
+    thoughts, summary = signed_in.locator(".thoughts"), signed_in.locator(".reasoning summary")
+    summary.click()
+    expect(thoughts).to_have_text(re.compile(r"(\S+\s+){20}"))
+    thought = thoughts.inner_text()
+    signed_in.reload()
+    expect_ended(signed_in, "completed")
+    expect(thoughts).to_have_text("")
+    summary.click()
+    expect(thoughts).to_have_text(thought)
+    say(signed_in, "[[tokens=10]] Do not.")
+    expect(signed_in.locator(".exchange")).to_have_count(2)
+    expect_ended(signed_in, "completed")
+    expect(summary.last).to_be_hidden()
+
+
 def test_a_finished_conversation_is_the_same_after_a_reload(signed_in: Page) -> None:
     say(signed_in, "How does Stop work?")
     expect_ended(signed_in, "completed")

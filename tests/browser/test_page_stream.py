@@ -528,6 +528,16 @@ def test_reasoning_is_folded_away_from_the_answer(service: Service) -> None:
     expect(text(service)).to_have_text("one ")
 
 
+def test_reasoning_that_cannot_be_read_again_says_why(service: Service) -> None:
+    service.ask()
+    service.settle("completed", "one two")
+    service.turns[0]["usage"] = USAGE | {"reasoning_tokens": 7}
+    open_session(service)
+    service.answers["POST", "/v1/tickets"] = lambda: problem(404, "not_found", "Not found")
+    service.page.locator(".reasoning summary").click()
+    expect(service.page.locator(".thoughts")).to_have_text("Not found.")
+
+
 def test_an_unknown_session_is_said_to_be_missing(service: Service) -> None:
     service.answers["GET", f"/v1/sessions/{SESSION}"] = lambda: problem(404, "not_found", "Not found")
     service.page.goto(f"http://localhost/#/sessions/{SESSION}")
