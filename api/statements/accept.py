@@ -61,8 +61,7 @@ _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
 # changed, the insert checks once more.
 # Only a budget has the history measured. Answers still to come are taken to be long; when one is longer yet, the
 # worker asks for the less (`worker/allowance.py`).
-_LOCK_AND_READ_SESSION: Final = Statement(
-    f"""
+_LOCK_AND_READ: Final = f"""
     select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            case when coalesce(o.daily_usd, o.monthly_usd) is not null then (
                select coalesce(sum(octet_length(m.content) + {MESSAGE_TOKENS}), 0) from turnkeeper.messages as m
@@ -74,16 +73,21 @@ _LOCK_AND_READ_SESSION: Final = Statement(
                  and a.status in ('queued', 'running', 'stopping')
            ) + coalesce(octet_length(s.system_prompt) + {MESSAGE_TOKENS}, 0) end as earlier_tokens,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
-           or s.created_at < now() - make_interval(secs => :age_seconds) as is_over,
-           w.seconds as longest_seconds, w.heard_seconds
+           or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
+           {{asked}}
     from (select pg_advisory_xact_lock({_SESSION_SPACE}, hashtext(cast(:session_id as text)))) as locked,
         turnkeeper.sessions as s join turnkeeper.organizations as o on o.id = s.organization_id
-        left join lateral (
-            select seconds, heard_seconds from turnkeeper.longest_wait() where cast(:asks_backlog as boolean)
-        ) as w on true
+        {{answer}}
     where s.organization_id = :organization_id and s.id = :session_id
       and (cast(:only_user as text) is null or s.user_name = :only_user)
     """
+# Two statements: of one with a switch in it PostgreSQL would make a plan each time, which costs more than to run it.
+_LOCK_AND_READ_SESSION: Final = Statement(_LOCK_AND_READ.format(asked="", answer=""))
+_LOCK_READ_AND_ASK: Final = Statement(
+    _LOCK_AND_READ.format(
+        asked=", w.seconds as longest_seconds, w.heard_seconds",
+        answer="left join turnkeeper.longest_wait() as w on true",
+    )
 )
 _ACTIVE_TURN: Final = text(
     """
@@ -220,8 +224,11 @@ def accept_turn(
         earlier = replay(db, caller, request.key, request.fingerprint, limits.idempotency)
         if earlier is not None:
             return earlier
-    session = _lock_and_read(db, caller, request, limits, asks_backlog=backlog.asks())
-    backlog.learn(session.longest_seconds, session.heard_seconds)
+    if backlog.asks():
+        session = _lock_and_read(db, caller, request, limits, _LOCK_READ_AND_ASK)
+        backlog.learn(session.longest_seconds, session.heard_seconds)
+    else:
+        session = _lock_and_read(db, caller, request, limits)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
         return Expired()
@@ -257,17 +264,20 @@ def accept_turn(
 
 
 def _lock_and_read(
-    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, *, asks_backlog: bool = False
+    db: Connection,
+    caller: Caller,
+    request: TurnRequest,
+    limits: Limits,
+    statement: Statement = _LOCK_AND_READ_SESSION,
 ) -> Row[Any]:
     """Hold the other posts to the session off and return it, with what it and, if asked, the queue are bound by."""
-    session = _LOCK_AND_READ_SESSION.one_or_none(
+    session = statement.one_or_none(
         db,
         {
             **scope_of(caller),
             "session_id": request.session_id,
             "idle_seconds": limits.session_idle.total_seconds(),
             "age_seconds": limits.session_age.total_seconds(),
-            "asks_backlog": asks_backlog,
         },
     )
     if session is None:
