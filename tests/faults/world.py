@@ -42,8 +42,8 @@ END_SECONDS = 60.0
 """For any turn of these tests to be over, after the worst that is done to it."""
 AGAIN_SECONDS = 0.05
 SHORT_LEASE = {
-    # A lease that runs out within a test, and still outlasts a machine that stands still for some seconds: a worker that
-    # lost its lease to that would have made an attempt more.
+    # A lease that runs out within a test, and still outlasts a machine that stands still for some seconds: a worker
+    # that lost its lease to that would have made an attempt more.
     "LEASE_SECONDS": "8",
     "LEASE_TRUST_SECONDS": "6",
     "LEASE_RENEW_SECONDS": "1",
