@@ -151,7 +151,7 @@ export class Outbox {
       return;
     }
     const { title, detail } = explain(problem);
-    outbox.mark(this.#place, key, `${title} ${detail}`.trim());
+    outbox.fail(this.#place, key, `${title} ${detail}`.trim());
     this.#draw();
     announce(`Not sent. ${title}`);
   }
@@ -164,7 +164,7 @@ export class Outbox {
 
   #retry(key) {
     this.#faults.delete(key);
-    outbox.mark(this.#place, key, null);
+    outbox.again(this.#place, key);
     this.#draw();
     this.#work();
   }

@@ -106,10 +106,14 @@ export const outbox = {
     const message = { key: randomKey(), content, replaces, at: Date.now(), isFailed: false, why: null };
     this.change(place, (kept) => [...kept, message]);
   },
-  /** Note that sending failed, and `why`; null for another try. */
-  mark(place, key, why) {
-    const marked = (message) => ({ ...message, isFailed: why !== null, why });
-    this.change(place, (kept) => kept.map((message) => (message.key === key ? marked(message) : message)));
+  /** Note that sending failed, and `why`. */
+  fail(place, key, why) {
+    this.change(place, (kept) => kept.map((message) => (message.key === key ? { ...message, isFailed: true, why } : message)));
+  },
+  /** Let a message go out once more. One that is older than its key is as good as new: the reader has decided. */
+  again(place, key, now = Date.now()) {
+    const renewed = ({ at, ...message }) => ({ ...message, at: now - at > KEY_LIVES_MS ? now : at, isFailed: false, why: null });
+    this.change(place, (kept) => kept.map((message) => (message.key === key ? renewed(message) : message)));
   },
   remove(place, key) {
     this.change(place, (kept) => kept.filter((message) => message.key !== key));
