@@ -19,7 +19,7 @@ from uuid import UUID
 from redis import Redis, RedisError
 from sqlalchemy import text
 
-from api.relay.store import Caller, OrganizationLimits
+from api.caller import Caller, OrganizationLimits
 from api.statements import keys
 from shared.accounts import digest
 from shared.database import Database

@@ -20,7 +20,7 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.statements.idempotency import has_turn
 from api.statements.limits import user_of_session
 from api.windows import Count, LocalWindows, Window

@@ -14,7 +14,7 @@ from uuid import UUID
 from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.requests import path_id, read_body, read_query, request_id_of
 from api.services import Services, services
 from shared.accounts import KeyRole

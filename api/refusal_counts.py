@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.statements.refusals import Refused, add_refusals
 from shared.database import Database
 from shared.errors import ProblemCode, RefusedError, UnavailableError

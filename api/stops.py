@@ -6,8 +6,8 @@ step.
 
 from uuid import UUID
 
+from api.caller import Caller
 from api.outbox import Ended, Nudge, Outbox
-from api.relay.store import Caller
 from api.statements import turns
 from api.statements.turns import StoppedTurn
 from shared.database import Database

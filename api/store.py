@@ -7,8 +7,9 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from api.auth import Authenticator
+from api.caller import Caller
 from api.outbox import Outbox
-from api.relay.store import Caller, TurnState
+from api.relay.store import TurnState
 from api.statements import sessions, turns
 from api.stops import stop
 from shared.database import Database

@@ -9,10 +9,10 @@ from uuid import UUID
 from flask import Request, Response, request
 
 from api.auth import Authenticator
+from api.caller import Caller
 from api.operation import Call
 from api.relay.places import Reader, address_of
 from api.relay.sse import stream_events
-from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
 from shared.settings import Settings
 

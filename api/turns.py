@@ -12,10 +12,10 @@ from sqlalchemy import Row
 
 from api import models, queries, resources
 from api.backlog import backlog_of
+from api.caller import Caller
 from api.cursors import NumberCursor
 from api.operation import Call, Operation, Reply
 from api.outbox import Ring
-from api.relay.store import Caller
 from api.requests import idempotency_key_of, invalid, traceparent_of
 from api.sessions import require_session
 from api.statements import turns

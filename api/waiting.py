@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.statements import turns
 from shared.database import Database
 from shared.turns import TERMINAL

@@ -14,8 +14,8 @@ from uuid import UUID
 from redis import RedisError
 from sqlalchemy import Row, text
 
+from api.caller import Caller
 from api.outbox import Outbox
-from api.relay.store import Caller
 from api.statements import sessions, turns
 from api.stops import tell_stop
 from shared.database import Database, engine_for

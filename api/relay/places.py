@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from uuid import UUID
 
-from api.relay.store import Caller
+from api.caller import Caller
 
 CountedT = TypeVar("CountedT")
 

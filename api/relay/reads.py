@@ -5,9 +5,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from api.caller import Caller
 from api.relay.log import LogReader
 from api.relay.questions import Questions
-from api.relay.store import Caller, StreamStore
+from api.relay.store import StreamStore
 from shared.errors import UnavailableError
 from shared.events import timestamp
 from shared.replay import Answer, Asking, Pause, ReadLog, Turn

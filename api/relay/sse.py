@@ -13,10 +13,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Response, request
 
+from api.caller import Caller
 from api.relay import handover
 from api.relay.hub import Hub
 from api.relay.places import Reader, address_of
-from api.relay.store import Caller, TurnState
+from api.relay.store import TurnState
 from shared.errors import ProblemCode, RefusedError
 
 HEADERS: Final = {

@@ -5,32 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from api.caller import Caller
 from shared.replay import RowState
 from shared.turns import TurnStatus
-
-
-@dataclass(frozen=True, slots=True)
-class OrganizationLimits:
-    """An organization's own limits, as old as its key's answer; None is none of its own, 0 allows nothing."""
-
-    max_turns_per_session: int | None = None
-    turns_per_minute_per_user: int | None = None
-    turns_per_hour: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who reads: a key of an organization, or a ticket, which is good for `session_id` only.
-
-    A ticket's caller has no `limits`: it asks for no turns.
-    """
-
-    organization_id: UUID
-    key_id: UUID | None
-    role: str
-    user: str | None
-    session_id: UUID | None
-    limits: OrganizationLimits = OrganizationLimits()
 
 
 @dataclass(frozen=True, slots=True)

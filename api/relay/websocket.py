@@ -10,10 +10,10 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_sock import Sock
 from simple_websocket import Server
 
+from api.caller import Caller
 from api.relay import handover
 from api.relay.hub import Hub
 from api.relay.places import Reader, address_of
-from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
 
 SUBPROTOCOL: Final = "turnkeeper.v1"

@@ -20,9 +20,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from api.backlog import Look
+from api.caller import Caller, scope_of
 from api.multitask import MultitaskStrategy
-from api.relay.store import Caller
-from api.statements.caller import scope_of
 from api.statements.holds import take_hold
 from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from api.relay.store import Caller
+from api.caller import Caller
 from shared.errors import ProblemCode, RefusedError
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from api.relay.store import Caller
+from api.caller import Caller
 
 _USER: Final = text(
     "select user_name from turnkeeper.sessions where organization_id = :organization_id and id = :session_id"

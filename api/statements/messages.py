@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from api.relay.store import Caller
+from api.caller import Caller
 
 _LIST: Final = text(
     """

@@ -9,9 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from api.caller import Caller, scope_of
 from api.cursors import TimeCursor
-from api.relay.store import Caller
-from api.statements.caller import scope_of
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.turns import ACTIVE, SessionStatus

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from api.relay.store import Caller
-from api.statements.caller import scope_of
+from api.caller import Caller, scope_of
 from shared.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
 
 _MOST_SINCE: Final = 20

@@ -12,10 +12,11 @@ from uuid import UUID
 
 from flask import Flask, Response, jsonify, request
 
+from api.caller import Caller
 from api.relay.hub import Hub
 from api.relay.places import Limits
 from api.relay.sse import parse_cursor, stream_events
-from api.relay.store import Caller, TurnState
+from api.relay.store import TurnState
 from api.relay.websocket import register
 from shared.errors import PROBLEMS, RefusedError, UnavailableError
 from shared.ids import parse_id

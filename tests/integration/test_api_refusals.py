@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from api.caller import Caller
 from api.refusal_counts import Refusals
-from api.relay.store import Caller
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 

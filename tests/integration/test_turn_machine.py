@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.statements.turns import stop_turn
 from shared.errors import Fault
 from shared.ids import new_id

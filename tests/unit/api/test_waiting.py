@@ -3,7 +3,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.relay.store import Caller
+from api.caller import Caller
 from api.waiting import Waiting
 from shared.turns import TurnStatus
 

@@ -4,8 +4,8 @@ from uuid import UUID
 
 import pytest
 
+from api.caller import Caller
 from api.relay.places import Limits, Places, Reader, address_of
-from api.relay.store import Caller
 
 
 def reader(address, *, organization=1, key=1):
