@@ -19,9 +19,9 @@ from sqlalchemy import text
 from shared.database import Database
 from shared.errors import UnavailableError
 from shared.turns import StopReason
-from worker.attempt import Attempt
-from worker.outcome import Answer
 from worker.provider import Provider
+from worker.turn.attempt import Attempt
+from worker.turn.outcome import Answer
 
 _log = logging.getLogger("turnkeeper.leases")
 

@@ -13,9 +13,9 @@ from shared.events import EventType, decode_header
 from shared.redis_names import call_key, log_key
 from shared.transcript import Transcript
 from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.allowance import within_limit
 from worker.call_note import CallNote, read_note
-from worker.outcome import Answer
+from worker.turn.allowance import within_limit
+from worker.turn.outcome import Answer
 
 _log = logging.getLogger("turnkeeper.sweeper")
 

@@ -9,10 +9,10 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.tally import Tally
 from shared.turns import TERMINAL, TurnStatus
-from worker.breaker import Breaker
-from worker.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.publisher import Publisher
-from worker.settle import Ending
+from worker.turn.breaker import Breaker
+from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.turn.settle import Ending
 
 _CLASSES: Final = {
     "input_tokens": "input",

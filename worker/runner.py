@@ -28,22 +28,22 @@ from shared.settings import Settings
 from shared.tracing.span import Recorder
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.aborts import AbortWatcher
-from worker.allowance import Allowance
-from worker.attempt import Attempt
-from worker.breaker import Breaker
 from worker.calm import Calm
 from worker.channel import Channel
-from worker.claim import Claim, claim_next_turn
-from worker.continuation import is_continued
 from worker.leases import LeaseKeeper
 from worker.metrics import WorkerMetrics
-from worker.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
-from worker.prompt import PromptRefusedError, build_prompt
 from worker.provider import Prompt, Provider
 from worker.publisher import Publisher
-from worker.retry import Retries, RetryBudget
-from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
 from worker.traces import AttemptTrace, trace_of
+from worker.turn.allowance import Allowance
+from worker.turn.attempt import Attempt
+from worker.turn.breaker import Breaker
+from worker.turn.claim import Claim, claim_next_turn
+from worker.turn.continuation import is_continued
+from worker.turn.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.turn.prompt import PromptRefusedError, build_prompt
+from worker.turn.retry import Retries, RetryBudget
+from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
 
 _log = logging.getLogger("turnkeeper.runner")
 

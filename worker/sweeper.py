@@ -31,15 +31,15 @@ from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
-from worker.continuation import is_continued
 from worker.left_behind import Left, left_behind
 from worker.metrics import WorkerMetrics
-from worker.outcome import Requeued, Stopped
 from worker.provider import Capabilities
 from worker.publisher import Publisher
 from worker.retention import forget_old_sessions
-from worker.retry import MOST_ATTEMPTS
-from worker.settle import Ending, Settlement, UnpayableError, error_of, lost, settle
+from worker.turn.continuation import is_continued
+from worker.turn.outcome import Requeued, Stopped
+from worker.turn.retry import MOST_ATTEMPTS
+from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, settle
 
 _log = logging.getLogger("turnkeeper.sweeper")
 

@@ -13,8 +13,8 @@ from shared.tracing.context import TraceContext
 from shared.tracing.span import Recorder, Span, known
 from shared.tracing.turns import TURN_ID, context_of_turn, record_turn
 from shared.turns import TERMINAL, TurnStatus
-from worker.claim import Claim
-from worker.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.turn.claim import Claim
+from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 
 _NS: Final = 1_000_000_000
 

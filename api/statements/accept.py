@@ -59,7 +59,7 @@ _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
 # What is read is as old as the statement, which may have waited for the lock: what a post that was before it has
 # changed, the insert checks once more.
 # Only a budget has the history measured. Answers still to come are taken to be long; when one is longer yet, the
-# worker asks for the less (`worker/allowance.py`).
+# worker asks for the less (`worker/turn/allowance.py`).
 _LOCK_AND_READ: Final = f"""
     select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            case when coalesce(o.daily_usd, o.monthly_usd) is not null then (

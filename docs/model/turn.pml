@@ -8,7 +8,7 @@
  */
 
 #ifndef ATTEMPTS
-#define ATTEMPTS  2     /* worker/retry.py: MOST_ATTEMPTS, which is 3 */
+#define ATTEMPTS  2     /* worker/turn/retry.py: MOST_ATTEMPTS, which is 3 */
 #endif
 #ifndef TEXTS
 #define TEXTS     1     /* deltas of an answer */
@@ -222,7 +222,7 @@ inline write_owner(to) {
     fi
 }
 
-/* worker/settle.py for an owner: one statement, guarded by the attempt. */
+/* worker/turn/settle.py for an owner: one statement, guarded by the attempt. */
 inline settle_owner(to) {
 #ifdef NO_ATOMIC_SETTLE
     /* Mutant: read whether it may, then write. */

@@ -19,12 +19,12 @@ from shared.settings import load_settings
 from shared.turns import Role, StopReason
 from shared.usage import UsageSource
 from tests.children import search_rest
-from worker.attempt import Attempt
-from worker.breaker import Breaker
-from worker.outcome import Stopped
 from worker.provider import Prompt, PromptMessage
 from worker.providers import build_provider
-from worker.retry import Retries, RetryBudget
+from worker.turn.attempt import Attempt
+from worker.turn.breaker import Breaker
+from worker.turn.outcome import Stopped
+from worker.turn.retry import Retries, RetryBudget
 
 LIMIT_SECONDS = 60
 SENT = 8

@@ -18,7 +18,7 @@ from tests.e2e.conftest import running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS
 
 TRIES = 3
-"""The call and what `worker/retry.py` adds for a provider that cannot be reached."""
+"""The call and what `worker/turn/retry.py` adds for a provider that cannot be reached."""
 ANSWER = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
     b'data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":"stop"}]}\n\n'

@@ -14,9 +14,9 @@ from shared.price_table import read_price_table
 from shared.provider_settings import ProviderName
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
-from worker.claim import claim_turn
-from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
-from worker.settle import Settlement, settle, settled_row
+from worker.turn.claim import claim_turn
+from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
+from worker.turn.settle import Settlement, settle, settled_row
 
 pytestmark = pytest.mark.usefixtures("one_day")
 

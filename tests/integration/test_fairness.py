@@ -20,10 +20,10 @@ from shared.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker
 from worker import runner
-from worker.claim import claim_next_turn
-from worker.outcome import NOTHING, Completed
-from worker.settle import Settlement, settle
 from worker.sweeper import Sweeper
+from worker.turn.claim import claim_next_turn
+from worker.turn.outcome import NOTHING, Completed
+from worker.turn.settle import Settlement, settle
 
 DEADLINE_SECONDS = 60
 DOORBELLS = "turns:turns"

@@ -19,9 +19,9 @@ from shared.settings import load_settings
 from shared.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
 from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
-from worker.claim import Claim
-from worker.outcome import Completed
-from worker.settle import settle
+from worker.turn.claim import Claim
+from worker.turn.outcome import Completed
+from worker.turn.settle import settle
 
 HEAD = """
 from alembic import op

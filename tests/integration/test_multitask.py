@@ -14,9 +14,9 @@ from shared.redis_names import abort_key, log_key
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from tests.integration.conftest import until
-from worker.claim import claim_next_turn
-from worker.outcome import Answer, Completed, Requeued, Stopped
-from worker.settle import Settlement, settle
+from worker.turn.claim import claim_next_turn
+from worker.turn.outcome import Answer, Completed, Requeued, Stopped
+from worker.turn.settle import Settlement, settle
 
 WORKER = new_id()
 ROUNDS = 12

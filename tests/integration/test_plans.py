@@ -14,9 +14,9 @@ from shared.migrate import migrate
 from shared.turns import FinishReason
 from shared.usage import Usage, UsageSource
 from turnkeeper.embedded import EmbeddedPostgres
-from worker.claim import claim_next_turn
-from worker.outcome import Answer, Completed
-from worker.settle import Settlement, settle
+from worker.turn.claim import claim_next_turn
+from worker.turn.outcome import Answer, Completed
+from worker.turn.settle import Settlement, settle
 
 SESSIONS = 3000
 TURNS = 40

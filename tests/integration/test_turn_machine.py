@@ -31,11 +31,11 @@ from shared.ids import new_id
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from worker import leases, sweeper
-from worker.claim import Claim, claim_turn
 from worker.left_behind import Left, source_of, usage_of
-from worker.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.provider import Capabilities
-from worker.settle import Settlement, UnpayableError, settle
+from worker.turn.claim import Claim, claim_turn
+from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
+from worker.turn.settle import Settlement, UnpayableError, settle
 
 pytestmark = pytest.mark.usefixtures("one_day")
 

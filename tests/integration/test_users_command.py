@@ -15,9 +15,9 @@ from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from turnkeeper.cli import main
 from turnkeeper.erasure import Erasure
-from worker.claim import claim_turn
-from worker.outcome import Answer, Completed, Stopped
-from worker.settle import Settlement, settle
+from worker.turn.claim import claim_turn
+from worker.turn.outcome import Answer, Completed, Stopped
+from worker.turn.settle import Settlement, settle
 
 WORDS = "words that must go"
 ANSWER = Answer(WORDS, WORDS, called=True, usage=Usage(3, 0, 0, 7, 0), usage_source=UsageSource.PROVIDER)

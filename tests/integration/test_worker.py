@@ -21,10 +21,10 @@ from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channe
 from shared.settings import load_settings
 from tests.integration.conftest import LONG_LEASES, be_patient, until
 from worker import runner, sweeper
-from worker.claim import claim_turn
 from worker.left_behind import left_behind
 from worker.main import Worker
-from worker.settle import settle
+from worker.turn.claim import claim_turn
+from worker.turn.settle import settle
 
 DEADLINE_SECONDS = 60
 

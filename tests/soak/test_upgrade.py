@@ -71,7 +71,7 @@ def test_a_column_that_goes_while_the_release_before_writes_it_is_found(clone: P
     """The new release knows nothing of the column, so that by itself it is right on both schemas."""
     change(
         clone,
-        "worker/settle.py",
+        "worker/turn/settle.py",
         ("            history_trimmed = cast(:history_trimmed as integer),\n", ""),
         ('        "history_trimmed": settlement.history_trimmed,\n', ""),
     )
@@ -91,7 +91,7 @@ def test_a_column_that_is_renamed_is_found(clone: Path):
 """
     change(
         clone,
-        "worker/settle.py",
+        "worker/turn/settle.py",
         ("            history_trimmed = cast(", "            left_out = cast("),
     )
     change(clone, "api/statements/turns.py", ("t.history_trimmed,", "t.left_out as history_trimmed,"))

@@ -12,7 +12,7 @@ from shared.price_table import Price
 from shared.prices import most_cost
 from shared.turns import Role
 from turnkeeper.scripted.ask import Dialect, read_ask
-from worker.prompt import StoredMessage, build_prompt, prompt_tokens
+from worker.turn.prompt import StoredMessage, build_prompt, prompt_tokens
 
 PRICE = Price(Decimal(3), Decimal(15), Decimal("0.30"), Decimal("3.75"), Decimal(6))
 CONTEXT = 1000

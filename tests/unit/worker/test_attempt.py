@@ -14,10 +14,6 @@ from shared.price_table import PriceTable
 from shared.prices import PricedModel
 from shared.turns import FinishReason, Role, StopReason
 from shared.usage import Usage, UsageSource
-from worker.allowance import Allowance
-from worker.attempt import Attempt
-from worker.breaker import Breaker
-from worker.outcome import Completed, Failed, Fenced, Requeued, Stopped
 from worker.provider import (
     Capabilities,
     ContentDelta,
@@ -28,7 +24,11 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
-from worker.retry import RetryBudget
+from worker.turn.allowance import Allowance
+from worker.turn.attempt import Attempt
+from worker.turn.breaker import Breaker
+from worker.turn.outcome import Completed, Failed, Fenced, Requeued, Stopped
+from worker.turn.retry import RetryBudget
 
 PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
 USED = Usage(input_tokens=3, output_tokens=2)

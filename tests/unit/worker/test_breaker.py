@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import Fault, ProviderError
-from worker.breaker import Breaker, Call
+from worker.turn.breaker import Breaker, Call
 
 BUSY = Fault.PROVIDER_OVERLOADED
 

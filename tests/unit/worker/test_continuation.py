@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from shared.turns import Role
 from shared.usage import Usage, UsageSource
-from worker.continuation import Seam, continued, is_continued
-from worker.outcome import Answer
 from worker.provider import Capabilities, Prompt, PromptMessage
+from worker.turn.continuation import Seam, continued, is_continued
+from worker.turn.outcome import Answer
 
 ABLE = Capabilities(continuation=True)
 PROMPT = Prompt((PromptMessage(Role.USER, "question"),), None, 100)

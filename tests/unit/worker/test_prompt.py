@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.errors import Fault
 from shared.turns import Role
-from worker.prompt import PromptRefusedError, StoredMessage, build_prompt, prompt_tokens
+from worker.turn.prompt import PromptRefusedError, StoredMessage, build_prompt, prompt_tokens
 
 ANSWER_TOKENS = 100
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Fault
-from worker.retry import Retries, RetryBudget
+from worker.turn.retry import Retries, RetryBudget
 
 
 def rule(chance=0.5):

@@ -5,9 +5,9 @@ from typing import Final
 
 from shared.errors import Fault, ProviderError
 from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.allowance import within_limit
-from worker.prompt import prompt_tokens
 from worker.provider import Capabilities, Prompt
+from worker.turn.allowance import within_limit
+from worker.turn.prompt import prompt_tokens
 
 _NOTHING: Final = Usage()
 _REFUSALS: Final = frozenset(

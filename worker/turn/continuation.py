@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from shared.turns import Role
 from shared.usage import estimate_tokens
-from worker.outcome import Answer
 from worker.provider import Capabilities, Prompt, PromptMessage
+from worker.turn.outcome import Answer
 
 
 def is_continued(answer: Answer, capabilities: Capabilities) -> bool:

@@ -21,7 +21,7 @@ from shared.provider_settings import ProviderSettings
 from shared.statement import Statement
 from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
 from shared.usage import Usage
-from worker.outcome import Answer, Completed, Failed, Requeued, Stopped
+from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 
 _COLUMNS: Final = """
     t.id, t.session_id, t.status, t.attempt, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens,

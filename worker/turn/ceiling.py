@@ -4,9 +4,9 @@ from typing import Final
 
 from shared.holds import MOST_BYTES_PER_TOKEN
 from shared.usage import Usage
-from worker.allowance import Allowance
-from worker.consumption import Consumption
 from worker.provider import Capabilities, Prompt
+from worker.turn.allowance import Allowance
+from worker.turn.consumption import Consumption
 
 _UNLIMITED: Final = 1 << 62
 

@@ -16,13 +16,7 @@ from shared.events import EventType
 from shared.failpoints import Failpoint
 from shared.turns import StopReason
 from shared.usage import Usage
-from worker.allowance import Allowance
-from worker.breaker import Breaker, Call
-from worker.ceiling import Ceiling
 from worker.channel import Channel
-from worker.consumption import Consumption, prompt_of
-from worker.continuation import Seam, continued
-from worker.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.provider import (
     ContentDelta,
     Finish,
@@ -33,7 +27,13 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
-from worker.retry import Retries
+from worker.turn.allowance import Allowance
+from worker.turn.breaker import Breaker, Call
+from worker.turn.ceiling import Ceiling
+from worker.turn.consumption import Consumption, prompt_of
+from worker.turn.continuation import Seam, continued
+from worker.turn.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
+from worker.turn.retry import Retries
 
 _log = logging.getLogger("turnkeeper.attempt")
 

@@ -16,7 +16,7 @@ from sqlalchemy import Row
 from shared.database import Database
 from shared.statement import Statement
 from shared.turns import Role
-from worker.prompt import StoredMessage
+from worker.turn.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16
 """More than any text has; bounds what is read of a long history before its tokens are estimated."""

@@ -1,0 +1,1 @@
+"""One turn, from the claim to its settlement."""
