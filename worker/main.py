@@ -43,7 +43,7 @@ from worker.metrics import WorkerMetrics
 from worker.provider import Provider
 from worker.providers import build_provider
 from worker.providers.traced import TracedProvider
-from worker.publisher import Publisher
+from worker.publishing.publisher import Publisher
 from worker.pulse import Pulse
 from worker.runner import Runner
 from worker.sweeper import Sweeper

@@ -9,7 +9,7 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.tally import Tally
 from shared.turns import TERMINAL, TurnStatus
-from worker.publisher import Publisher
+from worker.publishing.publisher import Publisher
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.settle import Ending

@@ -34,7 +34,7 @@ from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from worker.left_behind import Left, left_behind
 from worker.metrics import WorkerMetrics
 from worker.provider import Capabilities
-from worker.publisher import Publisher
+from worker.publishing.publisher import Publisher
 from worker.retention import forget_old_sessions
 from worker.turn.continuation import is_continued
 from worker.turn.outcome import Requeued, Stopped

@@ -12,8 +12,8 @@ import redis
 from shared.events import EventEncoder, EventType
 from shared.ids import new_id
 from shared.redis_names import log_key
-from worker.channel import Channel
-from worker.publisher import Publisher
+from worker.publishing.channel import Channel
+from worker.publishing.publisher import Publisher
 
 DEADLINE_SECONDS = 60
 ACCEPTED = [(1, b'{"seq":1}'), (2, b'{"seq":2}')]

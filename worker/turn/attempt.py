@@ -16,7 +16,6 @@ from shared.events import EventType
 from shared.failpoints import Failpoint
 from shared.turns import StopReason
 from shared.usage import Usage
-from worker.channel import Channel
 from worker.provider import (
     ContentDelta,
     Finish,
@@ -27,6 +26,7 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
+from worker.publishing.channel import Channel
 from worker.turn.allowance import Allowance
 from worker.turn.breaker import Breaker, Call
 from worker.turn.ceiling import Ceiling

@@ -15,7 +15,7 @@ from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Pages, PagesError, Sum
 from shared.metrics.table import METRICS, Kind, Service
 from shared.metrics.tally import PLACES, SIZE, Tally
-from worker.flow import Flow
+from worker.publishing.flow import Flow
 
 DEAD = """
 import os, signal, sys

@@ -22,9 +22,9 @@ from shared.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
 from shared.metrics.tally import Tally
 from shared.redis_names import call_key, events_channel, log_key
 from shared.wire import Wire, pack
-from worker.call_note import CallNote
-from worker.channel import Channel
-from worker.flow import Flow
+from worker.publishing.call_note import CallNote
+from worker.publishing.channel import Channel
+from worker.publishing.flow import Flow
 
 _log = logging.getLogger("turnkeeper.publisher")
 

@@ -18,10 +18,10 @@ from shared.redis_names import events_channel, log_key
 from shared.turns import TurnStatus
 from shared.usage import Usage, UsageSource
 from shared.wire import pack
-from worker.call_note import CallNote
+from worker.publishing.call_note import CallNote
 
 if TYPE_CHECKING:
-    from worker.publisher import Publisher
+    from worker.publishing.publisher import Publisher
 
 _log = logging.getLogger("turnkeeper.publisher")
 

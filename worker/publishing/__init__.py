@@ -1,0 +1,1 @@
+"""What an attempt publishes, and its way to Redis."""
