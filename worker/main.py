@@ -36,8 +36,6 @@ from shared.metrics.tally import Tally
 from shared.observing import begin_observing
 from shared.settings import Settings, load_settings
 from shared.tracing.begin import begin_tracing
-from worker.aborts import AbortWatcher
-from worker.leases import LeaseKeeper
 from worker.loop import LoopThread
 from worker.metrics import WorkerMetrics
 from worker.provider import Provider
@@ -45,8 +43,10 @@ from worker.providers import build_provider
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
 from worker.pulse import Pulse
+from worker.recovery.aborts import AbortWatcher
+from worker.recovery.leases import LeaseKeeper
+from worker.recovery.sweeper import Sweeper
 from worker.runner import Runner
-from worker.sweeper import Sweeper
 
 _log = logging.getLogger("turnkeeper.worker")
 

@@ -27,13 +27,13 @@ from shared.logs import log_ids
 from shared.settings import Settings
 from shared.tracing.span import Recorder
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
-from worker.aborts import AbortWatcher
 from worker.calm import Calm
-from worker.leases import LeaseKeeper
 from worker.metrics import WorkerMetrics
 from worker.provider import Prompt, Provider
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
+from worker.recovery.aborts import AbortWatcher
+from worker.recovery.leases import LeaseKeeper
 from worker.traces import AttemptTrace, trace_of
 from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt

@@ -333,7 +333,7 @@ drop:
     goto idle
 }
 
-/* worker/leases.py, a thread of each worker: one round, where it brings news. */
+/* worker/recovery/leases.py, a thread of each worker: one round, where it brings news. */
 proctype Leases(byte me) {
 end:do
     :: atomic { held[me] && owner == me && held[me] == attempt && is_active &&
@@ -345,7 +345,7 @@ end:do
     od
 }
 
-/* worker/sweeper.py. The advisory lock makes it one. */
+/* worker/recovery/sweeper.py. The advisory lock makes it one. */
 active proctype Sweeper() {
     byte found = 0, texts = 0, next = 0, writer = 0;
     mtype was = 0, outcome = 0;

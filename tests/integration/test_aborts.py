@@ -8,8 +8,8 @@ import redis
 from shared.ids import new_id
 from shared.redis_names import abort_key
 from shared.turns import StopReason
-from worker import aborts
-from worker.aborts import AbortWatcher
+from worker.recovery import aborts
+from worker.recovery.aborts import AbortWatcher
 
 DEADLINE_SECONDS = 60
 

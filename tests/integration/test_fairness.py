@@ -20,7 +20,7 @@ from shared.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker
 from worker import runner
-from worker.sweeper import Sweeper
+from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import NOTHING, Completed
 from worker.turn.settle import Settlement, settle
@@ -488,7 +488,7 @@ def test_the_sweeper_is_back_when_the_next_lease_runs_out(floor, monkeypatch):
     keeper = Sweeper(floor.settings, new_id(), floor.database, None, None, lambda *_: None)
     assert keeper.sweep() == 1.0
     floor.fill(own, 2)
-    monkeypatch.setattr("worker.sweeper._EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr("worker.recovery.sweeper._EVERY_SECONDS", 1000.0)
     for lease_seconds in (300, 100):
         claim_next_turn(floor.database, floor.worker, None, lease_seconds=lease_seconds, context_tokens=1000)
         assert lease_seconds - 60 < keeper.sweep() <= lease_seconds

@@ -30,9 +30,9 @@ from shared.errors import Fault
 from shared.ids import new_id
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
-from worker import leases, sweeper
-from worker.left_behind import Left, source_of, usage_of
 from worker.provider import Capabilities
+from worker.recovery import leases, sweeper
+from worker.recovery.left_behind import Left, source_of, usage_of
 from worker.turn.claim import Claim, claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.settle import Settlement, UnpayableError, settle

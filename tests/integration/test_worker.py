@@ -20,9 +20,10 @@ from shared.metrics.tally import PLACES
 from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from shared.settings import load_settings
 from tests.integration.conftest import LONG_LEASES, be_patient, until
-from worker import runner, sweeper
-from worker.left_behind import left_behind
+from worker import runner
 from worker.main import Worker
+from worker.recovery import sweeper
+from worker.recovery.left_behind import left_behind
 from worker.turn.claim import claim_turn
 from worker.turn.settle import settle
 
@@ -321,7 +322,7 @@ def test_a_turn_that_cannot_be_taken_up_keeps_no_other_waiting(desk, monkeypatch
             raise RuntimeError("a mistake")
         return real(row, *rest)
 
-    monkeypatch.setattr("worker.sweeper.left_behind", mistaken)
+    monkeypatch.setattr("worker.recovery.sweeper.left_behind", mistaken)
     for turn in (stuck, other):  # the first whose lease ran out is the first that is looked at
         desk.claimed_elsewhere(turn)
         desk.lapse(turn)

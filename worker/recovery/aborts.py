@@ -17,7 +17,7 @@ from shared.ids import parse_id
 from shared.redis_names import ABORT_CHANNEL, abort_key
 from shared.turns import StopReason
 from shared.wire import Wire, pack
-from worker.leases import LeaseKeeper
+from worker.recovery.leases import LeaseKeeper
 
 _log = logging.getLogger("turnkeeper.aborts")
 

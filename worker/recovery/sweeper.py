@@ -31,11 +31,11 @@ from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
-from worker.left_behind import Left, left_behind
 from worker.metrics import WorkerMetrics
 from worker.provider import Capabilities
 from worker.publishing.publisher import Publisher
-from worker.retention import forget_old_sessions
+from worker.recovery.left_behind import Left, left_behind
+from worker.recovery.retention import forget_old_sessions
 from worker.turn.continuation import is_continued
 from worker.turn.outcome import Requeued, Stopped
 from worker.turn.retry import MOST_ATTEMPTS
