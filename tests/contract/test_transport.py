@@ -12,9 +12,9 @@ import psutil
 import pytest
 import uvloop
 
-from worker.egress import MOST_ADDRESSES, SystemResolver
-from worker.stock_transport import PinnedHttpxTransport
-from worker.transport import UpstreamTransport
+from worker.transport.egress import MOST_ADDRESSES, SystemResolver
+from worker.transport.pool import UpstreamTransport
+from worker.transport.stock import PinnedHttpxTransport
 
 LIMIT_SECONDS = 60
 

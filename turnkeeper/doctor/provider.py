@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from shared.environment import Reader
 from shared.provider_settings import ProviderSettings, read_provider
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, warning, wrong
-from worker.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
+from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 
 PLACEHOLDER: Final = "only-the-worker-has-it"
 """What docker-compose.yml and the Kubernetes example give those that call nobody."""

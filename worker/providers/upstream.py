@@ -16,7 +16,7 @@ from worker.provider import Capabilities, Item, Prompt
 from worker.providers.answer import Answer, Reader
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
 from worker.providers.silence import SilenceWatch
-from worker.sse import SseDecoder, SseEvent, SseLimitError
+from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
 MAX_ERROR_BYTES: Final = 8 * 1024
 """What is read of a refusal: enough for its code, whatever else it holds."""

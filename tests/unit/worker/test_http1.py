@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.http1 import MAX_BUFFERED_BYTES, Http1Connection
+from worker.transport.http1 import MAX_BUFFERED_BYTES, Http1Connection
 
 
 class Wire:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.sse import SseDecoder, SseLimitError
+from worker.transport.sse import SseDecoder, SseLimitError
 
 LIMIT = 1000
 

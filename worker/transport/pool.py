@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 
 import httpx
 
-from worker.egress import Resolver, SystemResolver, first_connection, trust
-from worker.http1 import Http1Connection
+from worker.transport.egress import Resolver, SystemResolver, first_connection, trust
+from worker.transport.http1 import Http1Connection
 
 IDLE_SECONDS: Final = 30.0
 """How long an unused connection is kept: below the 60 s after which common servers and NATs drop it."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import httpcore
 import httpx
 
-from worker.egress import Resolver, first_connection, trust
+from worker.transport.egress import Resolver, first_connection, trust
 
 
 class PinningBackend(httpcore.AsyncNetworkBackend):
