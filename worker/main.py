@@ -23,7 +23,6 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from shared import failpoints
-from shared.celery_settings import celery_settings
 from shared.collector import calm_collector
 from shared.database import Database
 from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
@@ -36,13 +35,14 @@ from shared.metrics.tally import Tally
 from shared.observing import begin_observing
 from shared.settings import Settings, load_settings
 from shared.tracing.begin import begin_tracing
-from worker.loop import LoopThread
 from worker.metrics import WorkerMetrics
-from worker.provider import Provider
+from worker.process.celery_settings import celery_settings
+from worker.process.loop import LoopThread
+from worker.process.pulse import Pulse
 from worker.providers import build_provider
+from worker.providers.provider import Provider
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
-from worker.pulse import Pulse
 from worker.recovery.aborts import AbortWatcher
 from worker.recovery.leases import LeaseKeeper
 from worker.recovery.sweeper import Sweeper
@@ -54,7 +54,7 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 """How long the end of the process waits for the last `done` to reach Redis."""
 
 
-_STRATEGY: Final = "worker.strategy:doorbell_strategy"
+_STRATEGY: Final = "worker.process.strategy:doorbell_strategy"
 _TRANSACTIONS_AT_ONCE: Final = 2
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims

@@ -27,9 +27,9 @@ from shared.logs import log_ids
 from shared.settings import Settings
 from shared.tracing.span import Recorder
 from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
-from worker.calm import Calm
 from worker.metrics import WorkerMetrics
-from worker.provider import Prompt, Provider
+from worker.process.calm import Calm
+from worker.providers.provider import Prompt, Provider
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher

@@ -19,8 +19,8 @@ from shared.settings import load_settings
 from shared.turns import Role, StopReason
 from shared.usage import UsageSource
 from tests.children import search_rest
-from worker.provider import Prompt, PromptMessage
 from worker.providers import build_provider
+from worker.providers.provider import Prompt, PromptMessage
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Stopped

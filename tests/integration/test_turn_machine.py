@@ -30,7 +30,7 @@ from shared.errors import Fault
 from shared.ids import new_id
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
-from worker.provider import Capabilities
+from worker.providers.provider import Capabilities
 from worker.recovery import leases, sweeper
 from worker.recovery.left_behind import Left, source_of, usage_of
 from worker.turn.claim import Claim, claim_turn

@@ -3,9 +3,9 @@
 import httpx
 
 from shared.provider_settings import ProviderName, ProviderSettings
-from worker.provider import Provider
 from worker.providers.anthropic import Anthropic
 from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.provider import Provider
 from worker.providers.upstream import Dialect, UpstreamProvider
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver
 from worker.transport.pool import IDLE_SECONDS, MAX_IDLE, UpstreamTransport

@@ -9,7 +9,7 @@ from shared.errors import Fault, ProviderError
 from shared.text import TextCleaner
 from shared.turns import FinishReason
 from shared.usage import Usage
-from worker.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
+from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
 
 MOST_TOKENS: Final = 10**9
 """A thousand times the largest context: a figure above is a mistake, and would empty a budget."""

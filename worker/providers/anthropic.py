@@ -13,10 +13,10 @@ from shared.errors import Fault, ProviderError
 from shared.provider_settings import ProviderSettings
 from shared.turns import FinishReason
 from shared.usage import Usage
-from worker.provider import Capabilities, Prompt
 from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
+from worker.providers.provider import Capabilities, Prompt
 
 _log = logging.getLogger("turnkeeper.provider")
 

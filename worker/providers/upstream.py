@@ -12,9 +12,9 @@ import httpx
 
 from shared.errors import Fault, ProviderError
 from shared.provider_settings import ProviderSettings
-from worker.provider import Capabilities, Item, Prompt
 from worker.providers.answer import Answer, Reader
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
+from worker.providers.provider import Capabilities, Item, Prompt
 from worker.providers.silence import SilenceWatch
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 

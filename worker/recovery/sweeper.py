@@ -32,7 +32,7 @@ from shared.tracing.turns import record_turn
 from shared.transcript import Transcript
 from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from worker.metrics import WorkerMetrics
-from worker.provider import Capabilities
+from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
 from worker.recovery.left_behind import Left, left_behind
 from worker.recovery.retention import forget_old_sessions

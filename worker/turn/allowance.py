@@ -17,7 +17,7 @@ from shared.holds import (
 )
 from shared.prices import Priced, price_of
 from shared.usage import Usage
-from worker.provider import Prompt
+from worker.providers.provider import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from shared.events import EventType
 from shared.failpoints import Failpoint
 from shared.turns import StopReason
 from shared.usage import Usage
-from worker.provider import (
+from worker.providers.provider import (
     ContentDelta,
     Finish,
     Item,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from shared.turns import Role
 from shared.usage import estimate_tokens
-from worker.provider import Capabilities, Prompt, PromptMessage
+from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.turn.outcome import Answer
 
 

@@ -1,4 +1,4 @@
-from shared.celery_settings import celery_settings
+from worker.process.celery_settings import celery_settings
 
 
 def test_a_task_is_json_and_nobody_on_redis_commands_a_worker():

@@ -7,9 +7,9 @@ import pytest
 from shared.errors import Fault, ProviderError
 from shared.turns import FinishReason
 from shared.usage import Usage
-from worker.provider import ContentDelta, Finish, MessageStart, ReasoningDelta, RunningUsage
 from worker.providers.answer import Answer
 from worker.providers.anthropic import EventReader
+from worker.providers.provider import ContentDelta, Finish, MessageStart, ReasoningDelta, RunningUsage
 
 
 def read(*events):

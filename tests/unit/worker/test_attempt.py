@@ -14,7 +14,7 @@ from shared.price_table import PriceTable
 from shared.prices import PricedModel
 from shared.turns import FinishReason, Role, StopReason
 from shared.usage import Usage, UsageSource
-from worker.provider import (
+from worker.providers.provider import (
     Capabilities,
     ContentDelta,
     Finish,

@@ -6,8 +6,8 @@ from time import monotonic
 
 import pytest
 
-from worker.calm import MOST_SECONDS, Calm
-from worker.loop import LoopThread
+from worker.process.calm import MOST_SECONDS, Calm
+from worker.process.loop import LoopThread
 
 SECONDS = 60
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.turns import Role
 from shared.usage import Usage, UsageSource
-from worker.provider import Capabilities, Prompt, PromptMessage
+from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.turn.continuation import Seam, continued, is_continued
 from worker.turn.outcome import Answer
 

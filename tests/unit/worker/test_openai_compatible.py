@@ -9,7 +9,9 @@ from shared.price_table import PriceTable
 from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turns import FinishReason, Role
 from shared.usage import Usage
-from worker.provider import (
+from worker.providers.answer import Answer
+from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.provider import (
     ContentDelta,
     Finish,
     MessageStart,
@@ -18,8 +20,6 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
-from worker.providers.answer import Answer
-from worker.providers.openai_compatible import OpenAICompatible
 
 
 def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuation=False):

@@ -1,6 +1,6 @@
 """A deaf worker ends itself; a busy, an idle and a cut-off one do not."""
 
-from worker.pulse import CANARY_SECONDS, DEAF_SECONDS, Pulse
+from worker.process.pulse import CANARY_SECONDS, DEAF_SECONDS, Pulse
 
 
 class Ward:

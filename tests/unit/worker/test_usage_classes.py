@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.usage import Usage
-from worker.provider import Finish, RunningUsage
 from worker.providers.answer import MOST_TOKENS, Answer
 from worker.providers.anthropic import EventReader
 from worker.providers.openai_compatible import ChunkReader
+from worker.providers.provider import Finish, RunningUsage
 
 COUNTS = st.integers(0, 10**6)
 STRANGE = st.one_of(

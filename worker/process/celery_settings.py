@@ -21,7 +21,7 @@ def celery_settings(redis_url: str) -> dict[str, Any]:
         "broker_url": redis_url.replace("unix://", "redis+socket://", 1)
         if redis_url.startswith("unix://")
         else redis_url,
-        "broker_transport": "shared.doorbell_transport:DoorbellTransport",
+        "broker_transport": "worker.process.doorbell_transport:DoorbellTransport",
         # Acknowledged on receipt: the lease in PostgreSQL is the only redelivery. With late
         # acknowledgement a restart of Redis ends the worker process (celery 5.7.0, 14 of 14 runs).
         "task_acks_late": False,

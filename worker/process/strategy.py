@@ -26,7 +26,7 @@ class _Reserved:
 def doorbell_strategy(task: Any, _app: Any, consumer: Any, **_options: Any) -> Callable[..., None]:
     """Return what handles a message of `task`: a `Strategy` of Celery's.
 
-    Nothing is acknowledged: the transport keeps no messages (`shared.doorbell_transport`).
+    Nothing is acknowledged: the transport keeps no messages (`worker.process.doorbell_transport`).
     """
 
     def run(reserved: _Reserved, arguments: list[Any]) -> None:
