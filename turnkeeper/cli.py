@@ -3,21 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
 from uuid import UUID
 
 from shared.errors import SettingsError, TurnkeeperError
+from turnkeeper.options import FAILED, INTERRUPTED, WRONG_USE, Command, count_of_processes, port_number
+from turnkeeper.owner import as_owner, environment, organization, owner_url
 from turnkeeper.records import DATA_FOLDER
-
-Command: TypeAlias = Callable[[argparse.Namespace], int]
-
-WRONG_USE: Final = 2
-FAILED: Final = 1
-INTERRUPTED: Final = 130
-MOST_PROCESSES: Final = 32
-"""Of one kind in `up`: it is for one machine; more are started one by one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,22 +71,6 @@ def parser() -> argparse.ArgumentParser:
     add_client(commands.add_parser("chat", help="chat on the terminal with a running service"), chat)
     commands.add_parser("provider", help="run the scripted provider", add_help=False)
     return top
-
-
-def count_of_processes(text: str) -> int:
-    """Parse a number of processes."""
-    count = int(text)
-    if not 1 <= count <= MOST_PROCESSES:
-        raise argparse.ArgumentTypeError(f"use 1 to {MOST_PROCESSES}")
-    return count
-
-
-def port_number(text: str) -> int:
-    """Parse a TCP port; 0 is any free one."""
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("use 0 to 65535")
-    return port
 
 
 def add_up(up_parser: argparse.ArgumentParser) -> None:
@@ -184,18 +161,6 @@ def worker(arguments: Sequence[str]) -> int:
     return run_worker(arguments)
 
 
-def as_owner(command: Command) -> Command:
-    """Return a command that says what the database refused, in one line."""
-
-    def run_command(options: argparse.Namespace) -> int:
-        from turnkeeper.logins import owning_database
-
-        with owning_database():
-            return command(options)
-
-    return run_command
-
-
 def migrate(_: argparse.Namespace) -> int:
     """Migrate as the owner; the application's login is made from `DATABASE_URL`."""
     from shared.migrate import migrate
@@ -203,29 +168,6 @@ def migrate(_: argparse.Namespace) -> int:
     environ = environment()
     migrate(owner_url(environ), environ.get("DATABASE_URL", "").strip())
     return 0
-
-
-def environment() -> Mapping[str, str]:
-    """Return the environment, with what `.env` adds to it."""
-    from turnkeeper.dotenv import read_dotenv
-
-    return {**read_dotenv(Path(".env")), **os.environ}
-
-
-def owner_url(environ: Mapping[str, str]) -> str:
-    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs here.
-
-    Raises:
-        SettingsError: There is neither.
-    """
-    from turnkeeper.records import STATE_NAME, read_state
-
-    if named := environ.get("DATABASE_OWNER_URL", "").strip():
-        return named
-    state = read_state(DATA_FOLDER / STATE_NAME)
-    if state is None:
-        raise SettingsError(["DATABASE_OWNER_URL is required where no `turnkeeper up` runs: set it"])
-    return state.database_owner_url
 
 
 def add_orgs(orgs_parser: argparse.ArgumentParser) -> None:
@@ -269,25 +211,6 @@ def add_keys(keys_parser: argparse.ArgumentParser) -> None:
     revoke.set_defaults(command=as_owner(revoke_key))
     for one in (create, listing):
         one.add_argument("--org", help="id or name (default: the only one)")
-
-
-def organization(url: str, named: str | None) -> UUID:
-    """Return the organization that was meant.
-
-    Raises:
-        SettingsError: It is unknown, or none was named and there are several.
-    """
-    from shared import accounts
-
-    known = accounts.list_organizations(url)
-    meant = [row_id for row_id, name in known if named is None or named in {str(row_id), name}]
-    if len(meant) != 1:
-        names = (
-            ", ".join(f"{name!r} ({row_id})" for row_id, name in known)
-            or "none yet: `turnkeeper orgs create NAME`"
-        )
-        raise SettingsError([f"--org must name one organization; there are: {names}"])
-    return meant[0]
 
 
 def create_key(options: argparse.Namespace) -> int:

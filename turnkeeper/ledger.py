@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.database import engine_for
-from turnkeeper.cli import FAILED, as_owner, environment, organization, owner_url
+from turnkeeper.options import FAILED
+from turnkeeper.owner import as_owner, environment, organization, owner_url
 
 _SECONDS: Final = 300
 """A ledger of millions of rows is read whole."""

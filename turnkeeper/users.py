@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from shared.errors import SettingsError
-from turnkeeper.cli import FAILED, as_owner, environment, organization
+from turnkeeper.options import FAILED
+from turnkeeper.owner import as_owner, environment, organization
 from turnkeeper.records import DATA_FOLDER, STATE_NAME, read_state
 
 if TYPE_CHECKING:

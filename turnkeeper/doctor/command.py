@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from turnkeeper.doctor.findings import Check, Finding, Level
+from turnkeeper.options import count_of_processes, port_number
+from turnkeeper.owner import environment
 from turnkeeper.records import DATA_FOLDER, STATE_NAME, State, read_state
 
 LIMIT_SECONDS: Final = 20.0
@@ -23,8 +25,6 @@ _COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.WRONG: "bold
 
 def add_doctor(doctor_parser: argparse.ArgumentParser) -> None:
     """Give `doctor` its options."""
-    from turnkeeper.cli import count_of_processes, port_number
-
     doctor_parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     doctor_parser.add_argument(
         "--limit",
@@ -63,7 +63,6 @@ def limit_seconds(words: str) -> float:
 
 def doctor(options: argparse.Namespace) -> int:
     """Run every check and say what was found; 1 when something is wrong."""
-    from turnkeeper.cli import environment
     from turnkeeper.doctor.findings import examine
 
     state = read_state(options.data / STATE_NAME)
