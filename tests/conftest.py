@@ -22,7 +22,7 @@ from shared.migrate import migrate
 from shared.settings import Settings, load_settings
 from tests import doorbells
 from tests.marks import leaks_in_files, leaks_in_redis
-from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
 # Before any of them is imported: their assertions say what they compared, as those of tests do.
 pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")

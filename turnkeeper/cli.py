@@ -10,7 +10,7 @@ from uuid import UUID
 from shared.errors import SettingsError, TurnkeeperError
 from turnkeeper.options import FAILED, INTERRUPTED, WRONG_USE, Command, count_of_processes, port_number
 from turnkeeper.owner import as_owner, environment, organization, owner_url
-from turnkeeper.records import DATA_FOLDER
+from turnkeeper.up.records import DATA_FOLDER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +100,7 @@ def up(options: argparse.Namespace) -> int:
     """Run everything."""
     from rich.console import Console
 
-    from turnkeeper.up import Plan, up
+    from turnkeeper.up.up import Plan, up
 
     processes = {"web": options.web, "relay": options.relay, "worker": options.worker}
     plan = Plan(options.data, options.state, options.host, options.port, processes)
@@ -136,7 +136,7 @@ def serve(options: argparse.Namespace) -> int:
     """Run gunicorn; it ends the process."""
     from shared.logs import configure_logging
     from shared.settings import load_settings
-    from turnkeeper.serve import Service, serve
+    from turnkeeper.up.serve import Service, serve
 
     settings = load_settings(os.environ)
     configure_logging(settings.log_level, options.role, form=settings.log_format)
@@ -283,7 +283,7 @@ def where(options: argparse.Namespace) -> tuple[str, str]:
     Raises:
         SettingsError: Neither the options nor a running `up` say it.
     """
-    from turnkeeper.records import STATE_NAME, read_state
+    from turnkeeper.up.records import STATE_NAME, read_state
 
     state = read_state(options.data / STATE_NAME)
     url = options.url or (state.url if state else "")

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from shared.errors import SettingsError
 from turnkeeper.options import Command
-from turnkeeper.records import DATA_FOLDER
+from turnkeeper.up.records import DATA_FOLDER
 
 
 def as_owner(command: Command) -> Command:
     """Return a command that says what the database refused, in one line."""
 
     def run_command(options: argparse.Namespace) -> int:
-        from turnkeeper.logins import owning_database
+        from turnkeeper.up.logins import owning_database
 
         with owning_database():
             return command(options)
@@ -36,7 +36,7 @@ def owner_url(environ: Mapping[str, str]) -> str:
     Raises:
         SettingsError: There is neither.
     """
-    from turnkeeper.records import STATE_NAME, read_state
+    from turnkeeper.up.records import STATE_NAME, read_state
 
     if named := environ.get("DATABASE_OWNER_URL", "").strip():
         return named

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 from shared.errors import SettingsError
 from turnkeeper.options import FAILED
 from turnkeeper.owner import as_owner, environment, organization
-from turnkeeper.records import DATA_FOLDER, STATE_NAME, read_state
+from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, read_state
 
 if TYPE_CHECKING:
     from shared.database import Database

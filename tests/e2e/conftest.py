@@ -42,7 +42,7 @@ OURS = (
     "OTEL_",
     "SENTRY_",
 )
-LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")
+LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "up" / "leash.py")
 QUICK = {
     # Short enough to wait for, and still several times what a loaded machine needs.
     "LEASE_SECONDS": "5",

@@ -20,7 +20,7 @@ from tests.e2e.protocol_client import LIMIT_SECONDS, Api, wait_until
 from tests.marks import leaks_in_redis
 from tests.nginx import await_listening, configuration, running_nginx
 from tests.ports import free_port
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 KINDS = ("web", "relay", "worker")
 

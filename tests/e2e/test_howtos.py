@@ -24,8 +24,8 @@ from tests.nginx import replaced
 from tests.ports import free_ports
 from turnkeeper.doctor.command import now, show
 from turnkeeper.doctor.redis import check_redis
-from turnkeeper.embedded import temporary_postgres
-from turnkeeper.embedded.programs import packaged_programs
+from turnkeeper.up.embedded import temporary_postgres
+from turnkeeper.up.embedded.programs import packaged_programs
 
 BLOCKS = allotted(__file__)
 TESTED = {

@@ -32,7 +32,7 @@ from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import two_organizations
 from turnkeeper.doctor.connections import check_connections
 from turnkeeper.doctor.findings import Level
-from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
+from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 (FILE,) = allotted(__file__)

@@ -18,7 +18,7 @@ from shared.migrate import SCRIPTS, migrate
 from shared.settings import load_settings
 from shared.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
-from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
+from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 from worker.turn.claim import Claim
 from worker.turn.outcome import Completed
 from worker.turn.settle import settle

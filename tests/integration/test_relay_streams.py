@@ -25,7 +25,7 @@ from tests.integration.relay_world import (
     send,
     subscribe,
 )
-from turnkeeper.embedded import temporary_redis
+from turnkeeper.up.embedded import temporary_redis
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Final
 from turnkeeper.doctor.findings import Check, Finding, Level
 from turnkeeper.options import count_of_processes, port_number
 from turnkeeper.owner import environment
-from turnkeeper.records import DATA_FOLDER, STATE_NAME, State, read_state
+from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, State, read_state
 
 LIMIT_SECONDS: Final = 20.0
 _MOST_LIMIT_SECONDS: Final = 300.0
@@ -85,7 +85,7 @@ def as_run_here(environ: Mapping[str, str], state: State | None) -> dict[str, st
     """Return the environment that the processes have: of a running `up` with the servers that it started."""
     if state is None:
         return dict(environ)
-    from turnkeeper.up import names_provider
+    from turnkeeper.up.up import names_provider
 
     servers = {"DATABASE_URL": state.database_url, "REDIS_URL": state.redis_url}
     if not names_provider(environ) and state.provider_url:

@@ -9,7 +9,7 @@ from shared.accounts import create_key, create_organization
 from shared.migrate import migrate
 from shared.settings import load_settings
 from tests.soak.api.fuzz import Fuzz
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 EXAMPLES = 50
 

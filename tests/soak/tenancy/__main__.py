@@ -13,7 +13,7 @@ from shared.database import Database
 from shared.migrate import migrate
 from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import two_organizations
-from turnkeeper.embedded import temporary_postgres
+from turnkeeper.up.embedded import temporary_postgres
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from turnkeeper.formation import Addresses, child_environ, scripted_provider, servings, workers
-from turnkeeper.front import Kind
+from turnkeeper.up.formation import Addresses, child_environ, scripted_provider, servings, workers
+from turnkeeper.up.front import Kind
 
 ADDRESSES = Addresses("postgresql://app", "postgresql://owner", "redis://here", "http://127.0.0.1:7/v1")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnkeeper.front import HEAD_LIMIT_BYTES, UNAVAILABLE_ANSWER, Kind, route
+from turnkeeper.up.front import HEAD_LIMIT_BYTES, UNAVAILABLE_ANSWER, Kind, route
 
 TURN = b"/v1/sessions/0197/turns"
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from turnkeeper import journal
-from turnkeeper.journal import Journal, warning_of
+from turnkeeper.up import journal
+from turnkeeper.up.journal import Journal, warning_of
 
 
 def line(level: str, message: str) -> str:

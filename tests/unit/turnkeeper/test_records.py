@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from uuid import uuid4
 
-from turnkeeper.records import Keys, State, read_keys, read_state, write_keys, write_state
+from turnkeeper.up.records import Keys, State, read_keys, read_state, write_keys, write_state
 
 STATE = State(
     "http://127.0.0.1:8080", "s", "u", "a", "postgresql://", "postgresql://", "redis://", "", 7, {"web": [8]}

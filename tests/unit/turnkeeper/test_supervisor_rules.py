@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnkeeper.supervisor import Backoff, ended
+from turnkeeper.up.supervisor import Backoff, ended
 
 
 def test_the_first_death_is_answered_at_once():

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from turnkeeper.embedded.child import Account, EmbeddedServerError
+from turnkeeper.up.embedded.child import Account, EmbeddedServerError
 
 PROBE_LIMIT_SECONDS: Final = 20.0
 """`--version` takes milliseconds; the first read of a cold disk may not."""

@@ -3,9 +3,9 @@
 Real servers, started as children on free ports of 127.0.0.1, each with its folder and a password of its own.
 """
 
-from turnkeeper.embedded.child import EmbeddedServerError
-from turnkeeper.embedded.postgres import EmbeddedPostgres, temporary_postgres
-from turnkeeper.embedded.redis import EmbeddedRedis, temporary_redis
+from turnkeeper.up.embedded.child import EmbeddedServerError
+from turnkeeper.up.embedded.postgres import EmbeddedPostgres, temporary_postgres
+from turnkeeper.up.embedded.redis import EmbeddedRedis, temporary_redis
 
 __all__ = [
     "EmbeddedPostgres",

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.database import LIVENESS
 from shared.errors import SettingsError, TurnkeeperError
-from turnkeeper.embedded.child import kept_secret
+from turnkeeper.up.embedded.child import kept_secret
 
 
 def split_roles(url: str, data: Path) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from shared import accounts
-from turnkeeper.records import Keys, read_keys, write_keys
+from turnkeeper.up.records import Keys, read_keys, write_keys
 
 ORGANIZATION: Final = "default"
 USER: Final = "demo"

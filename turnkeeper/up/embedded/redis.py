@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from turnkeeper.embedded.child import (
+from turnkeeper.up.embedded.child import (
     HOST,
     EmbeddedServerError,
     FolderLock,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import turnkeeper.leash as leash
+import turnkeeper.up.leash as leash
 from shared.errors import TurnkeeperError
 
 HOST: Final = "127.0.0.1"

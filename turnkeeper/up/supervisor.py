@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from turnkeeper.embedded import EmbeddedServerError
-from turnkeeper.embedded.child import spawn
-from turnkeeper.serve import noted_pid
+from turnkeeper.up.embedded import EmbeddedServerError
+from turnkeeper.up.embedded.child import spawn
+from turnkeeper.up.serve import noted_pid
 
 STEADY_SECONDS: Final = 3.0
 """A process that lived this long did start: its next death is the first again."""
@@ -213,7 +213,7 @@ class Startable(Protocol):
 
 
 class Server:
-    """One server of `turnkeeper.embedded`, kept alive."""
+    """One server of `turnkeeper.up.embedded`, kept alive."""
 
     def __init__(self, kind: str, server: Startable) -> None:
         self._kind = kind

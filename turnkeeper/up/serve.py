@@ -18,9 +18,9 @@ from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from shared.collector import calm_collector
-from turnkeeper.front import take_over
-from turnkeeper.unread import closing_unread
-from turnkeeper.unreadable import refusal_of
+from turnkeeper.up.front import take_over
+from turnkeeper.up.unread import closing_unread
+from turnkeeper.up.unreadable import refusal_of
 
 KEEPALIVE_SECONDS: Final = 75
 REQUEST_LIMIT_SECONDS: Final = 120

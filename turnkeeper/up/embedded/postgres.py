@@ -21,7 +21,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from turnkeeper.embedded.child import (
+from turnkeeper.up.embedded.child import (
     HOST,
     POLL_SECONDS,
     Account,
@@ -35,7 +35,7 @@ from turnkeeper.embedded.child import (
     not_ours,
     spawn,
 )
-from turnkeeper.embedded.programs import account_for, postgres_programs
+from turnkeeper.up.embedded.programs import account_for, postgres_programs
 
 SUPERUSER: Final = "postgres"
 APP_ROLE: Final = "turnkeeper_login"

@@ -20,11 +20,11 @@ from rich.console import Console
 from shared.errors import TurnkeeperError
 from shared.settings import Settings, load_settings
 from turnkeeper.dotenv import read_dotenv
-from turnkeeper.embedded.child import HOST, FolderLock, free_port, log_tail
-from turnkeeper.embedded.postgres import EmbeddedPostgres
-from turnkeeper.embedded.programs import is_root
-from turnkeeper.embedded.redis import EmbeddedRedis
-from turnkeeper.formation import (
+from turnkeeper.up.embedded.child import HOST, FolderLock, free_port, log_tail
+from turnkeeper.up.embedded.postgres import EmbeddedPostgres
+from turnkeeper.up.embedded.programs import is_root
+from turnkeeper.up.embedded.redis import EmbeddedRedis
+from turnkeeper.up.formation import (
     Addresses,
     child_environ,
     handoff_paths,
@@ -32,12 +32,12 @@ from turnkeeper.formation import (
     servings,
     workers,
 )
-from turnkeeper.front import Front, Kind
-from turnkeeper.journal import Journal
-from turnkeeper.logins import owning_database, split_roles
-from turnkeeper.places import listening_at, shown, socket_folder
-from turnkeeper.records import DATA_FOLDER, KEYS_NAME, STATE_NAME, Keys, State, write_state
-from turnkeeper.supervisor import Child, Kept, Server, Wakeup, end_all
+from turnkeeper.up.front import Front, Kind
+from turnkeeper.up.journal import Journal
+from turnkeeper.up.logins import owning_database, split_roles
+from turnkeeper.up.places import listening_at, shown, socket_folder
+from turnkeeper.up.records import DATA_FOLDER, KEYS_NAME, STATE_NAME, Keys, State, write_state
+from turnkeeper.up.supervisor import Child, Kept, Server, Wakeup, end_all
 
 POSTGRES_PORT: Final = 15432
 REDIS_PORT: Final = 16379
@@ -175,7 +175,7 @@ class Session:
 
     def _prepare_database(self, addresses: Addresses) -> tuple[Keys, bool]:
         from shared.migrate import migrate
-        from turnkeeper.tenant import ensure_keys
+        from turnkeeper.up.tenant import ensure_keys
 
         with owning_database():
             migrate(addresses.database_owner_url, addresses.database_url)

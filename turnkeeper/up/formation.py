@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from turnkeeper.embedded.child import HOST
-from turnkeeper.front import Kind
-from turnkeeper.supervisor import Program
+from turnkeeper.up.embedded.child import HOST
+from turnkeeper.up.front import Kind
+from turnkeeper.up.supervisor import Program
 
 STREAM_GRACE_SECONDS: Final = 5
 """For web and relay at the end: the worker has drained before, so only idle streams are left to close."""
