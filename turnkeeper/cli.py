@@ -58,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add_prices(
         commands.add_parser("prices", help="show what is billed for each model, and where that is from")
     )
+    from turnkeeper.commands.ledger import add_ledger
+    from turnkeeper.commands.users import add_users
     from turnkeeper.doctor.command import add_doctor
-    from turnkeeper.ledger import add_ledger
-    from turnkeeper.users import add_users
 
     add_doctor(commands.add_parser("doctor", help="check everything that the service needs"))
     add_ledger(commands.add_parser("ledger", help="check what was billed, spent and held"))
@@ -259,7 +259,7 @@ def prices(options: argparse.Namespace) -> int:
     """Show the prices in force."""
     from rich.console import Console
 
-    from turnkeeper.prices import prices
+    from turnkeeper.commands.prices import prices
 
     return prices(environment(), Console(), as_json=options.json)
 
@@ -300,7 +300,7 @@ def where(options: argparse.Namespace) -> tuple[str, str]:
 
 def smoke(options: argparse.Namespace) -> int:
     """Replay a turn and check it."""
-    from turnkeeper.smoke import smoke
+    from turnkeeper.commands.smoke import smoke
 
     url, key = where(options)
     return smoke(url, key, options.message)
@@ -308,7 +308,7 @@ def smoke(options: argparse.Namespace) -> int:
 
 def chat(options: argparse.Namespace) -> int:
     """Chat on the terminal."""
-    from turnkeeper.chat import chat
+    from turnkeeper.commands.chat import chat
 
     url, key = where(options)
     return chat(url, key)

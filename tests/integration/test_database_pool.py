@@ -12,7 +12,7 @@ from shared.database import Database, engine_for
 from shared.errors import UnavailableError
 from shared.migrate import migrate
 from shared.statement import Statement
-from turnkeeper import ledger
+from turnkeeper.commands import ledger
 
 _BACKEND = Statement("select pg_backend_pid() as pid")
 _SLOW = Statement("select pg_sleep(6)")

@@ -14,7 +14,7 @@ from shared.redis_names import log_key
 from shared.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from turnkeeper.cli import main
-from turnkeeper.erasure import Erasure
+from turnkeeper.commands.erasure import Erasure
 from worker.turn.claim import claim_turn
 from worker.turn.outcome import Answer, Completed, Stopped
 from worker.turn.settle import Settlement, settle
@@ -350,7 +350,7 @@ def test_an_export_goes_to_a_new_file_that_others_cannot_read(desk, keys, tmp_pa
 
 
 def test_a_long_export_is_written_page_by_page(desk, keys, monkeypatch, capsys):
-    monkeypatch.setattr("turnkeeper.export._PAGE", 2)
+    monkeypatch.setattr("turnkeeper.commands.export._PAGE", 2)
     made = [desk.api.session(keys.alice) for _ in range(5)]
     assert main(["users", "export", "alice", "--organization", "Acme"]) == 0
     assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == made

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from shared.errors import SettingsError
-from turnkeeper.prices import prices
+from turnkeeper.commands.prices import prices
 
 COMPATIBLE = {"MCP_LLM_PROVIDER": "openai-compatible", "MCP_LLM_MODEL": "[red]m"}
 

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from turnkeeper_client import read_event
 
-from turnkeeper.chat import closing_line, printable
-from turnkeeper.smoke import Answer, checks_of, read_events
+from turnkeeper.commands.chat import closing_line, printable
+from turnkeeper.commands.smoke import Answer, checks_of, read_events
 
 USAGE = {"input_tokens": 9, "output_tokens": 2}
 

@@ -102,7 +102,7 @@ def application_database(url: str) -> Iterator["Database"]:
 
 def export(options: argparse.Namespace) -> int:
     """Write a user's sessions."""
-    from turnkeeper.export import export_user
+    from turnkeeper.commands.export import export_user
 
     where = servers()
     organization_id = organization(where.owner_url, options.org)
@@ -139,7 +139,7 @@ def erase(options: argparse.Namespace) -> int:
     from redis import Redis
 
     from api.outbox import Outbox
-    from turnkeeper.erasure import Erasure
+    from turnkeeper.commands.erasure import Erasure
 
     where = servers()
     organization_id = organization(where.owner_url, options.org)

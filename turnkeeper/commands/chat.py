@@ -28,7 +28,7 @@ from turnkeeper_client import (
 from turnkeeper_client import TurnkeeperError as ClientError
 
 from shared.errors import SettingsError, TurnkeeperError
-from turnkeeper.smoke import USER
+from turnkeeper.commands.smoke import USER
 
 PATIENT_PRESSES: Final = 3
 """Of Ctrl-C in one answer; the next means it."""
