@@ -22,7 +22,7 @@ from shared.price_table import read_price_table
 from shared.usage import Usage
 from tests.documents import ROOT, Block, allotted
 from tests.e2e.clone import environment
-from turnkeeper import reference
+from turnkeeper.reference import pages as reference
 
 BLOCKS = allotted(__file__)
 ELLIPSIS = "…"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnkeeper.typescript import declarations
+from turnkeeper.reference.typescript import declarations
 
 
 def document(**schemas: dict) -> dict:

@@ -1,4 +1,4 @@
-from turnkeeper import reference
+from turnkeeper.reference import pages as reference
 
 
 def test_the_reference_pages_are_up_to_date():

@@ -19,10 +19,10 @@ from shared.events import EventType
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from shared.variables import VARIABLES
-from turnkeeper.redis_page import NAMES
-from turnkeeper.typescript import declarations
+from turnkeeper.reference.redis_page import NAMES
+from turnkeeper.reference.typescript import declarations
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
 
 _NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
@@ -195,7 +195,7 @@ def errors_page() -> str:
 def events_page() -> str:
     """Return the page of event types."""
     if set(_NUMBERED) | set(_UNNUMBERED) != set(EventType):
-        raise AssertionError("an event type is not described: add it to turnkeeper/reference.py")
+        raise AssertionError("an event type is not described: add it to turnkeeper/reference/pages.py")
     header = ("type", "fields", "when")
     return "\n".join(
         (
@@ -351,7 +351,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in found:
         print(f"{name} is stale: run `python -m turnkeeper.reference`", file=sys.stderr)
     return 1 if found else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
