@@ -22,10 +22,10 @@ from api.statements import turns
 from api.store import state_of
 from api.streams import stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
-from shared.events import timestamp
-from shared.events_of_turn import accept_events
 from shared.redis_names import log_key
-from shared.replay import (
+from shared.turn.events import timestamp
+from shared.turn.events_of_turn import accept_events
+from shared.turn.replay import (
     Answer,
     Entry,
     Outgoing,
@@ -38,7 +38,7 @@ from shared.replay import (
     catch_up,
     tail_of,
 )
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 _log = logging.getLogger("turnkeeper.events")
 

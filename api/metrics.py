@@ -11,7 +11,7 @@ from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.tally import Tally
-from shared.turns import TurnStatus
+from shared.turn.turns import TurnStatus
 
 _CLASSES: Final = {number: f"{number}xx" for number in (2, 3, 4, 5)}
 _POOL: Final = "requests"

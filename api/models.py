@@ -20,7 +20,15 @@ from pydantic import (
 from api.multitask import MultitaskStrategy
 from shared.accounts import KeyRole
 from shared.errors import Fault
-from shared.turns import FinishReason, MessageStatus, Recovery, Role, SessionStatus, StopReason, TurnStatus
+from shared.turn.turns import (
+    FinishReason,
+    MessageStatus,
+    Recovery,
+    Role,
+    SessionStatus,
+    StopReason,
+    TurnStatus,
+)
 from shared.usage import UsageSource
 
 CONTENT_CHARACTERS: Final = 32_000

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from api.models import Answer, Id, Time, Turn, TurnError, Usd
 from api.money_models import LedgerRow
-from shared.turns import FinishReason, Recovery, SessionStatus, StopReason, TurnStatus
+from shared.turn.turns import FinishReason, Recovery, SessionStatus, StopReason, TurnStatus
 
 
 class WorkerState(StrEnum):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from shared.errors import Fault
 from shared.ids import parse_id
-from shared.turns import SessionStatus, TurnStatus
+from shared.turn.turns import SessionStatus, TurnStatus
 from shared.usage import UsageSource
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")

@@ -13,7 +13,7 @@ from api.requests import invalid
 from api.statements import sessions, turns
 from api.stops import stop
 from shared.errors import ProblemCode, RefusedError
-from shared.turns import SessionStatus, StopReason
+from shared.turn.turns import SessionStatus, StopReason
 
 
 def create_session(call: Call, body: models.NewSession) -> Reply:

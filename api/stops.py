@@ -11,8 +11,8 @@ from api.outbox import Ended, Nudge, Outbox
 from api.statements import turns
 from api.statements.turns import StoppedTurn
 from shared.database import Database
-from shared.events_of_turn import accept_events, queued_stop_events
-from shared.turns import StopReason, TurnStatus
+from shared.turn.events_of_turn import accept_events, queued_stop_events
+from shared.turn.turns import StopReason, TurnStatus
 
 
 def stop(

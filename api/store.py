@@ -13,8 +13,8 @@ from api.relay.store import TurnState
 from api.statements import sessions, turns
 from api.stops import stop
 from shared.database import Database
-from shared.events_of_turn import done_event
-from shared.turns import TERMINAL, StopReason, TurnStatus
+from shared.turn.events_of_turn import done_event
+from shared.turn.turns import TERMINAL, StopReason, TurnStatus
 
 
 class PostgresStreamStore:

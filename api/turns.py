@@ -32,11 +32,11 @@ from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared import failpoints
 from shared.errors import ProblemCode, RefusedError
-from shared.events_of_turn import accept_events
 from shared.failpoints import Failpoint
 from shared.logs import bind_log_ids
 from shared.settings import Settings
-from shared.turns import TERMINAL, StopReason
+from shared.turn.events_of_turn import accept_events
+from shared.turn.turns import TERMINAL, StopReason
 
 _OPEN_SECONDS: Final = 1.0
 """A stream begins with the log's first event; with Redis away, with a snapshot."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from api.caller import Caller
 from api.statements import turns
 from shared.database import Database
-from shared.turns import TERMINAL
+from shared.turn.turns import TERMINAL
 
 _FIRST_SECONDS: Final = 0.05
 _LONGEST_SECONDS: Final = 0.5

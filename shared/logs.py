@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 from uuid import UUID
 
 from shared.errors import TurnkeeperError
-from shared.events import timestamp
+from shared.turn.events import timestamp
 
 ID_NAMES: Final = frozenset({"request_id", "session_id", "turn_id", "attempt", "worker_id"})
 

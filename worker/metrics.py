@@ -8,7 +8,7 @@ from sqlalchemy import Row
 from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.tally import Tally
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 from worker.publishing.publisher import Publisher
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped

@@ -20,13 +20,13 @@ from sqlalchemy import Row
 from shared import failpoints
 from shared.database import Database
 from shared.errors import Fault, UnavailableError
-from shared.events import EventType
-from shared.events_of_turn import accept_events, done_event
 from shared.failpoints import Failpoint
 from shared.logs import log_ids
 from shared.settings import Settings
 from shared.tracing.span import Recorder
-from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
+from shared.turn.events import EventType
+from shared.turn.events_of_turn import accept_events, done_event
+from shared.turn.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.metrics import WorkerMetrics
 from worker.process.calm import Calm
 from worker.providers.provider import Prompt, Provider

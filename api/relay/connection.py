@@ -13,7 +13,7 @@ from uuid import UUID
 from api.relay.frames import CloseCode
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""

@@ -24,7 +24,7 @@ from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
 from shared.errors import ProblemCode, UnavailableError
 from shared.ids import parse_id
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Brings the events of turns to their readers: live ones at once, missed ones from the log or the row (I4, I8).
 
-The rule is `shared.replay`. Here readers come and go and the timers run; `live` is the fast path that readers share,
+The rule is `shared.turn.replay`. Here readers come and go and the timers run; `live` is the fast path that readers share,
 `replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
 """
 
@@ -25,7 +25,7 @@ from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
 from shared.redis_names import events_channel
-from shared.replay import Position, RowState
+from shared.turn.replay import Position, RowState
 
 _log = logging.getLogger(__name__)
 

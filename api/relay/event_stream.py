@@ -8,7 +8,7 @@ from api.relay.connection import Connection
 from api.relay.delivery import Delivery
 from api.relay.frames import CloseCode
 from api.relay.store import TurnState
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 PREAMBLE: Final = b"retry: 1000\n\n"
 _COMMENT: Final = b": keep-alive\n\n"

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from api.relay.connection import Connection
 from shared.redis_names import events_channel
-from shared.replay import Entry, Position, Turn
+from shared.turn.replay import Entry, Position, Turn
 
 FIRST_SILENCE_SECONDS: Final = 2.0
 LONGEST_SILENCE_SECONDS: Final = 15.0

@@ -10,10 +10,10 @@ import msgspec
 from api.relay.connection import Connection
 from api.relay.feed import Feed, Session
 from api.relay.replays import Replays
-from shared.events import EventType, decode_header
 from shared.ids import parse_id
 from shared.redis_names import events_channel
-from shared.replay import Entry, Outgoing, Position, Verdict, judge
+from shared.turn.events import EventType, decode_header
+from shared.turn.replay import Entry, Outgoing, Position, Verdict, judge
 
 _log = logging.getLogger(__name__)
 

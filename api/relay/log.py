@@ -9,7 +9,7 @@ import hiredis
 
 from shared.errors import UnavailableError
 from shared.redis_names import log_key
-from shared.replay import Entry, Tail, tail_of
+from shared.turn.replay import Entry, Tail, tail_of
 from shared.wire import Wire, pack
 
 _READ_SECONDS: Final = 3.0

@@ -9,7 +9,7 @@ from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
 from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, Replays, gaps_in
 from api.relay.tasks import Tasks
-from shared.replay import Outgoing, Position, Verdict, catch_up, judge
+from shared.turn.replay import Outgoing, Position, Verdict, catch_up, judge
 
 
 class Mending:

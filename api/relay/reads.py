@@ -10,8 +10,8 @@ from api.relay.log import LogReader
 from api.relay.questions import Questions
 from api.relay.store import StreamStore
 from shared.errors import UnavailableError
-from shared.events import timestamp
-from shared.replay import Answer, Asking, Pause, ReadLog, Turn
+from shared.turn.events import timestamp
+from shared.turn.replay import Answer, Asking, Pause, ReadLog, Turn
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from api.relay.feed import LONGEST_SILENCE_SECONDS, Feed, Member, Session
 from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
 from api.relay.tasks import Tasks
-from shared.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
+from shared.turn.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
 
 MOST_AT_ONCE: Final = 1 << 18
 """Bytes that a reader gets in one go; of a longer replay it gets pieces, each when the last was taken."""

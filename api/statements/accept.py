@@ -32,7 +32,7 @@ from shared.ids import new_id
 from shared.prices import Priced
 from shared.statement import Statement
 from shared.titles import title_from
-from shared.turns import ACTIVE, Recovery, StopReason, TurnStatus
+from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus
 
 _TRY_AGAIN_MS: Final = 1000
 _QUEUE_FULL_MS: Final = 5000

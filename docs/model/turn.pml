@@ -108,7 +108,7 @@ inline end_reader() {
 #endif
 }
 
-/* The reader takes an entry: shared/replay.py, judge and follow. */
+/* The reader takes an entry: shared/turn/replay.py, judge and follow. */
 inline read(a, s, kind) {
     if
     :: reader_over -> skip
@@ -397,7 +397,7 @@ end:do
 
 #define has_all_but_done (reader_attempt == attempt && (reader_seq + 1 == last_seq || reader_seq == last_seq))
 
-/* A silence: the relay asks the row, whose word is the last. shared/replay.py, _finish. */
+/* A silence: the relay asks the row, whose word is the last. shared/turn/replay.py, _finish. */
 active proctype Reader() {
 end:atomic { is_terminal && !reader_over && empty(wire0) && empty(wire1) && empty(wire2) ->
         if

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from shared.errors import Fault, ProblemCode
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 
 class Kind(StrEnum):

@@ -16,7 +16,7 @@ import uvloop
 from shared.addresses import refusal_of_address
 from shared.errors import Fault, ProviderError
 from shared.settings import load_settings
-from shared.turns import Role
+from shared.turn.turns import Role
 from worker.providers import build_provider
 from worker.providers.provider import Prompt, PromptMessage
 from worker.transport.egress import MOST_ADDRESSES, GuardedResolver, SystemResolver, first_connection, trust

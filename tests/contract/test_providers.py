@@ -21,7 +21,7 @@ import uvloop
 from shared.errors import Fault, ProviderError
 from shared.price_table import PriceTable
 from shared.provider_settings import ProviderName, ProviderSettings, Secret
-from shared.turns import FinishReason, Role
+from shared.turn.turns import FinishReason, Role
 from shared.usage import Usage
 from worker.providers import build_provider, upstream
 from worker.providers.provider import (

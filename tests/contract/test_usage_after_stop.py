@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from shared.events import EventType
 from shared.settings import load_settings
-from shared.turns import Role, StopReason
+from shared.turn.events import EventType
+from shared.turn.turns import Role, StopReason
 from shared.usage import UsageSource
 from tests.children import search_rest
 from worker.providers import build_provider

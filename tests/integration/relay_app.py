@@ -20,7 +20,7 @@ from api.relay.store import TurnState
 from api.relay.websocket import register
 from shared.errors import PROBLEMS, RefusedError, UnavailableError
 from shared.ids import parse_id
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 ORGANIZATION = UUID(int=1)
 

@@ -7,7 +7,7 @@ import redis
 
 from shared.ids import new_id
 from shared.redis_names import abort_key
-from shared.turns import StopReason
+from shared.turn.turns import StopReason
 from worker.recovery import aborts
 from worker.recovery.aborts import AbortWatcher
 

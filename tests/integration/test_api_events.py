@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 import redis
 
-from shared.events import EventEncoder, EventType
 from shared.redis_names import log_key
+from shared.turn.events import EventEncoder, EventType
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from api.backlog import Backlog
 from shared.accounts import create_organization
 from shared.ids import new_id
 from shared.settings import load_settings
-from shared.turns import FinishReason
+from shared.turn.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker
 from worker import runner

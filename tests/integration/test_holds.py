@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from shared.errors import Fault
 from shared.ids import new_id
-from shared.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
+from shared.turn.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from turnkeeper.cli import main
 from worker.recovery.sweeper import Sweeper

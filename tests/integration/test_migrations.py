@@ -16,7 +16,7 @@ from shared.database import Database
 from shared.errors import UnavailableError
 from shared.migrate import SCRIPTS, migrate
 from shared.settings import load_settings
-from shared.turns import FinishReason
+from shared.turn.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
 from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 from worker.turn.claim import Claim

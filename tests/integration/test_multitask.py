@@ -8,10 +8,10 @@ import psycopg
 import pytest
 import redis
 
-from shared.events import decode_header
 from shared.ids import new_id
 from shared.redis_names import abort_key, log_key
-from shared.turns import FinishReason, StopReason
+from shared.turn.events import decode_header
+from shared.turn.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from tests.integration.conftest import until
 from worker.turn.claim import claim_next_turn

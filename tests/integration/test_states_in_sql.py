@@ -1,11 +1,11 @@
-"""What SQL allows is what the tables in `shared.turns` say, and what a person would say."""
+"""What SQL allows is what the tables in `shared.turn.turns` say, and what a person would say."""
 
 import re
 
 import pytest
 
 from shared.accounts import KeyRole
-from shared.turns import (
+from shared.turn.turns import (
     ACTIVE,
     TERMINAL,
     FinishReason,

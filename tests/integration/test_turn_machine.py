@@ -28,7 +28,7 @@ from api.caller import Caller
 from api.statements.turns import stop_turn
 from shared.errors import Fault
 from shared.ids import new_id
-from shared.turns import FinishReason, StopReason
+from shared.turn.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 from worker.providers.provider import Capabilities
 from worker.recovery import leases, sweeper
@@ -45,7 +45,7 @@ LEASE_SECONDS = 600.0  # no lease runs out by itself: only `lapse` lets one
 MOST_ATTEMPTS = 3
 MOST_TURNS = 3
 
-# By hand: the statuses that one statement may lead to from each. Not derived from shared.turns.
+# By hand: the statuses that one statement may lead to from each. Not derived from shared.turn.turns.
 LEGAL = {
     None: {"queued"},
     "queued": {"running", "stopped", "expired"},

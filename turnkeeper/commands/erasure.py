@@ -20,9 +20,9 @@ from api.statements import sessions, turns
 from api.stops import tell_stop
 from shared.database import Database, engine_for
 from shared.errors import UnavailableError
-from shared.events import EventType, decode_header
 from shared.redis_names import abort_key, log_key
-from shared.turns import ACTIVE, TERMINAL, StopReason
+from shared.turn.events import EventType, decode_header
+from shared.turn.turns import ACTIVE, TERMINAL, StopReason
 
 if TYPE_CHECKING:
     from redis import Redis

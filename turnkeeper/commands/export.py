@@ -14,9 +14,9 @@ from sqlalchemy import Row, text
 
 from api import resources
 from shared.database import Database
-from shared.events import timestamp
-from shared.events_of_turn import usage_of
 from shared.money import format_usd
+from shared.turn.events import timestamp
+from shared.turn.events_of_turn import usage_of
 
 _PAGE: Final = 200
 _FIRST: Final = UUID(int=0)

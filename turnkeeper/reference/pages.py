@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
-from shared.events import EventType
 from shared.metrics.table import METRICS, Metric, Service
-from shared.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
+from shared.turn.events import EventType
+from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from shared.variables import VARIABLES
 from turnkeeper.reference.redis_page import NAMES
 from turnkeeper.reference.typescript import declarations

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from shared.errors import Fault, ProviderError
 from shared.text import TextCleaner
-from shared.turns import FinishReason
+from shared.turn.turns import FinishReason
 from shared.usage import Usage
 from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
 

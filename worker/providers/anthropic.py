@@ -11,7 +11,7 @@ import msgspec
 
 from shared.errors import Fault, ProviderError
 from shared.provider_settings import ProviderSettings
-from shared.turns import FinishReason
+from shared.turn.turns import FinishReason
 from shared.usage import Usage
 from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder

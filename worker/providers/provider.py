@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from shared.turns import FinishReason, Role
+from shared.turn.turns import FinishReason, Role
 from shared.usage import Usage
 
 

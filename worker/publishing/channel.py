@@ -12,10 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from shared.events import EventEncoder, EventType, timestamp
 from shared.log_scripts import APPEND, RESTART, Appended, sha_of
 from shared.redis_names import events_channel, log_key
-from shared.turns import TurnStatus
+from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.turns import TurnStatus
 from shared.usage import Usage, UsageSource
 from shared.wire import pack
 from worker.publishing.call_note import CallNote

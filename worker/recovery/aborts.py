@@ -15,7 +15,7 @@ from uuid import UUID
 from shared.errors import UnavailableError
 from shared.ids import parse_id
 from shared.redis_names import ABORT_CHANNEL, abort_key
-from shared.turns import StopReason
+from shared.turn.turns import StopReason
 from shared.wire import Wire, pack
 from worker.recovery.leases import LeaseKeeper
 

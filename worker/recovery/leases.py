@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from shared.database import Database
 from shared.errors import UnavailableError
-from shared.turns import StopReason
+from shared.turn.turns import StopReason
 from worker.providers.provider import Provider
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Answer

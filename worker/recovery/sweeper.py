@@ -20,8 +20,6 @@ from sqlalchemy import Row, text
 from shared.database import Database
 from shared.doorbell import QUEUE_KEY
 from shared.errors import Fault, UnavailableError
-from shared.events import EventType, timestamp
-from shared.events_of_turn import accept_events, done_event
 from shared.log_scripts import RESTART
 from shared.logs import log_ids
 from shared.metrics.tally import Tally
@@ -29,8 +27,10 @@ from shared.redis_names import events_channel, log_key
 from shared.settings import Settings
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
-from shared.transcript import Transcript
-from shared.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
+from shared.turn.events import EventType, timestamp
+from shared.turn.events_of_turn import accept_events, done_event
+from shared.turn.transcript import Transcript
+from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
 from worker.metrics import WorkerMetrics
 from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher

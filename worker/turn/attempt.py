@@ -12,9 +12,9 @@ from typing import Final, TypeGuard, assert_never
 
 from shared import failpoints
 from shared.errors import Fault, ProviderError
-from shared.events import EventType
 from shared.failpoints import Failpoint
-from shared.turns import StopReason
+from shared.turn.events import EventType
+from shared.turn.turns import StopReason
 from shared.usage import Usage
 from worker.providers.provider import (
     ContentDelta,

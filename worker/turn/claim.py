@@ -15,7 +15,7 @@ from sqlalchemy import Row
 
 from shared.database import Database
 from shared.statement import Statement
-from shared.turns import Role
+from shared.turn.turns import Role
 from worker.turn.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16

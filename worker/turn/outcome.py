@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from shared.errors import Fault
-from shared.turns import FinishReason, StopReason
+from shared.turn.turns import FinishReason, StopReason
 from shared.usage import Usage, UsageSource
 
 

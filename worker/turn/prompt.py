@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import Fault, TurnkeeperError
-from shared.turns import Role
+from shared.turn.turns import Role
 from shared.usage import estimate_tokens
 from worker.providers.provider import Prompt, PromptMessage
 

@@ -19,7 +19,7 @@ from shared.ids import new_id
 from shared.prices import price_of
 from shared.provider_settings import ProviderSettings
 from shared.statement import Statement
-from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
+from shared.turn.turns import TERMINAL, Signal, TurnStatus, sources_into
 from shared.usage import Usage
 from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 

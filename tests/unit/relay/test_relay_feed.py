@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from api.relay.feed import Feed
-from shared.replay import Position, Turn
+from shared.turn.replay import Position, Turn
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import EventEncoder, EventType, decode_header, timestamp
 from shared.ids import new_id
+from shared.turn.events import EventEncoder, EventType, decode_header, timestamp
 
 SESSION, TURN = new_id(), new_id()
 ENCODER = EventEncoder(SESSION, TURN)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 from uuid import UUID
 
-from shared.events_of_turn import ROW_COLUMNS, accept_events, done_event, queued_stop_events
+from shared.turn.events_of_turn import ROW_COLUMNS, accept_events, done_event, queued_stop_events
 
 AT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 SESSION = UUID("01890a5d-ac96-774b-bcce-b302099a8057")

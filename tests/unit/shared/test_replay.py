@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import EventEncoder, EventType
-from shared.replay import (
+from shared.turn.events import EventEncoder, EventType
+from shared.turn.replay import (
     Entry,
     Outgoing,
     Pause,
@@ -25,7 +25,7 @@ from shared.replay import (
     judge,
     tail_of,
 )
-from shared.transcript import Transcript
+from shared.turn.transcript import Transcript
 
 SESSION = UUID(int=1)
 TURN = UUID(int=2)

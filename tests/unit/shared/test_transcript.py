@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import EventEncoder, EventType
-from shared.transcript import Transcript
+from shared.turn.events import EventEncoder, EventType
+from shared.turn.transcript import Transcript
 
 SESSION, TURN = UUID(int=1), UUID(int=2)
 ENCODER = EventEncoder(SESSION, TURN)

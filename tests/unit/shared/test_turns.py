@@ -1,6 +1,6 @@
 """The table of a turn's life."""
 
-from shared.turns import ACTIVE, TERMINAL, TRANSITIONS, Signal, TurnStatus, sources_into, sources_of
+from shared.turn.turns import ACTIVE, TERMINAL, TRANSITIONS, Signal, TurnStatus, sources_into, sources_of
 
 
 def test_the_terminal_statuses_are_the_four_of_the_protocol():

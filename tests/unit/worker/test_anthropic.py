@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared.errors import Fault, ProviderError
-from shared.turns import FinishReason
+from shared.turn.turns import FinishReason
 from shared.usage import Usage
 from worker.providers.answer import Answer
 from worker.providers.anthropic import EventReader

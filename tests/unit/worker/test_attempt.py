@@ -9,10 +9,10 @@ from decimal import Decimal
 import pytest
 
 from shared.errors import Fault, ProviderError
-from shared.events import EventType
 from shared.price_table import PriceTable
 from shared.prices import PricedModel
-from shared.turns import FinishReason, Role, StopReason
+from shared.turn.events import EventType
+from shared.turn.turns import FinishReason, Role, StopReason
 from shared.usage import Usage, UsageSource
 from worker.providers.provider import (
     Capabilities,

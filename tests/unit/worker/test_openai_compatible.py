@@ -7,7 +7,7 @@ import pytest
 from shared.errors import Fault, ProviderError
 from shared.price_table import PriceTable
 from shared.provider_settings import ProviderName, ProviderSettings, Secret
-from shared.turns import FinishReason, Role
+from shared.turn.turns import FinishReason, Role
 from shared.usage import Usage
 from worker.providers.answer import Answer
 from worker.providers.openai_compatible import OpenAICompatible

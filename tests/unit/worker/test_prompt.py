@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Fault
-from shared.turns import Role
+from shared.turn.turns import Role
 from worker.turn.prompt import PromptRefusedError, StoredMessage, build_prompt, prompt_tokens
 
 ANSWER_TOKENS = 100

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from shared.events import EventEncoder, EventType, timestamp
 from shared.money import format_usd
+from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.usage import Usage
 
 ROW_COLUMNS: Final = (

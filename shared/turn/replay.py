@@ -15,8 +15,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.events import EventType
-from shared.transcript import Transcript
+from shared.turn.events import EventType
+from shared.turn.transcript import Transcript
 
 _TYPE_PREFIX: Final = b'{"type":"'
 _DONE_PREFIX: Final = b'{"type":"done"'

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.events import EventEncoder, EventType
-from shared.turns import TurnStatus
+from shared.turn.events import EventEncoder, EventType
+from shared.turn.turns import TurnStatus
 
 
 class _Fields(msgspec.Struct, frozen=True):
