@@ -8,7 +8,7 @@ from sqlalchemy import Row
 from api.money_models import Budget, CurrentBudget, Period
 from api.operation import ADMINS, Call, Operation, Reply
 from api.statements.budget import read_budget, replace_budget
-from shared.money import format_usd
+from shared.money.money import format_usd
 from shared.turn.events import timestamp
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from shared.money import format_usd
+from shared.money.money import format_usd
 from shared.turn.events import timestamp
 
 COLUMNS: Final = (

@@ -20,6 +20,7 @@ from pydantic import (
 from api.multitask import MultitaskStrategy
 from shared.accounts import KeyRole
 from shared.errors import Fault
+from shared.money.usage import UsageSource
 from shared.turn.turns import (
     FinishReason,
     MessageStatus,
@@ -29,7 +30,6 @@ from shared.turn.turns import (
     StopReason,
     TurnStatus,
 )
-from shared.usage import UsageSource
 
 CONTENT_CHARACTERS: Final = 32_000
 METADATA_BYTES: Final = 16_384

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 
 from api.models import Answer, Id, Request, Time, UsageCounts, Usd
 from shared.limit_scripts import MOST_TURNS
-from shared.usage import UsageSource
+from shared.money.usage import UsageSource
 
 _MOST_WHOLE: Final = 2**31 - 1
 """The largest number of the columns."""

@@ -20,7 +20,7 @@ from api.statements import operators
 from api.statements.ledger import LedgerFilter, ledger_rows
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import first_id_of
-from shared.money import format_usd
+from shared.money.money import format_usd
 from shared.turn.events import timestamp
 
 _FAILURES: Final = timedelta(hours=24)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from shared.price_table import RATE, is_rate
+from shared.money.price_table import RATE, is_rate
 from shared.variables import VARIABLES
 
 _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from shared.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
 from shared.environment import Reader
 from shared.errors import SettingsError
-from shared.price_table import SHIPPED, Price, PriceTable, read_price_table
-from shared.prices import PricedModel, is_free, is_known
+from shared.money.price_table import SHIPPED, Price, PriceTable, read_price_table
+from shared.money.prices import PricedModel, is_free, is_known
 
 _FREE: Final = (
     "MCP_LLM_PRICE_INPUT_PER_M_USD and MCP_LLM_PRICE_OUTPUT_PER_M_USD are both 0: "

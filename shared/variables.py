@@ -59,7 +59,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         (
             "PRICES_FILE",
             "",
-            "TOML file of prices that stands in for the one that is shipped, `shared/prices.toml`, in the same form.",
+            "TOML file of prices to use instead of the shipped one, `shared/money/prices.toml`, in the same form.",
         ),
         (
             "MCP_LLM_RUNNING_USAGE",

@@ -1,7 +1,7 @@
 """Brings the events of turns to their readers: live ones at once, missed ones from the log or the row (I4, I8).
 
-The rule is `shared.turn.replay`. Here readers come and go and the timers run; `live` is the fast path that readers share,
-`replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
+The rule is `shared.turn.replay`. Here readers come and go and the timers run; `live` is the fast path that readers
+share, `replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
 """
 
 import asyncio

@@ -27,9 +27,9 @@ from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
 from shared.errors import ProblemCode, RefusedError
-from shared.holds import MESSAGE_TOKENS
 from shared.ids import new_id
-from shared.prices import Priced
+from shared.money.holds import MESSAGE_TOKENS
+from shared.money.prices import Priced
 from shared.statement import Statement
 from shared.titles import title_from
 from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from shared.money import format_usd
+from shared.money.money import format_usd
+from shared.money.usage import Usage
 from shared.turn.events import EventEncoder, EventType, timestamp
-from shared.usage import Usage
 
 ROW_COLUMNS: Final = (
     "id",

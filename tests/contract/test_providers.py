@@ -19,10 +19,10 @@ import pytest
 import uvloop
 
 from shared.errors import Fault, ProviderError
-from shared.price_table import PriceTable
+from shared.money.price_table import PriceTable
+from shared.money.usage import Usage
 from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turn.turns import FinishReason, Role
-from shared.usage import Usage
 from worker.providers import build_provider, upstream
 from worker.providers.provider import (
     ContentDelta,

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from shared.money.usage import UsageSource
 from shared.settings import load_settings
 from shared.turn.events import EventType
 from shared.turn.turns import Role, StopReason
-from shared.usage import UsageSource
 from tests.children import search_rest
 from worker.providers import build_provider
 from worker.providers.provider import Prompt, PromptMessage

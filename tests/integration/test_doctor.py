@@ -46,7 +46,7 @@ OTHERS = (
 )
 HERE = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
-PRICES = ROOT / "shared" / "prices.toml"
+PRICES = ROOT / "shared" / "money" / "prices.toml"
 
 
 def now() -> datetime:

@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from shared.errors import Fault
 from shared.ids import new_id
+from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
-from shared.usage import Usage, UsageSource
 from turnkeeper.cli import main
 from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn, claim_turn

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from shared.ids import new_id
+from shared.money.usage import Usage, UsageSource
 from shared.redis_names import abort_key, log_key
 from shared.turn.events import decode_header
 from shared.turn.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
 from tests.integration.conftest import until
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import Answer, Completed, Requeued, Stopped

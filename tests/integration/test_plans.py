@@ -11,8 +11,8 @@ from sqlalchemy.engine import make_url
 
 from shared.ids import new_id
 from shared.migrate import migrate
+from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason
-from shared.usage import Usage, UsageSource
 from turnkeeper.up.embedded import EmbeddedPostgres
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import Answer, Completed

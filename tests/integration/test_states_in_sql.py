@@ -5,6 +5,7 @@ import re
 import pytest
 
 from shared.accounts import KeyRole
+from shared.money.usage import UsageSource
 from shared.turn.turns import (
     ACTIVE,
     TERMINAL,
@@ -15,7 +16,6 @@ from shared.turn.turns import (
     StopReason,
     TurnStatus,
 )
-from shared.usage import UsageSource
 
 # By hand as well: a check that is only derived from the table that it checks proves nothing.
 ENDED = {"completed", "stopped", "failed", "expired"}

@@ -28,8 +28,8 @@ from api.caller import Caller
 from api.statements.turns import stop_turn
 from shared.errors import Fault
 from shared.ids import new_id
+from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
 from worker.providers.provider import Capabilities
 from worker.recovery import leases, sweeper
 from worker.recovery.left_behind import Left, source_of, usage_of

@@ -10,9 +10,9 @@ import redis
 from sqlalchemy import text
 
 from shared.ids import new_id
+from shared.money.usage import Usage, UsageSource
 from shared.redis_names import log_key
 from shared.turn.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
 from turnkeeper.cli import main
 from turnkeeper.commands.erasure import Erasure
 from worker.turn.claim import claim_turn

@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 
 from api import resources
 from shared.database import Database
-from shared.money import format_usd
+from shared.money.money import format_usd
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import usage_of
 

@@ -6,9 +6,9 @@ Text is made safe to store here, and it is decided here whether an end is an end
 from typing import Final, Protocol
 
 from shared.errors import Fault, ProviderError
+from shared.money.usage import Usage
 from shared.text import TextCleaner
 from shared.turn.turns import FinishReason
-from shared.usage import Usage
 from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
 
 MOST_TOKENS: Final = 10**9

@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from shared.errors import Fault, ProviderError
+from shared.money.usage import Usage
 from shared.provider_settings import ProviderSettings
 from shared.turn.turns import FinishReason
-from shared.usage import Usage
 from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream

@@ -11,8 +11,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from shared.money.usage import Usage
 from shared.turn.turns import FinishReason, Role
-from shared.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from shared.log_scripts import APPEND, RESTART, Appended, sha_of
+from shared.money.usage import Usage, UsageSource
 from shared.redis_names import events_channel, log_key
 from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.turn.turns import TurnStatus
-from shared.usage import Usage, UsageSource
 from shared.wire import pack
 from worker.publishing.call_note import CallNote
 

@@ -9,10 +9,10 @@ import msgspec
 import redis
 from sqlalchemy import Row
 
+from shared.money.usage import Usage, UsageSource, estimate_tokens
 from shared.redis_names import call_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
-from shared.usage import Usage, UsageSource, estimate_tokens
 from worker.publishing.call_note import CallNote, read_note
 from worker.turn.allowance import within_limit
 from worker.turn.outcome import Answer

@@ -13,9 +13,9 @@ from typing import Final, TypeGuard, assert_never
 from shared import failpoints
 from shared.errors import Fault, ProviderError
 from shared.failpoints import Failpoint
+from shared.money.usage import Usage
 from shared.turn.events import EventType
 from shared.turn.turns import StopReason
-from shared.usage import Usage
 from worker.providers.provider import (
     ContentDelta,
     Finish,

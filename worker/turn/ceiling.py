@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from shared.holds import MOST_BYTES_PER_TOKEN
-from shared.usage import Usage
+from shared.money.holds import MOST_BYTES_PER_TOKEN
+from shared.money.usage import Usage
 from worker.providers.provider import Capabilities, Prompt
 from worker.turn.allowance import Allowance
 from worker.turn.consumption import Consumption

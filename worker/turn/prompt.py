@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import Fault, TurnkeeperError
+from shared.money.usage import estimate_tokens
 from shared.turn.turns import Role
-from shared.usage import estimate_tokens
 from worker.providers.provider import Prompt, PromptMessage
 
 _TOKENS_PER_MESSAGE = 4

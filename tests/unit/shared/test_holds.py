@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from shared.holds import least_tokens, most_prompt_tokens, most_text_tokens, payable_tokens
-from shared.price_table import Price
-from shared.prices import most_cost
+from shared.money.holds import least_tokens, most_prompt_tokens, most_text_tokens, payable_tokens
+from shared.money.price_table import Price
+from shared.money.prices import most_cost
 from shared.turn.turns import Role
 from turnkeeper.scripted.ask import Dialect, read_ask
 from worker.turn.prompt import StoredMessage, build_prompt, prompt_tokens

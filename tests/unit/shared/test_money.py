@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.money import format_usd
+from shared.money.money import format_usd
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from shared.errors import Fault, ProviderError
+from shared.money.usage import Usage
 from shared.turn.turns import FinishReason
-from shared.usage import Usage
 from worker.providers.answer import Answer
 from worker.providers.anthropic import EventReader
 from worker.providers.provider import ContentDelta, Finish, MessageStart, ReasoningDelta, RunningUsage

@@ -9,11 +9,11 @@ from decimal import Decimal
 import pytest
 
 from shared.errors import Fault, ProviderError
-from shared.price_table import PriceTable
-from shared.prices import PricedModel
+from shared.money.price_table import PriceTable
+from shared.money.prices import PricedModel
+from shared.money.usage import Usage, UsageSource
 from shared.turn.events import EventType
 from shared.turn.turns import FinishReason, Role, StopReason
-from shared.usage import Usage, UsageSource
 from worker.providers.provider import (
     Capabilities,
     ContentDelta,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import Role
-from shared.usage import Usage, UsageSource
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.turn.continuation import Seam, continued, is_continued
 from worker.turn.outcome import Answer

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.usage import Usage
+from shared.money.usage import Usage
 from worker.providers.answer import MOST_TOKENS, Answer
 from worker.providers.anthropic import EventReader
 from worker.providers.openai_compatible import ChunkReader

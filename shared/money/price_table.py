@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from shared.usage import Usage
+from shared.money.usage import Usage
 
 SHIPPED: Final = Path(__file__).with_name("prices.toml")
 
@@ -157,7 +157,7 @@ def read_price_table(path: Path, problems: list[str]) -> PriceTable:
     """Read a file of prices.
 
     Args:
-        path: The file, in the form of `shared/prices.toml`.
+        path: The file, in the form of `shared/money/prices.toml`.
         problems: Gets a line for everything that is wrong with it.
 
     Returns:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Protocol
 
-from shared.price_table import FREE, Price, PriceTable
-from shared.usage import Usage
+from shared.money.price_table import FREE, Price, PriceTable
+from shared.money.usage import Usage
 
 _MILLION: Final = Decimal(1_000_000)
 _SCRIPTED: Final = Price(Decimal(3), Decimal(15), Decimal("0.30"), Decimal("3.75"), Decimal(6))

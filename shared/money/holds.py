@@ -7,8 +7,8 @@ never below what a provider counts of the same prompt, and often four times it.
 from decimal import Decimal
 from typing import Final
 
-from shared.price_table import Price
-from shared.prices import most_cost
+from shared.money.price_table import Price
+from shared.money.prices import most_cost
 
 LEAST_OUTPUT_TOKENS: Final = 16
 """An answer of fewer is none: where a budget pays for less, the turn is refused. One that asked for less has that."""
