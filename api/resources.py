@@ -10,8 +10,8 @@ from sqlalchemy import Row
 
 from api import models
 from api.money_models import LedgerRow
+from shared.configuration.settings import Settings
 from shared.money.money import format_usd
-from shared.settings import Settings
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import usage_of
 

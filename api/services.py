@@ -14,8 +14,8 @@ from api.refusal_counts import Refusals
 from api.relay.hub import Hub
 from api.store import PostgresStreamStore
 from api.waiting import Waiting
+from shared.configuration.settings import Settings
 from shared.database import Database
-from shared.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis

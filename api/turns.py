@@ -31,10 +31,10 @@ from api.statements.sessions import session_expired
 from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared import failpoints
+from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
 from shared.failpoints import Failpoint
 from shared.logs import bind_log_ids
-from shared.settings import Settings
 from shared.turn.events_of_turn import accept_events
 from shared.turn.turns import TERMINAL, StopReason
 

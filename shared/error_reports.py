@@ -14,9 +14,9 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from shared.configuration.settings import Settings
 from shared.errors import TurnkeeperError
 from shared.logs import chain_of, ids_of, redact, said_by
-from shared.settings import Settings
 from shared.version import version
 
 _OURS: Final = ("turnkeeper.", "api.", "worker.", "shared.")

@@ -17,9 +17,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 from shared.accounts import KeyRole, create_organization, insert_key, mint_key
+from shared.configuration.settings import Settings, load_settings
 from shared.database import Database
 from shared.migrate import migrate
-from shared.settings import Settings, load_settings
 from tests import doorbells
 from tests.marks import leaks_in_files, leaks_in_redis
 from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis

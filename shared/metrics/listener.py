@@ -16,12 +16,12 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
+from shared.configuration.settings import Settings
 from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Pages, folder_of
 from shared.metrics.servers import Servers
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
-from shared.settings import Settings
 
 _log = logging.getLogger("turnkeeper.metrics")
 

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from shared.configuration.settings import Settings
 from shared.database import Database
 from shared.doorbell import QUEUE_KEY
 from shared.errors import UnavailableError
@@ -32,7 +33,6 @@ from shared.metrics.table import (
     WORKERS_HEARING,
     Metric,
 )
-from shared.settings import Settings
 
 _log = logging.getLogger("turnkeeper.metrics")
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 import uvloop
 
-from shared.addresses import refusal_of_address
+from shared.configuration.addresses import refusal_of_address
+from shared.configuration.settings import load_settings
 from shared.errors import Fault, ProviderError
-from shared.settings import load_settings
 from shared.turn.turns import Role
 from worker.providers import build_provider
 from worker.providers.provider import Prompt, PromptMessage

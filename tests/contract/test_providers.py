@@ -18,10 +18,10 @@ import psutil
 import pytest
 import uvloop
 
+from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
-from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turn.turns import FinishReason, Role
 from worker.providers import build_provider, upstream
 from worker.providers.provider import (

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from shared.configuration.settings import load_settings
 from shared.money.usage import UsageSource
-from shared.settings import load_settings
 from shared.turn.events import EventType
 from shared.turn.turns import Role, StopReason
 from tests.children import search_rest

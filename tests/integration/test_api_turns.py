@@ -196,7 +196,7 @@ def test_a_trace_context_that_is_not_valid_is_ignored(api, post, as_owner, trace
 
 def test_a_turn_is_accepted_while_redis_is_away(keys, environment):
     from api.app import create_app
-    from shared.settings import load_settings
+    from shared.configuration.settings import load_settings
 
     app = create_app("web", load_settings(environment | {"REDIS_URL": "redis://127.0.0.1:1/0"}))
     client, headers = app.test_client(), {"Authorization": f"Bearer {keys.alice}"}

@@ -19,6 +19,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
+from shared.configuration.settings import Settings, load_settings
 from shared.database import Database
 from shared.errors import UnavailableError
 from shared.metrics import listener, table
@@ -29,7 +30,6 @@ from shared.metrics.pages import Pages, folder_of
 from shared.metrics.servers import WAIT_SECONDS, Servers
 from shared.metrics.table import Service
 from shared.metrics.tally import PLACES, Tally
-from shared.settings import Settings, load_settings
 from tests.conftest import Keys
 from tests.integration.conftest import Api, until
 from tests.ports import free_port

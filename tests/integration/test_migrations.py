@@ -12,10 +12,10 @@ import pytest
 
 from shared import migrate as migrating
 from shared.accounts import create_organization
+from shared.configuration.settings import load_settings
 from shared.database import Database
 from shared.errors import UnavailableError
 from shared.migrate import SCRIPTS, migrate
-from shared.settings import load_settings
 from shared.turn.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
 from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres

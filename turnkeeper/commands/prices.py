@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.configuration.provider_settings import load_priced_model
 from shared.money.price_table import Price
 from shared.money.prices import PricedModel, price_of
 from shared.money.usage import Usage
-from shared.provider_settings import load_priced_model
 
 _RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 

@@ -98,7 +98,7 @@ def all_checks(
     environ: Mapping[str, str], state: State | None, options: argparse.Namespace
 ) -> Mapping[str, Check]:
     """Return every check; a server that nobody named is one of the settings' problems."""
-    from shared.environment import Reader
+    from shared.configuration.environment import Reader
     from turnkeeper.doctor.connections import check_connections, connections_of
     from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
     from turnkeeper.doctor.postgres import check_postgres

@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.environment import Reader
-from shared.provider_settings import ProviderSettings, read_provider
+from shared.configuration.environment import Reader
+from shared.configuration.provider_settings import ProviderSettings, read_provider
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, warning, wrong
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 

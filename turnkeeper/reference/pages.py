@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from shared.configuration.variables import VARIABLES
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turn.events import EventType
 from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
-from shared.variables import VARIABLES
 from turnkeeper.reference.redis_page import NAMES
 from turnkeeper.reference.typescript import declarations
 
@@ -110,7 +110,7 @@ def env_example() -> str:
     """Return `.env.example`: every variable, its meaning and its default."""
     parts = [
         "# Every variable that Turnkeeper reads, with its default. An empty variable counts as unset.",
-        "# Written by `python -m turnkeeper.reference` from shared/settings.py.",
+        "# Written by `python -m turnkeeper.reference` from shared/configuration/settings.py.",
     ]
     for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
         parts.append(f"\n# --- {group} ---")

@@ -17,8 +17,8 @@ from typing import Final
 
 from rich.console import Console
 
+from shared.configuration.settings import Settings, load_settings
 from shared.errors import TurnkeeperError
-from shared.settings import Settings, load_settings
 from turnkeeper.dotenv import read_dotenv
 from turnkeeper.up.embedded.child import HOST, FolderLock, free_port, log_tail
 from turnkeeper.up.embedded.postgres import EmbeddedPostgres

@@ -2,7 +2,7 @@
 
 import httpx
 
-from shared.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from worker.providers.anthropic import Anthropic
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.provider import Provider

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
-from shared.provider_settings import ProviderSettings
 from shared.turn.turns import FinishReason
 from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
-from shared.provider_settings import ProviderSettings
 from shared.turn.turns import FinishReason
 from worker.providers.answer import Answer, token_count, unreadable
 from worker.providers.decoding import JsonDecoder

@@ -11,8 +11,8 @@ from time import time_ns
 from typing import Final
 from urllib.parse import urlsplit
 
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderName, ProviderSettings
 from shared.tracing.context import TraceContext, parse_traceparent
 from shared.tracing.span import Kind, Recorder, Span, Value, known
 from worker.providers.provider import (

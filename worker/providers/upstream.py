@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 import httpx
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderSettings
 from worker.providers.answer import Answer, Reader
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
 from worker.providers.provider import Capabilities, Item, Prompt

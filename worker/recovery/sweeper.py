@@ -17,6 +17,7 @@ from uuid import UUID
 import redis
 from sqlalchemy import Row, text
 
+from shared.configuration.settings import Settings
 from shared.database import Database
 from shared.doorbell import QUEUE_KEY
 from shared.errors import Fault, UnavailableError
@@ -24,7 +25,6 @@ from shared.log_scripts import RESTART
 from shared.logs import log_ids
 from shared.metrics.tally import Tally
 from shared.redis_names import events_channel, log_key
-from shared.settings import Settings
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
 from shared.turn.events import EventType, timestamp

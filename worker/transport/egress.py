@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import certifi
 
-from shared.addresses import is_listed, refusal_of_address
+from shared.configuration.addresses import is_listed, refusal_of_address
 
 _log = logging.getLogger("turnkeeper.egress")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from api.app import create_app
 from shared.accounts import create_key, create_organization
+from shared.configuration.settings import load_settings
 from shared.migrate import migrate
-from shared.settings import load_settings
 from tests.soak.api.fuzz import Fuzz
 from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 

@@ -15,7 +15,7 @@ def test_a_page_that_is_stale_is_named_and_rewritten(tmp_path, capsys):
 
 
 def test_env_example_names_every_variable_and_sets_none():
-    from shared.variables import VARIABLES
+    from shared.configuration.variables import VARIABLES
 
     lines = reference.env_example().splitlines()
     assert [

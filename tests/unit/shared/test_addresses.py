@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.addresses import is_listed, is_plain_host, refusal_of_address, refusal_of_host
+from shared.configuration.addresses import is_listed, is_plain_host, refusal_of_address, refusal_of_host
 
 INTERNAL = {
     "0.0.0.0": "unspecified",

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from shared.configuration.settings import load_settings
 from shared.error_reports import ErrorReports, begin_error_reports, event_of
 from shared.errors import SettingsError, UnavailableError
 from shared.logs import JsonFormatter, configure_logging, log_ids, log_uncaught
-from shared.settings import load_settings
 
 DIARY = "my dear diary"
 SERVERS = {
@@ -148,6 +148,6 @@ def test_a_dsn_needs_the_package_and_is_not_repeated(monkeypatch):
         with pytest.raises(SettingsError, match="must be a DSN") as refused:
             load_settings({**SERVERS, "SENTRY_DSN": wrong})
         assert "sentry.example.com" not in str(refused.value)
-    monkeypatch.setattr("shared.environment.find_spec", lambda _: None)
+    monkeypatch.setattr("shared.configuration.environment.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'turnkeeper\[sentry\]'"):
         load_settings({**SERVERS, "SENTRY_DSN": dsn})

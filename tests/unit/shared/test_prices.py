@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.configuration.provider_settings import load_priced_model
+from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
 from shared.money.price_table import FREE, SHIPPED, read_price_table
 from shared.money.prices import is_free, is_known, most_cost, price_of
 from shared.money.usage import Usage, estimate_tokens
-from shared.provider_settings import load_priced_model
-from shared.settings import load_settings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SERVERS = {"DATABASE_URL": "postgresql://app@127.0.0.1/tk", "REDIS_URL": "redis://127.0.0.1"}

@@ -4,10 +4,10 @@ from decimal import Decimal
 
 import pytest
 
+from shared.configuration.provider_settings import ProviderName, Secret
+from shared.configuration.settings import load_settings
+from shared.configuration.variables import VARIABLES
 from shared.errors import SettingsError
-from shared.provider_settings import ProviderName, Secret
-from shared.settings import load_settings
-from shared.variables import VARIABLES
 
 SERVERS = {"DATABASE_URL": "postgresql://app@127.0.0.1/tk", "REDIS_URL": "redis://127.0.0.1"}
 ANTHROPIC = {**SERVERS, "ANTHROPIC_API_KEY": "sk-ant-test"}

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
-from shared.settings import load_settings
 from shared.tracing import tracer
 from shared.tracing.context import TraceContext
 from shared.tracing.span import Span
@@ -21,7 +21,7 @@ SERVERS = {
 OFF = """
 import sys
 import api.app, worker.main, turnkeeper.cli
-from shared.settings import load_settings
+from shared.configuration.settings import load_settings
 from shared.tracing.begin import begin_tracing
 settings = load_settings({"DATABASE_URL": "postgresql://a@h/d", "REDIS_URL": "redis://h", "ANTHROPIC_API_KEY": "k"})
 assert begin_tracing(settings, "worker") is None
@@ -74,6 +74,6 @@ def test_who_samples_is_named_by_the_standard_variable(monkeypatch):
 def test_a_collector_needs_the_package_and_a_base_url(monkeypatch):
     with pytest.raises(SettingsError, match="base URL of a collector"):
         load_settings({**SERVERS, "OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1:4318"})
-    monkeypatch.setattr("shared.environment.find_spec", lambda _: None)
+    monkeypatch.setattr("shared.configuration.environment.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'turnkeeper\[otel\]'"):
         load_settings({**SERVERS, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
-from shared.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.turn.turns import FinishReason, Role
 from worker.providers.answer import Answer
 from worker.providers.openai_compatible import OpenAICompatible

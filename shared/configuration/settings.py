@@ -9,10 +9,10 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.environment import Reader
+from shared.configuration.environment import Reader
+from shared.configuration.provider_settings import ProviderSettings, Secret, read_provider
 from shared.errors import SettingsError
 from shared.limit_scripts import MOST_TURNS
-from shared.provider_settings import ProviderSettings, Secret, read_provider
 
 _MOST_DAYS: Final = 36_500
 MOST_METRICS_PORT: Final = 65_533

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
+from shared.configuration.variables import VARIABLES
 from shared.money.price_table import RATE, is_rate
-from shared.variables import VARIABLES
 
 _DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {variable.name: variable.default for variable in VARIABLES}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
-from shared.environment import Reader
+from shared.configuration.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
+from shared.configuration.environment import Reader
 from shared.errors import SettingsError
 from shared.money.price_table import SHIPPED, Price, PriceTable, read_price_table
 from shared.money.prices import PricedModel, is_free, is_known
