@@ -36,12 +36,12 @@ from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
 from shared.configuration.settings import Settings, load_settings
-from shared.database import Database
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
 from shared.observing import begin_observing
+from shared.postgres.database import Database
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
 

@@ -6,11 +6,11 @@ from typing import Final
 
 from api.outbox import Ended, Notice, Outbox, Ring
 from api.relay.hub import Hub
-from shared.database import Database
 from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.tally import Tally
+from shared.postgres.database import Database
 from shared.turn.turns import TurnStatus
 
 _CLASSES: Final = {number: f"{number}xx" for number in (2, 3, 4, 5)}

@@ -18,9 +18,9 @@ from pydantic import (
 )
 
 from api.multitask import MultitaskStrategy
-from shared.accounts import KeyRole
 from shared.errors import Fault
 from shared.money.usage import UsageSource
+from shared.postgres.accounts import KeyRole
 from shared.turn.turns import (
     FinishReason,
     MessageStatus,

@@ -15,7 +15,7 @@ from api.relay.hub import Hub
 from api.store import PostgresStreamStore
 from api.waiting import Waiting
 from shared.configuration.settings import Settings
-from shared.database import Database
+from shared.postgres.database import Database
 
 if TYPE_CHECKING:
     from redis import Redis

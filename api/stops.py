@@ -10,7 +10,7 @@ from api.caller import Caller
 from api.outbox import Ended, Nudge, Outbox
 from api.statements import turns
 from api.statements.turns import StoppedTurn
-from shared.database import Database
+from shared.postgres.database import Database
 from shared.turn.events_of_turn import accept_events, queued_stop_events
 from shared.turn.turns import StopReason, TurnStatus
 

@@ -12,7 +12,7 @@ from api.outbox import Outbox
 from api.relay.store import TurnState
 from api.statements import sessions, turns
 from api.stops import stop
-from shared.database import Database
+from shared.postgres.database import Database
 from shared.turn.events_of_turn import done_event
 from shared.turn.turns import TERMINAL, StopReason, TurnStatus
 

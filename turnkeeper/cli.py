@@ -163,7 +163,7 @@ def worker(arguments: Sequence[str]) -> int:
 
 def migrate(_: argparse.Namespace) -> int:
     """Migrate as the owner; the application's login is made from `DATABASE_URL`."""
-    from shared.migrate import migrate
+    from shared.postgres.migrate import migrate
 
     environ = environment()
     migrate(owner_url(environ), environ.get("DATABASE_URL", "").strip())
@@ -181,7 +181,7 @@ def add_orgs(orgs_parser: argparse.ArgumentParser) -> None:
 
 def create_organization(options: argparse.Namespace) -> int:
     """Make an organization."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     print(accounts.create_organization(owner_url(environment()), options.name))
     return 0
@@ -189,7 +189,7 @@ def create_organization(options: argparse.Namespace) -> int:
 
 def list_organizations(_: argparse.Namespace) -> int:
     """List organizations, oldest first."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     for organization_id, name in accounts.list_organizations(owner_url(environment())):
         print(f"{organization_id}  {name}")
@@ -215,7 +215,7 @@ def add_keys(keys_parser: argparse.ArgumentParser) -> None:
 
 def create_key(options: argparse.Namespace) -> int:
     """Make a key and print it."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     if (options.role == "user") != bool(options.user):
         raise SettingsError(["--user is required with --role user, and only there"])
@@ -230,7 +230,7 @@ def create_key(options: argparse.Namespace) -> int:
 
 def list_keys(options: argparse.Namespace) -> int:
     """List keys, newest first."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     url = owner_url(environment())
     for row in accounts.list_keys(url, organization(url, options.org)):
@@ -241,7 +241,7 @@ def list_keys(options: argparse.Namespace) -> int:
 
 def revoke_key(options: argparse.Namespace) -> int:
     """Revoke a key."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     if accounts.revoke_key(owner_url(environment()), options.key):
         return 0

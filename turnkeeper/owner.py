@@ -52,7 +52,7 @@ def organization(url: str, named: str | None) -> UUID:
     Raises:
         SettingsError: It is unknown, or none was named and there are several.
     """
-    from shared import accounts
+    from shared.postgres import accounts
 
     known = accounts.list_organizations(url)
     meant = [row_id for row_id, name in known if named is None or named in {str(row_id), name}]

@@ -19,10 +19,10 @@ from sqlalchemy import Row
 
 from shared import failpoints
 from shared.configuration.settings import Settings
-from shared.database import Database
 from shared.errors import Fault, UnavailableError
 from shared.failpoints import Failpoint
 from shared.logs import log_ids
+from shared.postgres.database import Database
 from shared.tracing.span import Recorder
 from shared.turn.events import EventType
 from shared.turn.events_of_turn import accept_events, done_event

@@ -30,7 +30,7 @@ from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.money.holds import MESSAGE_TOKENS
 from shared.money.prices import Priced
-from shared.statement import Statement
+from shared.postgres.statement import Statement
 from shared.titles import title_from
 from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus
 

@@ -12,7 +12,7 @@ from shared.money.holds import least_tokens, most_prompt_tokens, most_text_token
 from shared.money.money import format_usd
 from shared.money.prices import Priced, most_cost, price_of
 from shared.money.usage import Usage
-from shared.statement import Statement
+from shared.postgres.statement import Statement
 from shared.turn.events import timestamp
 
 _FIRST_ATTEMPT: Final = 1

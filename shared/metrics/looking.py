@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from time import monotonic
 
-from shared.database import Database
 from shared.metrics import table
 from shared.metrics.tally import Tally
+from shared.postgres.database import Database
 
 
 def looking_at_pool(tally: Tally, database: Database, name: str) -> Callable[[], None]:

@@ -17,7 +17,6 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from shared.configuration.settings import Settings
-from shared.database import Database
 from shared.doorbell import QUEUE_KEY
 from shared.errors import UnavailableError
 from shared.metrics.table import (
@@ -33,6 +32,7 @@ from shared.metrics.table import (
     WORKERS_HEARING,
     Metric,
 )
+from shared.postgres.database import Database
 
 _log = logging.getLogger("turnkeeper.metrics")
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `shared.migrate` gives, each in its own transaction."""
+"""Alembic's entry: runs the migrations on the connection that `shared.postgres.migrate` gives, each in its own transaction."""
 
 from alembic import context
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from shared.accounts import create_key, create_organization
-from shared.migrate import migrate
+from shared.postgres.accounts import create_key, create_organization
+from shared.postgres.migrate import migrate
 from tests.e2e.conftest import CALM, START_LIMIT_SECONDS, spawn
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, wait_until
 from tests.marks import leaks_in_redis

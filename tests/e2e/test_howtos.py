@@ -15,7 +15,7 @@ from redis import Redis
 
 from shared.metrics.pages import folder_of
 from shared.metrics.table import Service
-from shared.migrate import migrate
+from shared.postgres.migrate import migrate
 from tests.documents import Block, allotted
 from tests.e2e.clone import environment, run_shell, running_clone
 from tests.e2e.protocol_client import Api, Oracle, wait_until

@@ -22,7 +22,7 @@ import pytest
 import redis
 from websockets.exceptions import WebSocketException
 
-from shared.accounts import create_key, create_organization
+from shared.postgres.accounts import create_key, create_organization
 from tests.doorbells import check_push
 from tests.e2e.conftest import PROVIDER_KEY, Service, running_service, temporary_folder
 from tests.e2e.protocol_client import SUBPROTOCOL, Api, Oracle, wait_until, websocket

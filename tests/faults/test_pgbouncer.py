@@ -23,8 +23,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from shared.database import Database
-from shared.migrate import migrate
+from shared.postgres.database import Database
+from shared.postgres.migrate import migrate
 from tests.documents import allotted
 from tests.e2e.conftest import PROVIDER_KEY, running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle

@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from shared.configuration.settings import Settings
-from shared.database import Database
 from shared.ids import new_id
 from shared.money.price_table import FREE
+from shared.postgres.database import Database
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 """A well-formed id of nothing."""

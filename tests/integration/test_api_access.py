@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from shared.accounts import digest
+from shared.postgres.accounts import digest
 from shared.redis_names import ticket_key
 
 PROTECTED = [

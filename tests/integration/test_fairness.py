@@ -13,9 +13,9 @@ from sqlalchemy.engine import make_url
 
 from api.app import create_app
 from api.backlog import Backlog
-from shared.accounts import create_organization
 from shared.configuration.settings import load_settings
 from shared.ids import new_id
+from shared.postgres.accounts import create_organization
 from shared.turn.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker

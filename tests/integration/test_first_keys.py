@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared import accounts
 from shared.errors import SettingsError
-from shared.migrate import migrate
+from shared.postgres import accounts
+from shared.postgres.migrate import migrate
 from turnkeeper import cli
 from turnkeeper.up.logins import split_roles
 from turnkeeper.up.records import KEYS_NAME

@@ -20,7 +20,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from shared.configuration.settings import Settings, load_settings
-from shared.database import Database
 from shared.errors import UnavailableError
 from shared.metrics import listener, table
 from shared.metrics.exposition import Exposition
@@ -30,6 +29,7 @@ from shared.metrics.pages import Pages, folder_of
 from shared.metrics.servers import WAIT_SECONDS, Servers
 from shared.metrics.table import Service
 from shared.metrics.tally import PLACES, Tally
+from shared.postgres.database import Database
 from tests.conftest import Keys
 from tests.integration.conftest import Api, until
 from tests.ports import free_port

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from shared.accounts import KeyRole
 from shared.money.usage import UsageSource
+from shared.postgres.accounts import KeyRole
 from shared.turn.turns import (
     ACTIVE,
     TERMINAL,

@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from shared.accounts import mint_key
+from shared.postgres.accounts import mint_key
 from tests import marks
 from turnkeeper.up.embedded.child import kept_secret
 

@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import Row, text
 
 from api import resources
-from shared.database import Database
 from shared.money.money import format_usd
+from shared.postgres.database import Database
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import usage_of
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.database import engine_for
+from shared.postgres.database import engine_for
 from turnkeeper.options import FAILED
 from turnkeeper.owner import as_owner, environment, organization, owner_url
 

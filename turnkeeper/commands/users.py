@@ -14,7 +14,7 @@ from turnkeeper.owner import as_owner, environment, organization
 from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, read_state
 
 if TYPE_CHECKING:
-    from shared.database import Database
+    from shared.postgres.database import Database
 
 _WAIT_SECONDS: Final = 30.0
 _MOST_WAIT_SECONDS: Final = 3600.0
@@ -90,7 +90,7 @@ def application_database(url: str) -> Iterator["Database"]:
     Raises:
         SettingsError: Row-level security does not bind the role.
     """
-    from shared.database import Database
+    from shared.postgres.database import Database
 
     database = Database(url, pool_size=1, prepare=False)
     try:

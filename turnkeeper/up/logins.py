@@ -12,8 +12,8 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import LIVENESS
 from shared.errors import SettingsError, TurnkeeperError
+from shared.postgres.database import LIVENESS
 from turnkeeper.up.embedded.child import kept_secret
 
 

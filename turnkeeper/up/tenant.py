@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from shared import accounts
+from shared.postgres import accounts
 from turnkeeper.up.records import Keys, read_keys, write_keys
 
 ORGANIZATION: Final = "default"

@@ -174,7 +174,7 @@ class Session:
         return self._environ.get("SCRIPTED_BASE_URL", "").strip() or f"http://{HOST}:{free_port()}/v1"
 
     def _prepare_database(self, addresses: Addresses) -> tuple[Keys, bool]:
-        from shared.migrate import migrate
+        from shared.postgres.migrate import migrate
         from turnkeeper.up.tenant import ensure_keys
 
         with owning_database():

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.database import Database
 from shared.errors import UnavailableError
+from shared.postgres.database import Database
 from shared.turn.turns import StopReason
 from worker.providers.provider import Provider
 from worker.turn.attempt import Attempt

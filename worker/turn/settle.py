@@ -14,12 +14,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from shared.configuration.provider_settings import ProviderSettings
-from shared.database import Database
 from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, fault_error
 from shared.ids import new_id
 from shared.money.prices import price_of
 from shared.money.usage import Usage
-from shared.statement import Statement
+from shared.postgres.database import Database
+from shared.postgres.statement import Statement
 from shared.turn.turns import TERMINAL, Signal, TurnStatus, sources_into
 from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 from bench.report import surroundings
-from shared import accounts
+from shared.postgres import accounts
 from tests.e2e.conftest import QUICK, spawn
 from tests.soak.chaos.checker import Violation, check, read_stored
 from tests.soak.chaos.clients import Clients, Told

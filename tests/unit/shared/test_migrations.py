@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.migrate import SCRIPTS
+from shared.postgres.migrate import SCRIPTS
 
 ROOT = Path(__file__).parents[3]
 FIRST = "0001"

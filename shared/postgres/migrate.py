@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError
 
-from shared.database import engine_for
 from shared.errors import UnavailableError
+from shared.postgres.database import engine_for
 
 _log = logging.getLogger("turnkeeper.migrate")
 
-SCRIPTS: Final = Path(__file__).parent / "migrations"
+SCRIPTS: Final = Path(__file__).parents[1] / "migrations"
 _LOCK: Final = 0x7475726E
 """Advisory lock of migrations: several processes may start at once."""
 _LOCK_TIMEOUT_MS: Final = 2000

@@ -17,8 +17,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.database import engine_for
 from shared.ids import new_id
+from shared.postgres.database import engine_for
 
 _ALPHABET: Final = string.ascii_lowercase + string.digits
 
