@@ -24,7 +24,7 @@ from api.statements import keys
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 from shared.postgres.accounts import digest
 from shared.postgres.database import Database
-from shared.redis_names import ticket_key
+from shared.redis.names import ticket_key
 
 _log = logging.getLogger("turnkeeper.auth")
 

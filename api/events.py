@@ -22,7 +22,7 @@ from api.statements import turns
 from api.store import state_of
 from api.streams import stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
-from shared.redis_names import log_key
+from shared.redis.names import log_key
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import accept_events
 from shared.turn.replay import (

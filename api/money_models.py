@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field, StringConstraints, WithJsonSchema
 
 from api.models import Answer, Id, Request, Time, UsageCounts, Usd
-from shared.limit_scripts import MOST_TURNS
 from shared.money.usage import UsageSource
+from shared.redis.limit_scripts import MOST_TURNS
 
 _MOST_WHOLE: Final = 2**31 - 1
 """The largest number of the columns."""

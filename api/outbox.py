@@ -21,9 +21,9 @@ from redis.client import Pipeline
 from sqlalchemy import Row
 
 from api.line import Line
-from shared.doorbell import QUEUE_KEY, doorbell
-from shared.log_scripts import APPEND, OPEN
-from shared.redis_names import ABORT_CHANNEL, abort_key, events_channel, log_key
+from shared.redis.doorbell import QUEUE_KEY, doorbell
+from shared.redis.log_scripts import APPEND, OPEN
+from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
 
 _log = logging.getLogger("turnkeeper.outbox")
 

@@ -25,7 +25,6 @@ from redis.exceptions import RedisError
 from shared import failpoints
 from shared.collector import calm_collector
 from shared.configuration.settings import Settings, load_settings
-from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
 from shared.metrics import listener
@@ -34,6 +33,7 @@ from shared.metrics.table import Service
 from shared.metrics.tally import Tally
 from shared.observing import begin_observing
 from shared.postgres.database import Database
+from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
 from worker.metrics import WorkerMetrics
 from worker.process.celery_settings import celery_settings

@@ -24,7 +24,7 @@ from api.relay.store import StreamStore
 from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
-from shared.redis_names import events_channel
+from shared.redis.names import events_channel
 from shared.turn.replay import Position, RowState
 
 _log = logging.getLogger(__name__)

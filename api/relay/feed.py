@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from api.relay.connection import Connection
-from shared.redis_names import events_channel
+from shared.redis.names import events_channel
 from shared.turn.replay import Entry, Position, Turn
 
 FIRST_SILENCE_SECONDS: Final = 2.0

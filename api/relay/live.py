@@ -11,7 +11,7 @@ from api.relay.connection import Connection
 from api.relay.feed import Feed, Session
 from api.relay.replays import Replays
 from shared.ids import parse_id
-from shared.redis_names import events_channel
+from shared.redis.names import events_channel
 from shared.turn.events import EventType, decode_header
 from shared.turn.replay import Entry, Outgoing, Position, Verdict, judge
 

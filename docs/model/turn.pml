@@ -132,7 +132,7 @@ inline read(a, s, kind) {
     fi
 }
 
-/* shared/log_scripts.py: APPEND and RESTART, with the publication in the same step. */
+/* shared/redis/log_scripts.py: APPEND and RESTART, with the publication in the same step. */
 inline execute(w, a, s, kind) {
     if
     :: log_gone && kind != SNAPSHOT ->

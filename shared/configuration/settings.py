@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from shared.configuration.environment import Reader
 from shared.configuration.provider_settings import ProviderSettings, Secret, read_provider
 from shared.errors import SettingsError
-from shared.limit_scripts import MOST_TURNS
+from shared.redis.limit_scripts import MOST_TURNS
 
 _MOST_DAYS: Final = 36_500
 MOST_METRICS_PORT: Final = 65_533

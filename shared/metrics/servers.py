@@ -17,7 +17,6 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from shared.configuration.settings import Settings
-from shared.doorbell import QUEUE_KEY
 from shared.errors import UnavailableError
 from shared.metrics.table import (
     DOORBELLS,
@@ -33,6 +32,7 @@ from shared.metrics.table import (
     Metric,
 )
 from shared.postgres.database import Database
+from shared.redis.doorbell import QUEUE_KEY
 
 _log = logging.getLogger("turnkeeper.metrics")
 

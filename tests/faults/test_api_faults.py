@@ -10,8 +10,8 @@ import httpx
 import pytest
 from celery import Celery
 
-from shared.doorbell import QUEUE_NAME, TASK_NAME
 from shared.failpoints import Failpoint
+from shared.redis.doorbell import QUEUE_NAME, TASK_NAME
 from tests.e2e.protocol_client import wait_until
 from tests.faults.proxy import Moment
 from tests.faults.world import END_SECONDS, World, kill, stopped

@@ -4,7 +4,7 @@ import pytest
 import redis
 
 from shared.postgres.accounts import digest
-from shared.redis_names import ticket_key
+from shared.redis.names import ticket_key
 
 PROTECTED = [
     ("POST", "/v1/sessions", {}),

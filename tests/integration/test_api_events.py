@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 import redis
 
-from shared.redis_names import log_key
+from shared.redis.names import log_key
 from shared.turn.events import EventEncoder, EventType
 
 

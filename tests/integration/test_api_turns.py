@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from shared.doorbell import QUEUE_KEY, arguments_of
-from shared.redis_names import ABORT_CHANNEL, abort_key, log_key
+from shared.redis.doorbell import QUEUE_KEY, arguments_of
+from shared.redis.names import ABORT_CHANNEL, abort_key, log_key
 
 TURN_FIELDS = {
     "id",

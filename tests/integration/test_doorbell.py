@@ -10,7 +10,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from redis import Redis
 
-from shared.doorbell import QUEUE_KEY, QUEUE_NAME, TASK_NAME, arguments_of, doorbell
+from shared.redis.doorbell import QUEUE_KEY, QUEUE_NAME, TASK_NAME, arguments_of, doorbell
 from worker.process.celery_settings import celery_settings
 from worker.process.strategy import doorbell_strategy
 

@@ -10,7 +10,7 @@ import redis
 
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
-from shared.redis_names import abort_key, log_key
+from shared.redis.names import abort_key, log_key
 from shared.turn.events import decode_header
 from shared.turn.turns import FinishReason, StopReason
 from tests.integration.conftest import until

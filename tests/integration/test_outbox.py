@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from api.outbox import Outbox, Ring
-from shared.doorbell import QUEUE_KEY
+from shared.redis.doorbell import QUEUE_KEY
 
 
 @pytest.fixture

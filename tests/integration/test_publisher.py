@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from shared.ids import new_id
-from shared.redis_names import log_key
+from shared.redis.names import log_key
 from shared.turn.events import EventEncoder, EventType
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 
 from shared.configuration.settings import load_settings
-from shared.redis_names import log_key
+from shared.redis.names import log_key
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import DEADLINE_SECONDS, Desk, patience, patient_worker, provider
 from worker.providers import upstream

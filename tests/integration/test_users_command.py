@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
-from shared.redis_names import log_key
+from shared.redis.names import log_key
 from shared.turn.turns import FinishReason, StopReason
 from turnkeeper.cli import main
 from turnkeeper.commands.erasure import Erasure

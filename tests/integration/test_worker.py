@@ -15,10 +15,10 @@ from sqlalchemy import text
 
 from shared.configuration.settings import load_settings
 from shared.ids import new_id
-from shared.log_scripts import APPEND, Appended
 from shared.metrics import table
 from shared.metrics.tally import PLACES
-from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
+from shared.redis.log_scripts import APPEND, Appended
+from shared.redis.names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from tests.integration.conftest import LONG_LEASES, be_patient, until
 from worker import runner
 from worker.main import Worker

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.doorbell import TASK_NAME, doorbell
 from shared.ids import new_id
+from shared.redis.doorbell import TASK_NAME, doorbell
 from tests.doorbells import WrongMessageError, check_message, check_push
 from tests.marks import marked
 

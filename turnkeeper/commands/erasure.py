@@ -20,7 +20,7 @@ from api.statements import sessions, turns
 from api.stops import tell_stop
 from shared.errors import UnavailableError
 from shared.postgres.database import Database, engine_for
-from shared.redis_names import abort_key, log_key
+from shared.redis.names import abort_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.turns import ACTIVE, TERMINAL, StopReason
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from shared.doorbell import KEY_PREFIX, QUEUE_KEY
-from shared.redis_names import (
+from shared.redis.doorbell import KEY_PREFIX, QUEUE_KEY
+from shared.redis.names import (
     ABORT_CHANNEL,
     abort_key,
     call_key,

@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu.entity import Queue
 
-from shared.doorbell import KEY_PREFIX, QUEUE_NAME
+from shared.redis.doorbell import KEY_PREFIX, QUEUE_NAME
 
 
 def celery_settings(redis_url: str) -> dict[str, Any]:

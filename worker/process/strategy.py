@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.worker import state
 
-from shared.doorbell import arguments_of
+from shared.redis.doorbell import arguments_of
 
 _log = logging.getLogger("turnkeeper.doorbells")
 

@@ -12,12 +12,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from shared.log_scripts import APPEND, RESTART, Appended, sha_of
 from shared.money.usage import Usage, UsageSource
-from shared.redis_names import events_channel, log_key
+from shared.redis.log_scripts import APPEND, RESTART, Appended, sha_of
+from shared.redis.names import events_channel, log_key
+from shared.redis.wire import pack
 from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.turn.turns import TurnStatus
-from shared.wire import pack
 from worker.publishing.call_note import CallNote
 
 if TYPE_CHECKING:

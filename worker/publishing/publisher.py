@@ -17,11 +17,11 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
-from shared.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
 from shared.metrics.tally import Tally
-from shared.redis_names import call_key, events_channel, log_key
+from shared.redis.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
+from shared.redis.names import call_key, events_channel, log_key
+from shared.redis.wire import Wire, pack
 from shared.turn.events import timestamp
-from shared.wire import Wire, pack
 from worker.publishing.call_note import CallNote
 from worker.publishing.channel import Channel
 from worker.publishing.flow import Flow

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from shared.errors import UnavailableError
 from shared.ids import parse_id
-from shared.redis_names import ABORT_CHANNEL, abort_key
+from shared.redis.names import ABORT_CHANNEL, abort_key
+from shared.redis.wire import Wire, pack
 from shared.turn.turns import StopReason
-from shared.wire import Wire, pack
 from worker.recovery.leases import LeaseKeeper
 
 _log = logging.getLogger("turnkeeper.aborts")

@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import Row
 
 from shared.money.usage import Usage, UsageSource, estimate_tokens
-from shared.redis_names import call_key, log_key
+from shared.redis.names import call_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
 from worker.publishing.call_note import CallNote, read_note

@@ -18,13 +18,13 @@ import redis
 from sqlalchemy import Row, text
 
 from shared.configuration.settings import Settings
-from shared.doorbell import QUEUE_KEY
 from shared.errors import Fault, UnavailableError
-from shared.log_scripts import RESTART
 from shared.logs import log_ids
 from shared.metrics.tally import Tally
 from shared.postgres.database import Database
-from shared.redis_names import events_channel, log_key
+from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.log_scripts import RESTART
+from shared.redis.names import events_channel, log_key
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
 from shared.turn.events import EventType, timestamp

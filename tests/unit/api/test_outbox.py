@@ -7,7 +7,7 @@ from redis import ConnectionError as RedisConnectionError
 from redis import ResponseError
 
 from api.outbox import MOST_WAITING, Ended, Nudge, Outbox, Ring
-from shared.doorbell import QUEUE_KEY, arguments_of
+from shared.redis.doorbell import QUEUE_KEY, arguments_of
 
 
 class FakePipeline:

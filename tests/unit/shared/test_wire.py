@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.wire import Wire, pack
+from shared.redis.wire import Wire, pack
 
 SELECTED = b"+OK\r\n"
 
