@@ -40,7 +40,7 @@ from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
-from shared.observing import begin_observing
+from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder

@@ -34,7 +34,7 @@ from shared import failpoints
 from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
 from shared.failpoints import Failpoint
-from shared.logs import bind_log_ids
+from shared.observing.logs import bind_log_ids
 from shared.turn.events_of_turn import accept_events
 from shared.turn.turns import TERMINAL, StopReason
 

@@ -135,7 +135,7 @@ def add_service(service_parser: argparse.ArgumentParser, role: str) -> None:
 def serve(options: argparse.Namespace) -> int:
     """Run gunicorn; it ends the process."""
     from shared.configuration.settings import load_settings
-    from shared.logs import configure_logging
+    from shared.observing.logs import configure_logging
     from turnkeeper.up.serve import Service, serve
 
     settings = load_settings(os.environ)

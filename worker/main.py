@@ -31,7 +31,7 @@ from shared.metrics import listener
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.table import Service
 from shared.metrics.tally import Tally
-from shared.observing import begin_observing
+from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing

@@ -21,7 +21,7 @@ from shared import failpoints
 from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
 from shared.failpoints import Failpoint
-from shared.logs import log_ids
+from shared.observing.logs import log_ids
 from shared.postgres.database import Database
 from shared.tracing.span import Recorder
 from shared.turn.events import EventType

@@ -19,8 +19,8 @@ from sqlalchemy import Row, text
 
 from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
-from shared.logs import log_ids
 from shared.metrics.tally import Tally
+from shared.observing.logs import log_ids
 from shared.postgres.database import Database
 from shared.redis.doorbell import QUEUE_KEY
 from shared.redis.log_scripts import RESTART

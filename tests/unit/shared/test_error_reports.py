@@ -11,9 +11,9 @@ import time
 import pytest
 
 from shared.configuration.settings import load_settings
-from shared.error_reports import ErrorReports, begin_error_reports, event_of
 from shared.errors import SettingsError, UnavailableError
-from shared.logs import JsonFormatter, configure_logging, log_ids, log_uncaught
+from shared.observing.error_reports import ErrorReports, begin_error_reports, event_of
+from shared.observing.logs import JsonFormatter, configure_logging, log_ids, log_uncaught
 
 DIARY = "my dear diary"
 SERVERS = {
@@ -89,7 +89,7 @@ def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_
     monkeypatch.setattr(root, "handlers", [])
     ends = []
     monkeypatch.setattr(
-        "shared.error_reports.atexit.register",
+        "shared.observing.error_reports.atexit.register",
         lambda end, *given, **named: ends.append(lambda: end(*given, **named)),
     )
     with socket.create_server(("127.0.0.1", 0), backlog=64) as deaf:  # connects, and nobody ever reads

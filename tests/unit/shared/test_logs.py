@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from shared.errors import UnavailableError
-from shared.logs import JsonFormatter, configure_logging, log_ids, redact
+from shared.observing.logs import JsonFormatter, configure_logging, log_ids, redact
 
 KEY = "tsk_abcd1234_" + "s" * 43
 TICKET = "tkt_" + "t" * 43

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from shared.configuration.settings import Settings
 from shared.errors import TurnkeeperError
-from shared.logs import chain_of, ids_of, redact, said_by
+from shared.observing.logs import chain_of, ids_of, redact, said_by
 from shared.version import version
 
 _OURS: Final = ("turnkeeper.", "api.", "worker.", "shared.")

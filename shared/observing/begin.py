@@ -1,8 +1,8 @@
 """Lets a process be seen: its log, what nothing caught, and its errors at Sentry; the same in all of them."""
 
 from shared.configuration.settings import Settings
-from shared.error_reports import begin_error_reports
-from shared.logs import configure_logging, log_uncaught
+from shared.observing.error_reports import begin_error_reports
+from shared.observing.logs import configure_logging, log_uncaught
 
 
 def begin_observing(settings: Settings, process: str) -> None:
