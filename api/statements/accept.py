@@ -26,12 +26,12 @@ from api.statements.holds import take_hold
 from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
+from api.titles import title_from
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.money.holds import MESSAGE_TOKENS
 from shared.money.prices import Priced
 from shared.postgres.statement import Statement
-from shared.titles import title_from
 from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus
 
 _TRY_AGAIN_MS: Final = 1000

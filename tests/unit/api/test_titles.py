@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.titles import title_from
+from api.titles import title_from
 
 
 def test_a_short_message_is_its_own_title_with_its_whitespace_collapsed():
