@@ -50,7 +50,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     if is_streamed:
         refuse_without_room(call)
     with (
-        backlog_of(call.services).look() as backlog,
+        backlog_of(call.services.settings).look() as backlog,
         call.services.refusals.noted(caller, session_id),
         call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
     ):
