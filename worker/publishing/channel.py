@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from shared.money.usage import Usage, UsageSource
@@ -19,9 +19,7 @@ from shared.redis.wire import pack
 from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
-
-if TYPE_CHECKING:
-    from worker.publishing.publisher import Publisher
+from worker.publishing.flow import Flow
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -37,6 +35,28 @@ _DONE_PREFIX: Final = b'{"type":"done"'
 
 _Pending = list[Any]
 """`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
+
+
+class Sender(Protocol):
+    """What a channel asks of its publisher: each returns at once, in the loop's thread."""
+
+    flow: Flow
+    """Where deltas are counted."""
+
+    def mark(self, channel: "Channel") -> None:
+        """Note that `channel` has news."""
+
+    def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
+        """Keep that an attempt called the provider."""
+
+    def begin_again(self, channel: "Channel") -> None:
+        """Begin a lost log again with `channel.snapshot`, if the leases are trusted."""
+
+    def restart(self, channel: "Channel") -> None:
+        """Begin a lost log again, once PostgreSQL has said that the turn is still ours."""
+
+    def forget(self, channel: "Channel") -> None:
+        """Drop a channel."""
 
 
 class Channel:
@@ -87,7 +107,7 @@ class Channel:
 
     def __init__(
         self,
-        publisher: "Publisher",
+        publisher: Sender,
         session_id: UUID,
         turn_id: UUID,
         attempt: int,
