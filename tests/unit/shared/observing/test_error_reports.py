@@ -87,6 +87,7 @@ def test_of_a_flood_of_errors_an_event_a_second_is_reported_and_none_of_the_repo
 def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_the_process(monkeypatch):
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
+    before = set(threading.enumerate())
     ends = []
     monkeypatch.setattr(
         "shared.observing.error_reports.atexit.register",
@@ -102,6 +103,10 @@ def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_
             end()
         # A request has five seconds there; a hundred in line would have taken minutes.
         assert time.monotonic() - began < 60
+    # Its thread logs each report that it cannot send: into the log of whichever test runs then.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive(), thread
 
 
 def test_what_nothing_caught_is_a_line_of_the_log_without_foreign_words(monkeypatch):
