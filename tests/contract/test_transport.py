@@ -1,6 +1,6 @@
 """Our transport does for httpx what httpx's own does: one suite for both, and what only ours does.
 
-What a response may look like is in `tests/unit/worker/test_http1.py`, without sockets.
+What a response may look like is in `tests/unit/worker/transport/test_http1.py`, without sockets.
 """
 
 import asyncio

@@ -40,7 +40,7 @@ def folder_in(path: Path) -> Path:
 def run_to_death(folder: Path, counted: int) -> None:
     """Count in a process of its own, which is then killed."""
     command = [sys.executable, "-c", DEAD, str(folder), str(counted)]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=60, check=False)
+    ended = subprocess.run(command, cwd=Path(__file__).parents[4], timeout=60, check=False)
     assert ended.returncode == -9
 
 

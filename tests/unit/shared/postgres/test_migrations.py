@@ -7,7 +7,7 @@ import pytest
 
 from shared.postgres.migrate import SCRIPTS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FIRST = "0001"
 MIGRATIONS = sorted(
     path

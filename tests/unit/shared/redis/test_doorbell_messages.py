@@ -12,7 +12,7 @@ from shared.redis.doorbell import TASK_NAME, doorbell
 from tests.doorbells import WrongMessageError, check_message, check_push
 from tests.marks import marked
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 SENDERS = {"send_task", "apply_async", "publish_task", "signature", "lpush", "rpush"}
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 CELERYS = {
