@@ -18,9 +18,9 @@ from api.auth import Authenticator
 from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
+from api.notices import Notice, Notices
 from api.openapi import openapi
 from api.operation import begin_request, end_request, forget_request, register_operations
-from api.outbox import Notice, Outbox
 from api.problems import register_problems
 from api.refusal_counts import Refusals
 from api.relay import websocket
@@ -125,21 +125,21 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
     authenticator = Authenticator(database, redis)
     metrics = ApiMetrics(Tally())
-    outbox = Outbox(
+    notices = Notices(
         redis,
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
         told=metrics.told if recorder is None else _told_to(metrics, recorder),
     )
-    store = PostgresStreamStore(database, outbox, authenticator)
+    store = PostgresStreamStore(database, notices, authenticator)
     return Services(
         settings=settings,
         database=database,
         redis=redis,
         authenticator=authenticator,
         limits=TurnLimits(settings, database),
-        outbox=outbox,
+        notices=notices,
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
         downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
         store=store,
@@ -168,5 +168,5 @@ def _limits_of_streams(settings: Settings) -> Limits:
 
 
 def _begin_metrics(parts: Services, role: str) -> MetricsListener | None:
-    parts.metrics.look_at(parts.hub, parts.outbox, parts.database)
+    parts.metrics.look_at(parts.hub, parts.notices, parts.database)
     return listener.begin(parts.settings, Service(role), parts.metrics.tally)

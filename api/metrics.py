@@ -4,7 +4,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from api.outbox import Ended, Notice, Outbox, Ring
+from api.notices import Ended, Notice, Notices, Ring
 from api.relay.hub import Hub
 from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
@@ -59,10 +59,10 @@ class ApiMetrics:
             case _:
                 pass
 
-    def look_at(self, hub: Hub, outbox: Outbox, database: Database) -> None:
+    def look_at(self, hub: Hub, notices: Notices, database: Database) -> None:
         """Have these parts looked at once a second."""
         self.tally.on_sample(_looking_at_hub(self.tally, hub))
-        self.tally.on_sample(_looking_at_outbox(self.tally, outbox))
+        self.tally.on_sample(_looking_at_notices(self.tally, notices))
         self.tally.on_sample(looking_at_pool(self.tally, database, _POOL))
         self.tally.on_sample(looking_at_loop(self.tally, hub.call_soon))
 
@@ -99,13 +99,13 @@ def _looking_at_hub(tally: Tally, hub: Hub) -> Callable[[], None]:
     return look
 
 
-def _looking_at_outbox(tally: Tally, outbox: Outbox) -> Callable[[], None]:
+def _looking_at_notices(tally: Tally, notices: Notices) -> Callable[[], None]:
     waiting = tally.gauge(table.OUTBOX_WAITING)
     dropped, failed = tally.counter(table.OUTBOX_DROPPED), tally.counter(table.OUTBOX_FAILED)
 
     def look() -> None:
-        waiting.set(outbox.waiting())
-        dropped.set(outbox.dropped)
-        failed.set(outbox.failed)
+        waiting.set(notices.waiting())
+        dropped.set(notices.dropped)
+        failed.set(notices.failed)
 
     return look

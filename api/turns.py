@@ -14,8 +14,8 @@ from api import models, queries, resources
 from api.backlog import backlog_of
 from api.caller import Caller
 from api.cursors import NumberCursor
+from api.notices import Ring
 from api.operation import Call, Operation, Reply
-from api.outbox import Ring
 from api.requests import idempotency_key_of, invalid, traceparent_of
 from api.sessions import require_session
 from api.statements import turns
@@ -68,9 +68,9 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
             failpoints.reach(Failpoint.AFTER_ACCEPT)
             # After the commit, never inside: a worker that comes at once finds the row.
             for stopped in superseded:
-                tell_stop(call.services.outbox, stopped)
+                tell_stop(call.services.notices, stopped)
             opened = threading.Event() if is_streamed else None
-            call.services.outbox.put(
+            call.services.notices.put(
                 Ring(row.session_id, row.id, wanted.traceparent, accept_events(row), opened)
             )
             if opened is not None:
@@ -104,7 +104,7 @@ def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply:
 
 def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
     """Stop a turn, whatever its phase; idempotent."""
-    stopped = stop(call.services.database, call.services.outbox, call.caller, turn_id, StopReason.USER)
+    stopped = stop(call.services.database, call.services.notices, call.caller, turn_id, StopReason.USER)
     if stopped is None:
         raise _no_such_turn()
     row = stopped.row

@@ -76,10 +76,10 @@ class Connection:
         "ends_at",
         "ends_when_flushed",
         "is_event_stream",
-        "outbox",
         "phase",
         "reader",
         "sessions",
+        "unsent",
     )
 
     def __init__(
@@ -116,7 +116,7 @@ class Connection:
         self.caller = reader.caller
         self.dialect: Dialect
         self.is_event_stream = False
-        self.outbox: list[bytes] = []
+        self.unsent: list[bytes] = []
         self.phase = Phase.OPEN
         self.sessions: set[UUID] = set()
         self.ends_when_flushed = False
@@ -135,15 +135,15 @@ class Connection:
         return self.phase is Phase.OPEN
 
     def send(self, frame: bytes) -> None:
-        """Write one frame behind what waits in the outbox."""
-        self.outbox.append(frame)
+        """Write one frame behind what is unsent."""
+        self.unsent.append(frame)
         self.flush()
 
     def flush(self) -> None:
-        """Write the outbox in one go."""
-        frames = self.outbox
+        """Write what is unsent in one go."""
+        frames = self.unsent
         if frames:
-            self.outbox = []
+            self.unsent = []
             self._mailbox.send(frames)
         if self.ends_when_flushed:
             self.close(CloseCode.NORMAL)
@@ -194,7 +194,7 @@ class Connection:
 
     def _leave(self) -> None:
         self.phase = Phase.CLOSING
-        self.outbox = []
+        self.unsent = []
         self.dialect.stop()
         self._on_closing(self)
 

@@ -26,7 +26,7 @@ class EventStream:
         """Stream `turn` behind the cursor `after`, beginning with `head`."""
         self._delivery = delivery
         self._turn = turn
-        connection.outbox.append(head + PREAMBLE)
+        connection.unsent.append(head + PREAMBLE)
         self._doing = asyncio.get_running_loop().create_task(self._stream(connection, after))
 
     def event(self, outgoing: Outgoing) -> bytes:

@@ -69,7 +69,7 @@ class Live:
             self._on_hole(feed, session)
 
     def fan_out(self, feed: Feed, outgoing: Outgoing) -> None:
-        """Put an event into the outbox of every joined reader, framed once for each dialect."""
+        """Append an event to what is unsent of every joined reader, framed once for each dialect."""
         dirty = self._dirty
         frames: list[bytes | None] = [None, None]
         for connection in feed.joined:
@@ -77,10 +77,10 @@ class Live:
             frame = frames[kind]
             if frame is None:
                 frame = frames[kind] = connection.dialect.event(outgoing)
-            outbox = connection.outbox
-            if not outbox:
+            unsent = connection.unsent
+            if not unsent:
                 dirty.append(connection)
-            outbox.append(frame)
+            unsent.append(frame)
 
     def flush(self) -> None:
         """Write what one network read brought: one send for each connection, however many events."""

@@ -104,7 +104,7 @@ class Replays:
         size = 0
         for outgoing in sent:
             frame = connection.dialect.event(outgoing)
-            connection.outbox.append(frame)
+            connection.unsent.append(frame)
             size += len(frame)
             if size > MOST_AT_ONCE:
                 connection.flush()
@@ -119,7 +119,7 @@ class Replays:
             or judge(position, entry.seq, entry.attempt, is_snapshot=entry.is_snapshot) is not Verdict.NEXT
         ):
             return position
-        connection.outbox.append(connection.dialect.event(Outgoing(entry.encoded, entry.seq)))
+        connection.unsent.append(connection.dialect.event(Outgoing(entry.encoded, entry.seq)))
         return Position(entry.seq, entry.attempt, is_over=entry.is_done())
 
 

@@ -14,7 +14,7 @@ from shared.turn.events import EventEncoder, EventType
 def turn(api, keys):
     session = api.session(keys.alice, title="t")
     turn = api.turn(keys.alice, session)
-    assert api.services.outbox.drain(60)
+    assert api.services.notices.drain(60)
     return session, turn
 
 

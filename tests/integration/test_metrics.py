@@ -158,7 +158,7 @@ def test_the_database_tells_what_waits_and_what_is_held(
     assert known[table.HELD] == {(): 0.25}
     assert known[table.WORKERS] == {(): 2}
     assert known[table.WORKERS_HEARING] == {(): 1}
-    api.services.outbox.drain(60)
+    api.services.notices.drain(60)
     assert known_when(settings, postgres=1, redis=1)[table.DOORBELLS] == {(): 3}
 
 

@@ -59,7 +59,7 @@ class Desk:
             headers={"Idempotency-Key": str(new_id())},
         )
         assert answer.status_code == 202
-        assert self.api.services.outbox.drain(60)
+        assert self.api.services.notices.drain(60)
         return answer.json["id"]
 
     def claim(self, turn):

@@ -15,7 +15,7 @@ from redis import RedisError
 from sqlalchemy import Row, text
 
 from api.caller import Caller
-from api.outbox import Outbox
+from api.notices import Notices
 from api.statements import sessions, turns
 from api.stops import tell_stop
 from shared.errors import UnavailableError
@@ -147,7 +147,7 @@ class Erasure:
         database: The database as the application's role.
         owner_url: The owner's login.
         redis: Where the logs of turns are.
-        outbox: Tells workers and readers of stops.
+        notices: Tells workers and readers of stops.
         organization_id: The organization.
         user: The user.
     """
@@ -157,14 +157,14 @@ class Erasure:
         database: Database,
         owner_url: str,
         redis: "Redis",
-        outbox: Outbox,
+        notices: Notices,
         organization_id: UUID,
         user: str,
     ) -> None:
         self._database = database
         self._owner_url = owner_url
         self._redis = redis
-        self._outbox = outbox
+        self._notices = notices
         self._caller = Caller(organization_id, None, "service", None, None)
         self._names = {"organization_id": organization_id, "user": user}
 
@@ -186,7 +186,7 @@ class Erasure:
         erased = Erased(f"erased-{secrets.token_hex(8)}")
         for session_id in self._sessions():
             erased.stopped += self._close(session_id)
-        self._outbox.drain()
+        self._notices.drain()
         self._await_ends(time.monotonic() + wait_seconds)
         for session_id in self._sessions():
             self._forget(session_id, erased)
@@ -215,7 +215,7 @@ class Erasure:
         with self._database.of(self._caller.organization_id) as db:
             stopped = turns.stop_session(db, self._caller, session_id, StopReason.SESSION_CLOSED, drops=True)
         for turn in stopped:
-            tell_stop(self._outbox, turn)
+            tell_stop(self._notices, turn)
         return sum(turn.is_new for turn in stopped)
 
     def _await_ends(self, give_up_at: float) -> None:

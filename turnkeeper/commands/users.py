@@ -138,7 +138,7 @@ def erase(options: argparse.Namespace) -> int:
     """Erase a user's content and say what was removed."""
     from redis import Redis
 
-    from api.outbox import Outbox
+    from api.notices import Notices
     from turnkeeper.commands.erasure import Erasure
 
     where = servers()
@@ -146,21 +146,21 @@ def erase(options: argparse.Namespace) -> int:
     redis = Redis.from_url(
         where.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
     )
-    outbox = Outbox(
+    notices = Notices(
         redis,
         log_entries=_LOG_ENTRIES,
         log_ttl_seconds=_LOG_SECONDS,
         ended_ttl_seconds=_LOG_SECONDS,
     )
     with application_database(where.database_url) as database, redis:
-        erasure = Erasure(database, where.owner_url, redis, outbox, organization_id, options.user)
+        erasure = Erasure(database, where.owner_url, redis, notices, organization_id, options.user)
         try:
             if not options.yes and not confirmed(options.user, *erasure.count()):
                 print("turnkeeper: nothing was erased", file=sys.stderr)
                 return FAILED
             erased = erasure.erase(options.wait)
         finally:
-            outbox.close()
+            notices.close()
     print(f"sessions emptied and closed:  {erased.sessions}")
     print(f"turns stopped:                {erased.stopped}")
     print(f"messages deleted:             {erased.messages}")

@@ -35,8 +35,8 @@ def test_messages_are_made_in_two_places_only():
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("doorbell"):
                     found.add((str(file.relative_to(ROOT)), "doorbell"))
     assert found == {
-        ("api/outbox.py", "lpush"),
-        ("api/outbox.py", "doorbell"),
+        ("api/notices.py", "lpush"),
+        ("api/notices.py", "doorbell"),
         ("worker/main.py", "send_task"),
     }
 

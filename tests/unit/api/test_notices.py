@@ -6,7 +6,7 @@ import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import ResponseError
 
-from api.outbox import MOST_WAITING, Ended, Nudge, Outbox, Ring
+from api.notices import MOST_WAITING, Ended, Notices, Nudge, Ring
 from shared.redis.doorbell import QUEUE_KEY, arguments_of
 
 
@@ -126,182 +126,182 @@ def redis():
 
 
 @pytest.fixture
-def outbox(redis):
-    outbox = Outbox(redis, log_entries=100, log_ttl_seconds=60, ended_ttl_seconds=30)
-    yield outbox
+def notices(redis):
+    notices = Notices(redis, log_entries=100, log_ttl_seconds=60, ended_ttl_seconds=30)
+    yield notices
     redis.gate.set()
-    outbox.close()
+    notices.close()
 
 
 def ring(opened=None):
     return Ring(uuid4(), uuid4(), "", [(1, b"{}")], opened)
 
 
-def test_a_turns_log_is_opened_before_its_doorbell_rings(outbox, redis):
+def test_a_turns_log_is_opened_before_its_doorbell_rings(notices, redis):
     turn = ring()
-    outbox.put(turn)
-    assert outbox.drain(60)
+    notices.put(turn)
+    assert notices.drain(60)
     assert redis.written == ["eval", turn.turn_id]
 
 
-def test_putting_never_waits_while_redis_hangs(outbox, redis):
+def test_putting_never_waits_while_redis_hangs(notices, redis):
     redis.gate.clear()
     for _ in range(500):
-        outbox.put(ring())
-    assert not outbox.drain(0)
+        notices.put(ring())
+    assert not notices.drain(0)
     redis.gate.set()
-    assert outbox.drain(60)
+    assert notices.drain(60)
 
 
-def test_a_doorbell_is_rung_although_the_log_was_refused(outbox, redis):
+def test_a_doorbell_is_rung_although_the_log_was_refused(notices, redis):
     redis.refuses = True
-    outbox.put(ring())
-    assert outbox.drain(60)
-    assert (outbox.failed, len(redis.rung)) == (1, 1)
+    notices.put(ring())
+    assert notices.drain(60)
+    assert (notices.failed, len(redis.rung)) == (1, 1)
 
 
 @pytest.mark.parametrize("error", [OSError("reset"), RedisConnectionError("away"), RuntimeError("a mistake")])
-def test_an_error_loses_one_notice_and_not_the_outbox(outbox, redis, error):
+def test_an_error_loses_one_notice_and_not_the_others(notices, redis, error):
     redis.error = error
     opened = threading.Event()
     for _ in range(5):
-        outbox.put(ring(opened))
-        assert outbox.drain(60)
-    # Whoever waits for the log is told by a timeout of its own when the outbox made a mistake.
+        notices.put(ring(opened))
+        assert notices.drain(60)
+    # Whoever waits for the log is told by a timeout of its own when a notice was refused by mistake.
     assert opened.is_set() == (not isinstance(error, RuntimeError))
     redis.error = None
-    outbox.put(ring())
-    assert outbox.drain(60)
-    assert (outbox.failed, len(redis.rung)) == (5, 1)
+    notices.put(ring())
+    assert notices.drain(60)
+    assert (notices.failed, len(redis.rung)) == (5, 1)
 
 
-def test_an_overflow_drops_the_oldest(outbox, redis):
+def test_an_overflow_drops_the_oldest(notices, redis):
     redis.gate.clear()
-    notices = [ring() for _ in range(MOST_WAITING + 1_000)]
-    for notice in notices:
-        outbox.put(notice)
-    assert 0 < outbox.dropped <= 1_000
+    rings = [ring() for _ in range(MOST_WAITING + 1_000)]
+    for notice in rings:
+        notices.put(notice)
+    assert 0 < notices.dropped <= 1_000
     redis.gate.set()
-    assert outbox.drain(60)
-    assert notices[-1].turn_id in redis.rung
-    assert len(redis.rung) == len(notices) - outbox.dropped
+    assert notices.drain(60)
+    assert rings[-1].turn_id in redis.rung
+    assert len(redis.rung) == len(rings) - notices.dropped
 
 
-def test_a_nudge_sets_the_flag_before_it_is_published(outbox, redis):
-    outbox.put(Nudge(uuid4(), uuid4(), "user"))
-    assert outbox.drain(60)
+def test_a_nudge_sets_the_flag_before_it_is_published(notices, redis):
+    notices.put(Nudge(uuid4(), uuid4(), "user"))
+    assert notices.drain(60)
     assert redis.written == ["set", "publish"]
     assert redis.rung == []
 
 
-def test_what_waits_is_sent_at_the_end(outbox, redis):
+def test_what_waits_is_sent_at_the_end(notices, redis):
     for _ in range(100):
-        outbox.put(ring())
-    outbox.close()
+        notices.put(ring())
+    notices.close()
     assert len(redis.rung) == 100
-    outbox.put(ring())  # too late, and no harm
+    notices.put(ring())  # too late, and no harm
     assert len(redis.rung) == 100
 
 
 def test_nothing_runs_before_the_first_notice(redis):
     before = set(threading.enumerate())  # one of an earlier test may end meanwhile
-    Outbox(redis, log_entries=1, log_ttl_seconds=1, ended_ttl_seconds=1)
+    Notices(redis, log_entries=1, log_ttl_seconds=1, ended_ttl_seconds=1)
     assert set(threading.enumerate()) <= before
 
 
-def test_the_end_of_a_turn_that_waited_wakes_a_worker_for_the_one_behind_it(outbox, redis):
+def test_the_end_of_a_turn_that_waited_wakes_a_worker_for_the_one_behind_it(notices, redis):
     behind = uuid4()
-    outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"], behind))
-    outbox.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"]))
-    assert outbox.drain(60)
+    notices.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"], behind))
+    notices.put(Ended(uuid4(), uuid4(), 0, [(1, b"{}")], 2, [b"{}"]))
+    assert notices.drain(60)
     assert [each for each in redis.written if each == "eval"] == ["eval"] * 4
     assert redis.rung == [behind]
 
 
 @pytest.fixture
-def line(outbox, redis):
+def line(notices, redis):
     """The connection that is at hand once a notice has been sent."""
     redis.connection_pool.is_away = False
-    outbox.put(ring())
-    assert outbox.drain(60)
+    notices.put(ring())
+    assert notices.drain(60)
     redis.written.clear()
     (line,) = redis.connection_pool.given
     return line
 
 
-def test_a_notice_that_finds_the_outbox_empty_is_written_before_put_returns(outbox, redis, line):
+def test_a_notice_that_finds_the_queue_empty_is_written_before_put_returns(notices, redis, line):
     for _ in range(3):
         opened = threading.Event()
         turn = ring(opened)
-        outbox.put(turn)
+        notices.put(turn)
         assert redis.written[-2:] == ["eval", turn.turn_id]
-        assert outbox.drain(60)
+        assert notices.drain(60)
         assert opened.is_set()
     assert set(line.writers) == {threading.current_thread()}
     assert redis.connection_pool.given == [line]
 
 
-def test_nothing_waits_for_what_was_written_and_is_not_answered(outbox, redis, line):
+def test_nothing_waits_for_what_was_written_and_is_not_answered(notices, redis, line):
     redis.gate.clear()
-    notices = [ring() for _ in range(500)]
-    for notice in notices:
-        outbox.put(notice)
-    assert redis.rung == [notices[0].turn_id]  # the others wait for a thread
-    assert not outbox.drain(0)
+    rings = [ring() for _ in range(500)]
+    for notice in rings:
+        notices.put(notice)
+    assert redis.rung == [rings[0].turn_id]  # the others wait for a thread
+    assert not notices.drain(0)
     redis.gate.set()
-    assert outbox.drain(60)
-    assert set(redis.rung) == {notice.turn_id for notice in notices}
+    assert notices.drain(60)
+    assert set(redis.rung) == {notice.turn_id for notice in rings}
 
 
 @pytest.mark.parametrize("what", ["has_news", "is_lost"])
-def test_a_line_that_was_closed_costs_no_notice(outbox, redis, line, what):
+def test_a_line_that_was_closed_costs_no_notice(notices, redis, line, what):
     setattr(line, what, True)
     turn = ring()
-    outbox.put(turn)
-    assert outbox.drain(60)
-    assert (redis.rung, outbox.failed) == ([turn.turn_id], 0)
+    notices.put(turn)
+    assert notices.drain(60)
+    assert (redis.rung, notices.failed) == ([turn.turn_id], 0)
     assert line.writers == []
     assert len(redis.connection_pool.given) == 2  # the next one finds another
 
 
-def test_what_was_written_and_not_answered_is_sent_again(outbox, redis, line):
+def test_what_was_written_and_not_answered_is_sent_again(notices, redis, line):
     redis.gate.clear()
     turn = ring(threading.Event())
-    outbox.put(turn)
+    notices.put(turn)
     redis.error = RedisConnectionError("reset")
     redis.gate.set()
-    assert outbox.drain(60)
+    assert notices.drain(60)
     assert turn.opened.is_set()
-    assert outbox.failed == 1  # by the other way, too
+    assert notices.failed == 1  # by the other way, too
     redis.error = None
-    outbox.put(ring())
-    assert outbox.drain(60)
+    notices.put(ring())
+    assert notices.drain(60)
     assert len(redis.rung) == 2
 
 
-def test_a_refusal_on_the_line_is_counted(outbox, redis, line):
+def test_a_refusal_on_the_line_is_counted(notices, redis, line):
     redis.refuses = True
-    outbox.put(ring())
-    assert outbox.drain(60)
-    assert outbox.failed == 2  # both of its commands
+    notices.put(ring())
+    assert notices.drain(60)
+    assert notices.failed == 2  # both of its commands
     assert redis.connection_pool.given == [line]
 
 
-def test_a_large_notice_does_not_go_by_the_line(outbox, redis, line):
+def test_a_large_notice_does_not_go_by_the_line(notices, redis, line):
     line.bytes_of_each = 10_000
     turn = ring()
-    outbox.put(turn)
-    assert outbox.drain(60)
+    notices.put(turn)
+    assert notices.drain(60)
     assert redis.rung == [turn.turn_id]
     assert line.writers == []
 
 
-def test_a_mistake_in_a_notice_does_not_reach_the_request(outbox, redis, line):
+def test_a_mistake_in_a_notice_does_not_reach_the_request(notices, redis, line):
     redis.mistake = RuntimeError("a mistake")
-    outbox.put(ring())
-    assert outbox.drain(60)
-    assert outbox.failed == 1
+    notices.put(ring())
+    assert notices.drain(60)
+    assert notices.failed == 1
     redis.mistake = None
-    outbox.put(ring())
-    assert outbox.drain(60)
+    notices.put(ring())
+    assert notices.drain(60)
     assert len(redis.rung) == 1

@@ -20,12 +20,12 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 from sqlalchemy import Row
 
-from api.line import Line
+from api.redis_line import Line
 from shared.redis.doorbell import QUEUE_KEY, doorbell
 from shared.redis.log_scripts import APPEND, OPEN
 from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
 
-_log = logging.getLogger("turnkeeper.outbox")
+_log = logging.getLogger("turnkeeper.notices")
 
 MOST_WAITING: Final = 10_000
 """Some 10 MB; the oldest is dropped first, for the sweeper rings for it the soonest."""
@@ -102,7 +102,7 @@ class _Written:
     replies: int
 
 
-class Outbox:
+class Notices:
     """A bounded queue and the threads that empty it, past which a notice goes that finds it empty.
 
     The threads start with the first notice.
@@ -218,7 +218,7 @@ class Outbox:
         self._is_line_in_use = False
         self._line.forget()
         self._threads = [
-            threading.Thread(target=self._run, name=f"outbox-{number}", daemon=True)
+            threading.Thread(target=self._run, name=f"notices-{number}", daemon=True)
             for number in range(_THREADS)
         ]
         for thread in self._threads:
@@ -234,8 +234,8 @@ class Outbox:
                     self._send(work)
                     self._open_line()
             except Exception:  # noqa: BLE001 -- see below
-                # Whatever it was, the row is committed; without its thread the outbox would fill up.
-                _log.exception("outbox failed")
+                # Whatever it was, the row is committed; without its thread the queue would fill up.
+                _log.exception("a thread that sends notices failed")
                 self.failed += 1
             finally:
                 with self._changed:
@@ -288,7 +288,7 @@ class Outbox:
                 self._write(pipeline, notice)
             self._count_refused(pipeline.execute(raise_on_error=False))
         except (RedisError, OSError) as exc:
-            self._fail("the outbox could not write to redis: a sweeper rings", exc)
+            self._fail("a notice could not be written to redis: a sweeper rings", exc)
         self._tell(batch)
 
     def _tell(self, batch: Sequence[Notice]) -> None:
@@ -306,7 +306,7 @@ class Outbox:
     def _count_refused(self, replies: Sequence[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception):
-                self._fail("redis refused what the outbox wrote", reply)
+                self._fail("redis refused a notice", reply)
 
     def _fail(self, message: str, error: Exception) -> None:
         self.failed += 1
