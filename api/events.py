@@ -26,8 +26,8 @@ from shared.redis.names import log_key
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import accept_events
 from shared.turn.replay import (
-    Answer,
     Entry,
+    Found,
     Outgoing,
     Pause,
     Position,
@@ -83,7 +83,7 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
     """Answer the delivery rule's questions from Redis and the row that was read."""
     turn, state = Turn(row.session_id, row.id), state_of(row).row_state()
     asking = catch_up(Position(after, None), turn, timestamp(datetime.now(UTC)), row=state)
-    answer: Answer = None
+    answer: Found = None
     try:
         question = next(asking)
         while True:

@@ -111,9 +111,9 @@ class Pause:
 
 
 Request: TypeAlias = ReadLog | ReadRow | Pause
-Answer: TypeAlias = Tail | RowState | None
+Found: TypeAlias = Tail | RowState | None
 _T = TypeVar("_T")
-Asking: TypeAlias = Generator[Request, Answer, _T]
+Asking: TypeAlias = Generator[Request, Found, _T]
 
 
 @dataclass(frozen=True, slots=True)

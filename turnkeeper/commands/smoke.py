@@ -38,7 +38,7 @@ class Check:
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """What a reader of the stream has at the end."""
 
     events: list[Event] = field(default_factory=list)
@@ -75,7 +75,7 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
             data = []
 
 
-def checks_of(answer: Answer) -> Iterator[Check]:
+def checks_of(answer: Response) -> Iterator[Check]:
     """Judge a finished stream."""
     numbers = [event["seq"] for event in answer.events if "seq" in event and event.get("type") != "snapshot"]
     whole = numbers == list(range(1, len(numbers) + 1)) and bool(numbers)
@@ -97,7 +97,7 @@ def checks_of(answer: Answer) -> Iterator[Check]:
     yield from checks_of_end(answer)
 
 
-def checks_of_end(answer: Answer) -> Iterator[Check]:
+def checks_of_end(answer: Response) -> Iterator[Check]:
     """Judge how a stream ended."""
     ends = answer.of_type("done")
     is_last = len(ends) == 1 and answer.events[-1] is ends[0]
@@ -158,9 +158,9 @@ def make_session(client: httpx.Client) -> str:
     return str(accepted(response).json()["id"])
 
 
-def ask(client: httpx.Client, session_id: str, message: str, clock: Callable[[], float]) -> Answer:
+def ask(client: httpx.Client, session_id: str, message: str, clock: Callable[[], float]) -> Response:
     """Post a turn and read its events until the stream ends."""
-    answer = Answer()
+    answer = Response()
     asked_at = clock()
     path = f"/v1/sessions/{session_id}/turns"
     headers = {"Accept": "text/event-stream"}

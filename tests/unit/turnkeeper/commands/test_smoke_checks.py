@@ -6,7 +6,7 @@ import pytest
 from turnkeeper_client import read_event
 
 from turnkeeper.commands.chat import closing_line, printable
-from turnkeeper.commands.smoke import Answer, checks_of, read_events
+from turnkeeper.commands.smoke import Response, checks_of, read_events
 
 USAGE = {"input_tokens": 9, "output_tokens": 2}
 
@@ -30,7 +30,7 @@ def turn(text: str = "hello", **done) -> list[dict]:
 
 
 def failures(events: list[dict]) -> list[str]:
-    answer = Answer()
+    answer = Response()
     for event in events:
         answer.take(event, 0.5)
     return [check.promise for check in checks_of(answer) if not check.passed]

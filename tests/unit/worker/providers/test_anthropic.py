@@ -7,13 +7,13 @@ import pytest
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
 from shared.turn.turns import FinishReason
-from worker.providers.answer import Answer
 from worker.providers.anthropic import EventReader
 from worker.providers.provider import ContentDelta, Finish, MessageStart, ReasoningDelta, RunningUsage
+from worker.providers.reading import Reading
 
 
 def read(*events):
-    answer = Answer(1000)
+    answer = Reading(1000)
     reader = EventReader(answer)
     for event in events:
         reader.feed(event.get("type", ""), json.dumps(event).encode())
@@ -125,7 +125,7 @@ def test_a_stop_reason_is_a_finish_reason(reason, expected):
 
 
 def test_an_event_is_known_by_its_name_when_its_data_has_no_type():
-    reader = EventReader(Answer(1000))
+    reader = EventReader(Reading(1000))
     with pytest.raises(ProviderError) as caught:
         reader.feed("error", b'{"error": {"type": "overloaded_error"}}')
     assert caught.value.fault is Fault.PROVIDER_OVERLOADED

@@ -9,7 +9,6 @@ from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
 from shared.turn.turns import FinishReason, Role
-from worker.providers.answer import Answer
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.provider import (
     ContentDelta,
@@ -20,6 +19,7 @@ from worker.providers.provider import (
     ReasoningDelta,
     RunningUsage,
 )
+from worker.providers.reading import Reading
 
 
 def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuation=False):
@@ -48,7 +48,7 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuat
 
 def read(*events):
     """Return the items of `events`: dictionaries, or bytes as they are."""
-    answer = Answer(1000)
+    answer = Reading(1000)
     reader = OpenAICompatible(settings()).reader(answer)
     for event in events:
         reader.feed("", event if isinstance(event, bytes) else json.dumps(event).encode())
@@ -129,7 +129,7 @@ def test_an_error_of_any_shape_is_an_error(error):
 
 
 def test_an_event_named_error_is_an_error_whatever_it_holds():
-    reader = OpenAICompatible(settings()).reader(Answer(1000))
+    reader = OpenAICompatible(settings()).reader(Reading(1000))
     with pytest.raises(ProviderError) as caught:
         reader.feed("error", b'{"message": "x"}')
     assert caught.value.fault is Fault.PROVIDER_PROTOCOL
@@ -238,7 +238,7 @@ def test_a_text_to_continue_is_the_last_message_and_no_other_is_begun():
 
 
 def test_a_continuation_may_have_nothing_to_add():
-    answer = Answer(1000, continues=True)
+    answer = Reading(1000, continues=True)
     reader = OpenAICompatible(settings()).reader(answer)
     reader.feed("", json.dumps(delta(finish_reason="stop")).encode())
     reader.feed("", b"[DONE]")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.money.usage import Usage
-from worker.providers.answer import MOST_TOKENS, Answer
 from worker.providers.anthropic import EventReader
 from worker.providers.openai_compatible import ChunkReader
 from worker.providers.provider import Finish, RunningUsage
+from worker.providers.reading import MOST_TOKENS, Reading
 
 COUNTS = st.integers(0, 10**6)
 STRANGE = st.one_of(
@@ -52,7 +52,7 @@ ANTHROPIC = nested(
 
 
 def read_openai(usages):
-    answer = Answer(1000)
+    answer = Reading(1000)
     reader = ChunkReader(answer)
     reader.feed("", b'{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}')
     for usage in usages:
@@ -62,7 +62,7 @@ def read_openai(usages):
 
 
 def read_anthropic(usages):
-    answer = Answer(1000)
+    answer = Reading(1000)
     reader = EventReader(answer)
     first, *rest = usages or [None]
     events = [

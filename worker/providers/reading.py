@@ -16,7 +16,7 @@ MOST_TOKENS: Final = 10**9
 
 
 class Reader(Protocol):
-    """Reads one dialect's events into an `Answer`."""
+    """Reads one dialect's events into a `Reading`."""
 
     def feed(self, name: str, data: bytes) -> None:
         """Read one event.
@@ -30,7 +30,7 @@ class Reader(Protocol):
         """
 
 
-class Answer:
+class Reading:
     """Gathers the items of one answer; `take` hands over what has gathered."""
 
     __slots__ = (
