@@ -25,7 +25,7 @@ from api.problems import register_problems
 from api.refusal_counts import Refusals
 from api.relay import websocket
 from api.relay.hub import Hub
-from api.relay.places import Limits
+from api.relay.places import StreamLimits
 from api.requests import BODY_BYTES
 from api.routes import OPERATIONS
 from api.services import Services, provide
@@ -163,8 +163,10 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
     return told
 
 
-def _limits_of_streams(settings: Settings) -> Limits:
-    return Limits(most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address)
+def _limits_of_streams(settings: Settings) -> StreamLimits:
+    return StreamLimits(
+        most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address
+    )
 
 
 def _begin_metrics(parts: Services, role: str) -> MetricsListener | None:

@@ -21,8 +21,8 @@ from api.sessions import require_session
 from api.statements import turns
 from api.statements.accept import (
     Accepted,
+    AcceptRules,
     Expired,
-    Limits,
     TurnRequest,
     accept_turn,
 )
@@ -167,8 +167,8 @@ def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> AcceptRules:
+    return AcceptRules(
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),

@@ -70,7 +70,7 @@ _decode: Final = msgspec.json.Decoder(Operation).decode
 
 
 class Conversation:
-    """A websocket's `Dialect`: operations are done one after another, events go out as text frames."""
+    """A websocket's `Face`: operations are done one after another, events go out as text frames."""
 
     __slots__ = (
         "_connection",

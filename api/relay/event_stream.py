@@ -15,7 +15,7 @@ _COMMENT: Final = b": keep-alive\n\n"
 
 
 class EventStream:
-    """An event stream's `Dialect`; the peer says nothing, only its end is heard."""
+    """An event stream's `Face`; the peer says nothing, only its end is heard."""
 
     __slots__ = ("_delivery", "_doing", "_turn")
     is_event_stream = True

@@ -127,7 +127,7 @@ class Member:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-class Session:
+class Audience:
     """A session that is watched from this process."""
 
     __slots__ = (

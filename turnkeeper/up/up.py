@@ -79,7 +79,7 @@ def up(plan: Plan, environ: Mapping[str, str], console: Console) -> int:
         # Root's PostgreSQL runs as another user, who must be able to walk through.
         data.mkdir(parents=True, exist_ok=True, mode=0o711 if is_root() else 0o700)
         with FolderLock(data / "up.lock"), Wakeup().listening() as wakeup:
-            Session(plan, data, dict(environ), settings, console, wakeup).run()
+            Run(plan, data, dict(environ), settings, console, wakeup).run()
     except TurnkeeperError as failed:
         console.print(f"turnkeeper: {failed}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
@@ -109,7 +109,7 @@ def names_provider(environ: Mapping[str, str]) -> bool:
     )
 
 
-class Session:
+class Run:
     """One run of the service, from the first server to the last process."""
 
     def __init__(

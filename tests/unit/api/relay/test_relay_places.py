@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from api.caller import Caller
-from api.relay.places import Limits, Places, Reader, address_of
+from api.relay.places import Places, Reader, StreamLimits, address_of
 
 
 def reader(address, *, organization=1, key=1):
@@ -30,7 +30,7 @@ def test_a_client_is_counted_by_what_it_cannot_choose(peer, counted):
 
 
 def test_an_address_has_so_many_streams_whatever_its_keys():
-    places = Places(Limits(most_sockets_per_address=2))
+    places = Places(StreamLimits(most_sockets_per_address=2))
     for key in (1, 2):
         assert places.has_room(reader("203.0.113.7", organization=key, key=key))
         places.take(reader("203.0.113.7", organization=key, key=key))
@@ -42,14 +42,14 @@ def test_an_address_has_so_many_streams_whatever_its_keys():
 
 
 def test_without_a_limit_addresses_are_not_counted_against_anyone():
-    places = Places(Limits())
+    places = Places(StreamLimits())
     for _ in range(50):
         places.take(reader("203.0.113.7"))
     assert places.has_room(reader("203.0.113.7"))
 
 
 def test_what_left_is_forgotten():
-    places = Places(Limits())
+    places = Places(StreamLimits())
     for number in range(100):
         places.take(reader(f"203.0.113.{number}", organization=number, key=number))
     for number in range(100):

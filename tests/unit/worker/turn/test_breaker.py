@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import Fault, ProviderError
-from worker.turn.breaker import Breaker, Call
+from worker.turn.breaker import Breaker, Permit
 
 BUSY = Fault.PROVIDER_OVERLOADED
 
@@ -27,7 +27,7 @@ def breaker(clock):
 
 def admitted(breaker):
     call = breaker.call()
-    assert isinstance(call, Call), call
+    assert isinstance(call, Permit), call
     return call
 
 
