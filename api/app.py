@@ -38,8 +38,8 @@ from shared import failpoints
 from shared.configuration.settings import Settings, load_settings
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
+from shared.metrics.registry import Registry
 from shared.metrics.table import Service
-from shared.metrics.tally import Tally
 from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
 from shared.tracing.begin import begin_tracing
@@ -124,7 +124,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     )
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
     authenticator = Authenticator(database, redis)
-    metrics = ApiMetrics(Tally())
+    metrics = ApiMetrics(Registry())
     notices = Notices(
         redis,
         log_entries=settings.log_max_entries,
@@ -171,4 +171,4 @@ def _limits_of_streams(settings: Settings) -> StreamLimits:
 
 def _begin_metrics(parts: Services, role: str) -> MetricsListener | None:
     parts.metrics.look_at(parts.hub, parts.notices, parts.database)
-    return listener.begin(parts.settings, Service(role), parts.metrics.tally)
+    return listener.begin(parts.settings, Service(role), parts.metrics.registry)

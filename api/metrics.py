@@ -9,7 +9,7 @@ from api.relay.hub import Hub
 from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
 from shared.metrics.looking import looking_at_loop, looking_at_pool
-from shared.metrics.tally import Tally
+from shared.metrics.registry import Registry
 from shared.postgres.database import Database
 from shared.turn.turns import TurnStatus
 
@@ -21,19 +21,19 @@ class ApiMetrics:
     """The handles of a web or relay process; every method may be called from any thread.
 
     Args:
-        tally: Where it counts.
+        registry: Where it counts.
     """
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
-        self._requests = {number: tally.counter(table.REQUESTS, name) for number, name in _CLASSES.items()}
-        self._problems = {code: tally.counter(table.PROBLEMS, code) for code in ProblemCode}
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._requests = {number: registry.counter(table.REQUESTS, name) for number, name in _CLASSES.items()}
+        self._problems = {code: registry.counter(table.PROBLEMS, code) for code in ProblemCode}
         self._limits = {
-            scope: tally.counter(table.RATE_LIMITS_HIT, scope) for (scope,) in table.RATE_LIMITS_HIT.series
+            scope: registry.counter(table.RATE_LIMITS_HIT, scope) for (scope,) in table.RATE_LIMITS_HIT.series
         }
-        self._accepted = tally.counter(table.ACCEPTED)
-        self._accept_seconds = tally.histogram(table.ACCEPT_SECONDS)
-        self._stopped = tally.counter(table.TURNS, TurnStatus.STOPPED, "")
+        self._accepted = registry.counter(table.ACCEPTED)
+        self._accept_seconds = registry.histogram(table.ACCEPT_SECONDS)
+        self._stopped = registry.counter(table.TURNS, TurnStatus.STOPPED, "")
 
     def answered(self, endpoint: str | None, status: int, seconds: float | None) -> None:
         """Count a request to the API that was answered."""
@@ -61,25 +61,25 @@ class ApiMetrics:
 
     def look_at(self, hub: Hub, notices: Notices, database: Database) -> None:
         """Have these parts looked at once a second."""
-        self.tally.on_sample(_looking_at_hub(self.tally, hub))
-        self.tally.on_sample(_looking_at_notices(self.tally, notices))
-        self.tally.on_sample(looking_at_pool(self.tally, database, _POOL))
-        self.tally.on_sample(looking_at_loop(self.tally, hub.call_soon))
+        self.registry.on_sample(_looking_at_hub(self.registry, hub))
+        self.registry.on_sample(_looking_at_notices(self.registry, notices))
+        self.registry.on_sample(looking_at_pool(self.registry, database, _POOL))
+        self.registry.on_sample(looking_at_loop(self.registry, hub.call_soon))
 
 
-def _looking_at_hub(tally: Tally, hub: Hub) -> Callable[[], None]:
+def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
     websockets, event_streams = (
-        tally.gauge(table.STREAMS_OPEN, *labels) for labels in table.STREAMS_OPEN.series
+        registry.gauge(table.STREAMS_OPEN, *labels) for labels in table.STREAMS_OPEN.series
     )
     opened_websockets, opened_event_streams = (
-        tally.counter(table.STREAMS_OPENED, *labels) for labels in table.STREAMS_OPENED.series
+        registry.counter(table.STREAMS_OPENED, *labels) for labels in table.STREAMS_OPENED.series
     )
-    sessions, turns = tally.gauge(table.WATCHED_SESSIONS), tally.gauge(table.WATCHED_TURNS)
+    sessions, turns = registry.gauge(table.WATCHED_SESSIONS), registry.gauge(table.WATCHED_TURNS)
     subscribed, unsubscribed = (
-        tally.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
+        registry.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
     )
-    overflows, replays = tally.counter(table.MAILBOX_OVERFLOWS), tally.counter(table.REPLAYS)
-    holes, gaps = tally.counter(table.HOLES), tally.counter(table.GAPS)
+    overflows, replays = registry.counter(table.MAILBOX_OVERFLOWS), registry.counter(table.REPLAYS)
+    holes, gaps = registry.counter(table.HOLES), registry.counter(table.GAPS)
 
     def look() -> None:
         held, occurred = hub.counts(), hub.occurred
@@ -99,9 +99,9 @@ def _looking_at_hub(tally: Tally, hub: Hub) -> Callable[[], None]:
     return look
 
 
-def _looking_at_notices(tally: Tally, notices: Notices) -> Callable[[], None]:
-    waiting = tally.gauge(table.OUTBOX_WAITING)
-    dropped, failed = tally.counter(table.OUTBOX_DROPPED), tally.counter(table.OUTBOX_FAILED)
+def _looking_at_notices(registry: Registry, notices: Notices) -> Callable[[], None]:
+    waiting = registry.gauge(table.OUTBOX_WAITING)
+    dropped, failed = registry.counter(table.OUTBOX_DROPPED), registry.counter(table.OUTBOX_FAILED)
 
     def look() -> None:
         waiting.set(notices.waiting())

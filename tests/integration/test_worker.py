@@ -16,7 +16,7 @@ from sqlalchemy import text
 from shared.configuration.settings import load_settings
 from shared.ids import new_id
 from shared.metrics import table
-from shared.metrics.tally import PLACES
+from shared.metrics.registry import PLACES
 from shared.redis.log_scripts import APPEND, Appended
 from shared.redis.names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from tests.integration.conftest import LONG_LEASES, be_patient, until
@@ -519,7 +519,7 @@ def test_a_turn_that_no_worker_took_expires_and_done_says_so(desk):
 
 
 def counted(desk, metric, *labels):
-    return desk.worker._tally.values[PLACES[metric, labels]]
+    return desk.worker._registry.values[PLACES[metric, labels]]
 
 
 def test_an_attempt_that_lost_its_lease_and_the_turn_that_a_sweeper_takes_up_are_counted(desk):

@@ -19,8 +19,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from shared.collector import calm_collector
 from turnkeeper.up.front import take_over
-from turnkeeper.up.unread import closing_unread
-from turnkeeper.up.unreadable import refusal_of
+from turnkeeper.up.malformed_requests import refusal_of
+from turnkeeper.up.refused_bodies import closing_unread
 
 KEEPALIVE_SECONDS: Final = 75
 REQUEST_LIMIT_SECONDS: Final = 120

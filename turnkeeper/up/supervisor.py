@@ -1,6 +1,6 @@
 """Keeps processes alive: starts them, starts again what dies, ends all of it.
 
-Everything happens in one thread, the main one: a child's leash is tied to the thread that started it.
+Everything happens in one thread, the main one: a child's life is tied to the thread that started it.
 """
 
 import os

@@ -19,7 +19,7 @@ from shared.redis.wire import pack
 from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
-from worker.publishing.flow import Flow
+from worker.publishing.delta_counts import DeltaCounts
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -40,7 +40,7 @@ _Pending = list[Any]
 class Sender(Protocol):
     """What a channel asks of its publisher: each returns at once, in the loop's thread."""
 
-    flow: Flow
+    counts: DeltaCounts
     """Where deltas are counted."""
 
     def mark(self, channel: "Channel") -> None:
@@ -74,10 +74,10 @@ class Channel:
 
     __slots__ = (
         "_attempt",
+        "_counts",
         "_encoder",
         "_expires_at",
         "_first_unacked",
-        "_flow",
         "_in_flight",
         "_is_discarded",
         "_is_ending",
@@ -120,7 +120,7 @@ class Channel:
         self.channel = events_channel(session_id)
         self.seq = seq
         self._publisher = publisher
-        self._flow = publisher.flow
+        self._counts = publisher.counts
         self._encoder = EventEncoder(session_id, turn_id)
         self._session_id = session_id
         self._turn_id = turn_id
@@ -309,8 +309,8 @@ class Channel:
         if kind is False or kind is True:
             text = content[0] if len(content) == 1 else "".join(content)
             (self._thought if kind else self._shown).append(text)
-            self._flow.deltas += len(content)
-            self._flow.delta_events += 1
+            self._counts.deltas += len(content)
+            self._counts.delta_events += 1
             return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
         if kind is None:
             return bytes(content)
@@ -326,7 +326,7 @@ class Channel:
             case Appended.WRITTEN:
                 self._settle_unacked()
                 if self._sent_since:
-                    self._flow.delays.append(monotonic() - self._sent_since)
+                    self._counts.delays.append(monotonic() - self._sent_since)
                     self._sent_since = 0.0
             case Appended.LOG_GONE:
                 self._leave_to_snapshot()

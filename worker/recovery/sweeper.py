@@ -19,7 +19,7 @@ from sqlalchemy import Row, text
 
 from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
-from shared.metrics.tally import Tally
+from shared.metrics.registry import Registry
 from shared.observing.logs import log_ids
 from shared.postgres.database import Database
 from shared.redis.doorbell import QUEUE_KEY
@@ -127,7 +127,7 @@ class Sweeper:
         recorder: Recorder | None = None,
     ) -> None:
         """Prepare; `start` begins."""
-        self._metrics = metrics or WorkerMetrics(Tally())
+        self._metrics = metrics or WorkerMetrics(Registry())
         self._recorder = recorder
         self._settings = settings
         self._worker_id = worker_id

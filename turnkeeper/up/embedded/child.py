@@ -1,4 +1,4 @@
-"""One server process: started on a leash, waited for, ended within a bound.
+"""One server process: started tied to its parent, waited for, ended within a bound.
 
 What the two servers share: also the free port, the kept password and the lock on the data folder.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import turnkeeper.up.leash as leash
 from shared.errors import TurnkeeperError
+from turnkeeper.up import parent_death
 
 HOST: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.01
@@ -47,14 +47,14 @@ def spawn(
     death_signal: signal.Signals = signal.SIGTERM,
     environ: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` on a leash, in a process group of its own, its output appended to `log`.
+    """Start `command`, tied to this process, in a process group of its own, its output appended to `log`.
 
-    The group keeps a Ctrl-C on the terminal from reaching the child: its parent ends it, in order. The leash
+    The group keeps a Ctrl-C on the terminal from reaching the child: its parent ends it, in order. The tie
     is tied to the calling *thread*, so this is called from one that lives as long as the process.
     """
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  the callers choose the program
-            leashed(command, account=account, death_signal=death_signal),
+            tied(command, account=account, death_signal=death_signal),
             cwd=cwd,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -64,16 +64,16 @@ def spawn(
         )
 
 
-def leashed(
+def tied(
     command: Sequence[str],
     *,
     account: Account | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> list[str]:
-    """Return the command line that runs `command` on a leash to this process."""
+    """Return the command line that runs `command` that ends with this process."""
     run_as = f"{account.uid}:{account.gid}" if account else "-"
     tie = [str(os.getpid()), str(int(death_signal)), run_as]
-    return [sys.executable, "-I", "-S", str(Path(leash.__file__).resolve()), *tie, *command]
+    return [sys.executable, "-I", "-S", str(Path(parent_death.__file__).resolve()), *tie, *command]
 
 
 def end(process: subprocess.Popen[bytes], *, ask: signal.Signals, grace_seconds: float) -> bool:

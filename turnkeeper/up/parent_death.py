@@ -14,7 +14,7 @@ from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
 PARENT_IS_GONE: Final = 75
-"""Exit code when the parent died before the leash was on (EX_TEMPFAIL)."""
+"""Exit code when the parent died before the tie to it was made (EX_TEMPFAIL)."""
 
 
 def become(uid: int, gid: int) -> None:
@@ -36,7 +36,7 @@ def tie(parent: int, death_signal: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Become the command: `leash.py PARENT_PID SIGNAL UID:GID|- COMMAND...`."""
+    """Become the command: `parent_death.py PARENT_PID SIGNAL UID:GID|- COMMAND...`."""
     parent, death_signal, account, *command = arguments
     if account != "-":
         uid, gid = account.split(":")

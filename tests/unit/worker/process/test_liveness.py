@@ -1,6 +1,6 @@
 """A deaf worker ends itself; a busy, an idle and a cut-off one do not."""
 
-from worker.process.pulse import CANARY_SECONDS, DEAF_SECONDS, Pulse
+from worker.process.liveness import CANARY_SECONDS, DEAF_SECONDS, Liveness
 
 
 class Ward:
@@ -9,7 +9,7 @@ class Ward:
         self.taken, self.full = taken, full
         self.sent = 0
         self.ended = 0
-        self.pulse = Pulse(self.send, lambda: self.full, self.end, lambda: self.seconds)
+        self.liveness = Liveness(self.send, lambda: self.full, self.end, lambda: self.seconds)
 
     def send(self):
         self.sent += 1
@@ -21,9 +21,9 @@ class Ward:
     def pass_time(self, seconds, *, hearing=False):
         for _ in range(int(seconds / CANARY_SECONDS)):
             self.seconds += CANARY_SECONDS
-            self.pulse.beat()
+            self.liveness.beat()
             if hearing:
-                self.pulse.hear()
+                self.liveness.hear()
 
 
 def test_a_worker_that_hears_its_canaries_goes_on():

@@ -22,7 +22,7 @@ With two steps at once, forty turns a second begin or end however busy it is."""
 _PAUSE_SECONDS: Final = 0.002
 
 
-class Calm:
+class Admission:
     """Spaces the steps of turns that would hold up streams.
 
     Args:

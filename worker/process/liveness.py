@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-_log = logging.getLogger("turnkeeper.pulse")
+_log = logging.getLogger("turnkeeper.liveness")
 
 CANARY_SECONDS: Final = 15.0
 """Silence after which a canary is sent; also the time between two."""
@@ -19,7 +19,7 @@ DEAF_SECONDS: Final = 75.0
 """Silence, with canaries sent all along, that counts as deaf: five unheard canaries."""
 
 
-class Pulse:
+class Liveness:
     """Sends canaries and counts the silence.
 
     Args:
@@ -44,7 +44,7 @@ class Pulse:
         self._heard_at = now()
         self._unheard = 0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
 
     def start(self) -> None:
         """Begin to watch."""

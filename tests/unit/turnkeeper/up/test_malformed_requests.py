@@ -4,7 +4,7 @@ import logging
 import pytest
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine, InvalidResponseHeader, LimitRequestHeaders
 
-from turnkeeper.up.unreadable import refusal_of
+from turnkeeper.up.malformed_requests import refusal_of
 
 
 @pytest.mark.parametrize(

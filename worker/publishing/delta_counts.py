@@ -4,24 +4,24 @@ from collections import deque
 from typing import Final
 
 from shared.metrics import table
-from shared.metrics.tally import Tally
+from shared.metrics.registry import Registry
 
 _MOST_SAMPLES: Final = 1 << 16
 """More than Redis takes in the quarter of a second between two hand-overs; the oldest would be lost, not the memory."""
 
 
-class Flow:
+class DeltaCounts:
     """Counts of one publisher. Belongs to the loop's thread.
 
     Args:
-        tally: Where they are handed over to.
+        registry: Where they are handed over to.
     """
 
     __slots__ = ("_counters", "_histograms", "delays", "delta_events", "deltas", "writes")
 
-    def __init__(self, tally: Tally) -> None:
-        self._counters = tally.counter(table.DELTAS), tally.counter(table.DELTA_EVENTS)
-        self._histograms = tally.histogram(table.DELTA_DELAY), tally.histogram(table.FLUSH_BYTES)
+    def __init__(self, registry: Registry) -> None:
+        self._counters = registry.counter(table.DELTAS), registry.counter(table.DELTA_EVENTS)
+        self._histograms = registry.histogram(table.DELTA_DELAY), registry.histogram(table.FLUSH_BYTES)
         self.deltas = 0
         self.delta_events = 0
         self.delays: deque[float] = deque(maxlen=_MOST_SAMPLES)

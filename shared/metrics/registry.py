@@ -37,7 +37,7 @@ SIZE: Final = _found[1]
 """How many figures a process keeps."""
 
 
-class Tally:
+class Registry:
     """A process's figures, all zero at first."""
 
     def __init__(self) -> None:
@@ -84,54 +84,54 @@ def _place(metric: Metric, kind: Kind, labels: tuple[str, ...]) -> int:
 class Counter:
     """What only rises."""
 
-    __slots__ = ("_place", "_tally")
+    __slots__ = ("_place", "_registry")
 
-    def __init__(self, tally: Tally, place: int) -> None:
+    def __init__(self, registry: Registry, place: int) -> None:
         """Count at `place`."""
-        self._tally = tally
+        self._registry = registry
         self._place = place
 
     def add(self, amount: float = 1.0) -> None:
         """Count, from any thread."""
-        with self._tally.lock:
-            self._tally.values[self._place] += amount
+        with self._registry.lock:
+            self._registry.values[self._place] += amount
 
     def set(self, total: float) -> None:
         """Hand over what one thread counts by itself, in a plain number."""
-        self._tally.values[self._place] = total
+        self._registry.values[self._place] = total
 
 
 class Gauge:
     """What rises and falls."""
 
-    __slots__ = ("_place", "_tally")
+    __slots__ = ("_place", "_registry")
 
-    def __init__(self, tally: Tally, place: int) -> None:
+    def __init__(self, registry: Registry, place: int) -> None:
         """Show at `place`."""
-        self._tally = tally
+        self._registry = registry
         self._place = place
 
     def set(self, value: float) -> None:
         """Say what it is now."""
-        self._tally.values[self._place] = value
+        self._registry.values[self._place] = value
 
 
 class Histogram:
     """How often values were how large."""
 
-    __slots__ = ("_bounds", "_place", "_sum", "_tally")
+    __slots__ = ("_bounds", "_place", "_registry", "_sum")
 
-    def __init__(self, tally: Tally, place: int, bounds: tuple[float, ...]) -> None:
+    def __init__(self, registry: Registry, place: int, bounds: tuple[float, ...]) -> None:
         """Count from `place` on: the buckets, that without a bound, the sum."""
-        self._tally = tally
+        self._registry = registry
         self._place = place
         self._bounds = bounds
         self._sum = place + len(bounds) + 1
 
     def observe(self, value: float) -> None:
         """Count a value, from any thread."""
-        values = self._tally.values
-        with self._tally.lock:
+        values = self._registry.values
+        with self._registry.lock:
             values[self._place + bisect_left(self._bounds, value)] += 1.0
             values[self._sum] += value
 
@@ -141,8 +141,8 @@ class Histogram:
         Args:
             rising: The values, sorted.
         """
-        values, below = self._tally.values, 0
-        with self._tally.lock:
+        values, below = self._registry.values, 0
+        with self._registry.lock:
             for number, bound in enumerate(self._bounds):
                 through = bisect_right(rising, bound)
                 values[self._place + number] += through - below

@@ -13,22 +13,22 @@ import pytest
 from shared.metrics import table
 from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Pages, PagesError, Sum
+from shared.metrics.registry import PLACES, SIZE, Registry
 from shared.metrics.table import METRICS, Kind, Service
-from shared.metrics.tally import PLACES, SIZE, Tally
-from worker.publishing.flow import Flow
+from worker.publishing.delta_counts import DeltaCounts
 
 DEAD = """
 import os, signal, sys
 from pathlib import Path
 from shared.metrics import table
 from shared.metrics.pages import Pages
-from shared.metrics.tally import Tally
+from shared.metrics.registry import Registry
 
-tally = Tally()
-tally.move(Pages(Path(sys.argv[1])).open())
-tally.counter(table.ACCEPTED).add(int(sys.argv[2]))
-tally.gauge(table.OUTBOX_WAITING).set(5)
-tally.histogram(table.CLAIM_WAIT).observe(0.3)
+registry = Registry()
+registry.move(Pages(Path(sys.argv[1])).open())
+registry.counter(table.ACCEPTED).add(int(sys.argv[2]))
+registry.gauge(table.OUTBOX_WAITING).set(5)
+registry.histogram(table.CLAIM_WAIT).observe(0.3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -48,10 +48,10 @@ def value(total: Sum, metric: table.Metric, *labels: str) -> float:
     return total.values[PLACES[metric, labels]]
 
 
-def counting_in(folder: Path) -> Tally:
-    tally = Tally()
-    tally.move(Pages(folder).open())
-    return tally
+def counting_in(folder: Path) -> Registry:
+    registry = Registry()
+    registry.move(Pages(folder).open())
+    return registry
 
 
 def test_every_series_has_a_place_of_its_own():
@@ -73,7 +73,7 @@ def test_names_are_those_of_prometheus():
 
 def test_no_label_can_take_a_value_that_is_not_in_the_table():
     with pytest.raises(KeyError):
-        Tally().counter(table.PROBLEMS, "what a client said")
+        Registry().counter(table.PROBLEMS, "what a client said")
 
 
 class Interrupted(list):
@@ -86,9 +86,9 @@ class Interrupted(list):
 
 
 def test_threads_that_count_at_once_lose_nothing():
-    tally = Tally()
-    tally.values = Interrupted([0.0] * SIZE)
-    counter, histogram = tally.counter(table.ACCEPTED), tally.histogram(table.CLAIM_WAIT)
+    registry = Registry()
+    registry.values = Interrupted([0.0] * SIZE)
+    counter, histogram = registry.counter(table.ACCEPTED), registry.histogram(table.CLAIM_WAIT)
 
     def count() -> None:
         for _ in range(200):
@@ -101,13 +101,13 @@ def test_threads_that_count_at_once_lose_nothing():
         thread.start()
     for thread in threads:
         thread.join()
-    assert tally.values[PLACES[table.ACCEPTED, ()]] == 800
-    assert tally.values[PLACES[table.CLAIM_WAIT, ()] + 1] == 1600
+    assert registry.values[PLACES[table.ACCEPTED, ()]] == 800
+    assert registry.values[PLACES[table.CLAIM_WAIT, ()] + 1] == 1600
 
 
 def test_a_value_on_a_bound_belongs_below_it_one_by_one_and_all_at_once():
     values = [0.0, 0.001, 0.0011, 0.5, 10.0, 10.1]
-    single, together = Tally(), Tally()
+    single, together = Registry(), Registry()
     for each in values:
         single.histogram(table.DELTA_DELAY).observe(each)
     together.histogram(table.DELTA_DELAY).observe_all(values)
@@ -120,18 +120,18 @@ def test_a_value_on_a_bound_belongs_below_it_one_by_one_and_all_at_once():
 
 
 def test_a_flow_hands_over_what_passed_and_each_sample_once():
-    tally = Tally()
-    flow = Flow(tally)
-    flow.deltas, flow.delta_events = 7, 3
-    flow.delays.extend((0.002, 0.3))
-    flow.writes.append(500)
-    flow.hand_over()
-    flow.hand_over()
-    assert tally.values[PLACES[table.DELTAS, ()]] == 7
-    assert tally.values[PLACES[table.DELTA_EVENTS, ()]] == 3
+    registry = Registry()
+    counts = DeltaCounts(registry)
+    counts.deltas, counts.delta_events = 7, 3
+    counts.delays.extend((0.002, 0.3))
+    counts.writes.append(500)
+    counts.hand_over()
+    counts.hand_over()
+    assert registry.values[PLACES[table.DELTAS, ()]] == 7
+    assert registry.values[PLACES[table.DELTA_EVENTS, ()]] == 3
     place = PLACES[table.DELTA_DELAY, ()]
-    assert sum(tally.values[place : place + table.DELTA_DELAY.width - 1]) == 2
-    assert tally.values[PLACES[table.FLUSH_BYTES, ()] + table.FLUSH_BYTES.width - 1] == 500
+    assert sum(registry.values[place : place + table.DELTA_DELAY.width - 1]) == 2
+    assert registry.values[PLACES[table.FLUSH_BYTES, ()] + table.FLUSH_BYTES.width - 1] == 500
 
 
 def test_the_figures_of_all_processes_are_added_up(tmp_path: Path):
@@ -176,8 +176,8 @@ def test_a_reader_that_is_killed_while_it_folds_counts_nothing_twice(tmp_path: P
 
 def test_pages_of_another_version_and_a_sum_that_is_no_json_are_passed_over(tmp_path: Path):
     folder = folder_in(tmp_path)
-    tally = counting_in(folder)
-    tally.counter(table.ACCEPTED).add()
+    registry = counting_in(folder)
+    registry.counter(table.ACCEPTED).add()
     (folder / "0123.other.page").write_bytes(b"\xff" * 16)
     (folder / "gone.json").write_text("{")
     assert value(Pages(folder).total(), table.ACCEPTED) == 1
@@ -205,14 +205,14 @@ def test_a_folder_of_another_user_is_not_used(tmp_path: Path):
 
 
 def test_a_sampler_that_fails_keeps_no_other_from_its_work(caplog: pytest.LogCaptureFixture):
-    tally, sampled = Tally(), []
+    registry, sampled = Registry(), []
 
     def fail() -> None:
         raise RuntimeError("no")
 
-    tally.on_sample(fail)
-    tally.on_sample(lambda: sampled.append(1))
-    tally.sample()
+    registry.on_sample(fail)
+    registry.on_sample(lambda: sampled.append(1))
+    registry.sample()
     assert sampled == [1]
     assert "could not be taken" in caplog.text
 

@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from worker.process.calm import MOST_SECONDS, Calm
+from worker.process.admission import MOST_SECONDS, Admission
 from worker.process.loop import LoopThread
 
 SECONDS = 60
@@ -32,13 +32,13 @@ def loop():
         yield thread.loop
 
 
-def calm(loop, **options):
-    return Calm(loop, **{"steps_at_once": 1, "patience_seconds": SECONDS, **options})
+def admission(loop, **options):
+    return Admission(loop, **{"steps_at_once": 1, "patience_seconds": SECONDS, **options})
 
 
 def test_with_no_stream_to_hold_up_the_loop_is_not_asked(loop):
     busy = Busy(loop)
-    with calm(loop).step(0):
+    with admission(loop).step(0):
         assert not busy.let_go.is_set()  # we are here although the loop cannot answer
     busy.let_go.set()
 
@@ -46,7 +46,7 @@ def test_with_no_stream_to_hold_up_the_loop_is_not_asked(loop):
 def test_a_step_waits_while_the_loop_is_slow_but_not_for_long(loop):
     busy = Busy(loop)
     began = monotonic()
-    with calm(loop).step(1):
+    with admission(loop).step(1):
         waited = monotonic() - began
     busy.let_go.set()
     assert waited >= MOST_SECONDS
@@ -57,7 +57,7 @@ def test_a_step_is_taken_once_the_loop_answers(loop):
     taken = threading.Event()
 
     def step():
-        with calm(loop).step(1):
+        with admission(loop).step(1):
             taken.set()
 
     with ThreadPoolExecutor(1) as pool:
@@ -68,7 +68,7 @@ def test_a_step_is_taken_once_the_loop_answers(loop):
 
 
 def test_only_so_many_steps_are_taken_at_once(loop):
-    spaced = calm(loop, steps_at_once=2)
+    spaced = admission(loop, steps_at_once=2)
     lock, both = threading.Lock(), threading.Barrier(2)
     now, most = 0, 0
 
@@ -89,7 +89,7 @@ def test_only_so_many_steps_are_taken_at_once(loop):
 
 
 def test_whoever_waits_too_long_for_a_place_goes_on_without(loop):
-    spaced = calm(loop, patience_seconds=0.01)
+    spaced = admission(loop, patience_seconds=0.01)
     with spaced.step(0), spaced.step(0):
         pass
     with spaced.step(0), pytest.raises(RuntimeError), spaced.step(0):
