@@ -24,7 +24,7 @@ from shared.failpoints import Failpoint
 from shared.observing.logs import log_ids
 from shared.postgres.database import Database
 from shared.tracing.span import Recorder
-from shared.turn.events import EventType
+from shared.turn.events import MessageReset, StopRequested, TurnError, TurnStarted
 from shared.turn.events_of_turn import accept_events, done_event
 from shared.turn.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.metrics import WorkerMetrics
@@ -286,10 +286,8 @@ class Runner:
         if is_void and not prefix:
             # Kept and not continued, told late by a dead worker, or the reset was lost: this attempt's text must not
             # follow it (I5).
-            channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
-        channel.event(
-            EventType.TURN_STARTED, {"provider": self._provider.name, "model": self._provider.model}
-        )
+            channel.event(MessageReset(Fault.WORKER_LOST))
+        channel.event(TurnStarted(self._provider.name, self._provider.model))
         if refused is not None:
             outcome: Outcome = replace(refused, answer=replace(refused.answer, content=prefix))
         else:
@@ -365,12 +363,12 @@ class Runner:
         told.result(timeout=_TOLD_SECONDS)
 
     async def _tell_stopped(self, channel: Channel, stopped: Stopped, row: Row[Any]) -> None:
-        channel.event(EventType.STOP_REQUESTED, {"stop_reason": row.stop_reason})
+        channel.event(StopRequested(row.stop_reason))
         await self._tell(channel, stopped, row, "" if row.dropped else stopped.answer.content)
 
     async def _tell_rest(self, channel: Channel, reset: Fault | None) -> None:
         if reset is not None:
-            channel.event(EventType.MESSAGE_RESET, {"reason": reset.value})
+            channel.event(MessageReset(reset))
         await channel.drained(_SHOWN_SECONDS)
         channel.discard()
 
@@ -412,7 +410,7 @@ class Runner:
     async def _tell(self, channel: Channel, ending: Ending, row: Row[Any], content: str) -> None:
         error = error_of(ending)
         if error is not None:
-            channel.event(EventType.ERROR, {"error": error})
+            channel.event(TurnError(error))
         channel.encoded(row.last_seq, done_event(row, content))
         channel.close()
 

@@ -5,7 +5,7 @@ same row, so whoever comes second changes nothing.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from sqlalchemy import Row
 
 from shared.money.money import format_usd
 from shared.money.usage import Usage
-from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.events import Done, EventEncoder, StopRequested, TitleUpdated, TurnQueued, timestamp
 
 ROW_COLUMNS: Final = (
     "id",
@@ -48,10 +48,9 @@ def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
     """
     encoder = EventEncoder(row.session_id, row.id)
     at = timestamp(row.queued_at)
-    events = [(1, encoder.encode(EventType.TURN_QUEUED, 1, _BEFORE_ANY_ATTEMPT, at))]
+    events = [(1, encoder.encode(TurnQueued(), 1, _BEFORE_ANY_ATTEMPT, at))]
     if row.title is not None:
-        fields = {"title": row.title}
-        events.append((2, encoder.encode(EventType.TITLE_UPDATED, 2, _BEFORE_ANY_ATTEMPT, at, fields)))
+        events.append((2, encoder.encode(TitleUpdated(row.title), 2, _BEFORE_ANY_ATTEMPT, at)))
     return events
 
 
@@ -64,11 +63,7 @@ def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
     """
     encoder = EventEncoder(row.session_id, row.id)
     requested = encoder.encode(
-        EventType.STOP_REQUESTED,
-        row.last_seq - 1,
-        row.attempt,
-        timestamp(row.stop_requested_at),
-        {"stop_reason": row.stop_reason},
+        StopRequested(row.stop_reason), row.last_seq - 1, row.attempt, timestamp(row.stop_requested_at)
     )
     return requested, done_event(row, content)
 
@@ -80,24 +75,18 @@ def done_event(row: Row[Any], content: str | None) -> bytes:
         row: The settled row.
         content: The stored answer's text; None or empty when none is stored.
     """
-    encoder = EventEncoder(row.session_id, row.id)
-    return encoder.encode(
-        EventType.DONE, row.last_seq, row.attempt, timestamp(row.finished_at), done_fields(row, content)
+    done = Done(
+        status=row.status,
+        finish_reason=row.finish_reason,
+        stop_reason=row.stop_reason,
+        usage=usage_of(row).as_dict(),
+        usage_source=row.usage_source,
+        cost_usd=format_usd(Decimal(row.cost_usd)),
+        error=row.error,
+        content_sha256=hashlib.sha256((content or "").encode()).hexdigest(),
     )
-
-
-def done_fields(row: Row[Any], content: str | None) -> Mapping[str, Any]:
-    """Return the fields of a terminal turn's `done`; see `done_event`."""
-    return {
-        "status": row.status,
-        "finish_reason": row.finish_reason,
-        "stop_reason": row.stop_reason,
-        "usage": usage_of(row).as_dict(),
-        "usage_source": row.usage_source,
-        "cost_usd": format_usd(Decimal(row.cost_usd)),
-        "error": row.error,
-        "content_sha256": hashlib.sha256((content or "").encode()).hexdigest(),
-    }
+    encoder = EventEncoder(row.session_id, row.id)
+    return encoder.encode(done, row.last_seq, row.attempt, timestamp(row.finished_at))
 
 
 def usage_of(row: Row[Any]) -> Usage:

@@ -9,14 +9,27 @@ from time import monotonic
 import pytest
 import redis
 
+from shared.errors import Fault
 from shared.ids import new_id
 from shared.redis.names import log_key
-from shared.turn.events import EventEncoder, EventType
+from shared.turn.events import (
+    EventEncoder,
+    MessageEnd,
+    MessageReset,
+    MessageStart,
+    StopRequested,
+    TurnStarted,
+)
+from shared.turn.turns import FinishReason, StopReason
+from tests.ends import done
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
 
 DEADLINE_SECONDS = 60
 ACCEPTED = [(1, b'{"seq":1}'), (2, b'{"seq":2}')]
+STARTED = TurnStarted("p", "m")
+VOID = MessageReset(Fault.WORKER_LOST)
+ENDED = MessageEnd(None, FinishReason.STOP)
 
 
 class Fences:
@@ -114,7 +127,7 @@ def test_events_are_numbered_without_a_hole_and_published_as_they_are_logged(sta
 
     async def work(stage):
         channel = await stage.open()
-        channel.event(EventType.TURN_STARTED, {"provider": "p", "model": "m"})
+        channel.event(STARTED)
         for word in ("a", "b", "c"):
             channel.delta(False, word)
             await until(channel.is_idle)
@@ -182,7 +195,7 @@ def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
 
 
 def encoded_done(stage, seq: int) -> bytes:
-    return EventEncoder(stage.session, stage.turn).encode(EventType.DONE, seq, 1, "", {"status": "completed"})
+    return EventEncoder(stage.session, stage.turn).encode(done(), seq, 1, "")
 
 
 def test_done_follows_the_snapshot_of_a_log_that_was_lost_before_it(stage):
@@ -261,7 +274,7 @@ def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stag
 
     async def work(stage):
         old = await stage.open(attempt=1)
-        old.event(EventType.TURN_STARTED)
+        old.event(STARTED)
         await until(old.is_idle)
         assert await stage.publisher.take_over(stage.session, stage.turn, 2) is False
         before = stage.redis.xrange(stage.key)
@@ -284,11 +297,11 @@ def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stag
     ("told", "stands"),
     [
         (("delta",), True),
-        (("delta", EventType.MESSAGE_END), True),
-        (("delta", EventType.MESSAGE_RESET), False),
-        (("delta", EventType.MESSAGE_RESET, EventType.TURN_STARTED, "delta"), True),
-        ((EventType.TURN_STARTED, EventType.MESSAGE_START), False),
-        ((EventType.STOP_REQUESTED,) * 70, True),  # too many to look at all of them
+        (("delta", ENDED), True),
+        (("delta", VOID), False),
+        (("delta", VOID, STARTED, "delta"), True),
+        ((STARTED, MessageStart("m")), False),
+        ((StopRequested(StopReason.USER),) * 70, True),  # too many to look at all of them
     ],
 )
 def test_who_takes_over_learns_whether_text_stands_in_the_log(stage, told, stands):
@@ -329,11 +342,11 @@ def test_a_discarded_channel_tells_nothing_any_more(stage):
         channel.delta(False, "shown")
         await until(channel.is_idle)
         channel.discard()
-        channel.event(EventType.MESSAGE_END)
+        channel.event(ENDED)
         channel.delta(False, "late")
         channel.encoded(channel.next_seq(), b'{"type":"done"}')
         other = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
-        other.event(EventType.MESSAGE_RESET)
+        other.event(VOID)
         await until(other.is_idle)
 
     play(stage, work)

@@ -6,7 +6,7 @@ Everything here belongs to the loop's thread.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -16,7 +16,7 @@ from shared.money.usage import Usage, UsageSource
 from shared.redis.log_scripts import APPEND, RESTART, Appended, sha_of
 from shared.redis.names import events_channel, log_key
 from shared.redis.wire import pack
-from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.events import Event, EventEncoder, MessageReset, Snapshot, timestamp
 from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
 from worker.publishing.delta_counts import DeltaCounts
@@ -34,7 +34,7 @@ _RESTART_SHA: Final = sha_of(RESTART)
 _DONE_PREFIX: Final = b'{"type":"done"'
 
 _Pending = list[Any]
-"""`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
+"""`[reasoning, [text, …]]` for deltas that may still grow, `[None, event or bytes]` for all else."""
 
 
 class Sender(Protocol):
@@ -185,12 +185,12 @@ class Channel:
         note = CallNote(self._attempt, prompt, source)
         self._publisher.note_call(self._session_id, self._turn_id, note)
 
-    def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
+    def event(self, event: Event) -> None:
         """Tell a fact that is no delta."""
         if self._is_discarded:
             return
         self._last = None
-        self._pending.append([event_type, fields])
+        self._pending.append([None, event])
         self._pending_bytes += 256
         self._publisher.mark(self)
 
@@ -312,12 +312,13 @@ class Channel:
             self._counts.deltas += len(content)
             self._counts.delta_events += 1
             return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
-        if kind is None:
-            return bytes(content)
-        if kind is EventType.MESSAGE_RESET:
+        event: Event | bytes = content
+        if isinstance(event, bytes):
+            return event
+        if isinstance(event, MessageReset):
             self._shown.clear()
             self._thought.clear()
-        return self._encoder.encode(kind, self.seq, self._attempt, ts, content)
+        return self._encoder.encode(event, self.seq, self._attempt, ts)
 
     def answered(self, reply: object) -> None:
         """Take Redis' answer to what `take` gave."""
@@ -370,16 +371,13 @@ class Channel:
 
     def snapshot(self, ttl_seconds: int) -> bytes:
         """Return the command that begins the log again with the text so far."""
-        fields = {
-            "status": TurnStatus.RUNNING.value,
-            "message_id": str(self._message_id),
-            "content": "".join(self._shown),
-            "reasoning": "".join(self._thought),
-        }
+        text = Snapshot(
+            TurnStatus.RUNNING, str(self._message_id), "".join(self._shown), "".join(self._thought)
+        )
         self._snapshot_in_flight = True
         self._snapshot_seq = self._first_unacked - 1
         ts = timestamp(datetime.now(UTC))
-        encoded = self._encoder.encode(EventType.SNAPSHOT, self._snapshot_seq, self._attempt, ts, fields)
+        encoded = self._encoder.encode(text, self._snapshot_seq, self._attempt, ts)
         return pack(
             "EVALSHA",
             _RESTART_SHA,
