@@ -110,7 +110,7 @@ class Counting:
         self.deltas = 0
         self.first_shown, self.all_shown = asyncio.Event(), asyncio.Event()
 
-    def delta(self, reasoning, text):
+    def delta(self, text, *, reasoning):
         self.deltas += 1
         self.first_shown.set()
         if self.deltas == SENT:

@@ -129,7 +129,7 @@ def test_events_are_numbered_without_a_hole_and_published_as_they_are_logged(sta
         channel = await stage.open()
         channel.event(STARTED)
         for word in ("a", "b", "c"):
-            channel.delta(False, word)
+            channel.delta(word, reasoning=False)
             await until(channel.is_idle)
         channel.encoded(7, b'{"type":"done","seq":7}')
         channel.close()
@@ -147,7 +147,7 @@ def test_deltas_that_come_together_leave_as_one_event_but_never_mixed_with_think
     async def work(stage):
         channel = await stage.open()
         for reasoning, text in ((True, "hm"), (True, "m"), (False, "a"), (False, "b"), (True, "x")):
-            channel.delta(reasoning, text)
+            channel.delta(text, reasoning=reasoning)
         await until(channel.is_idle)
 
     play(stage, work)
@@ -159,7 +159,7 @@ def test_killed_connections_lose_and_double_nothing(stage):
     async def work(stage):
         channel = await stage.open()
         for number in range(400):
-            channel.delta(False, f"{number} ")
+            channel.delta(f"{number} ", reasoning=False)
             if number % 40 == 7:
                 stage.redis.client_kill_filter(_type="normal", skipme=True)
             await asyncio.sleep(0)
@@ -174,12 +174,12 @@ def test_killed_connections_lose_and_double_nothing(stage):
 def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before ")
+        channel.delta("before ", reasoning=False)
         await until(channel.is_idle)
         stage.redis.flushall()
-        channel.delta(False, "after")
+        channel.delta("after", reasoning=False)
         await until(channel.is_idle)
-        channel.delta(False, " and on")
+        channel.delta(" and on", reasoning=False)
         await until(channel.is_idle)
 
     play(stage, work)
@@ -201,10 +201,10 @@ def encoded_done(stage, seq: int) -> bytes:
 def test_done_follows_the_snapshot_of_a_log_that_was_lost_before_it(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before")
+        channel.delta("before", reasoning=False)
         await until(channel.is_idle)
         stage.redis.flushall()
-        channel.delta(False, " after")
+        channel.delta(" after", reasoning=False)
         seq = channel.next_seq()
         channel.encoded(seq, encoded_done(stage, seq))
         channel.close()
@@ -221,7 +221,7 @@ def test_done_follows_the_snapshot_of_a_backlog_that_was_over_its_bound(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False  # nothing leaves
-        channel.delta(False, "x" * 5000)
+        channel.delta("x" * 5000, reasoning=False)
         seq = channel.next_seq()
         channel.encoded(seq, encoded_done(stage, seq))
         await until(lambda: not channel._pending)
@@ -238,11 +238,11 @@ def test_done_follows_the_snapshot_of_a_backlog_that_was_over_its_bound(stage):
 def test_a_worker_that_lost_its_lease_cannot_begin_a_log_again(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before")
+        channel.delta("before", reasoning=False)
         await until(channel.is_idle)
         stage.fences.held = False
         stage.redis.flushall()
-        channel.delta(False, "after")
+        channel.delta("after", reasoning=False)
         await until(lambda: stage.fences.fenced == 1)
 
     play(stage, work)
@@ -255,11 +255,11 @@ def test_an_older_attempt_can_neither_write_nor_publish(stage):
     async def work(stage):
         old = await stage.open(attempt=1)
         new = await stage.open(attempt=2)
-        new.delta(False, "new")
+        new.delta("new", reasoning=False)
         await until(new.is_idle)
         heard.subscribe(f"tk:{{{stage.session}}}:events")
         assert heard.get_message(timeout=DEADLINE_SECONDS)["type"] == "subscribe"
-        old.delta(False, "old")
+        old.delta("old", reasoning=False)
         await until(lambda: stage.fences.fenced == 1)
 
     play(stage, work)
@@ -280,11 +280,11 @@ def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stag
         before = stage.redis.xrange(stage.key)
         heard.subscribe(f"tk:{{{stage.session}}}:events")
         assert heard.get_message(timeout=DEADLINE_SECONDS)["type"] == "subscribe"
-        old.delta(False, "late")
+        old.delta("late", reasoning=False)
         await until(old.is_idle)
         assert stage.redis.xrange(stage.key) == before
         new = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
-        new.delta(False, "new")
+        new.delta("new", reasoning=False)
         await until(new.is_idle)
 
     heard = stage.redis.pubsub()
@@ -309,7 +309,7 @@ def test_who_takes_over_learns_whether_text_stands_in_the_log(stage, told, stand
         old = await stage.open(attempt=1)
         for one in told:
             if one == "delta":
-                old.delta(False, "text")
+                old.delta("text", reasoning=False)
             else:
                 old.event(one)
         await until(old.is_idle)
@@ -325,7 +325,7 @@ def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False
-        channel.delta(False, "zombie")
+        channel.delta("zombie", reasoning=False)
         for _ in range(20):
             await asyncio.sleep(0)
         assert stage.text() == ""
@@ -339,11 +339,11 @@ def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
 def test_a_discarded_channel_tells_nothing_any_more(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "shown")
+        channel.delta("shown", reasoning=False)
         await until(channel.is_idle)
         channel.discard()
         channel.event(ENDED)
-        channel.delta(False, "late")
+        channel.delta("late", reasoning=False)
         channel.encoded(channel.next_seq(), b'{"type":"done"}')
         other = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
         other.event(VOID)
@@ -370,7 +370,7 @@ def test_a_channel_that_is_being_settled_is_fenced_no_more(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False
-        channel.delta(False, "last words")
+        channel.delta("last words", reasoning=False)
         channel.end()
         channel.fence()
         stage.fences.trusted = True
@@ -383,16 +383,16 @@ def test_a_channel_that_is_being_settled_is_fenced_no_more(stage):
 def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "a")
+        channel.delta("a", reasoning=False)
         await until(channel.is_idle)
         stage.fences.trusted = False  # nothing leaves, as if Redis hung
         for _ in range(100):
-            channel.delta(False, "x" * 100)
+            channel.delta("x" * 100, reasoning=False)
         await until(lambda: channel.wants_restart(monotonic()))
         stage.fences.trusted = True
         stage.redis.client_kill_filter(_type="normal", skipme=True)
         await until(channel.is_idle)
-        channel.delta(False, "z")
+        channel.delta("z", reasoning=False)
         await until(channel.is_idle)
 
     play(stage, work, buffer_bytes=5000)
@@ -403,7 +403,7 @@ def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):
 def test_a_second_opening_of_a_log_changes_nothing(stage):
     async def work(stage):
         first = await stage.open()
-        first.delta(False, "a")
+        first.delta("a", reasoning=False)
         await until(first.is_idle)
         assert await stage.publisher.open(stage.session, stage.turn, ACCEPTED) == 3
 
@@ -414,9 +414,9 @@ def test_a_second_opening_of_a_log_changes_nothing(stage):
 def test_what_another_thread_reads_is_text_exactly_through_its_number(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "seen")
+        channel.delta("seen", reasoning=False)
         await until(channel.is_idle)
-        channel.delta(False, " pending")
+        channel.delta(" pending", reasoning=False)
         seq, content, reasoning = channel.text_so_far()
         assert (seq, content, reasoning) == (3, "seen", "")
         await until(channel.is_idle)
@@ -429,7 +429,7 @@ def test_a_text_to_continue_stands_in_a_lost_log_before_its_continuation_and_its
         stage.fences.held = False  # settled by the time that PostgreSQL would be asked
         channel = await stage.open(attempt=2)
         channel.go_on_from("so far", is_in_log=False)
-        channel.delta(False, " and on")
+        channel.delta(" and on", reasoning=False)
         channel.encoded(channel.next_seq(), b'{"type":"done","seq":5}')
         channel.close()
         await until(channel.is_idle)
@@ -444,7 +444,7 @@ def test_a_text_to_continue_stands_in_a_lost_log_before_its_continuation_and_its
 def test_a_lost_log_of_a_turn_that_is_settled_meanwhile_begins_again(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "text")
+        channel.delta("text", reasoning=False)
         await until(channel.is_idle)
         stage.fences.while_asked = channel.close
         stage.fences.held = False

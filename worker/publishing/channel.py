@@ -9,8 +9,10 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from shared.money.usage import Usage, UsageSource
 from shared.redis.log_scripts import APPEND, RESTART, Appended, sha_of
@@ -33,8 +35,21 @@ _APPEND_SHA: Final = sha_of(APPEND)
 _RESTART_SHA: Final = sha_of(RESTART)
 _DONE_PREFIX: Final = b'{"type":"done"'
 
-_Pending = list[Any]
-"""`[reasoning, [text, …]]` for deltas that may still grow, `[None, event or bytes]` for all else."""
+
+class _Deltas(msgspec.Struct, gc=False):
+    """Consecutive deltas of one kind, which leave as one event; the last ones may still grow."""
+
+    reasoning: bool
+    texts: list[str]
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    """Any other event: still to be encoded, or encoded already under the number that it gets."""
+
+    event: Event | bytes
+
+
+_Pending: TypeAlias = _Deltas | _Whole
 
 
 class Sender(Protocol):
@@ -129,7 +144,7 @@ class Channel:
         self._on_fenced = on_fenced
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
-        self._last: _Pending | None = None
+        self._last: _Deltas | None = None
         self._unacked: list[bytes] = []
         self._unacked_bytes = 0
         self._first_unacked = seq + 1
@@ -161,15 +176,15 @@ class Channel:
             self._needs_snapshot = True
             self._publisher.begin_again(self)  # the lease was taken just now
 
-    def delta(self, reasoning: bool, text: str) -> None:
+    def delta(self, text: str, *, reasoning: bool) -> None:
         """Show a piece of the answer or of the thinking."""
-        if self._is_discarded:
-            return
         last = self._last
-        if last is not None and last[0] is reasoning:
-            last[1].append(text)
+        if last is not None and last.reasoning is reasoning:  # a discarded channel has no last one
+            last.texts.append(text)
+        elif self._is_discarded:
+            return
         else:
-            self._last = [reasoning, [text]]
+            self._last = _Deltas(reasoning, [text])
             self._pending.append(self._last)
             self._waiting_since = self._waiting_since or monotonic()
         self._pending_bytes += len(text)
@@ -190,7 +205,7 @@ class Channel:
         if self._is_discarded:
             return
         self._last = None
-        self._pending.append([None, event])
+        self._pending.append(_Whole(event))
         self._pending_bytes += 256
         self._publisher.mark(self)
 
@@ -206,7 +221,7 @@ class Channel:
             self.discard()
             return
         self._last = None
-        self._pending.append([None, event])
+        self._pending.append(_Whole(event))
         self._pending_bytes += len(event)
         self._publisher.mark(self)
 
@@ -305,14 +320,14 @@ class Channel:
         )  # fmt: skip
 
     def _encode(self, entry: _Pending, ts: str) -> bytes:
-        kind, content = entry
-        if kind is False or kind is True:
-            text = content[0] if len(content) == 1 else "".join(content)
-            (self._thought if kind else self._shown).append(text)
-            self._counts.deltas += len(content)
-            self._counts.delta_events += 1
-            return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
-        event: Event | bytes = content
+        if isinstance(entry, _Deltas):
+            texts, reasoning, counts = entry.texts, entry.reasoning, self._counts
+            text = "".join(texts)
+            (self._thought if reasoning else self._shown).append(text)
+            counts.deltas += len(texts)
+            counts.delta_events += 1
+            return self._encoder.delta(reasoning, self.seq, self._attempt, ts, text)
+        event = entry.event
         if isinstance(event, bytes):
             return event
         if isinstance(event, MessageReset):

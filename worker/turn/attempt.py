@@ -354,7 +354,7 @@ class Attempt:
             self.first_text_at = monotonic()
             self._on_first_text()
         self._consumption.add(reasoning, text)
-        self.channel.delta(reasoning, text)
+        self.channel.delta(text, reasoning=reasoning)
 
     def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
         task = self._task

@@ -48,7 +48,7 @@ class Tape:
         self.calls += not told
         self.noted += [told] if told else []
 
-    def delta(self, reasoning, text):
+    def delta(self, text, *, reasoning):
         self.told.append(("reasoning" if reasoning else "content", text))
 
     def event(self, event):
