@@ -148,3 +148,7 @@ page-vendor:  ## copy what the page has of others from the npm registry, by page
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev  ## make the pictures in docs/images, by the tests that look at them
 	SCREENSHOTS=1 $(PY) -m pytest tests/browser/test_page_looks.py
+
+.PHONY: released
+released: $(VENV)/.installed-dev  ## write the rows that a release's database holds, for later upgrades: make released VERSION=0.3.0
+	$(PY) -m tests.soak.released $(or $(VERSION),$(error name the version: make released VERSION=0.3.0))
