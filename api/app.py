@@ -18,14 +18,14 @@ from api.auth import Authenticator
 from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
+from api.notices import Notice, Notices
 from api.openapi import openapi
 from api.operation import begin_request, end_request, forget_request, register_operations
-from api.outbox import Notice, Outbox
 from api.problems import register_problems
 from api.refusal_counts import Refusals
 from api.relay import websocket
 from api.relay.hub import Hub
-from api.relay.places import Limits
+from api.relay.places import StreamLimits
 from api.requests import BODY_BYTES
 from api.routes import OPERATIONS
 from api.services import Services, provide
@@ -35,13 +35,13 @@ from api.streams import handshake_authenticator, origin_check
 from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
-from shared.database import Database
+from shared.configuration.settings import Settings, load_settings
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
+from shared.metrics.registry import Registry
 from shared.metrics.table import Service
-from shared.metrics.tally import Tally
-from shared.observing import begin_observing
-from shared.settings import Settings, load_settings
+from shared.observing.begin import begin_observing
+from shared.postgres.database import Database
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
 
@@ -124,22 +124,22 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     )
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
     authenticator = Authenticator(database, redis)
-    metrics = ApiMetrics(Tally())
-    outbox = Outbox(
+    metrics = ApiMetrics(Registry())
+    notices = Notices(
         redis,
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
         told=metrics.told if recorder is None else _told_to(metrics, recorder),
     )
-    store = PostgresStreamStore(database, outbox, authenticator)
+    store = PostgresStreamStore(database, notices, authenticator)
     return Services(
         settings=settings,
         database=database,
         redis=redis,
         authenticator=authenticator,
         limits=TurnLimits(settings, database),
-        outbox=outbox,
+        notices=notices,
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
         downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
         store=store,
@@ -163,10 +163,12 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
     return told
 
 
-def _limits_of_streams(settings: Settings) -> Limits:
-    return Limits(most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address)
+def _limits_of_streams(settings: Settings) -> StreamLimits:
+    return StreamLimits(
+        most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address
+    )
 
 
 def _begin_metrics(parts: Services, role: str) -> MetricsListener | None:
-    parts.metrics.look_at(parts.hub, parts.outbox, parts.database)
-    return listener.begin(parts.settings, Service(role), parts.metrics.tally)
+    parts.metrics.look_at(parts.hub, parts.notices, parts.database)
+    return listener.begin(parts.settings, Service(role), parts.metrics.registry)

@@ -21,10 +21,10 @@ from sqlalchemy import text
 
 from api.caller import Caller, OrganizationLimits
 from api.statements import keys
-from shared.accounts import digest
-from shared.database import Database
 from shared.errors import ProblemCode, RefusedError, UnavailableError
-from shared.redis_names import ticket_key
+from shared.postgres.accounts import digest
+from shared.postgres.database import Database
+from shared.redis.names import ticket_key
 
 _log = logging.getLogger("turnkeeper.auth")
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from flask import current_app
 
-from api.services import Services
+from shared.configuration.settings import Settings
 
 _LOOK_SECONDS: Final = 1.0
 _EXTENSION: Final = "turnkeeper_backlog"
@@ -99,9 +99,8 @@ class Look:
         return self._backlog.is_full()
 
 
-def backlog_of(parts: Services) -> Backlog:
+def backlog_of(settings: Settings) -> Backlog:
     """Return the running application's one."""
-    settings = parts.settings
     made = Backlog(settings.queue_full_seconds, settings.queue_timeout_seconds)
     found: Backlog = current_app.extensions.setdefault(_EXTENSION, made)
     return found

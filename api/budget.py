@@ -8,8 +8,8 @@ from sqlalchemy import Row
 from api.money_models import Budget, CurrentBudget, Period
 from api.operation import ADMINS, Call, Operation, Reply
 from api.statements.budget import read_budget, replace_budget
-from shared.events import timestamp
-from shared.money import format_usd
+from shared.money.money import format_usd
+from shared.turn.events import timestamp
 
 
 def get_budget(call: Call) -> Reply:

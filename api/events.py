@@ -22,12 +22,12 @@ from api.statements import turns
 from api.store import state_of
 from api.streams import stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
-from shared.events import timestamp
-from shared.events_of_turn import accept_events
-from shared.redis_names import log_key
-from shared.replay import (
-    Answer,
+from shared.redis.names import log_key
+from shared.turn.events import timestamp
+from shared.turn.events_of_turn import accept_events
+from shared.turn.replay import (
     Entry,
+    Found,
     Outgoing,
     Pause,
     Position,
@@ -38,7 +38,7 @@ from shared.replay import (
     catch_up,
     tail_of,
 )
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 _log = logging.getLogger("turnkeeper.events")
 
@@ -83,7 +83,7 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
     """Answer the delivery rule's questions from Redis and the row that was read."""
     turn, state = Turn(row.session_id, row.id), state_of(row).row_state()
     asking = catch_up(Position(after, None), turn, timestamp(datetime.now(UTC)), row=state)
-    answer: Answer = None
+    answer: Found = None
     try:
         question = next(asking)
         while True:

@@ -16,7 +16,7 @@ _log = logging.getLogger("turnkeeper.health")
 WORKER_SECONDS: Final = 15
 """Without renewing: a worker is taken for dead."""
 DEAF_SECONDS: Final = 60
-"""Four canaries of a worker that hears nothing else (see `worker.pulse`)."""
+"""Four canaries of a worker that hears nothing else (see `worker.process.liveness`)."""
 _WORKERS: Final = text(
     """
     select count(*) as alive,

@@ -11,8 +11,8 @@ from api.cursors import IdCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements import keys
-from shared.accounts import KeyRole, insert_key, mint_key
 from shared.errors import ProblemCode, RefusedError
+from shared.postgres.accounts import KeyRole, insert_key, mint_key
 
 
 def create_key(call: Call, body: models.NewKeyRequest) -> Reply:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from shared.events import timestamp
-from shared.money import format_usd
+from shared.money.money import format_usd
+from shared.turn.events import timestamp
 
 COLUMNS: Final = (
     "id",

@@ -24,11 +24,11 @@ from api.caller import Caller
 from api.statements.idempotency import has_turn
 from api.statements.limits import user_of_session
 from api.windows import Count, LocalWindows, Window
-from shared.database import Database
+from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError, UnavailableError
-from shared.limit_scripts import GIVE_BACK, TAKE
-from shared.redis_names import organization_turns_key, user_turns_key
-from shared.settings import Settings
+from shared.postgres.database import Database
+from shared.redis.limit_scripts import GIVE_BACK, TAKE
+from shared.redis.names import organization_turns_key, user_turns_key
 
 _log = logging.getLogger("turnkeeper.limits")
 

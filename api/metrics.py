@@ -4,14 +4,14 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from api.outbox import Ended, Notice, Outbox, Ring
+from api.notices import Ended, Notice, Notices, Ring
 from api.relay.hub import Hub
-from shared.database import Database
 from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
 from shared.metrics.looking import looking_at_loop, looking_at_pool
-from shared.metrics.tally import Tally
-from shared.turns import TurnStatus
+from shared.metrics.registry import Registry
+from shared.postgres.database import Database
+from shared.turn.turns import TurnStatus
 
 _CLASSES: Final = {number: f"{number}xx" for number in (2, 3, 4, 5)}
 _POOL: Final = "requests"
@@ -21,19 +21,19 @@ class ApiMetrics:
     """The handles of a web or relay process; every method may be called from any thread.
 
     Args:
-        tally: Where it counts.
+        registry: Where it counts.
     """
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
-        self._requests = {number: tally.counter(table.REQUESTS, name) for number, name in _CLASSES.items()}
-        self._problems = {code: tally.counter(table.PROBLEMS, code) for code in ProblemCode}
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._requests = {number: registry.counter(table.REQUESTS, name) for number, name in _CLASSES.items()}
+        self._problems = {code: registry.counter(table.PROBLEMS, code) for code in ProblemCode}
         self._limits = {
-            scope: tally.counter(table.RATE_LIMITS_HIT, scope) for (scope,) in table.RATE_LIMITS_HIT.series
+            scope: registry.counter(table.RATE_LIMITS_HIT, scope) for (scope,) in table.RATE_LIMITS_HIT.series
         }
-        self._accepted = tally.counter(table.ACCEPTED)
-        self._accept_seconds = tally.histogram(table.ACCEPT_SECONDS)
-        self._stopped = tally.counter(table.TURNS, TurnStatus.STOPPED, "")
+        self._accepted = registry.counter(table.ACCEPTED)
+        self._accept_seconds = registry.histogram(table.ACCEPT_SECONDS)
+        self._stopped = registry.counter(table.TURNS, TurnStatus.STOPPED, "")
 
     def answered(self, endpoint: str | None, status: int, seconds: float | None) -> None:
         """Count a request to the API that was answered."""
@@ -59,27 +59,27 @@ class ApiMetrics:
             case _:
                 pass
 
-    def look_at(self, hub: Hub, outbox: Outbox, database: Database) -> None:
+    def look_at(self, hub: Hub, notices: Notices, database: Database) -> None:
         """Have these parts looked at once a second."""
-        self.tally.on_sample(_looking_at_hub(self.tally, hub))
-        self.tally.on_sample(_looking_at_outbox(self.tally, outbox))
-        self.tally.on_sample(looking_at_pool(self.tally, database, _POOL))
-        self.tally.on_sample(looking_at_loop(self.tally, hub.call_soon))
+        self.registry.on_sample(_looking_at_hub(self.registry, hub))
+        self.registry.on_sample(_looking_at_notices(self.registry, notices))
+        self.registry.on_sample(looking_at_pool(self.registry, database, _POOL))
+        self.registry.on_sample(looking_at_loop(self.registry, hub.call_soon))
 
 
-def _looking_at_hub(tally: Tally, hub: Hub) -> Callable[[], None]:
+def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
     websockets, event_streams = (
-        tally.gauge(table.STREAMS_OPEN, *labels) for labels in table.STREAMS_OPEN.series
+        registry.gauge(table.STREAMS_OPEN, *labels) for labels in table.STREAMS_OPEN.series
     )
     opened_websockets, opened_event_streams = (
-        tally.counter(table.STREAMS_OPENED, *labels) for labels in table.STREAMS_OPENED.series
+        registry.counter(table.STREAMS_OPENED, *labels) for labels in table.STREAMS_OPENED.series
     )
-    sessions, turns = tally.gauge(table.WATCHED_SESSIONS), tally.gauge(table.WATCHED_TURNS)
+    sessions, turns = registry.gauge(table.WATCHED_SESSIONS), registry.gauge(table.WATCHED_TURNS)
     subscribed, unsubscribed = (
-        tally.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
+        registry.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
     )
-    overflows, replays = tally.counter(table.MAILBOX_OVERFLOWS), tally.counter(table.REPLAYS)
-    holes, gaps = tally.counter(table.HOLES), tally.counter(table.GAPS)
+    overflows, replays = registry.counter(table.MAILBOX_OVERFLOWS), registry.counter(table.REPLAYS)
+    holes, gaps = registry.counter(table.HOLES), registry.counter(table.GAPS)
 
     def look() -> None:
         held, occurred = hub.counts(), hub.occurred
@@ -99,13 +99,13 @@ def _looking_at_hub(tally: Tally, hub: Hub) -> Callable[[], None]:
     return look
 
 
-def _looking_at_outbox(tally: Tally, outbox: Outbox) -> Callable[[], None]:
-    waiting = tally.gauge(table.OUTBOX_WAITING)
-    dropped, failed = tally.counter(table.OUTBOX_DROPPED), tally.counter(table.OUTBOX_FAILED)
+def _looking_at_notices(registry: Registry, notices: Notices) -> Callable[[], None]:
+    waiting = registry.gauge(table.OUTBOX_WAITING)
+    dropped, failed = registry.counter(table.OUTBOX_DROPPED), registry.counter(table.OUTBOX_FAILED)
 
     def look() -> None:
-        waiting.set(outbox.waiting())
-        dropped.set(outbox.dropped)
-        failed.set(outbox.failed)
+        waiting.set(notices.waiting())
+        dropped.set(notices.dropped)
+        failed.set(notices.failed)
 
     return look

@@ -18,10 +18,18 @@ from pydantic import (
 )
 
 from api.multitask import MultitaskStrategy
-from shared.accounts import KeyRole
 from shared.errors import Fault
-from shared.turns import FinishReason, MessageStatus, Recovery, Role, SessionStatus, StopReason, TurnStatus
-from shared.usage import UsageSource
+from shared.money.usage import UsageSource
+from shared.postgres.accounts import KeyRole
+from shared.turn.turns import (
+    FinishReason,
+    MessageStatus,
+    Recovery,
+    Role,
+    SessionStatus,
+    StopReason,
+    TurnStatus,
+)
 
 CONTENT_CHARACTERS: Final = 32_000
 METADATA_BYTES: Final = 16_384
@@ -160,13 +168,13 @@ class NewKeyRequest(Request):
     expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
 
 
-class Answer(BaseModel):
+class Resource(BaseModel):
     """An answer's body."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class UsageCounts(Answer):
+class UsageCounts(Resource):
     """Tokens in classes that do not overlap, except that reasoning is part of the output."""
 
     input_tokens: int
@@ -176,7 +184,7 @@ class UsageCounts(Answer):
     reasoning_tokens: int
 
 
-class Session(Answer):
+class Session(Resource):
     """A conversation."""
 
     id: Id
@@ -203,7 +211,7 @@ class FoundSession(Session):
     matched: str = Field(description="The text around the hit.")
 
 
-class Message(Answer):
+class Message(Resource):
     """One side of a turn."""
 
     id: Id
@@ -218,7 +226,7 @@ class Message(Answer):
     created_at: Time
 
 
-class TurnLinks(Answer):
+class TurnLinks(Resource):
     """Where a turn's things are."""
 
     self: str
@@ -228,7 +236,7 @@ class TurnLinks(Answer):
     messages: str
 
 
-class Turn(Answer):
+class Turn(Resource):
     """One user message and its answer."""
 
     id: Id
@@ -260,7 +268,7 @@ class Turn(Answer):
     links: TurnLinks
 
 
-class EventPage(Answer):
+class EventPage(Resource):
     """Events of a turn as JSON."""
 
     data: list[dict[str, Any]] = Field(description="Envelopes as on the streams.")
@@ -268,14 +276,14 @@ class EventPage(Answer):
     done: bool = Field(description="Whether the turn has ended and `data` reaches its end.")
 
 
-class Ticket(Answer):
+class Ticket(Resource):
     """Opens one stream, once."""
 
     ticket: str = Field(description="Sent as the websocket subprotocol `ticket.<ticket>`.")
     expires_at: Time
 
 
-class Key(Answer):
+class Key(Resource):
     """An API key, without its secret."""
 
     id: Id
@@ -295,69 +303,69 @@ class CreatedKey(Key):
     key: str
 
 
-class SessionList(Answer):
+class SessionList(Resource):
     """A page of sessions, newest activity first."""
 
     data: list[Session]
     next_cursor: str | None
 
 
-class FoundSessionList(Answer):
+class FoundSessionList(Resource):
     """A page of sessions that a search found, newest activity first."""
 
     data: list[FoundSession]
     next_cursor: str | None
 
 
-class MessageList(Answer):
+class MessageList(Resource):
     """A page of messages, in the order of the conversation."""
 
     data: list[Message]
     next_cursor: str | None
 
 
-class TurnList(Answer):
+class TurnList(Resource):
     """A page of turns, newest first."""
 
     data: list[Turn]
     next_cursor: str | None
 
 
-class KeyList(Answer):
+class KeyList(Resource):
     """A page of keys, newest first."""
 
     data: list[Key]
     next_cursor: str | None
 
 
-class Check(Answer):
+class Check(Resource):
     """One part's health."""
 
     ok: bool
     detail: str = ""
 
 
-class Health(Answer):
+class Health(Resource):
     """Whether the process answers."""
 
     status: str = "ok"
 
 
-class Readiness(Answer):
+class Readiness(Resource):
     """Whether the service can do its work, part by part."""
 
     status: str = Field(json_schema_extra={"enum": ["ok", "degraded"]})
     checks: dict[str, Check]
 
 
-class FieldError(Answer):
+class FieldError(Resource):
     """One wrong field."""
 
     pointer: str = Field(description="JSON pointer (RFC 6901) into the body, or `/query/…`, `/headers/…`.")
     detail: str
 
 
-class ProblemBody(Answer):
+class ProblemBody(Resource):
     """What went wrong (RFC 9457); programs branch on `code`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
-from api.models import Answer, Id, Request, Time, UsageCounts, Usd
-from shared.limit_scripts import MOST_TURNS
-from shared.usage import UsageSource
+from api.models import Id, Request, Resource, Time, UsageCounts, Usd
+from shared.money.usage import UsageSource
+from shared.redis.limit_scripts import MOST_TURNS
 
 _MOST_WHOLE: Final = 2**31 - 1
 """The largest number of the columns."""
@@ -48,7 +48,7 @@ class Budget(Request):
     )
 
 
-class Period(Answer):
+class Period(Resource):
     """What the current UTC day or month has cost so far."""
 
     spent_usd: Usd
@@ -56,7 +56,7 @@ class Period(Answer):
     resets_at: Time = Field(description="When the next one begins.")
 
 
-class CurrentBudget(Answer):
+class CurrentBudget(Resource):
     """An organization's limits, and what of them is used."""
 
     enabled: bool
@@ -70,7 +70,7 @@ class CurrentBudget(Answer):
     month: Period
 
 
-class UsageTotals(Answer):
+class UsageTotals(Resource):
     """What a part of the ledger adds up to."""
 
     usage: UsageCounts
@@ -85,7 +85,7 @@ class UsageRow(UsageTotals):
     group: str = Field(description="The day (`2026-01-31`), the user or the model.")
 
 
-class UsageReport(Answer):
+class UsageReport(Resource):
     """A page of usage, and the totals of all pages."""
 
     data: list[UsageRow]
@@ -93,7 +93,7 @@ class UsageReport(Answer):
     next_cursor: str | None
 
 
-class Refusal(Answer):
+class Refusal(Resource):
     """How often a limit refused a user's turns."""
 
     user: str = Field(description="Empty where the session was not known.")
@@ -108,14 +108,14 @@ class Refusal(Answer):
     last_at: Time
 
 
-class RefusalReport(Answer):
+class RefusalReport(Resource):
     """Who was refused by which limit, the most frequent first."""
 
     data: list[Refusal]
     refused: int = Field(description="All requests of these days that limits refused, also those not listed.")
 
 
-class LedgerRow(Answer):
+class LedgerRow(Resource):
     """What one attempt cost."""
 
     id: Id
@@ -137,7 +137,7 @@ class LedgerRow(Answer):
     created_at: Time
 
 
-class LedgerList(Answer):
+class LedgerList(Resource):
     """A page of the ledger, newest first."""
 
     data: list[LedgerRow]

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from api.caller import Caller
 from api.requests import path_id, read_body, read_query, request_id_of
 from api.services import Services, services
-from shared.accounts import KeyRole
 from shared.errors import ProblemCode, RefusedError
-from shared.logs import bind_log_ids, unbind_log_ids
+from shared.observing.logs import bind_log_ids, unbind_log_ids
+from shared.postgres.accounts import KeyRole
 
 _log = logging.getLogger("turnkeeper.requests")
 

@@ -4,9 +4,9 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from api.models import Answer, Id, Time, Turn, TurnError, Usd
+from api.models import Id, Resource, Time, Turn, TurnError, Usd
 from api.money_models import LedgerRow
-from shared.turns import FinishReason, Recovery, SessionStatus, StopReason, TurnStatus
+from shared.turn.turns import FinishReason, Recovery, SessionStatus, StopReason, TurnStatus
 
 
 class WorkerState(StrEnum):
@@ -31,7 +31,7 @@ class Moment(StrEnum):
     DONE = "done"
 
 
-class FaultCount(Answer):
+class FaultCount(Resource):
     """How many turns failed by one fault."""
 
     code: str = Field(description="The error's code; `expired` for turns that no worker took in time.")
@@ -39,7 +39,7 @@ class FaultCount(Answer):
     last_turn_id: Id
 
 
-class OperationsSummary(Answer):
+class OperationsSummary(Resource):
     """How the organization's turns stand now."""
 
     at: Time
@@ -54,14 +54,14 @@ class OperationsSummary(Answer):
     )
 
 
-class Percentiles(Answer):
+class Percentiles(Resource):
     """Seconds that half and 95 of 100 turns stayed under."""
 
     p50_seconds: float
     p95_seconds: float
 
 
-class Delay(Answer):
+class Delay(Resource):
     """Turns that were first claimed in one stretch of time; null where none says."""
 
     begins_at: Time
@@ -77,7 +77,7 @@ class Delay(Answer):
     )
 
 
-class Delays(Answer):
+class Delays(Resource):
     """Delays over the last hour, oldest stretch first."""
 
     stretch_seconds: int
@@ -89,7 +89,7 @@ class Delays(Answer):
     data: list[Delay]
 
 
-class TurnSummary(Answer):
+class TurnSummary(Resource):
     """A turn in a list."""
 
     id: Id
@@ -108,14 +108,14 @@ class TurnSummary(Answer):
     finished_at: Time | None
 
 
-class TurnSummaryList(Answer):
+class TurnSummaryList(Resource):
     """A page of turns, newest first."""
 
     data: list[TurnSummary]
     next_cursor: str | None
 
 
-class TimelineEntry(Answer):
+class TimelineEntry(Resource):
     """One moment of a turn."""
 
     moment: Moment
@@ -123,7 +123,7 @@ class TimelineEntry(Answer):
     after_seconds: float = Field(description="Since the turn was accepted.")
 
 
-class TurnReport(Answer):
+class TurnReport(Resource):
     """All that is known of one turn, without what was said in it."""
 
     turn: Turn
@@ -141,7 +141,7 @@ class TurnReport(Answer):
     attempts: list[LedgerRow] = Field(description="Those that reached a provider, oldest first.")
 
 
-class LeasedTurn(Answer):
+class LeasedTurn(Resource):
     """A turn that a worker holds."""
 
     id: Id
@@ -153,7 +153,7 @@ class LeasedTurn(Answer):
     lease_expires_at: Time | None
 
 
-class Worker(Answer):
+class Worker(Resource):
     """A worker process, and what it runs of this organization."""
 
     id: Id
@@ -165,13 +165,13 @@ class Worker(Answer):
     turns: list[LeasedTurn] = Field(description="The 20 that began first.")
 
 
-class WorkerList(Answer):
+class WorkerList(Resource):
     """The workers, those that began first first; at most 200."""
 
     data: list[Worker]
 
 
-class FlaggedSession(Answer):
+class FlaggedSession(Resource):
     """A session that was marked for review."""
 
     id: Id
@@ -184,7 +184,7 @@ class FlaggedSession(Answer):
     last_activity_at: Time
 
 
-class FlaggedSessionList(Answer):
+class FlaggedSessionList(Resource):
     """A page of flagged sessions, those flagged last first."""
 
     data: list[FlaggedSession]

@@ -19,9 +19,9 @@ from api.operation import ADMINS, Call, Operation, Reply
 from api.statements import operators
 from api.statements.ledger import LedgerFilter, ledger_rows
 from shared.errors import ProblemCode, RefusedError
-from shared.events import timestamp
 from shared.ids import first_id_of
-from shared.money import format_usd
+from shared.money.money import format_usd
+from shared.turn.events import timestamp
 
 _FAILURES: Final = timedelta(hours=24)
 _STRETCH_SECONDS: Final = 300

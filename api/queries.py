@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from shared.errors import Fault
 from shared.ids import parse_id
-from shared.turns import SessionStatus, TurnStatus
-from shared.usage import UsageSource
+from shared.money.usage import UsageSource
+from shared.turn.turns import SessionStatus, TurnStatus
 
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")

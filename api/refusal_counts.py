@@ -15,8 +15,8 @@ from uuid import UUID
 
 from api.caller import Caller
 from api.statements.refusals import Refused, add_refusals
-from shared.database import Database
 from shared.errors import ProblemCode, RefusedError, UnavailableError
+from shared.postgres.database import Database
 
 _log = logging.getLogger("turnkeeper.refusals")
 

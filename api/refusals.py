@@ -7,7 +7,7 @@ from api.money_models import Refusal, RefusalReport
 from api.operation import ADMINS, Call, Operation, Reply
 from api.statements.refusals import refusals_by_user
 from api.usage import days_of
-from shared.events import timestamp
+from shared.turn.events import timestamp
 
 
 def list_refusals(call: Call, query: queries.RefusalDays) -> Reply:

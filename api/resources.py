@@ -10,10 +10,10 @@ from sqlalchemy import Row
 
 from api import models
 from api.money_models import LedgerRow
-from shared.events import timestamp
-from shared.events_of_turn import usage_of
-from shared.money import format_usd
-from shared.settings import Settings
+from shared.configuration.settings import Settings
+from shared.money.money import format_usd
+from shared.turn.events import timestamp
+from shared.turn.events_of_turn import usage_of
 
 _EXCERPT_CHARACTERS = 160
 _ELLIPSIS = "…"

@@ -9,13 +9,13 @@ from api.auth import Authenticator
 from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
-from api.outbox import Outbox
+from api.notices import Notices
 from api.refusal_counts import Refusals
 from api.relay.hub import Hub
 from api.store import PostgresStreamStore
 from api.waiting import Waiting
-from shared.database import Database
-from shared.settings import Settings
+from shared.configuration.settings import Settings
+from shared.postgres.database import Database
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -32,7 +32,7 @@ class Services:
     redis: "Redis"
     authenticator: Authenticator
     limits: TurnLimits
-    outbox: Outbox
+    notices: Notices
     waiting: Waiting
     downloads: Downloads
     store: PostgresStreamStore
@@ -43,7 +43,7 @@ class Services:
     def close(self) -> None:
         """End the streams, send what waits to be sent, for a moment, and close every connection."""
         self.hub.shutdown()
-        self.outbox.close()
+        self.notices.close()
         self.refusals.close()
         self.redis.close()
         self.limits.close()

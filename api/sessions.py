@@ -13,7 +13,7 @@ from api.requests import invalid
 from api.statements import sessions, turns
 from api.stops import stop
 from shared.errors import ProblemCode, RefusedError
-from shared.turns import SessionStatus, StopReason
+from shared.turn.turns import SessionStatus, StopReason
 
 
 def create_session(call: Call, body: models.NewSession) -> Reply:
@@ -97,7 +97,7 @@ def close_session(call: Call, session_id: UUID) -> Reply:
     with database.of(caller.organization_id) as db:
         active = turns.active_turn(db, caller, session_id)
     if active is not None:
-        stop(database, call.services.outbox, caller, active, StopReason.SESSION_CLOSED)
+        stop(database, call.services.notices, caller, active, StopReason.SESSION_CLOSED)
     return Reply(204)
 
 

@@ -7,16 +7,16 @@ step.
 from uuid import UUID
 
 from api.caller import Caller
-from api.outbox import Ended, Nudge, Outbox
+from api.notices import Ended, Notices, Nudge
 from api.statements import turns
 from api.statements.turns import StoppedTurn
-from shared.database import Database
-from shared.events_of_turn import accept_events, queued_stop_events
-from shared.turns import StopReason, TurnStatus
+from shared.postgres.database import Database
+from shared.turn.events_of_turn import accept_events, queued_stop_events
+from shared.turn.turns import StopReason, TurnStatus
 
 
 def stop(
-    database: Database, outbox: Outbox, caller: Caller, turn_id: UUID, reason: StopReason
+    database: Database, notices: Notices, caller: Caller, turn_id: UUID, reason: StopReason
 ) -> StoppedTurn | None:
     """Stop a turn; repeating it changes nothing. With a closing session end all that waits behind it, too.
 
@@ -32,20 +32,20 @@ def stop(
         named = [turn for turn in of_session if turn.row.id == turn_id]
         stopped = named[0] if named else turns.stop_turn(db, caller, turn_id, reason)
     for turn in of_session:
-        tell_stop(outbox, turn)
+        tell_stop(notices, turn)
     if stopped is not None and not named:
-        tell_stop(outbox, stopped)
+        tell_stop(notices, stopped)
     return stopped
 
 
-def tell_stop(outbox: Outbox, stopped: StoppedTurn) -> None:
+def tell_stop(notices: Notices, stopped: StoppedTurn) -> None:
     """Tell of a stop that was committed: the worker of a turn that runs, the readers of one that waited."""
     row = stopped.row
     if row.status == TurnStatus.STOPPING:
         # Also when it was asked before: whoever repeats a stop may do so because the first nudge was lost.
-        outbox.put(Nudge(row.session_id, row.id, row.stop_reason))
+        notices.put(Nudge(row.session_id, row.id, row.stop_reason))
     elif stopped.is_new:
-        outbox.put(
+        notices.put(
             Ended(
                 row.session_id,
                 row.id,

@@ -8,13 +8,13 @@ from sqlalchemy import Row
 
 from api.auth import Authenticator
 from api.caller import Caller
-from api.outbox import Outbox
+from api.notices import Notices
 from api.relay.store import TurnState
 from api.statements import sessions, turns
 from api.stops import stop
-from shared.database import Database
-from shared.events_of_turn import done_event
-from shared.turns import TERMINAL, StopReason, TurnStatus
+from shared.postgres.database import Database
+from shared.turn.events_of_turn import done_event
+from shared.turn.turns import TERMINAL, StopReason, TurnStatus
 
 
 class PostgresStreamStore:
@@ -22,13 +22,13 @@ class PostgresStreamStore:
 
     Args:
         database: Where the rows are.
-        outbox: Tells of stops.
+        notices: Tells of stops.
         authenticator: Knows which keys are valid.
     """
 
-    def __init__(self, database: Database, outbox: Outbox, authenticator: Authenticator) -> None:
+    def __init__(self, database: Database, notices: Notices, authenticator: Authenticator) -> None:
         self._database = database
-        self._outbox = outbox
+        self._notices = notices
         self._authenticator = authenticator
 
     def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
@@ -74,7 +74,7 @@ class PostgresStreamStore:
         """Stop a turn; False when it is not found."""
         if caller.session_id is not None and self.turn(caller, turn_id) is None:
             return False
-        return stop(self._database, self._outbox, caller, turn_id, StopReason.USER) is not None
+        return stop(self._database, self._notices, caller, turn_id, StopReason.USER) is not None
 
     def caller_is_valid(self, caller: Caller) -> bool:
         """Say whether the key is neither revoked nor expired."""

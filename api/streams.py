@@ -13,8 +13,8 @@ from api.caller import Caller
 from api.operation import Call
 from api.relay.places import Reader, address_of
 from api.relay.sse import stream_events
+from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
-from shared.settings import Settings
 
 _EVENT_STREAM: Final = "text/event-stream"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

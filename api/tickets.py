@@ -7,8 +7,8 @@ from api.operation import Call, Operation, Reply
 from api.requests import invalid
 from api.sessions import require_session
 from shared.errors import ProblemCode
-from shared.events import timestamp
 from shared.ids import parse_id
+from shared.turn.events import timestamp
 
 
 def create_ticket(call: Call, body: models.NewTicket) -> Reply:

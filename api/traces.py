@@ -5,7 +5,7 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from api.outbox import Ended, Notice
+from api.notices import Ended, Notice
 from shared.tracing.context import parse_traceparent
 from shared.tracing.span import Kind, Recorder, Span, known
 from shared.tracing.turns import record_turn

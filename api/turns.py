@@ -14,15 +14,15 @@ from api import models, queries, resources
 from api.backlog import backlog_of
 from api.caller import Caller
 from api.cursors import NumberCursor
+from api.notices import Ring
 from api.operation import Call, Operation, Reply
-from api.outbox import Ring
 from api.requests import idempotency_key_of, invalid, traceparent_of
 from api.sessions import require_session
 from api.statements import turns
 from api.statements.accept import (
     Accepted,
+    AcceptRules,
     Expired,
-    Limits,
     TurnRequest,
     accept_turn,
 )
@@ -31,12 +31,12 @@ from api.statements.sessions import session_expired
 from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared import failpoints
+from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
-from shared.events_of_turn import accept_events
 from shared.failpoints import Failpoint
-from shared.logs import bind_log_ids
-from shared.settings import Settings
-from shared.turns import TERMINAL, StopReason
+from shared.observing.logs import bind_log_ids
+from shared.turn.events_of_turn import accept_events
+from shared.turn.turns import TERMINAL, StopReason
 
 _OPEN_SECONDS: Final = 1.0
 """A stream begins with the log's first event; with Redis away, with a snapshot."""
@@ -50,7 +50,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     if is_streamed:
         refuse_without_room(call)
     with (
-        backlog_of(call.services).look() as backlog,
+        backlog_of(call.services.settings).look() as backlog,
         call.services.refusals.noted(caller, session_id),
         call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
     ):
@@ -68,9 +68,9 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
             failpoints.reach(Failpoint.AFTER_ACCEPT)
             # After the commit, never inside: a worker that comes at once finds the row.
             for stopped in superseded:
-                tell_stop(call.services.outbox, stopped)
+                tell_stop(call.services.notices, stopped)
             opened = threading.Event() if is_streamed else None
-            call.services.outbox.put(
+            call.services.notices.put(
                 Ring(row.session_id, row.id, wanted.traceparent, accept_events(row), opened)
             )
             if opened is not None:
@@ -104,7 +104,7 @@ def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply:
 
 def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
     """Stop a turn, whatever its phase; idempotent."""
-    stopped = stop(call.services.database, call.services.outbox, call.caller, turn_id, StopReason.USER)
+    stopped = stop(call.services.database, call.services.notices, call.caller, turn_id, StopReason.USER)
     if stopped is None:
         raise _no_such_turn()
     row = stopped.row
@@ -167,8 +167,8 @@ def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> AcceptRules:
+    return AcceptRules(
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),

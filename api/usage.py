@@ -12,7 +12,7 @@ from api.money_models import UsageReport, UsageRow, UsageTotals
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements.usage import add_up
-from shared.money import format_usd
+from shared.money.money import format_usd
 
 _MOST_DAYS: Final = 366
 """A leap year: what is added up in one statement has a bound."""

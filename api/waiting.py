@@ -12,8 +12,8 @@ from uuid import UUID
 
 from api.caller import Caller
 from api.statements import turns
-from shared.database import Database
-from shared.turns import TERMINAL
+from shared.postgres.database import Database
+from shared.turn.turns import TERMINAL
 
 _FIRST_SECONDS: Final = 0.05
 _LONGEST_SECONDS: Final = 0.5

@@ -30,10 +30,10 @@ ROOT: Final = Path(__file__).parent.parent
 def start(command: Sequence[str], log: Path, configured: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a program that ends when this process does, however this process ends."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CONFIGURATION)}
-    leash = [sys.executable, "-I", "-S", f"{ROOT}/turnkeeper/leash.py", str(os.getpid())]
+    tie = [sys.executable, "-I", "-S", f"{ROOT}/turnkeeper/up/parent_death.py", str(os.getpid())]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*leash, str(int(signal.SIGTERM)), "-", *command],
+            [*tie, str(int(signal.SIGTERM)), "-", *command],
             cwd=log.parent,
             env={**kept, "PYTHONPATH": str(ROOT), **configured},
             stdin=subprocess.DEVNULL,

@@ -16,13 +16,13 @@ from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from shared.accounts import KeyRole, create_organization, insert_key, mint_key
-from shared.database import Database
-from shared.migrate import migrate
-from shared.settings import Settings, load_settings
+from shared.configuration.settings import Settings, load_settings
+from shared.postgres.accounts import KeyRole, create_organization, insert_key, mint_key
+from shared.postgres.database import Database
+from shared.postgres.migrate import migrate
 from tests import doorbells
 from tests.marks import leaks_in_files, leaks_in_redis
-from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
 # Before any of them is imported: their assertions say what they compared, as those of tests do.
 pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
+from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from tests.monitor import Monitor
 
 FIXED = frozenset({TASK_NAME, CANARY_NAME, QUEUE_NAME, "application/json", "utf-8", "base64", "py"})

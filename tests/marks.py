@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import redis
 
-from shared.logs import JsonFormatter
+from shared.observing.logs import JsonFormatter
 
 MARK = f"mark{secrets.token_hex(6)}"
 """Another one in each run: no source line that a log may quote has it."""

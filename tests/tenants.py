@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
 
-from shared.accounts import create_organization
+from shared.postgres.accounts import create_organization
 
 AsOwner = Callable[..., list[Any]]
 

@@ -3,21 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
 from uuid import UUID
 
 from shared.errors import SettingsError, TurnkeeperError
-from turnkeeper.records import DATA_FOLDER
-
-Command: TypeAlias = Callable[[argparse.Namespace], int]
-
-WRONG_USE: Final = 2
-FAILED: Final = 1
-INTERRUPTED: Final = 130
-MOST_PROCESSES: Final = 32
-"""Of one kind in `up`: it is for one machine; more are started one by one."""
+from turnkeeper.options import FAILED, INTERRUPTED, WRONG_USE, Command, count_of_processes, port_number
+from turnkeeper.owner import as_owner, environment, organization, owner_url
+from turnkeeper.up.records import DATA_FOLDER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add_prices(
         commands.add_parser("prices", help="show what is billed for each model, and where that is from")
     )
+    from turnkeeper.commands.ledger import add_ledger
+    from turnkeeper.commands.users import add_users
     from turnkeeper.doctor.command import add_doctor
-    from turnkeeper.ledger import add_ledger
-    from turnkeeper.users import add_users
 
     add_doctor(commands.add_parser("doctor", help="check everything that the service needs"))
     add_ledger(commands.add_parser("ledger", help="check what was billed, spent and held"))
@@ -78,22 +71,6 @@ def parser() -> argparse.ArgumentParser:
     add_client(commands.add_parser("chat", help="chat on the terminal with a running service"), chat)
     commands.add_parser("provider", help="run the scripted provider", add_help=False)
     return top
-
-
-def count_of_processes(text: str) -> int:
-    """Parse a number of processes."""
-    count = int(text)
-    if not 1 <= count <= MOST_PROCESSES:
-        raise argparse.ArgumentTypeError(f"use 1 to {MOST_PROCESSES}")
-    return count
-
-
-def port_number(text: str) -> int:
-    """Parse a TCP port; 0 is any free one."""
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("use 0 to 65535")
-    return port
 
 
 def add_up(up_parser: argparse.ArgumentParser) -> None:
@@ -123,7 +100,7 @@ def up(options: argparse.Namespace) -> int:
     """Run everything."""
     from rich.console import Console
 
-    from turnkeeper.up import Plan, up
+    from turnkeeper.up.up import Plan, up
 
     processes = {"web": options.web, "relay": options.relay, "worker": options.worker}
     plan = Plan(options.data, options.state, options.host, options.port, processes)
@@ -157,9 +134,9 @@ def add_service(service_parser: argparse.ArgumentParser, role: str) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Run gunicorn; it ends the process."""
-    from shared.logs import configure_logging
-    from shared.settings import load_settings
-    from turnkeeper.serve import Service, serve
+    from shared.configuration.settings import load_settings
+    from shared.observing.logs import configure_logging
+    from turnkeeper.up.serve import Service, serve
 
     settings = load_settings(os.environ)
     configure_logging(settings.log_level, options.role, form=settings.log_format)
@@ -184,48 +161,13 @@ def worker(arguments: Sequence[str]) -> int:
     return run_worker(arguments)
 
 
-def as_owner(command: Command) -> Command:
-    """Return a command that says what the database refused, in one line."""
-
-    def run_command(options: argparse.Namespace) -> int:
-        from turnkeeper.logins import owning_database
-
-        with owning_database():
-            return command(options)
-
-    return run_command
-
-
 def migrate(_: argparse.Namespace) -> int:
     """Migrate as the owner; the application's login is made from `DATABASE_URL`."""
-    from shared.migrate import migrate
+    from shared.postgres.migrate import migrate
 
     environ = environment()
     migrate(owner_url(environ), environ.get("DATABASE_URL", "").strip())
     return 0
-
-
-def environment() -> Mapping[str, str]:
-    """Return the environment, with what `.env` adds to it."""
-    from turnkeeper.dotenv import read_dotenv
-
-    return {**read_dotenv(Path(".env")), **os.environ}
-
-
-def owner_url(environ: Mapping[str, str]) -> str:
-    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs here.
-
-    Raises:
-        SettingsError: There is neither.
-    """
-    from turnkeeper.records import STATE_NAME, read_state
-
-    if named := environ.get("DATABASE_OWNER_URL", "").strip():
-        return named
-    state = read_state(DATA_FOLDER / STATE_NAME)
-    if state is None:
-        raise SettingsError(["DATABASE_OWNER_URL is required where no `turnkeeper up` runs: set it"])
-    return state.database_owner_url
 
 
 def add_orgs(orgs_parser: argparse.ArgumentParser) -> None:
@@ -239,7 +181,7 @@ def add_orgs(orgs_parser: argparse.ArgumentParser) -> None:
 
 def create_organization(options: argparse.Namespace) -> int:
     """Make an organization."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     print(accounts.create_organization(owner_url(environment()), options.name))
     return 0
@@ -247,7 +189,7 @@ def create_organization(options: argparse.Namespace) -> int:
 
 def list_organizations(_: argparse.Namespace) -> int:
     """List organizations, oldest first."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     for organization_id, name in accounts.list_organizations(owner_url(environment())):
         print(f"{organization_id}  {name}")
@@ -271,28 +213,9 @@ def add_keys(keys_parser: argparse.ArgumentParser) -> None:
         one.add_argument("--org", help="id or name (default: the only one)")
 
 
-def organization(url: str, named: str | None) -> UUID:
-    """Return the organization that was meant.
-
-    Raises:
-        SettingsError: It is unknown, or none was named and there are several.
-    """
-    from shared import accounts
-
-    known = accounts.list_organizations(url)
-    meant = [row_id for row_id, name in known if named is None or named in {str(row_id), name}]
-    if len(meant) != 1:
-        names = (
-            ", ".join(f"{name!r} ({row_id})" for row_id, name in known)
-            or "none yet: `turnkeeper orgs create NAME`"
-        )
-        raise SettingsError([f"--org must name one organization; there are: {names}"])
-    return meant[0]
-
-
 def create_key(options: argparse.Namespace) -> int:
     """Make a key and print it."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     if (options.role == "user") != bool(options.user):
         raise SettingsError(["--user is required with --role user, and only there"])
@@ -307,7 +230,7 @@ def create_key(options: argparse.Namespace) -> int:
 
 def list_keys(options: argparse.Namespace) -> int:
     """List keys, newest first."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     url = owner_url(environment())
     for row in accounts.list_keys(url, organization(url, options.org)):
@@ -318,7 +241,7 @@ def list_keys(options: argparse.Namespace) -> int:
 
 def revoke_key(options: argparse.Namespace) -> int:
     """Revoke a key."""
-    from shared import accounts
+    from shared.postgres import accounts
 
     if accounts.revoke_key(owner_url(environment()), options.key):
         return 0
@@ -336,7 +259,7 @@ def prices(options: argparse.Namespace) -> int:
     """Show the prices in force."""
     from rich.console import Console
 
-    from turnkeeper.prices import prices
+    from turnkeeper.commands.prices import prices
 
     return prices(environment(), Console(), as_json=options.json)
 
@@ -360,7 +283,7 @@ def where(options: argparse.Namespace) -> tuple[str, str]:
     Raises:
         SettingsError: Neither the options nor a running `up` say it.
     """
-    from turnkeeper.records import STATE_NAME, read_state
+    from turnkeeper.up.records import STATE_NAME, read_state
 
     state = read_state(options.data / STATE_NAME)
     url = options.url or (state.url if state else "")
@@ -377,7 +300,7 @@ def where(options: argparse.Namespace) -> tuple[str, str]:
 
 def smoke(options: argparse.Namespace) -> int:
     """Replay a turn and check it."""
-    from turnkeeper.smoke import smoke
+    from turnkeeper.commands.smoke import smoke
 
     url, key = where(options)
     return smoke(url, key, options.message)
@@ -385,7 +308,7 @@ def smoke(options: argparse.Namespace) -> int:
 
 def chat(options: argparse.Namespace) -> int:
     """Chat on the terminal."""
-    from turnkeeper.chat import chat
+    from turnkeeper.commands.chat import chat
 
     url, key = where(options)
     return chat(url, key)

@@ -23,30 +23,30 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from shared import failpoints
-from shared.celery_settings import celery_settings
 from shared.collector import calm_collector
-from shared.database import Database
-from shared.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
+from shared.configuration.settings import Settings, load_settings
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
 from shared.metrics import listener
 from shared.metrics.looking import looking_at_loop, looking_at_pool
+from shared.metrics.registry import Registry
 from shared.metrics.table import Service
-from shared.metrics.tally import Tally
-from shared.observing import begin_observing
-from shared.settings import Settings, load_settings
+from shared.observing.begin import begin_observing
+from shared.postgres.database import Database
+from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
-from worker.aborts import AbortWatcher
-from worker.leases import LeaseKeeper
-from worker.loop import LoopThread
 from worker.metrics import WorkerMetrics
-from worker.provider import Provider
+from worker.process.celery_settings import celery_settings
+from worker.process.liveness import Liveness
+from worker.process.loop import LoopThread
 from worker.providers import build_provider
+from worker.providers.provider import Provider
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
-from worker.pulse import Pulse
+from worker.recovery.aborts import AbortWatcher
+from worker.recovery.leases import LeaseKeeper
+from worker.recovery.sweeper import Sweeper
 from worker.runner import Runner
-from worker.sweeper import Sweeper
 
 _log = logging.getLogger("turnkeeper.worker")
 
@@ -54,7 +54,7 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 """How long the end of the process waits for the last `done` to reach Redis."""
 
 
-_STRATEGY: Final = "worker.strategy:doorbell_strategy"
+_STRATEGY: Final = "worker.process.celery_strategy:doorbell_strategy"
 _TRANSACTIONS_AT_ONCE: Final = 2
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
@@ -75,7 +75,7 @@ class Worker:
         self._settings = settings
         self._id = new_id()
         self._loop_thread = LoopThread()
-        self._tally = Tally()
+        self._registry = Registry()
         # More at once than this would only take the interpreter from the loop that streams.
         self._database = _database(settings, min(settings.database_pool_size, _TRANSACTIONS_AT_ONCE))
         # Renewals and sweeps must not wait behind five hundred turns for a connection.
@@ -83,7 +83,7 @@ class Worker:
         self._sweep_database = _database(settings, 2)
         self.celery = Celery("turnkeeper", set_as_current=False)
         self.celery.conf.update(celery_settings(settings.redis_url))
-        self._pulse = Pulse(self._send_canary, self._is_full, self._end)
+        self._liveness = Liveness(self._send_canary, self._is_full, self._end)
 
     def start(self) -> None:
         """Check the database's role, connect and register the task.
@@ -96,7 +96,7 @@ class Worker:
         self._loop_thread.__enter__()
         self._loop_thread.call(self._connect())
         self._look()
-        self._metrics = listener.begin(self._settings, Service.WORKER, self._tally)
+        self._metrics = listener.begin(self._settings, Service.WORKER, self._registry)
         self._leases.start()
         self._sweeper.start()
 
@@ -106,14 +106,14 @@ class Worker:
             if parsed is None:
                 _log.error("a doorbell named no turn")
                 return
-            self._pulse.hear()
+            self._liveness.hear()
             self.runner.run(parsed, traceparent)
 
         @self.celery.task(name=CANARY_NAME, Strategy=_STRATEGY)  # type: ignore[untyped-decorator]
         def canary() -> None:
-            self._pulse.hear()
+            self._liveness.hear()
 
-        self._pulse.start()
+        self._liveness.start()
         signals.worker_shutting_down.connect(self._drain, weak=False)
         _log.info(
             "the worker is ready",
@@ -126,7 +126,7 @@ class Worker:
 
     def stop(self) -> None:
         """Send what is left to send, give back what is left and disconnect."""
-        self._pulse.stop()
+        self._liveness.stop()
         self._sweeper.stop()
         self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
         self._leases.stop()
@@ -139,7 +139,7 @@ class Worker:
 
     def _drain(self, **_signal: Any) -> None:
         """Claim nothing more, and after the grace period hand back what still runs."""
-        self._pulse.stop()
+        self._liveness.stop()
         self.runner.drain()
         _log.info("draining", extra={"running": self._leases.running()})
         timer = threading.Timer(self._settings.drain_seconds, self._leases.hand_back_all)
@@ -160,7 +160,7 @@ class Worker:
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
             trust_seconds=settings.lease_trust_seconds,
-            silent_seconds=self._pulse.silent_seconds,
+            silent_seconds=self._liveness.silent_seconds,
         )
         self._publisher = Publisher(
             settings.redis_url,
@@ -172,12 +172,12 @@ class Worker:
             ),
             done_ttl_seconds=settings.log_ttl_seconds,
             buffer_bytes=settings.publish_buffer_bytes,
-            tally=self._tally,
+            registry=self._registry,
         )
         self._publisher.start()
         self._aborts = AbortWatcher(settings.redis_url, self._leases)
         self._watching = asyncio.create_task(self._aborts.run())
-        metrics = WorkerMetrics(self._tally)
+        metrics = WorkerMetrics(self._registry)
         self.runner = Runner(
             settings,
             self._id,
@@ -196,14 +196,14 @@ class Worker:
         )
 
     def _look(self) -> None:
-        tally = self._tally
+        registry = self._registry
         for name, database in (
             ("turns", self._database),
             ("leases", self._lease_database),
             ("sweeper", self._sweep_database),
         ):
-            tally.on_sample(looking_at_pool(tally, database, name))
-        tally.on_sample(looking_at_loop(tally, self._loop_thread.call_soon))
+            registry.on_sample(looking_at_pool(registry, database, name))
+        registry.on_sample(looking_at_loop(registry, self._loop_thread.call_soon))
 
     async def _disconnect(self) -> None:
         self._watching.cancel()

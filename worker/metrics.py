@@ -7,8 +7,8 @@ from sqlalchemy import Row
 
 from shared.errors import Fault
 from shared.metrics import table
-from shared.metrics.tally import Tally
-from shared.turns import TERMINAL, TurnStatus
+from shared.metrics.registry import Registry
+from shared.turn.turns import TERMINAL, TurnStatus
 from worker.publishing.publisher import Publisher
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
@@ -34,23 +34,23 @@ class WorkerMetrics:
     """The handles of a worker process; every method may be called from any thread.
 
     Args:
-        tally: Where it counts.
+        registry: Where it counts.
     """
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
         self._attempts = {
-            outcome: tally.counter(table.ATTEMPTS, outcome) for (outcome,) in table.ATTEMPTS.series
+            outcome: registry.counter(table.ATTEMPTS, outcome) for (outcome,) in table.ATTEMPTS.series
         }
-        self._turns = {series: tally.counter(table.TURNS, *series) for series in table.TURNS.series}
-        self._claim_wait = tally.histogram(table.CLAIM_WAIT)
-        self._first_token = tally.histogram(table.FIRST_TOKEN)
-        self._turn_seconds = tally.histogram(table.TURN_SECONDS)
-        self._stop_seconds = tally.histogram(table.STOP_SECONDS)
-        self._tokens = {name: tally.counter(table.TOKENS, label) for name, label in _CLASSES.items()}
-        self._cost = tally.counter(table.COST)
-        self.leases_lost = tally.counter(table.LEASES_LOST)
-        self.taken_up = tally.counter(table.TAKEN_UP)
+        self._turns = {series: registry.counter(table.TURNS, *series) for series in table.TURNS.series}
+        self._claim_wait = registry.histogram(table.CLAIM_WAIT)
+        self._first_token = registry.histogram(table.FIRST_TOKEN)
+        self._turn_seconds = registry.histogram(table.TURN_SECONDS)
+        self._stop_seconds = registry.histogram(table.STOP_SECONDS)
+        self._tokens = {name: registry.counter(table.TOKENS, label) for name, label in _CLASSES.items()}
+        self._cost = registry.counter(table.COST)
+        self.leases_lost = registry.counter(table.LEASES_LOST)
+        self.taken_up = registry.counter(table.TAKEN_UP)
 
     def claimed(self, row: Row[Any]) -> None:
         """Count a claim, by how long the turn could have been claimed."""
@@ -99,13 +99,13 @@ class WorkerMetrics:
 
     def look_at(self, publisher: Publisher, breaker: Breaker, leases: Running, slots: int) -> None:
         """Have these parts looked at once a second."""
-        tally = self.tally
-        running, of_slots = tally.gauge(table.RUNNING), tally.gauge(table.SLOTS)
-        states = {state: tally.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
-        calls, refused = tally.counter(table.CALLS), tally.counter(table.CALLS_REFUSED)
-        faults = {fault: tally.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
-        backlog, overflows = tally.gauge(table.BACKLOG_BYTES), tally.counter(table.BACKLOG_OVERFLOWS)
-        connected, away = tally.gauge(table.PUBLISHERS, "yes"), tally.gauge(table.PUBLISHERS, "no")
+        registry = self.registry
+        running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
+        states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
+        calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
+        faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
+        backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
+        connected, away = registry.gauge(table.PUBLISHERS, "yes"), registry.gauge(table.PUBLISHERS, "no")
 
         def look() -> None:
             running.set(leases.running())
@@ -121,7 +121,7 @@ class WorkerMetrics:
             connected.set(publisher.is_connected())
             away.set(not publisher.is_connected())
 
-        tally.on_sample(look)
+        registry.on_sample(look)
 
     def _ended(self, status: TurnStatus, fault: Fault | None) -> None:
         self._turns[status.value, "" if fault is None else fault.value].add()

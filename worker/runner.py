@@ -18,22 +18,22 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared import failpoints
-from shared.database import Database
+from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
-from shared.events import EventType
-from shared.events_of_turn import accept_events, done_event
 from shared.failpoints import Failpoint
-from shared.logs import log_ids
-from shared.settings import Settings
+from shared.observing.logs import log_ids
+from shared.postgres.database import Database
 from shared.tracing.span import Recorder
-from shared.turns import TERMINAL, Recovery, StopReason, TurnStatus
-from worker.aborts import AbortWatcher
-from worker.calm import Calm
-from worker.leases import LeaseKeeper
+from shared.turn.events import EventType
+from shared.turn.events_of_turn import accept_events, done_event
+from shared.turn.turns import TERMINAL, Recovery, StopReason, TurnStatus
 from worker.metrics import WorkerMetrics
-from worker.provider import Prompt, Provider
+from worker.process.admission import Admission
+from worker.providers.provider import Prompt, Provider
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
+from worker.recovery.aborts import AbortWatcher
+from worker.recovery.leases import LeaseKeeper
 from worker.traces import AttemptTrace, trace_of
 from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt
@@ -112,7 +112,9 @@ class Runner:
         self._leases = leases
         self._aborts = aborts
         self._loop = loop
-        self._calm = Calm(loop, steps_at_once=_STEPS_AT_ONCE, patience_seconds=settings.lease_seconds)
+        self._admission = Admission(
+            loop, steps_at_once=_STEPS_AT_ONCE, patience_seconds=settings.lease_seconds
+        )
         self._draining = Event()
         self._heard_at = monotonic()
         jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
@@ -138,7 +140,7 @@ class Runner:
         hint: UUID | None = turn_id
         takes_more = True
         while takes_more and not self._draining.is_set():
-            with self._calm.step(self._leases.running()):
+            with self._admission.step(self._leases.running()):
                 asked_at = monotonic()
                 claim = self._claim(hint)
             if claim is None:
@@ -383,7 +385,7 @@ class Runner:
         is_repeated = False
         while True:
             try:
-                with self._calm.step(self._leases.running() - 1):
+                with self._admission.step(self._leases.running() - 1):
                     row = settle(self._database, self._settings.provider, settlement, ending)
                 if row is None and is_repeated:
                     row = self._own_earlier(settlement)

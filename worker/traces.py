@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from shared.tracing.context import TraceContext
 from shared.tracing.span import Recorder, Span, known
 from shared.tracing.turns import TURN_ID, context_of_turn, record_turn
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 from worker.turn.claim import Claim
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 

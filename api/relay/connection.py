@@ -1,6 +1,6 @@
 """One reader's connection in the loop: its socket, its mailbox, its heartbeat and its end.
 
-What is said on it is a `Dialect`: websocket frames or server-sent events.
+What is said on it is a `Face`: websocket frames or server-sent events.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from uuid import UUID
 from api.relay.frames import CloseCode
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
@@ -21,7 +21,7 @@ _receive_buffer: Final = bytearray(1 << 16)
 """One for all connections: the loop's thread reads one at a time, and what is kept is copied."""
 
 
-class Dialect(Protocol):
+class Face(Protocol):
     """How events, heartbeats and the end are said, and what the peer's bytes mean."""
 
     is_event_stream: bool
@@ -72,14 +72,14 @@ class Connection:
         "_sock",
         "beat_at",
         "caller",
-        "dialect",
         "ends_at",
         "ends_when_flushed",
+        "face",
         "is_event_stream",
-        "outbox",
         "phase",
         "reader",
         "sessions",
+        "unsent",
     )
 
     def __init__(
@@ -114,9 +114,9 @@ class Connection:
         self._mailbox = Mailbox(loop, sock, on_overflow=self._overflow, on_lost=self.drop)
         self.reader = reader
         self.caller = reader.caller
-        self.dialect: Dialect
+        self.face: Face
         self.is_event_stream = False
-        self.outbox: list[bytes] = []
+        self.unsent: list[bytes] = []
         self.phase = Phase.OPEN
         self.sessions: set[UUID] = set()
         self.ends_when_flushed = False
@@ -124,10 +124,10 @@ class Connection:
         self.beat_at = loop.time() + heartbeat_seconds
         self.ends_at = loop.time() + most_age_seconds
 
-    def open(self, dialect: Dialect) -> None:
-        """Begin to read; `dialect` understands what comes."""
-        self.dialect = dialect
-        self.is_event_stream = dialect.is_event_stream
+    def open(self, face: Face) -> None:
+        """Begin to read; `face` understands what comes."""
+        self.face = face
+        self.is_event_stream = face.is_event_stream
         self._loop.add_reader(self._sock, self._read)
 
     def is_open(self) -> bool:
@@ -135,15 +135,15 @@ class Connection:
         return self.phase is Phase.OPEN
 
     def send(self, frame: bytes) -> None:
-        """Write one frame behind what waits in the outbox."""
-        self.outbox.append(frame)
+        """Write one frame behind what is unsent."""
+        self.unsent.append(frame)
         self.flush()
 
     def flush(self) -> None:
-        """Write the outbox in one go."""
-        frames = self.outbox
+        """Write what is unsent in one go."""
+        frames = self.unsent
         if frames:
-            self.outbox = []
+            self.unsent = []
             self._mailbox.send(frames)
         if self.ends_when_flushed:
             self.close(CloseCode.NORMAL)
@@ -161,7 +161,7 @@ class Connection:
     def beat(self, now: float) -> None:
         """Send a sign of life, or give up a peer that shows none."""
         self.beat_at = now + self._heartbeat_seconds
-        frame = self.dialect.heartbeat()
+        frame = self.face.heartbeat()
         if frame is None:
             self.close(CloseCode.INTERNAL_ERROR, "no pong")
         else:
@@ -172,7 +172,7 @@ class Connection:
         if self.phase is not Phase.OPEN:
             return
         self._leave()
-        self._mailbox.finish(self.dialect.farewell(code, reason), self._linger)
+        self._mailbox.finish(self.face.farewell(code, reason), self._linger)
 
     def answer_close(self, frame: bytes) -> None:
         """Answer the peer's close frame and close the socket, first, as RFC 6455 section 7.1.1 wants it."""
@@ -194,8 +194,8 @@ class Connection:
 
     def _leave(self) -> None:
         self.phase = Phase.CLOSING
-        self.outbox = []
-        self.dialect.stop()
+        self.unsent = []
+        self.face.stop()
         self._on_closing(self)
 
     def _linger(self) -> None:
@@ -221,8 +221,8 @@ class Connection:
             return
         with memoryview(_receive_buffer)[:size] as data:
             if self.phase is Phase.OPEN:
-                self.dialect.receive(data)
-            elif self.dialect.peer_has_closed(data):
+                self.face.receive(data)
+            elif self.face.peer_has_closed(data):
                 self.drop()
 
 

@@ -24,7 +24,7 @@ from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
 from shared.errors import ProblemCode, UnavailableError
 from shared.ids import parse_id
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ _decode: Final = msgspec.json.Decoder(Operation).decode
 
 
 class Conversation:
-    """A websocket's `Dialect`: operations are done one after another, events go out as text frames."""
+    """A websocket's `Face`: operations are done one after another, events go out as text frames."""
 
     __slots__ = (
         "_connection",

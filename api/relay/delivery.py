@@ -1,7 +1,7 @@
 """Brings the events of turns to their readers: live ones at once, missed ones from the log or the row (I4, I8).
 
-The rule is `shared.replay`. Here readers come and go and the timers run; `live` is the fast path that readers share,
-`replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
+The rule is `shared.turn.replay`. Here readers come and go and the timers run; `live` is the fast path that readers
+share, `replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from api.relay.connection import Connection
-from api.relay.feed import FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS, Feed, Member, Session
+from api.relay.feed import FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS, Audience, Feed, Member
 from api.relay.frames import encode_text
 from api.relay.live import Live
 from api.relay.mending import Mending
@@ -24,8 +24,8 @@ from api.relay.store import StreamStore
 from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
-from shared.redis_names import events_channel
-from shared.replay import Position, RowState
+from shared.redis.names import events_channel
+from shared.turn.replay import Position, RowState
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._questions = questions
-        self._sessions: dict[bytes, Session] = {}
+        self._audiences: dict[bytes, Audience] = {}
         self._tasks = Tasks()
         self._reads = Reads(url, store, questions)
         self._replays = Replays(self._reads, self._tasks, occurred)
         self._occurred = occurred
-        self._live = Live(self._sessions, self._replays, self._mend)
+        self._live = Live(self._audiences, self._replays, self._mend)
         self._subscription = Subscription(
             url,
             on_message=self._live.receive,
@@ -70,8 +70,8 @@ class Delivery:
     async def stop(self) -> None:
         """Close the connections to Redis and end all tasks."""
         tasks = [*self._tasks.of_all, *([self._connecting] if self._connecting else [])]
-        for session in self._sessions.values():
-            for member in session.members.values():
+        for audience in self._audiences.values():
+            for member in audience.members.values():
                 tasks.extend(member.tasks)
         for task in tasks:
             task.cancel()
@@ -80,8 +80,8 @@ class Delivery:
 
     def count(self) -> tuple[int, int]:
         """Return how many sessions and turns are watched."""
-        sessions = list(self._sessions.values())  # a copy: metrics ask from another thread
-        return len(sessions), sum(len(session.feeds) for session in sessions)
+        audiences = list(self._audiences.values())  # a copy: metrics ask from another thread
+        return len(audiences), sum(len(audience.feeds) for audience in audiences)
 
     def is_connected(self) -> bool:
         """Say whether live events arrive at all."""
@@ -91,18 +91,18 @@ class Delivery:
 
     async def enter(self, connection: Connection, session_id: UUID, only_turn: UUID | None = None) -> Member:
         """Make `connection` a member of the session, replacing what it was; return with the channel live."""
-        session = self._session(session_id)
-        already_over = frozenset(key for key, feed in session.feeds.items() if feed.is_over)
-        positions = session.positions(connection)
-        if (old := session.members.pop(connection, None)) is not None:
-            self._part(session, old)
+        audience = self._audience(session_id)
+        already_over = frozenset(key for key, feed in audience.feeds.items() if feed.is_over)
+        positions = audience.positions(connection)
+        if (old := audience.members.pop(connection, None)) is not None:
+            self._part(audience, old)
         member = Member(connection, only_turn, already_over=already_over, positions=positions)
-        session.members[connection] = member
+        audience.members[connection] = member
         connection.sessions.add(session_id)
-        if not self._subscription.is_confirmed(session.channel) and self._subscription.will_confirm():
+        if not self._subscription.is_confirmed(audience.channel) and self._subscription.will_confirm():
             try:
                 async with asyncio.timeout(_CONFIRM_SECONDS):
-                    await session.confirmed()
+                    await audience.confirmed()
             except TimeoutError:
                 _log.warning("redis is slow to subscribe", extra={"session_id": str(session_id)})
         return member
@@ -118,27 +118,27 @@ class Delivery:
         row: RowState | None = None,
     ) -> None:
         """Replay the turn to `member`, say `caught_up` and go on live."""
-        session = self._find(session_id)
-        if session is None or session.members.get(member.connection) is not member:
+        audience = self._find(session_id)
+        if audience is None or audience.members.get(member.connection) is not member:
             return
 
         async def replay_then_live() -> None:
             if turn_id is not None:
-                await self._replays.join(member, session, turn_id, Position(after, None), by_snapshot, row)
-            if member.only_turn is None and session.members.get(member.connection) is member:
-                self._go_live(member, session, turn_id)
+                await self._replays.join(member, audience, turn_id, Position(after, None), by_snapshot, row)
+            if member.only_turn is None and audience.members.get(member.connection) is member:
+                self._go_live(member, audience, turn_id)
 
         self._tasks.spawn(replay_then_live(), member, session_id=session_id, turn_id=turn_id)
 
     def leave(self, connection: Connection, session_id: UUID) -> None:
         """End the connection's interest in a session."""
         connection.sessions.discard(session_id)
-        session = self._find(session_id)
-        if session is not None and (member := session.members.pop(connection, None)) is not None:
-            self._part(session, member)
-            if not session.members:
-                del self._sessions[session.channel]
-                self._subscription.drop(session.channel)
+        audience = self._find(session_id)
+        if audience is not None and (member := audience.members.pop(connection, None)) is not None:
+            self._part(audience, member)
+            if not audience.members:
+                del self._audiences[audience.channel]
+                self._subscription.drop(audience.channel)
 
     def forget(self, connection: Connection) -> None:
         """Deliver nothing more to a connection that is closing."""
@@ -147,47 +147,47 @@ class Delivery:
 
     def set_newest(self, session_id: UUID, turn_id: UUID | None) -> None:
         """Note the newest turn that the rows know, so that what begins unheard is found."""
-        session = self._find(session_id)
-        if session is not None and not session.is_newest_known:
-            session.newest_turn, session.is_newest_known = turn_id, True
+        audience = self._find(session_id)
+        if audience is not None and not audience.is_newest_known:
+            audience.newest_turn, audience.is_newest_known = turn_id, True
 
     def pass_over(self, member: Member, session_id: UUID, turn_id: UUID) -> None:
         """Do not begin a turn that is over because an event of it is still on its way."""
-        session = self._find(session_id)
-        if session is not None and str(turn_id) not in session.feeds:
-            session.feed(turn_id, self._loop.time()).is_over = True
+        audience = self._find(session_id)
+        if audience is not None and str(turn_id) not in audience.feeds:
+            audience.feed(turn_id, self._loop.time()).is_over = True
             member.already_over |= {str(turn_id)}
 
-    def _mend(self, feed: Feed, session: Session) -> None:
+    def _mend(self, feed: Feed, audience: Audience) -> None:
         self._occurred.holes += 1
-        self._mending.mend(feed, session)
+        self._mending.mend(feed, audience)
 
-    def _find(self, session_id: UUID) -> Session | None:
-        return self._sessions.get(events_channel(session_id).encode())
+    def _find(self, session_id: UUID) -> Audience | None:
+        return self._audiences.get(events_channel(session_id).encode())
 
-    def _session(self, session_id: UUID) -> Session:
-        session = self._find(session_id)
-        if session is None:
-            session = Session(session_id, self._loop.time())
-            self._sessions[session.channel] = session
-            self._subscription.want(session.channel)
-        return session
+    def _audience(self, session_id: UUID) -> Audience:
+        audience = self._find(session_id)
+        if audience is None:
+            audience = Audience(session_id, self._loop.time())
+            self._audiences[audience.channel] = audience
+            self._subscription.want(audience.channel)
+        return audience
 
-    def _part(self, session: Session, member: Member) -> None:
+    def _part(self, audience: Audience, member: Member) -> None:
         for task in member.tasks:
             task.cancel()
-        for feed in session.feeds.values():
+        for feed in audience.feeds.values():
             feed.leave(member.connection)
 
-    def _go_live(self, member: Member, session: Session, replayed: UUID | None) -> None:
+    def _go_live(self, member: Member, audience: Audience, replayed: UUID | None) -> None:
         member.connection.send(
-            encode_text(b'{"type":"caught_up","session_id":"%b"}' % str(session.session_id).encode())
+            encode_text(b'{"type":"caught_up","session_id":"%b"}' % str(audience.session_id).encode())
         )
         member.is_live = True
-        for key, feed in session.feeds.items():
+        for key, feed in audience.feeds.items():
             # Turns that began while this one was replayed, or run beside it.
             if feed.turn.turn_id != replayed and key not in member.already_over:
-                self._replays.rejoin(member, session, feed, member.positions.pop(key, Position(0, 0)))
+                self._replays.rejoin(member, audience, feed, member.positions.pop(key, Position(0, 0)))
 
     # Holes, silences and losses
 
@@ -195,20 +195,20 @@ class Delivery:
         """Look into the turns that have been silent; called four times a second."""
         self._live.tick(now)
         is_connected = self._subscription.is_connected()
-        silent: list[tuple[Feed, Session]] = []
-        for session in self._sessions.values():
-            for feed in session.feeds.values():
+        silent: list[tuple[Feed, Audience]] = []
+        for audience in self._audiences.values():
+            for feed in audience.feeds.values():
                 if now >= feed.check_at and not feed.is_over and feed.has_readers():
                     feed.check_at = now + feed.silence
-                    silent.append((feed, session))
-            if not is_connected and now >= session.poll_at:
-                session.poll_at = now + session.silence
-                session.silence = min(session.silence * 2, LONGEST_SILENCE_SECONDS)
-                self._tasks.spawn(self._find_begun(session), session_id=session.session_id)
+                    silent.append((feed, audience))
+            if not is_connected and now >= audience.poll_at:
+                audience.poll_at = now + audience.silence
+                audience.silence = min(audience.silence * 2, LONGEST_SILENCE_SECONDS)
+                self._tasks.spawn(self._find_begun(audience), session_id=audience.session_id)
         for first in range(0, len(silent), _MOST_LOOKED_INTO):
             self._tasks.spawn(self._look_into(silent[first : first + _MOST_LOOKED_INTO]))
 
-    async def _look_into(self, silent: Sequence[tuple[Feed, Session]]) -> None:
+    async def _look_into(self, silent: Sequence[tuple[Feed, Audience]]) -> None:
         """Ask of all of them at once which rows have more; a row, with its text, is read of those only."""
         ahead: Collection[UUID] = ()
         seen = {feed.turn.turn_id: feed.seq for feed, _ in silent}
@@ -217,39 +217,39 @@ class Delivery:
                 ahead = await self._questions.ask(self._store.turns_ahead, seen)
         except (UnavailableError, TimeoutError):
             _log.info("silent turns are looked for in their logs only")
-        for feed, session in silent:
+        for feed, audience in silent:
             if not feed.is_over and feed.has_readers():
-                self._mending.mend(feed, session, consults_row=feed.turn.turn_id in ahead)
+                self._mending.mend(feed, audience, consults_row=feed.turn.turn_id in ahead)
 
     def _confirm(self, channel: bytes) -> None:
         """The channel is live from now on; whatever was said before may have been missed."""
-        session = self._sessions.get(channel)
-        if session is None:
+        audience = self._audiences.get(channel)
+        if audience is None:
             return
-        session.confirm()
-        session.silence = FIRST_SILENCE_SECONDS
-        for feed in session.feeds.values():
+        audience.confirm()
+        audience.silence = FIRST_SILENCE_SECONDS
+        for feed in audience.feeds.values():
             if feed.has_readers() and not feed.is_over:
                 feed.mend_not_before = 0.0
-                self._mending.mend(feed, session, consults_row=False)
-        if any(member.is_live for member in session.members.values()):
-            self._tasks.spawn(self._find_begun(session), session_id=session.session_id)
+                self._mending.mend(feed, audience, consults_row=False)
+        if any(member.is_live for member in audience.members.values()):
+            self._tasks.spawn(self._find_begun(audience), session_id=audience.session_id)
 
-    async def _find_begun(self, session: Session) -> None:
+    async def _find_begun(self, audience: Audience) -> None:
         """Find turns that began while nothing was heard; they may be over already."""
-        live = session.live_connections()
+        live = audience.live_connections()
         if not live:
             return
-        caller, session_id = next(iter(live)).caller, session.session_id
+        caller, session_id = next(iter(live)).caller, audience.session_id
         async with self._reads.checks:
             try:
-                if not session.is_newest_known:
+                if not audience.is_newest_known:
                     newest = await self._questions.ask(self._store.newest_turn, caller, session_id)
                     self.set_newest(session_id, newest)
-                known = session.newest_turn
+                known = audience.newest_turn
                 begun = await self._questions.ask(self._store.turns_since, caller, session_id, known)
             except UnavailableError:
                 return
         for turn_id in begun:
-            if str(turn_id) not in session.feeds and (feed := self._live.discover(session, str(turn_id))):
-                self._mending.mend(feed, session)
+            if str(turn_id) not in audience.feeds and (feed := self._live.discover(audience, str(turn_id))):
+                self._mending.mend(feed, audience)

@@ -8,14 +8,14 @@ from api.relay.connection import Connection
 from api.relay.delivery import Delivery
 from api.relay.frames import CloseCode
 from api.relay.store import TurnState
-from shared.replay import Outgoing
+from shared.turn.replay import Outgoing
 
 PREAMBLE: Final = b"retry: 1000\n\n"
 _COMMENT: Final = b": keep-alive\n\n"
 
 
 class EventStream:
-    """An event stream's `Dialect`; the peer says nothing, only its end is heard."""
+    """An event stream's `Face`; the peer says nothing, only its end is heard."""
 
     __slots__ = ("_delivery", "_doing", "_turn")
     is_event_stream = True
@@ -26,7 +26,7 @@ class EventStream:
         """Stream `turn` behind the cursor `after`, beginning with `head`."""
         self._delivery = delivery
         self._turn = turn
-        connection.outbox.append(head + PREAMBLE)
+        connection.unsent.append(head + PREAMBLE)
         self._doing = asyncio.get_running_loop().create_task(self._stream(connection, after))
 
     def event(self, outgoing: Outgoing) -> bytes:

@@ -10,8 +10,8 @@ from typing import Final
 from uuid import UUID
 
 from api.relay.connection import Connection
-from shared.redis_names import events_channel
-from shared.replay import Entry, Position, Turn
+from shared.redis.names import events_channel
+from shared.turn.replay import Entry, Position, Turn
 
 FIRST_SILENCE_SECONDS: Final = 2.0
 LONGEST_SILENCE_SECONDS: Final = 15.0
@@ -127,7 +127,7 @@ class Member:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-class Session:
+class Audience:
     """A session that is watched from this process."""
 
     __slots__ = (

@@ -16,13 +16,13 @@ from typing import Final
 
 import uvloop
 
-from api.relay.connection import Connection, Dialect
+from api.relay.connection import Connection, Face
 from api.relay.conversation import Conversation
 from api.relay.delivery import Delivery
 from api.relay.event_stream import EventStream
 from api.relay.frames import CloseCode
 from api.relay.occurrences import Occurrences
-from api.relay.places import Limits, Places, Reader
+from api.relay.places import Places, Reader, StreamLimits
 from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
 from shared.errors import UnavailableError
@@ -52,7 +52,7 @@ class Counts:
 class Hub:
     """Streams of one process. Its public methods may be called from any thread."""
 
-    def __init__(self, redis_url: str, store: StreamStore, limits: Limits) -> None:
+    def __init__(self, redis_url: str, store: StreamStore, limits: StreamLimits) -> None:
         """Prepare; nothing runs before the first stream."""
         self._redis_url = redis_url
         self._store = store
@@ -95,7 +95,7 @@ class Hub:
     ) -> None:
         """Take over a socket whose request was read; `head` is what goes before the events."""
 
-        def stream(connection: Connection) -> Dialect:
+        def stream(connection: Connection) -> Face:
             assert self._delivery is not None
             return EventStream(connection, self._delivery, turn, after=after, head=head)
 
@@ -136,13 +136,11 @@ class Hub:
                 loop.call_soon_threadsafe(closing.set)
         thread.join(timeout_seconds)
 
-    def _adopt(
-        self, sock: socket.socket, reader: Reader, dialect_of: Callable[[Connection], Dialect]
-    ) -> None:
+    def _adopt(self, sock: socket.socket, reader: Reader, face_of: Callable[[Connection], Face]) -> None:
         try:
             self.start()
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._open, sock, reader, dialect_of)
+            self._loop.call_soon_threadsafe(self._open, sock, reader, face_of)
         except RuntimeError as error:  # the loop is closed
             sock.close()
             raise UnavailableError("the relay is shutting down") from error
@@ -181,7 +179,7 @@ class Hub:
                 connection.drop()
             self._questions.close()
 
-    def _open(self, sock: socket.socket, reader: Reader, dialect_of: Callable[[Connection], Dialect]) -> None:
+    def _open(self, sock: socket.socket, reader: Reader, face_of: Callable[[Connection], Face]) -> None:
         assert self._loop is not None
         assert self._closing is not None
         has_room = self.has_room(reader)
@@ -197,7 +195,7 @@ class Hub:
         )
         self._connections.add(connection)
         self._places.take(reader)
-        connection.open(dialect_of(connection))
+        connection.open(face_of(connection))
         if connection.is_event_stream:
             self.occurred.event_streams += 1
         else:
@@ -207,7 +205,7 @@ class Hub:
         elif not has_room:
             connection.close(CloseCode.TOO_MANY, "too many sockets")
 
-    def _converse(self, connection: Connection) -> Dialect:
+    def _converse(self, connection: Connection) -> Face:
         assert self._delivery is not None
         assert self._questions is not None
         return Conversation(connection, self._delivery, self._store, self._questions)

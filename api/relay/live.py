@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from api.relay.connection import Connection
-from api.relay.feed import Feed, Session
+from api.relay.feed import Audience, Feed
 from api.relay.replays import Replays
-from shared.events import EventType, decode_header
 from shared.ids import parse_id
-from shared.redis_names import events_channel
-from shared.replay import Entry, Outgoing, Position, Verdict, judge
+from shared.redis.names import events_channel
+from shared.turn.events import EventType, decode_header
+from shared.turn.replay import Entry, Outgoing, Position, Verdict, judge
 
 _log = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class Live:
 
     def __init__(
         self,
-        sessions: dict[bytes, Session],
+        audiences: dict[bytes, Audience],
         replays: Replays,
-        on_hole: Callable[[Feed, Session], None],
+        on_hole: Callable[[Feed, Audience], None],
     ) -> None:
         """Deliver to the readers of `sessions`; `on_hole` reads what they miss."""
         self._loop = asyncio.get_running_loop()
-        self._sessions = sessions
+        self._audiences = audiences
         self._replays = replays
         self._on_hole = on_hole
         self._dirty: list[Connection] = []
@@ -40,15 +40,15 @@ class Live:
 
     def receive(self, channel: bytes, payload: bytes) -> None:
         """Take one message of a session's channel."""
-        session = self._sessions.get(channel)
-        if session is None:
+        audience = self._audiences.get(channel)
+        if audience is None:
             return
         try:
             header = decode_header(payload)
         except msgspec.DecodeError:
-            _log.warning("unreadable event", extra={"session_id": str(session.session_id)})
+            _log.warning("unreadable event", extra={"session_id": str(audience.session_id)})
             return
-        feed = session.feeds.get(header.turn_id) or self.discover(session, header.turn_id)
+        feed = audience.feeds.get(header.turn_id) or self.discover(audience, header.turn_id)
         if feed is None or feed.is_over:
             return
         is_snapshot = header.type == _SNAPSHOT
@@ -66,21 +66,21 @@ class Live:
         elif not feed.has_readers():
             feed.move(Position(header.seq, header.attempt, is_over=header.type == _DONE))
         elif judge(feed.position(), header.seq, header.attempt, is_snapshot=is_snapshot) is Verdict.HOLE:
-            self._on_hole(feed, session)
+            self._on_hole(feed, audience)
 
     def fan_out(self, feed: Feed, outgoing: Outgoing) -> None:
-        """Put an event into the outbox of every joined reader, framed once for each dialect."""
+        """Append an event to what is unsent of every joined reader, framed once for each face."""
         dirty = self._dirty
         frames: list[bytes | None] = [None, None]
         for connection in feed.joined:
             kind = connection.is_event_stream
             frame = frames[kind]
             if frame is None:
-                frame = frames[kind] = connection.dialect.event(outgoing)
-            outbox = connection.outbox
-            if not outbox:
+                frame = frames[kind] = connection.face.event(outgoing)
+            unsent = connection.unsent
+            if not unsent:
                 dirty.append(connection)
-            outbox.append(frame)
+            unsent.append(frame)
 
     def flush(self) -> None:
         """Write what one network read brought: one send for each connection, however many events."""
@@ -93,27 +93,27 @@ class Live:
         """Note the time, which the fast path does not ask for at each event."""
         self._now = now
 
-    def discover(self, session: Session, key: str) -> Feed | None:
+    def discover(self, audience: Audience, key: str) -> Feed | None:
         """Begin to follow a turn that was not known: for everybody who is live, from its start."""
         turn_id = parse_id(key)
         if turn_id is None:
             return None
-        feed = session.feed(turn_id, self._loop.time())
-        feed.joined |= session.live_connections()
-        session.newest_turn, session.is_newest_known = turn_id, True
+        feed = audience.feed(turn_id, self._loop.time())
+        feed.joined |= audience.live_connections()
+        audience.newest_turn, audience.is_newest_known = turn_id, True
         return feed
 
     def after_move(self, feed: Feed) -> None:
         """Let those join whom the feed has reached, and everybody go when the turn is over."""
-        session = self._sessions.get(events_channel(feed.turn.session_id).encode())
+        audience = self._audiences.get(events_channel(feed.turn.session_id).encode())
         for connection, position in list(feed.ahead.items()):
             if position.seq <= feed.seq or feed.is_over:
                 del feed.ahead[connection]
-                member = session.members.get(connection) if session else None
+                member = audience.members.get(connection) if audience else None
                 if feed.is_reached_by(position) and not feed.is_over:
                     feed.joined.add(connection)
-                elif session is not None and member is not None:
-                    self._replays.rejoin(member, session, feed, position)
+                elif audience is not None and member is not None:
+                    self._replays.rejoin(member, audience, feed, position)
         if feed.is_over:
             for connection in feed.joined:
                 connection.ends_when_flushed = connection.is_event_stream

@@ -8,9 +8,9 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
-from shared.redis_names import log_key
-from shared.replay import Entry, Tail, tail_of
-from shared.wire import Wire, pack
+from shared.redis.names import log_key
+from shared.redis.wire import Wire, pack
+from shared.turn.replay import Entry, Tail, tail_of
 
 _READ_SECONDS: Final = 3.0
 """One round trip takes a millisecond; a Redis that needs longer is as good as away."""

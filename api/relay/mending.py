@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from api.relay.feed import Feed, Session
+from api.relay.feed import Audience, Feed
 from api.relay.live import Live
 from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
 from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, Replays, gaps_in
 from api.relay.tasks import Tasks
-from shared.replay import Outgoing, Position, Verdict, catch_up, judge
+from shared.turn.replay import Outgoing, Position, Verdict, catch_up, judge
 
 
 class Mending:
@@ -33,7 +33,7 @@ class Mending:
         self._is_connected = is_connected
         self._occurred = occurred
 
-    def mend(self, feed: Feed, session: Session, *, consults_row: bool = True) -> None:
+    def mend(self, feed: Feed, audience: Audience, *, consults_row: bool = True) -> None:
         """Read what the joined readers miss, once for all of them."""
         if feed.is_mending:
             feed.mend_again = True
@@ -41,14 +41,14 @@ class Mending:
             feed.check_at = min(feed.check_at, feed.mend_not_before)
         else:
             feed.is_mending = True
-            work = self._mend_all(feed, session, consults_row)
-            self._tasks.spawn(work, session_id=session.session_id, turn_id=feed.turn.turn_id)
+            work = self._mend_all(feed, audience, consults_row)
+            self._tasks.spawn(work, session_id=audience.session_id, turn_id=feed.turn.turn_id)
 
-    async def _mend_all(self, feed: Feed, session: Session, consults_row: bool) -> None:
+    async def _mend_all(self, feed: Feed, audience: Audience, consults_row: bool) -> None:
         try:
             while not feed.is_over and feed.has_readers():
                 feed.mend_again = False
-                has_news = await self._mend_once(feed, session, consults_row)
+                has_news = await self._mend_once(feed, audience, consults_row)
                 if not has_news:
                     feed.mend_not_before = self._loop.time() + REPEAT_SECONDS
                     if feed.mend_again:
@@ -58,7 +58,7 @@ class Mending:
         finally:
             feed.is_mending = False
 
-    async def _mend_once(self, feed: Feed, session: Session, consults_row: bool) -> bool:
+    async def _mend_once(self, feed: Feed, audience: Audience, consults_row: bool) -> bool:
         before = feed.position()
         feed.begin_read()
         try:
@@ -72,7 +72,7 @@ class Mending:
                 feed.expect_silence(now, may_grow=self._is_connected())
                 return False
             self._occurred.gaps += gaps_in(sent)
-            self._apply(feed, session, reached, sent)
+            self._apply(feed, audience, reached, sent)
             feed.expect_news(now)
             for entry in feed.retained or ():
                 if (
@@ -82,7 +82,7 @@ class Mending:
                     done = entry.is_done()
                     self._apply(
                         feed,
-                        session,
+                        audience,
                         Position(entry.seq, entry.attempt, done),
                         (Outgoing(entry.encoded, entry.seq),),
                     )
@@ -91,14 +91,14 @@ class Mending:
         finally:
             feed.end_read()
 
-    def _apply(self, feed: Feed, session: Session, reached: Position, sent: Sequence[Outgoing]) -> None:
+    def _apply(self, feed: Feed, audience: Audience, reached: Position, sent: Sequence[Outgoing]) -> None:
         """Move the feed and its joined readers; where that is much, each reader at its own pace."""
         before = feed.position()
         feed.move(reached)
         if sum(len(outgoing.encoded) for outgoing in sent) > MOST_AT_ONCE:
             for connection in list(feed.joined):
-                if (member := session.members.get(connection)) is not None:
-                    self._replays.rejoin(member, session, feed, before)
+                if (member := audience.members.get(connection)) is not None:
+                    self._replays.rejoin(member, audience, feed, before)
         else:
             for outgoing in sent:
                 self._live.fan_out(feed, outgoing)

@@ -16,7 +16,7 @@ _NETWORK_BITS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """How many streams there may be."""
 
     most_sockets: int = 20_000
@@ -46,7 +46,7 @@ class Reader:
 class Places:
     """Counts streams; a count that is back at none is forgotten, so there are never more than streams."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: StreamLimits) -> None:
         """Begin with no streams."""
         self._limits = limits
         self._per_key: Counter[Caller] = Counter()

@@ -10,8 +10,8 @@ from api.relay.log import LogReader
 from api.relay.questions import Questions
 from api.relay.store import StreamStore
 from shared.errors import UnavailableError
-from shared.events import timestamp
-from shared.replay import Answer, Asking, Pause, ReadLog, Turn
+from shared.turn.events import timestamp
+from shared.turn.replay import Asking, Found, Pause, ReadLog, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Reads:
 
     async def drive(self, asking: Asking[_T], turn: Turn, caller: Caller) -> _T:
         """Answer what the delivery rule asks for."""
-        answer: Answer = None
+        answer: Found = None
         while True:
             try:
                 request = asking.send(answer)

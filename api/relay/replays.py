@@ -6,11 +6,11 @@ from typing import Final
 from uuid import UUID
 
 from api.relay.connection import Connection, Phase
-from api.relay.feed import LONGEST_SILENCE_SECONDS, Feed, Member, Session
+from api.relay.feed import LONGEST_SILENCE_SECONDS, Audience, Feed, Member
 from api.relay.occurrences import Occurrences
 from api.relay.reads import Reads, now_text
 from api.relay.tasks import Tasks
-from shared.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
+from shared.turn.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
 
 MOST_AT_ONCE: Final = 1 << 18
 """Bytes that a reader gets in one go; of a longer replay it gets pieces, each when the last was taken."""
@@ -28,16 +28,16 @@ class Replays:
         self._reads = reads
         self._tasks = tasks
 
-    def rejoin(self, member: Member, session: Session, feed: Feed, position: Position) -> None:
+    def rejoin(self, member: Member, audience: Audience, feed: Feed, position: Position) -> None:
         """Bring one reader on alone, from where it is."""
         feed.leave(member.connection)
-        work = self.join(member, session, feed.turn.turn_id, position, False, None)
-        self._tasks.spawn(work, member, session_id=session.session_id, turn_id=feed.turn.turn_id)
+        work = self.join(member, audience, feed.turn.turn_id, position, False, None)
+        self._tasks.spawn(work, member, session_id=audience.session_id, turn_id=feed.turn.turn_id)
 
     async def join(
         self,
         member: Member,
-        session: Session,
+        audience: Audience,
         turn_id: UUID,
         position: Position,
         by_snapshot: bool,
@@ -45,13 +45,13 @@ class Replays:
     ) -> None:
         """Bring one reader from `position` to where the feed is, at the pace that it takes."""
         connection = member.connection
-        feed = session.feed(turn_id, self._loop.time())
+        feed = audience.feed(turn_id, self._loop.time())
         feed.leave(connection)
         self._occurred.replays += 1
         silence = REPEAT_SECONDS
         while True:
             feed.begin_read()
-            confirmations = session.confirmations
+            confirmations = audience.confirmations
             try:
                 asking = catch_up(position, feed.turn, now_text(), row=row, by_snapshot=by_snapshot)
                 reached, sent = await self._reads.drive(asking, feed.turn, connection.caller)
@@ -65,7 +65,7 @@ class Replays:
             finally:
                 feed.end_read()
             connection.flush()
-            if confirmations != session.confirmations:
+            if confirmations != audience.confirmations:
                 continue  # the channel was not live all along
             if self._settle(feed, member, position):
                 return
@@ -103,8 +103,8 @@ class Replays:
         """Send a replay in pieces that the reader can take; False when it has gone."""
         size = 0
         for outgoing in sent:
-            frame = connection.dialect.event(outgoing)
-            connection.outbox.append(frame)
+            frame = connection.face.event(outgoing)
+            connection.unsent.append(frame)
             size += len(frame)
             if size > MOST_AT_ONCE:
                 connection.flush()
@@ -119,7 +119,7 @@ class Replays:
             or judge(position, entry.seq, entry.attempt, is_snapshot=entry.is_snapshot) is not Verdict.NEXT
         ):
             return position
-        connection.outbox.append(connection.dialect.event(Outgoing(entry.encoded, entry.seq)))
+        connection.unsent.append(connection.face.event(Outgoing(entry.encoded, entry.seq)))
         return Position(entry.seq, entry.attempt, is_over=entry.is_done())
 
 

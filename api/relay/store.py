@@ -6,8 +6,8 @@ from typing import Protocol
 from uuid import UUID
 
 from api.caller import Caller
-from shared.replay import RowState
-from shared.turns import TurnStatus
+from shared.turn.replay import RowState
+from shared.turn.turns import TurnStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from shared.errors import UnavailableError
-from shared.wire import Wire, pack
+from shared.redis.wire import Wire, pack
 
 _PING_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 10.0

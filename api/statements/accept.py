@@ -26,13 +26,13 @@ from api.statements.holds import take_hold
 from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired
 from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
+from api.titles import title_from
 from shared.errors import ProblemCode, RefusedError
-from shared.holds import MESSAGE_TOKENS
 from shared.ids import new_id
-from shared.prices import Priced
-from shared.statement import Statement
-from shared.titles import title_from
-from shared.turns import ACTIVE, Recovery, StopReason, TurnStatus
+from shared.money.holds import MESSAGE_TOKENS
+from shared.money.prices import Priced
+from shared.postgres.statement import Statement
+from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus
 
 _TRY_AGAIN_MS: Final = 1000
 _QUEUE_FULL_MS: Final = 5000
@@ -173,7 +173,7 @@ class TurnRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AcceptRules:
     """What accepting a turn checks against.
 
     Args:
@@ -205,7 +205,7 @@ class Expired:
 
 
 def accept_turn(
-    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, backlog: Look
+    db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, backlog: Look
 ) -> Accepted | Replayed | Expired:
     """Accept a turn in the caller's transaction.
 
@@ -266,7 +266,7 @@ def _lock_and_read(
     db: Connection,
     caller: Caller,
     request: TurnRequest,
-    limits: Limits,
+    limits: AcceptRules,
     statement: Statement = _LOCK_AND_READ_SESSION,
 ) -> Row[Any]:
     """Hold the other posts to the session off and return it, with what it and, if asked, the queue are bound by."""
@@ -286,7 +286,7 @@ def _lock_and_read(
 
 
 def _accept(
-    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, session: Row[Any]
+    db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, session: Row[Any]
 ) -> Accepted:
     """Insert the turn as its strategy says."""
     title = None if session.title else title_from(request.content)
@@ -314,7 +314,7 @@ def _accept(
 
 
 def _accept_alone(
-    db: Connection, caller: Caller, request: TurnRequest, limits: Limits, title: str | None
+    db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, title: str | None
 ) -> Accepted:
     """Insert the turn unless another of its session is active."""
     for _ in range(_INSERT_TRIES):

@@ -8,12 +8,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from shared.errors import ProblemCode, RefusedError
-from shared.events import timestamp
-from shared.holds import least_tokens, most_prompt_tokens, most_text_tokens, output_token_usd
-from shared.money import format_usd
-from shared.prices import Priced, most_cost, price_of
-from shared.statement import Statement
-from shared.usage import Usage
+from shared.money.holds import least_tokens, most_prompt_tokens, most_text_tokens, output_token_usd
+from shared.money.money import format_usd
+from shared.money.prices import Priced, most_cost, price_of
+from shared.money.usage import Usage
+from shared.postgres.statement import Statement
+from shared.turn.events import timestamp
 
 _FIRST_ATTEMPT: Final = 1
 _TAKE: Final = Statement(

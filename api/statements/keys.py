@@ -1,4 +1,4 @@
-"""API keys of the caller's organization; making one is `shared.accounts`."""
+"""API keys of the caller's organization; making one is `shared.postgres.accounts`."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from api.cursors import TimeCursor
 from api.statements.turns import TURN_COLUMNS, TURN_WITH_CHECKPOINT
-from shared.turns import ACTIVE, TurnStatus
+from shared.turn.turns import ACTIVE, TurnStatus
 
 _ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
 MOST_FAILURES: Final = 10_000

@@ -13,7 +13,7 @@ from api.caller import Caller, scope_of
 from api.cursors import TimeCursor
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
-from shared.turns import ACTIVE, SessionStatus
+from shared.turn.turns import ACTIVE, SessionStatus
 
 _ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
 _COLUMNS: Final = f"""

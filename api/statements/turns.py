@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 
 from api.caller import Caller, scope_of
-from shared.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
+from shared.turn.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
 
 _MOST_SINCE: Final = 20
 """A session's turns run one after another: more do not begin while a subscription is broken."""

@@ -108,7 +108,7 @@ inline end_reader() {
 #endif
 }
 
-/* The reader takes an entry: shared/replay.py, judge and follow. */
+/* The reader takes an entry: shared/turn/replay.py, judge and follow. */
 inline read(a, s, kind) {
     if
     :: reader_over -> skip
@@ -132,7 +132,7 @@ inline read(a, s, kind) {
     fi
 }
 
-/* shared/log_scripts.py: APPEND and RESTART, with the publication in the same step. */
+/* shared/redis/log_scripts.py: APPEND and RESTART, with the publication in the same step. */
 inline execute(w, a, s, kind) {
     if
     :: log_gone && kind != SNAPSHOT ->
@@ -333,7 +333,7 @@ drop:
     goto idle
 }
 
-/* worker/leases.py, a thread of each worker: one round, where it brings news. */
+/* worker/recovery/leases.py, a thread of each worker: one round, where it brings news. */
 proctype Leases(byte me) {
 end:do
     :: atomic { held[me] && owner == me && held[me] == attempt && is_active &&
@@ -345,7 +345,7 @@ end:do
     od
 }
 
-/* worker/sweeper.py. The advisory lock makes it one. */
+/* worker/recovery/sweeper.py. The advisory lock makes it one. */
 active proctype Sweeper() {
     byte found = 0, texts = 0, next = 0, writer = 0;
     mtype was = 0, outcome = 0;
@@ -397,7 +397,7 @@ end:do
 
 #define has_all_but_done (reader_attempt == attempt && (reader_seq + 1 == last_seq || reader_seq == last_seq))
 
-/* A silence: the relay asks the row, whose word is the last. shared/replay.py, _finish. */
+/* A silence: the relay asks the row, whose word is the last. shared/turn/replay.py, _finish. */
 active proctype Reader() {
 end:atomic { is_terminal && !reader_over && empty(wire0) && empty(wire1) && empty(wire2) ->
         if

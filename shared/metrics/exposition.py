@@ -12,9 +12,9 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from shared.metrics.pages import Sum
+from shared.metrics.registry import PLACES
 from shared.metrics.servers import Known
 from shared.metrics.table import METRICS, PROCESSES, Kind, Metric, Service
-from shared.metrics.tally import PLACES
 
 _TOTAL: Final = "_total"
 

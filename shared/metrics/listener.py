@@ -16,12 +16,12 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
+from shared.configuration.settings import Settings
 from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Pages, folder_of
+from shared.metrics.registry import Registry
 from shared.metrics.servers import Servers
 from shared.metrics.table import Service
-from shared.metrics.tally import Tally
-from shared.settings import Settings
 
 _log = logging.getLogger("turnkeeper.metrics")
 
@@ -39,7 +39,7 @@ def metrics_port(settings: Settings, service: Service) -> int | None:
     return settings.metrics_port + list(Service).index(service)
 
 
-def begin(settings: Settings, service: Service, tally: Tally) -> "MetricsListener | None":
+def begin(settings: Settings, service: Service, registry: Registry) -> "MetricsListener | None":
     """Share what this process counts and listen, where METRICS_PORT says so. Call it after a fork.
 
     Returns:
@@ -51,9 +51,9 @@ def begin(settings: Settings, service: Service, tally: Tally) -> "MetricsListene
         return None
     try:
         pages = Pages(folder_of(settings.metrics_port, service))
-        tally.move(pages.open())
+        registry.move(pages.open())
         exposition = Exposition(service, pages.total, Servers(settings).known)
-        listener = MetricsListener(settings.metrics_bind, port, tally, exposition.answer)
+        listener = MetricsListener(settings.metrics_bind, port, registry, exposition.answer)
         listener.start()
     except OSError as error:
         _log.error("there are no metrics: %s", error, extra={"port": port})
@@ -74,15 +74,15 @@ class MetricsListener:
     Args:
         host: The address to listen at.
         port: The port.
-        tally: What this process counts.
+        registry: What this process counts.
         answer: Gives the figures of all processes, and their content type, for an `Accept` header.
     """
 
     def __init__(
-        self, host: str, port: int, tally: Tally, answer: Callable[[str], tuple[bytes, str]]
+        self, host: str, port: int, registry: Registry, answer: Callable[[str], tuple[bytes, str]]
     ) -> None:
         self._address = (host, port)
-        self._tally = tally
+        self._registry = registry
         self._answer = answer
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
@@ -117,7 +117,7 @@ class MetricsListener:
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._thread.join(_STOP_SECONDS)
             self._socket.close()
-        self._tally.sample()
+        self._registry.sample()
 
     def _run(self) -> None:
         assert self._socket is not None
@@ -132,7 +132,7 @@ class MetricsListener:
                 self._stopping.wait(_SAMPLE_SECONDS)
                 connection = None
             if connection is not None or monotonic() - sampled_at >= _SAMPLE_SECONDS:
-                self._tally.sample()
+                self._registry.sample()
                 sampled_at = monotonic()
             if connection is not None:
                 with connection:

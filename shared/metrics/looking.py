@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from time import monotonic
 
-from shared.database import Database
 from shared.metrics import table
-from shared.metrics.tally import Tally
+from shared.metrics.registry import Registry
+from shared.postgres.database import Database
 
 
-def looking_at_pool(tally: Tally, database: Database, name: str) -> Callable[[], None]:
+def looking_at_pool(registry: Registry, database: Database, name: str) -> Callable[[], None]:
     """Return what looks at a pool; `name` is its label."""
     size, opened, in_use = (
-        tally.gauge(metric, name) for metric in (table.POOL_SIZE, table.POOL_OPEN, table.POOL_IN_USE)
+        registry.gauge(metric, name) for metric in (table.POOL_SIZE, table.POOL_OPEN, table.POOL_IN_USE)
     )
-    timeouts = tally.counter(table.POOL_TIMEOUTS, name)
+    timeouts = registry.counter(table.POOL_TIMEOUTS, name)
 
     def look() -> None:
         usage = database.usage()
@@ -25,14 +25,16 @@ def looking_at_pool(tally: Tally, database: Database, name: str) -> Callable[[],
     return look
 
 
-def looking_at_loop(tally: Tally, call_soon: Callable[[Callable[[], None]], bool]) -> Callable[[], None]:
+def looking_at_loop(
+    registry: Registry, call_soon: Callable[[Callable[[], None]], bool]
+) -> Callable[[], None]:
     """Return what asks an event loop, unless it owes an answer.
 
     Args:
-        tally: Where the lag is counted.
+        registry: Where the lag is counted.
         call_soon: Has the loop call something; False when there is no loop.
     """
-    lag = tally.histogram(table.LOOP_LAG)
+    lag = registry.histogram(table.LOOP_LAG)
     is_asked = False
 
     def look() -> None:

@@ -21,8 +21,8 @@ from time import monotonic, sleep
 from typing import Any, Final
 from uuid import uuid4
 
+from shared.metrics.registry import PLACES, SIZE, Figures
 from shared.metrics.table import METRICS, Kind, Service
-from shared.metrics.tally import PLACES, SIZE, Figures
 
 _log = logging.getLogger("turnkeeper.metrics")
 
@@ -47,7 +47,7 @@ class Sum:
     """The figures of a service.
 
     Args:
-        values: As in a `Tally`; what only rises with that of processes which are gone.
+        values: As in a `Registry`; what only rises with that of processes which are gone.
         processes: How many keep figures now.
     """
 

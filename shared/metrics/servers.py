@@ -16,8 +16,7 @@ from redis.retry import Retry
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from shared.database import Database
-from shared.doorbell import QUEUE_KEY
+from shared.configuration.settings import Settings
 from shared.errors import UnavailableError
 from shared.metrics.table import (
     DOORBELLS,
@@ -32,7 +31,8 @@ from shared.metrics.table import (
     WORKERS_HEARING,
     Metric,
 )
-from shared.settings import Settings
+from shared.postgres.database import Database
+from shared.redis.doorbell import QUEUE_KEY
 
 _log = logging.getLogger("turnkeeper.metrics")
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from shared.errors import Fault, ProblemCode
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 
 class Kind(StrEnum):
@@ -162,7 +162,7 @@ OUTBOX_WAITING: Final = _gauge(
 OUTBOX_DROPPED: Final = _counter(
     "turnkeeper_outbox_dropped_total",
     _HTTP,
-    "Notices that a full outbox dropped; a sweeper makes good for them.",
+    "Notices that a full queue dropped; a sweeper makes good for them.",
 )
 OUTBOX_FAILED: Final = _counter(
     "turnkeeper_outbox_failed_total", _HTTP, "Writes of notices to Redis that failed."

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `shared.migrate` gives, each in its own transaction."""
+"""Alembic's entry: runs each migration in a transaction of its own, on the connection of `shared.postgres.migrate`."""
 
 from alembic import context
 

@@ -1,6 +1,6 @@
 """Turns traces on: the only place that decides, so that without them OpenTelemetry is never imported."""
 
-from shared.settings import Settings
+from shared.configuration.settings import Settings
 from shared.tracing.span import Recorder
 
 

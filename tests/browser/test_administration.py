@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from shared.accounts import create_key, create_organization
+from shared.postgres.accounts import create_key, create_organization
 from tests.browser.axe import violations
 from tests.browser.conftest import clean_tab, profile
 from tests.browser.running import Service as RunningService

@@ -13,15 +13,15 @@ import httpx
 import pytest
 import uvloop
 
-from shared.addresses import refusal_of_address
+from shared.configuration.addresses import refusal_of_address
+from shared.configuration.settings import load_settings
 from shared.errors import Fault, ProviderError
-from shared.settings import load_settings
-from shared.turns import Role
-from worker.egress import MOST_ADDRESSES, GuardedResolver, SystemResolver, first_connection, trust
-from worker.provider import Prompt, PromptMessage
+from shared.turn.turns import Role
 from worker.providers import build_provider
-from worker.stock_transport import PinnedHttpxTransport
-from worker.transport import UpstreamTransport
+from worker.providers.provider import Prompt, PromptMessage
+from worker.transport.egress import MOST_ADDRESSES, GuardedResolver, SystemResolver, first_connection, trust
+from worker.transport.pool import UpstreamTransport
+from worker.transport.stock import PinnedHttpxTransport
 
 LIMIT_SECONDS = 60
 KEY = "sk-test-0123456789abcdef"

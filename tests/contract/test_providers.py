@@ -18,12 +18,13 @@ import psutil
 import pytest
 import uvloop
 
+from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
 from shared.errors import Fault, ProviderError
-from shared.price_table import PriceTable
-from shared.provider_settings import ProviderName, ProviderSettings, Secret
-from shared.turns import FinishReason, Role
-from shared.usage import Usage
-from worker.provider import (
+from shared.money.price_table import PriceTable
+from shared.money.usage import Usage
+from shared.turn.turns import FinishReason, Role
+from worker.providers import build_provider, upstream
+from worker.providers.provider import (
     ContentDelta,
     Finish,
     MessageStart,
@@ -32,7 +33,6 @@ from worker.provider import (
     ReasoningDelta,
     RunningUsage,
 )
-from worker.providers import build_provider, upstream
 
 LIMIT_SECONDS = 60
 KEY = "sk-test-0123456789abcdef"

@@ -1,6 +1,6 @@
 """Our transport does for httpx what httpx's own does: one suite for both, and what only ours does.
 
-What a response may look like is in `tests/unit/worker/test_http1.py`, without sockets.
+What a response may look like is in `tests/unit/worker/transport/test_http1.py`, without sockets.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ import psutil
 import pytest
 import uvloop
 
-from worker.egress import MOST_ADDRESSES, SystemResolver
-from worker.stock_transport import PinnedHttpxTransport
-from worker.transport import UpstreamTransport
+from worker.transport.egress import MOST_ADDRESSES, SystemResolver
+from worker.transport.pool import UpstreamTransport
+from worker.transport.stock import PinnedHttpxTransport
 
 LIMIT_SECONDS = 60
 

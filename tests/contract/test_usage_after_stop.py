@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from shared.events import EventType
-from shared.settings import load_settings
-from shared.turns import Role, StopReason
-from shared.usage import UsageSource
+from shared.configuration.settings import load_settings
+from shared.money.usage import UsageSource
+from shared.turn.events import EventType
+from shared.turn.turns import Role, StopReason
 from tests.children import search_rest
-from worker.provider import Prompt, PromptMessage
 from worker.providers import build_provider
+from worker.providers.provider import Prompt, PromptMessage
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Stopped

@@ -42,7 +42,7 @@ OURS = (
     "OTEL_",
     "SENTRY_",
 )
-LEASH = str(Path(__file__).parents[2] / "turnkeeper" / "leash.py")
+PARENT_DEATH = str(Path(__file__).parents[2] / "turnkeeper" / "up" / "parent_death.py")
 QUICK = {
     # Short enough to wait for, and still several times what a loaded machine needs.
     "LEASE_SECONDS": "5",
@@ -179,7 +179,7 @@ def spawn(folder: Path, arguments: list[str], environ: dict[str, str]) -> subpro
                 sys.executable,
                 "-I",
                 "-S",
-                LEASH,
+                PARENT_DEATH,
                 str(os.getpid()),
                 str(int(signal.SIGTERM)),
                 "-",

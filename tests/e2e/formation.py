@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from shared.accounts import create_key, create_organization
-from shared.migrate import migrate
+from shared.postgres.accounts import create_key, create_organization
+from shared.postgres.migrate import migrate
 from tests.e2e.conftest import CALM, START_LIMIT_SECONDS, spawn
 from tests.e2e.protocol_client import LIMIT_SECONDS, Api, wait_until
 from tests.marks import leaks_in_redis
 from tests.nginx import await_listening, configuration, running_nginx
 from tests.ports import free_port
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 KINDS = ("web", "relay", "worker")
 

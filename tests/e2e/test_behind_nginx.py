@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from api.relay.hub import Limits
+from api.relay.hub import StreamLimits
 from tests.e2e import test_protocol as protocol
 from tests.e2e.conftest import temporary_folder
 from tests.e2e.formation import Formation, running_formation
@@ -212,7 +212,7 @@ def test_a_deploy_one_process_after_another_loses_and_repeats_no_turn(stack: For
 def test_pings_come_often_enough_for_nginx_by_default_and_as_configured():
     assert READ_TIMEOUT in (ROOT / "deploy" / "nginx.conf").read_text()
     read_timeout_seconds = float(READ_TIMEOUT.split()[1].rstrip("s;"))
-    heartbeat_seconds = Limits().heartbeat_seconds
+    heartbeat_seconds = StreamLimits().heartbeat_seconds
     # One may be lost, and the next late.
     assert read_timeout_seconds >= 3 * heartbeat_seconds
     assert heartbeat_seconds * 3 <= NGINX_DEFAULT_SECONDS

@@ -15,7 +15,7 @@ from redis import Redis
 
 from shared.metrics.pages import folder_of
 from shared.metrics.table import Service
-from shared.migrate import migrate
+from shared.postgres.migrate import migrate
 from tests.documents import Block, allotted
 from tests.e2e.clone import environment, run_shell, running_clone
 from tests.e2e.protocol_client import Api, Oracle, wait_until
@@ -24,8 +24,8 @@ from tests.nginx import replaced
 from tests.ports import free_ports
 from turnkeeper.doctor.command import now, show
 from turnkeeper.doctor.redis import check_redis
-from turnkeeper.embedded import temporary_postgres
-from turnkeeper.embedded.programs import packaged_programs
+from turnkeeper.up.embedded import temporary_postgres
+from turnkeeper.up.embedded.programs import packaged_programs
 
 BLOCKS = allotted(__file__)
 TESTED = {

@@ -5,10 +5,10 @@ import re
 from redis import Redis
 
 from shared.ids import new_id
-from shared.redis_names import organization_turns_key, user_turns_key
+from shared.redis.names import organization_turns_key, user_turns_key
 from tests.e2e.conftest import Service
 from tests.e2e.protocol_client import Api
-from turnkeeper.redis_page import NAMES
+from turnkeeper.reference.redis_page import NAMES
 
 
 def expression(pattern: str) -> re.Pattern[str]:

@@ -22,12 +22,12 @@ import pytest
 import redis
 from websockets.exceptions import WebSocketException
 
-from shared.accounts import create_key, create_organization
+from shared.postgres.accounts import create_key, create_organization
 from tests.doorbells import check_push
 from tests.e2e.conftest import PROVIDER_KEY, Service, running_service, temporary_folder
 from tests.e2e.protocol_client import SUBPROTOCOL, Api, Oracle, wait_until, websocket
 from tests.monitor import Monitor
-from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
 
 def mark(what: str) -> str:

@@ -9,10 +9,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from api.relay.conversation import Operation
-from shared.accounts import create_key, create_organization
+from shared.postgres.accounts import create_key, create_organization
 from tests.e2e.conftest import Service, running_service, temporary_folder
 from tests.e2e.protocol_client import SUBPROTOCOL, Api, websocket
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Operation)}
 

@@ -19,7 +19,7 @@ import redis
 
 from tests.e2e.conftest import PROVIDER_KEY, Service
 from tests.e2e.protocol_client import Api, Oracle, Reading, Socket, wait_until, websocket
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 ENDLESS = "[[tokens=100000 rate=50]]"
 SLOW = 4

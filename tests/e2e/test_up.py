@@ -19,7 +19,7 @@ import psutil
 import psycopg
 import pytest
 
-from turnkeeper.embedded.redis import redis_binary
+from turnkeeper.up.embedded.redis import redis_binary
 
 START_LIMIT_SECONDS = 150.0
 END_LIMIT_SECONDS = 120.0

@@ -18,7 +18,7 @@ from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn,
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.world import SHORT_LEASE, World, through
-from turnkeeper.embedded import EmbeddedPostgres, temporary_redis
+from turnkeeper.up.embedded import EmbeddedPostgres, temporary_redis
 
 HERE = Path(__file__).parent
 QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})

@@ -10,12 +10,12 @@ import httpx
 import pytest
 from celery import Celery
 
-from shared.celery_settings import celery_settings
-from shared.doorbell import QUEUE_NAME, TASK_NAME
 from shared.failpoints import Failpoint
+from shared.redis.doorbell import QUEUE_NAME, TASK_NAME
 from tests.e2e.protocol_client import wait_until
 from tests.faults.proxy import Moment
 from tests.faults.world import END_SECONDS, World, kill, stopped
+from worker.process.celery_settings import celery_settings
 
 
 def test_a1_fifty_posts_at_once_with_one_key_make_one_turn(world: World):

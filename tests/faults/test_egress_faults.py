@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.addresses import refusal_of_address, refusal_of_host
+from shared.configuration.addresses import refusal_of_address, refusal_of_host
 from tests.certificates import make_certificates
 from tests.e2e.conftest import running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS

@@ -23,8 +23,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from shared.database import Database
-from shared.migrate import migrate
+from shared.postgres.database import Database
+from shared.postgres.migrate import migrate
 from tests.documents import allotted
 from tests.e2e.conftest import PROVIDER_KEY, running_service, temporary_folder
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
@@ -32,7 +32,7 @@ from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import two_organizations
 from turnkeeper.doctor.connections import check_connections
 from turnkeeper.doctor.findings import Level
-from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
+from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 (FILE,) = allotted(__file__)

@@ -36,7 +36,7 @@ from tests.e2e.protocol_client import (
     websocket,
 )
 from tests.faults.proxy import Pids, Proxy, Trap, ports_of
-from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis
+from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis
 
 END_SECONDS = 60.0
 """For any turn of these tests to be over, after the worst that is done to it."""

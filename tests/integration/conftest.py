@@ -16,10 +16,10 @@ from sqlalchemy.engine import make_url
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from shared.database import Database
+from shared.configuration.settings import Settings
 from shared.ids import new_id
-from shared.price_table import FREE
-from shared.settings import Settings
+from shared.money.price_table import FREE
+from shared.postgres.database import Database
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 """A well-formed id of nothing."""

@@ -14,13 +14,13 @@ from flask import Flask, Response, jsonify, request
 
 from api.caller import Caller
 from api.relay.hub import Hub
-from api.relay.places import Limits
+from api.relay.places import StreamLimits
 from api.relay.sse import parse_cursor, stream_events
 from api.relay.store import TurnState
 from api.relay.websocket import register
 from shared.errors import PROBLEMS, RefusedError, UnavailableError
 from shared.ids import parse_id
-from shared.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TERMINAL, TurnStatus
 
 ORGANIZATION = UUID(int=1)
 
@@ -107,7 +107,7 @@ def authenticate(bearer, ticket):
 def create_app():
     app = Flask(__name__)
     store = FolderStore(Path(os.environ["STORE_FOLDER"]))
-    limits = Limits(
+    limits = StreamLimits(
         most_sockets_per_key=int(os.environ.get("MOST_SOCKETS", "5000")),
         most_sockets_per_organization=int(os.environ.get("MOST_OF_ORGANIZATION", "5000")),
         most_sockets_per_address=int(os.environ.get("MOST_OF_ADDRESS", "0")),

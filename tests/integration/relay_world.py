@@ -15,10 +15,10 @@ from uuid import uuid4
 import redis
 from websockets.sync.client import connect
 
-from shared.events import EventEncoder, EventType, timestamp
-from shared.log_scripts import APPEND, OPEN, RESTART, Appended
-from shared.redis_names import events_channel, log_key
-from shared.transcript import Transcript
+from shared.redis.log_scripts import APPEND, OPEN, RESTART, Appended
+from shared.redis.names import events_channel, log_key
+from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.transcript import Transcript
 from tests.marks import leaks_in_files
 from tests.ports import free_port
 

@@ -6,10 +6,10 @@ import pytest
 import redis
 
 from shared.ids import new_id
-from shared.redis_names import abort_key
-from shared.turns import StopReason
-from worker import aborts
-from worker.aborts import AbortWatcher
+from shared.redis.names import abort_key
+from shared.turn.turns import StopReason
+from worker.recovery import aborts
+from worker.recovery.aborts import AbortWatcher
 
 DEADLINE_SECONDS = 60
 

@@ -3,8 +3,8 @@
 import pytest
 import redis
 
-from shared.accounts import digest
-from shared.redis_names import ticket_key
+from shared.postgres.accounts import digest
+from shared.redis.names import ticket_key
 
 PROTECTED = [
     ("POST", "/v1/sessions", {}),

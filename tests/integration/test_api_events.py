@@ -6,15 +6,15 @@ from uuid import UUID
 import pytest
 import redis
 
-from shared.events import EventEncoder, EventType
-from shared.redis_names import log_key
+from shared.redis.names import log_key
+from shared.turn.events import EventEncoder, EventType
 
 
 @pytest.fixture
 def turn(api, keys):
     session = api.session(keys.alice, title="t")
     turn = api.turn(keys.alice, session)
-    assert api.services.outbox.drain(60)
+    assert api.services.notices.drain(60)
     return session, turn
 
 

@@ -10,8 +10,8 @@ from openapi_spec_validator import validate
 from api.app import create_app
 from api.openapi import openapi_document
 from api.routes import OPERATIONS
+from shared.configuration.settings import load_settings
 from shared.errors import SettingsError, UnavailableError
-from shared.settings import load_settings
 
 
 def post_raw(api, key, data, content_type="application/json", **options):

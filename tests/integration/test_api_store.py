@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.turns import TurnStatus
+from shared.turn.turns import TurnStatus
 
 
 @pytest.fixture

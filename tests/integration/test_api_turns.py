@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from shared.doorbell import QUEUE_KEY, arguments_of
-from shared.redis_names import ABORT_CHANNEL, abort_key, log_key
+from shared.redis.doorbell import QUEUE_KEY, arguments_of
+from shared.redis.names import ABORT_CHANNEL, abort_key, log_key
 
 TURN_FIELDS = {
     "id",
@@ -176,7 +176,7 @@ def test_a_session_that_has_a_title_keeps_it(api, keys):
 
 def test_a_turn_opens_its_log_and_rings_for_a_worker(api, post, redis_client):
     turn = post(headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}).json
-    assert api.services.outbox.drain(60)
+    assert api.services.notices.drain(60)
     entries = redis_client.xrange(log_key(turn["session_id"], turn["id"]))
     assert [entry_id for entry_id, _ in entries] == [b"0-1", b"0-2"]
     assert json.loads(entries[1][1][b"e"])["title"] == "Hello"
@@ -196,7 +196,7 @@ def test_a_trace_context_that_is_not_valid_is_ignored(api, post, as_owner, trace
 
 def test_a_turn_is_accepted_while_redis_is_away(keys, environment):
     from api.app import create_app
-    from shared.settings import load_settings
+    from shared.configuration.settings import load_settings
 
     app = create_app("web", load_settings(environment | {"REDIS_URL": "redis://127.0.0.1:1/0"}))
     client, headers = app.test_client(), {"Authorization": f"Bearer {keys.alice}"}
@@ -457,7 +457,7 @@ def test_a_queued_turn_is_stopped_at_once_and_says_so(api, keys, session, post, 
     assert (answer.status_code, answer.json["status"], answer.json["stop_reason"]) == (200, "stopped", "user")
     assert answer.json["stop_requested_at"] == answer.json["stop_observed_at"] == answer.json["finished_at"]
     assert answer.json["last_seq"] == 4
-    assert api.services.outbox.drain(60)
+    assert api.services.notices.drain(60)
     entries = redis_client.xrange(log_key(session, turn))
     assert [json.loads(entry[b"e"])["type"] for _, entry in entries] == [
         "turn_queued",

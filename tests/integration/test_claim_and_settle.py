@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from shared.configuration.provider_settings import ProviderName
 from shared.errors import Fault
 from shared.ids import new_id
-from shared.price_table import read_price_table
-from shared.provider_settings import ProviderName
-from shared.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
+from shared.money.price_table import read_price_table
+from shared.money.usage import Usage, UsageSource
+from shared.turn.turns import FinishReason, StopReason
 from worker.turn.claim import claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.settle import Settlement, settle, settled_row

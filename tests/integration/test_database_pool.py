@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
-from shared.accounts import create_organization
-from shared.database import Database, engine_for
 from shared.errors import UnavailableError
-from shared.migrate import migrate
-from shared.statement import Statement
-from turnkeeper import ledger
+from shared.postgres.accounts import create_organization
+from shared.postgres.database import Database, engine_for
+from shared.postgres.migrate import migrate
+from shared.postgres.statement import Statement
+from turnkeeper.commands import ledger
 
 _BACKEND = Statement("select pg_backend_pid() as pid")
 _SLOW = Statement("select pg_sleep(6)")

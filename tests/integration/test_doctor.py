@@ -32,7 +32,7 @@ from turnkeeper.doctor.machine import PAGE, check_page, check_ports, check_price
 from turnkeeper.doctor.postgres import check_postgres
 from turnkeeper.doctor.provider import check_provider
 from turnkeeper.doctor.redis import check_redis
-from turnkeeper.embedded import EmbeddedPostgres, EmbeddedRedis
+from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis
 from worker.main import Worker
 
 OURS = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT", "ALLOWED_")
@@ -46,7 +46,7 @@ OTHERS = (
 )
 HERE = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
-PRICES = ROOT / "shared" / "prices.toml"
+PRICES = ROOT / "shared" / "money" / "prices.toml"
 
 
 def now() -> datetime:

@@ -10,9 +10,9 @@ from celery.worker import state
 from celery.worker.request import Request
 from redis import Redis
 
-from shared.celery_settings import celery_settings
-from shared.doorbell import QUEUE_KEY, QUEUE_NAME, TASK_NAME, arguments_of, doorbell
-from worker.strategy import doorbell_strategy
+from shared.redis.doorbell import QUEUE_KEY, QUEUE_NAME, TASK_NAME, arguments_of, doorbell
+from worker.process.celery_settings import celery_settings
+from worker.process.celery_strategy import doorbell_strategy
 
 TURN = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"

@@ -14,16 +14,16 @@ import psycopg
 import pytest
 import redis
 
-from turnkeeper.embedded import (
+from turnkeeper.up.embedded import (
     EmbeddedPostgres,
     EmbeddedRedis,
     EmbeddedServerError,
     temporary_postgres,
     temporary_redis,
 )
-from turnkeeper.embedded import programs as programs_module
-from turnkeeper.embedded.child import free_port
-from turnkeeper.embedded.programs import account_for, copied_programs, packaged_programs, postgres_programs
+from turnkeeper.up.embedded import programs as programs_module
+from turnkeeper.up.embedded.child import free_port
+from turnkeeper.up.embedded.programs import account_for, copied_programs, packaged_programs, postgres_programs
 
 LIMIT_SECONDS = 60.0
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
@@ -253,7 +253,7 @@ def test_a_port_that_clients_know_is_not_swapped_for_another(tmp_path):
 
 def test_servers_do_not_outlive_a_parent_that_was_killed(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from turnkeeper.embedded import *\n"
+        "import sys; from pathlib import Path; from turnkeeper.up.embedded import *\n"
         f"r = EmbeddedRedis(Path({str(tmp_path / 'r')!r})); r.start()\n"
         "with temporary_postgres() as p:\n"
         "    print(r.pid, p.pid, p.log.parent, flush=True); sys.stdin.read()\n"
@@ -272,7 +272,7 @@ def test_servers_do_not_outlive_a_parent_that_was_killed(tmp_path):
 
 
 def test_a_server_that_a_killed_parent_left_is_ended_before_the_next_start(server: EmbeddedPostgres):
-    from turnkeeper.embedded.postgres import end_leftover
+    from turnkeeper.up.embedded.postgres import end_leftover
 
     data = server.log.parent / "data"
     left = psutil.Process(server.pid)

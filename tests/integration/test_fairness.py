@@ -13,14 +13,14 @@ from sqlalchemy.engine import make_url
 
 from api.app import create_app
 from api.backlog import Backlog
-from shared.accounts import create_organization
+from shared.configuration.settings import load_settings
 from shared.ids import new_id
-from shared.settings import load_settings
-from shared.turns import FinishReason
+from shared.postgres.accounts import create_organization
+from shared.turn.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker
 from worker import runner
-from worker.sweeper import Sweeper
+from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import NOTHING, Completed
 from worker.turn.settle import Settlement, settle
@@ -488,7 +488,7 @@ def test_the_sweeper_is_back_when_the_next_lease_runs_out(floor, monkeypatch):
     keeper = Sweeper(floor.settings, new_id(), floor.database, None, None, lambda *_: None)
     assert keeper.sweep() == 1.0
     floor.fill(own, 2)
-    monkeypatch.setattr("worker.sweeper._EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr("worker.recovery.sweeper._EVERY_SECONDS", 1000.0)
     for lease_seconds in (300, 100):
         claim_next_turn(floor.database, floor.worker, None, lease_seconds=lease_seconds, context_tokens=1000)
         assert lease_seconds - 60 < keeper.sweep() <= lease_seconds

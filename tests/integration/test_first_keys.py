@@ -6,13 +6,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shared import accounts
 from shared.errors import SettingsError
-from shared.migrate import migrate
+from shared.postgres import accounts
+from shared.postgres.migrate import migrate
 from turnkeeper import cli
-from turnkeeper.logins import split_roles
-from turnkeeper.records import KEYS_NAME
-from turnkeeper.tenant import ensure_keys
+from turnkeeper.up.logins import split_roles
+from turnkeeper.up.records import KEYS_NAME
+from turnkeeper.up.tenant import ensure_keys
 
 
 def test_keys_are_made_once_and_found_again(owner_url: str, tmp_path: Path):

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.marks import leaks_in_files
-from turnkeeper import front as front_module
-from turnkeeper.front import Front, Kind, hand_over, take_over
-from turnkeeper.serve import noted_pid
+from turnkeeper.up import front as front_module
+from turnkeeper.up.front import Front, Kind, hand_over, take_over
+from turnkeeper.up.serve import noted_pid
 
 LIMIT_SECONDS = 60.0
 HEAD = b"GET %s HTTP/1.1\r\nHost: here\r\n\r\n"

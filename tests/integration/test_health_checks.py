@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from shared.database import Database
+from shared.postgres.database import Database
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "health.py"
 

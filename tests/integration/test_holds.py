@@ -19,10 +19,10 @@ from sqlalchemy import text
 
 from shared.errors import Fault
 from shared.ids import new_id
-from shared.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
-from shared.usage import Usage, UsageSource
+from shared.money.usage import Usage, UsageSource
+from shared.turn.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
 from turnkeeper.cli import main
-from worker.sweeper import Sweeper
+from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn, claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.settle import Settlement, UnpayableError, settle

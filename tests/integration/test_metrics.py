@@ -19,17 +19,17 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from shared.database import Database
+from shared.configuration.settings import Settings, load_settings
 from shared.errors import UnavailableError
 from shared.metrics import listener, table
 from shared.metrics.exposition import Exposition
 from shared.metrics.listener import MetricsListener, begin
 from shared.metrics.looking import looking_at_pool
 from shared.metrics.pages import Pages, folder_of
+from shared.metrics.registry import PLACES, Registry
 from shared.metrics.servers import WAIT_SECONDS, Servers
 from shared.metrics.table import Service
-from shared.metrics.tally import PLACES, Tally
-from shared.settings import Settings, load_settings
+from shared.postgres.database import Database
 from tests.conftest import Keys
 from tests.integration.conftest import Api, until
 from tests.ports import free_port
@@ -40,10 +40,10 @@ class Listening:
 
     def __init__(self, folder: Path, port: int, known: Callable[[], Any]) -> None:
         pages = Pages(folder / "worker")
-        self.tally = Tally()
-        self.tally.move(pages.open())
+        self.registry = Registry()
+        self.registry.move(pages.open())
         exposition = Exposition(Service.WORKER, pages.total, known)
-        self.listener = MetricsListener("127.0.0.1", port, self.tally, exposition.answer)
+        self.listener = MetricsListener("127.0.0.1", port, self.registry, exposition.answer)
         self.listener.start()
 
 
@@ -74,8 +74,8 @@ def plain(answer: httpx.Response) -> dict[str, float]:
 def test_a_scrape_has_the_figures_of_all_processes_whichever_answers(listen):
     port = free_port()
     first, second = listen(port), listen(port)
-    first.tally.counter(table.LEASES_LOST).add(2)
-    second.tally.counter(table.LEASES_LOST).add(3)
+    first.registry.counter(table.LEASES_LOST).add(2)
+    second.registry.counter(table.LEASES_LOST).add(3)
     for _ in range(10):
         answer = get(port)
         assert answer.headers["content-type"].startswith("text/plain")
@@ -118,7 +118,7 @@ def test_what_is_looked_at_is_looked_at_before_each_answer(listen):
     port = free_port()
     listening = listen(port)
     looked: list[int] = []
-    listening.tally.on_sample(lambda: looked.append(1))
+    listening.registry.on_sample(lambda: looked.append(1))
     get(port)
     assert looked
 
@@ -158,7 +158,7 @@ def test_the_database_tells_what_waits_and_what_is_held(
     assert known[table.HELD] == {(): 0.25}
     assert known[table.WORKERS] == {(): 2}
     assert known[table.WORKERS_HEARING] == {(): 1}
-    api.services.outbox.drain(60)
+    api.services.notices.drain(60)
     assert known_when(settings, postgres=1, redis=1)[table.DOORBELLS] == {(): 3}
 
 
@@ -169,7 +169,7 @@ def test_servers_that_are_away_or_hang_are_said_to_be_and_the_rest_is_answered(s
             settings, database_url=f"postgresql://u:secret@{where}/d", redis_url=f"redis://{where}"
         )
         port = free_port()
-        listen(port, Servers(away).known).tally.counter(table.TAKEN_UP).add()
+        listen(port, Servers(away).known).registry.counter(table.TAKEN_UP).add()
         assert WAIT_SECONDS <= 1
         figures = plain(get(port))  # while the servers go on saying nothing
         assert figures["turnkeeper_turns_taken_up_total"] == 1
@@ -192,7 +192,7 @@ def test_refusals_and_hit_limits_are_counted(keys: Keys, environment: dict[str, 
             api.post(f"/v1/sessions/{session}/turns", keys.service, json={"content": "x"}).status_code == 429
         )
         assert api.get("/v1/sessions").status_code == 401
-        figures = api.services.metrics.tally.values
+        figures = api.services.metrics.registry.values
         assert figures[PLACES[table.PROBLEMS, ("rate_limited",)]] == 1
         assert figures[PLACES[table.PROBLEMS, ("unauthorized",)]] == 1
         assert figures[PLACES[table.RATE_LIMITS_HIT, ("organization",)]] == 1
@@ -205,8 +205,8 @@ def test_refusals_and_hit_limits_are_counted(keys: Keys, environment: dict[str, 
 
 def test_a_pool_shows_what_is_taken_and_who_waited_in_vain(database_url: str):
     database = Database(database_url, pool_size=1, pool_wait_seconds=0.05)
-    tally = Tally()
-    look = looking_at_pool(tally, database, "requests")
+    registry = Registry()
+    look = looking_at_pool(registry, database, "requests")
     done = threading.Event()
     with database.across() as db:
         db.exec_driver_sql("select 1")
@@ -215,12 +215,12 @@ def test_a_pool_shows_what_is_taken_and_who_waited_in_vain(database_url: str):
         look()
     assert not done.is_set()
     shown = [
-        tally.values[PLACES[metric, ("requests",)]]
+        registry.values[PLACES[metric, ("requests",)]]
         for metric in (table.POOL_SIZE, table.POOL_OPEN, table.POOL_IN_USE, table.POOL_TIMEOUTS)
     ]
     look()
     assert shown == [1, 1, 1, 1]
-    assert tally.values[PLACES[table.POOL_IN_USE, ("requests",)]] == 0
+    assert registry.values[PLACES[table.POOL_IN_USE, ("requests",)]] == 0
     database.dispose()
 
 
@@ -231,7 +231,7 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_service(
         port = taken.getsockname()[1]
         wanted = replace(settings, metrics_port=port)
         try:
-            assert begin(wanted, Service.WEB, Tally()) is None
+            assert begin(wanted, Service.WEB, Registry()) is None
         finally:
             shutil.rmtree(folder_of(port, Service.WEB).parent, ignore_errors=True)
     assert "there are no metrics" in caplog.text

@@ -10,15 +10,15 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from shared import migrate as migrating
-from shared.accounts import create_organization
-from shared.database import Database
+from shared.configuration.settings import load_settings
 from shared.errors import UnavailableError
-from shared.migrate import SCRIPTS, migrate
-from shared.settings import load_settings
-from shared.turns import FinishReason
+from shared.postgres import migrate as migrating
+from shared.postgres.accounts import create_organization
+from shared.postgres.database import Database
+from shared.postgres.migrate import SCRIPTS, migrate
+from shared.turn.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
-from turnkeeper.embedded import EmbeddedPostgres, temporary_postgres
+from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 from worker.turn.claim import Claim
 from worker.turn.outcome import Completed
 from worker.turn.settle import settle

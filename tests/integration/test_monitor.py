@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.monitor import Monitor
-from turnkeeper.embedded import temporary_redis
+from turnkeeper.up.embedded import temporary_redis
 
 LIMIT_SECONDS = 60.0
 

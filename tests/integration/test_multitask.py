@@ -8,11 +8,11 @@ import psycopg
 import pytest
 import redis
 
-from shared.events import decode_header
 from shared.ids import new_id
-from shared.redis_names import abort_key, log_key
-from shared.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
+from shared.money.usage import Usage, UsageSource
+from shared.redis.names import abort_key, log_key
+from shared.turn.events import decode_header
+from shared.turn.turns import FinishReason, StopReason
 from tests.integration.conftest import until
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import Answer, Completed, Requeued, Stopped
@@ -144,10 +144,10 @@ def test_a_turn_that_waits_again_after_a_lost_attempt_stays_its_sessions_next(ta
 def test_stopping_a_turn_that_waits_wakes_a_worker_for_the_one_behind_it(table, redis_client):
     first = table.post("one")
     table.post("two")
-    assert table.api.services.outbox.drain(60)
+    assert table.api.services.notices.drain(60)
     rung = redis_client.llen("turns:turns")
     table.stop(first)
-    assert table.api.services.outbox.drain(60)
+    assert table.api.services.notices.drain(60)
     assert redis_client.llen("turns:turns") == rung + 1
 
 
@@ -179,7 +179,7 @@ def test_interrupting_stops_the_running_turn_keeps_its_text_and_then_runs(table,
     running = table.claim()
     second = table.post("two", "interrupt")
     assert table.how(first) == ("stopping", "superseded")
-    assert table.api.services.outbox.drain(60)
+    assert table.api.services.notices.drain(60)
     assert redis_client.get(abort_key(table.session, first)) == b"superseded"
     assert table.claim() is None
     table.settle(running, Stopped(answer_of("par"), StopReason.SUPERSEDED))
@@ -193,7 +193,7 @@ def test_interrupting_ends_what_waits_and_its_readers_are_told(table, redis_clie
     first, second = table.post("one"), table.post("two")
     third = table.post("three", "interrupt")
     assert [table.how(turn) for turn in (first, second)] == [("stopped", "superseded")] * 2
-    assert table.api.services.outbox.drain(60)
+    assert table.api.services.notices.drain(60)
     for turn in (first, second):
         types = [
             decode_header(fields[b"e"]).type
@@ -280,7 +280,7 @@ def test_a_turn_that_completed_before_the_rollback_is_not_rolled_back(table):
 def test_the_done_of_a_rolled_back_turn_is_that_of_no_text(table):
     first = table.post("one")
     table.claim()
-    table.api.services.outbox.drain(60)
+    table.api.services.notices.drain(60)
     second = table.post("two", "enqueue")
     table.post("three", "rollback")
     events = table.api.get(f"/v1/turns/{second}/events", table.key).json["data"]

@@ -26,7 +26,7 @@ from tests.nginx import (
     running_nginx,
 )
 from tests.ports import closed_port, free_port
-from turnkeeper.front import route
+from turnkeeper.up.front import route
 
 MEBIBYTE = 1 << 20
 

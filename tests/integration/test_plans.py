@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from shared.ids import new_id
-from shared.migrate import migrate
-from shared.turns import FinishReason
-from shared.usage import Usage, UsageSource
-from turnkeeper.embedded import EmbeddedPostgres
+from shared.money.usage import Usage, UsageSource
+from shared.postgres.migrate import migrate
+from shared.turn.turns import FinishReason
+from turnkeeper.up.embedded import EmbeddedPostgres
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import Answer, Completed
 from worker.turn.settle import Settlement, settle

@@ -9,9 +9,9 @@ from time import monotonic
 import pytest
 import redis
 
-from shared.events import EventEncoder, EventType
 from shared.ids import new_id
-from shared.redis_names import log_key
+from shared.redis.names import log_key
+from shared.turn.events import EventEncoder, EventType
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
 

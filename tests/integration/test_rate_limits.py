@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from api.app import create_app
-from shared.limit_scripts import TAKE
-from shared.redis_names import organization_turns_key, user_turns_key
+from shared.redis.limit_scripts import TAKE
+from shared.redis.names import organization_turns_key, user_turns_key
 from tests.integration.conftest import LIMIT_SECONDS, Api, be_patient, until
-from turnkeeper.embedded import temporary_redis
+from turnkeeper.up.embedded import temporary_redis
 
 HOUR = 3600
 ANSWER_SECONDS = 0.3

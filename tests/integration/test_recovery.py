@@ -5,12 +5,12 @@ from hashlib import sha256
 
 import pytest
 
-from shared.redis_names import log_key
-from shared.settings import load_settings
+from shared.configuration.settings import load_settings
+from shared.redis.names import log_key
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import DEADLINE_SECONDS, Desk, patience, patient_worker, provider
-from worker.provider import Capabilities
 from worker.providers import upstream
+from worker.providers.provider import Capabilities
 from worker.providers.silence import SilenceWatch
 
 __all__ = ["patience", "provider"]

@@ -13,7 +13,7 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 
-from shared.events import EventType
+from shared.turn.events import EventType
 from tests.integration.relay_world import (
     LIMIT_SECONDS,
     Service,
@@ -25,7 +25,7 @@ from tests.integration.relay_world import (
     send,
     subscribe,
 )
-from turnkeeper.embedded import temporary_redis
+from turnkeeper.up.embedded import temporary_redis
 
 
 @pytest.fixture(scope="module")

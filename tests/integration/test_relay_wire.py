@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from shared.errors import UnavailableError
-from shared.wire import Wire, pack
+from shared.redis.wire import Wire, pack
 
 
 def run(scene, factory):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from shared.errors import UnavailableError
-from worker.retention import forget_old_sessions
-from worker.sweeper import Sweeper
+from worker.recovery.retention import forget_old_sessions
+from worker.recovery.sweeper import Sweeper
 
 DAYS = 30
 CONTENT = "words that must go"
@@ -206,7 +206,7 @@ def test_a_sweeper_whose_retention_fails_has_done_its_other_duties(
     def fail(*_):
         raise UnavailableError("no")
 
-    monkeypatch.setattr("worker.sweeper.forget_old_sessions", fail)
+    monkeypatch.setattr("worker.recovery.sweeper.forget_old_sessions", fail)
     idle = api.session(keys.alice)
     as_owner(
         "update turnkeeper.sessions set last_activity_at = now() - interval '3 hours' where id = :id", id=idle

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from shared.database import Database
+from shared.postgres.database import Database
 from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import TENANT_TABLES, two_organizations
 

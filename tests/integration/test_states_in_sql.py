@@ -1,11 +1,12 @@
-"""What SQL allows is what the tables in `shared.turns` say, and what a person would say."""
+"""What SQL allows is what the tables in `shared.turn.turns` say, and what a person would say."""
 
 import re
 
 import pytest
 
-from shared.accounts import KeyRole
-from shared.turns import (
+from shared.money.usage import UsageSource
+from shared.postgres.accounts import KeyRole
+from shared.turn.turns import (
     ACTIVE,
     TERMINAL,
     FinishReason,
@@ -15,7 +16,6 @@ from shared.turns import (
     StopReason,
     TurnStatus,
 )
-from shared.usage import UsageSource
 
 # By hand as well: a check that is only derived from the table that it checks proves nothing.
 ENDED = {"completed", "stopped", "failed", "expired"}

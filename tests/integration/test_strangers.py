@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from api.operation import Operation
 from api.routes import OPERATIONS
-from shared.accounts import KeyRole
+from shared.postgres.accounts import KeyRole
 from tests.tenants import TENANT_TABLES
 
 IDS = re.compile(r"{(\w+_id)}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from turnkeeper.embedded import EmbeddedServerError
-from turnkeeper.supervisor import Child, Program, Server, Wakeup, end_all
+from turnkeeper.up.embedded import EmbeddedServerError
+from turnkeeper.up.supervisor import Child, Program, Server, Wakeup, end_all
 
 LIMIT_SECONDS = 60.0
 PATIENT = "import signal, time\nprint('up', flush=True)\nsignal.pause()"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.app import create_app
-from shared.settings import load_settings
+from shared.configuration.settings import load_settings
 from shared.tracing.begin import begin_tracing
 from shared.tracing.context import parse_traceparent
 from tests.collector import LIMIT_SECONDS, playing

@@ -28,11 +28,11 @@ from api.caller import Caller
 from api.statements.turns import stop_turn
 from shared.errors import Fault
 from shared.ids import new_id
-from shared.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
-from worker import leases, sweeper
-from worker.left_behind import Left, source_of, usage_of
-from worker.provider import Capabilities
+from shared.money.usage import Usage, UsageSource
+from shared.turn.turns import FinishReason, StopReason
+from worker.providers.provider import Capabilities
+from worker.recovery import leases, sweeper
+from worker.recovery.left_behind import Left, source_of, usage_of
 from worker.turn.claim import Claim, claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.settle import Settlement, UnpayableError, settle
@@ -45,7 +45,7 @@ LEASE_SECONDS = 600.0  # no lease runs out by itself: only `lapse` lets one
 MOST_ATTEMPTS = 3
 MOST_TURNS = 3
 
-# By hand: the statuses that one statement may lead to from each. Not derived from shared.turns.
+# By hand: the statuses that one statement may lead to from each. Not derived from shared.turn.turns.
 LEGAL = {
     None: {"queued"},
     "queued": {"running", "stopped", "expired"},

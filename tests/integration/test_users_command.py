@@ -10,11 +10,11 @@ import redis
 from sqlalchemy import text
 
 from shared.ids import new_id
-from shared.redis_names import log_key
-from shared.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
+from shared.money.usage import Usage, UsageSource
+from shared.redis.names import log_key
+from shared.turn.turns import FinishReason, StopReason
 from turnkeeper.cli import main
-from turnkeeper.erasure import Erasure
+from turnkeeper.commands.erasure import Erasure
 from worker.turn.claim import claim_turn
 from worker.turn.outcome import Answer, Completed, Stopped
 from worker.turn.settle import Settlement, settle
@@ -59,7 +59,7 @@ class Desk:
             headers={"Idempotency-Key": str(new_id())},
         )
         assert answer.status_code == 202
-        assert self.api.services.outbox.drain(60)
+        assert self.api.services.notices.drain(60)
         return answer.json["id"]
 
     def claim(self, turn):
@@ -350,7 +350,7 @@ def test_an_export_goes_to_a_new_file_that_others_cannot_read(desk, keys, tmp_pa
 
 
 def test_a_long_export_is_written_page_by_page(desk, keys, monkeypatch, capsys):
-    monkeypatch.setattr("turnkeeper.export._PAGE", 2)
+    monkeypatch.setattr("turnkeeper.commands.export._PAGE", 2)
     made = [desk.api.session(keys.alice) for _ in range(5)]
     assert main(["users", "export", "alice", "--organization", "Acme"]) == 0
     assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == made

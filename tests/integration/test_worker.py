@@ -13,16 +13,17 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from shared.configuration.settings import load_settings
 from shared.ids import new_id
-from shared.log_scripts import APPEND, Appended
 from shared.metrics import table
-from shared.metrics.tally import PLACES
-from shared.redis_names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
-from shared.settings import load_settings
+from shared.metrics.registry import PLACES
+from shared.redis.log_scripts import APPEND, Appended
+from shared.redis.names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from tests.integration.conftest import LONG_LEASES, be_patient, until
-from worker import runner, sweeper
-from worker.left_behind import left_behind
+from worker import runner
 from worker.main import Worker
+from worker.recovery import sweeper
+from worker.recovery.left_behind import left_behind
 from worker.turn.claim import claim_turn
 from worker.turn.settle import settle
 
@@ -321,7 +322,7 @@ def test_a_turn_that_cannot_be_taken_up_keeps_no_other_waiting(desk, monkeypatch
             raise RuntimeError("a mistake")
         return real(row, *rest)
 
-    monkeypatch.setattr("worker.sweeper.left_behind", mistaken)
+    monkeypatch.setattr("worker.recovery.sweeper.left_behind", mistaken)
     for turn in (stuck, other):  # the first whose lease ran out is the first that is looked at
         desk.claimed_elsewhere(turn)
         desk.lapse(turn)
@@ -518,7 +519,7 @@ def test_a_turn_that_no_worker_took_expires_and_done_says_so(desk):
 
 
 def counted(desk, metric, *labels):
-    return desk.worker._tally.values[PLACES[metric, labels]]
+    return desk.worker._registry.values[PLACES[metric, labels]]
 
 
 def test_an_attempt_that_lost_its_lease_and_the_turn_that_a_sweeper_takes_up_are_counted(desk):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.redis_names import call_key
+from shared.redis.names import call_key
 from tests.soak.chaos.checker import Stored
 from tests.soak.chaos.clients import Told
 from tests.soak.chaos.plan import Kind, TurnPlan

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import httpx
 
-from turnkeeper.embedded import temporary_postgres, temporary_redis
-from turnkeeper.embedded.child import free_port
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded.child import free_port
 
 NEW = Path(__file__).parents[2]
 LIMIT_SECONDS = 120.0

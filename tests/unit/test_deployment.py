@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from shared.configuration.variables import VARIABLES
 from shared.errors import PROBLEMS, ProblemCode, problem_type
-from shared.variables import VARIABLES
 from turnkeeper import cli
 
 ROOT = Path(__file__).parents[2]

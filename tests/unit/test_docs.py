@@ -126,6 +126,17 @@ def test_every_line_of_the_security_page_names_tests_that_exist_or_says_why_ther
         assert path or re.search(r"\bnot?\b|\bnone\b|\*\*not\*\*|Pin", line, re.IGNORECASE), line
 
 
+def test_the_map_names_every_module_once_and_no_other():
+    listed = re.findall(r"^\| `([\w/]+\.py)` \| \S.*\|$", ARCHITECTURE, re.MULTILINE)
+    there = [
+        str(source.relative_to(ROOT))
+        for folder in ("api", "worker", "shared", "turnkeeper")
+        for source in (ROOT / folder).rglob("*.py")
+        if source.name != "__init__.py" and source.parent.name != "versions"
+    ]
+    assert sorted(listed) == sorted(there)
+
+
 def test_the_code_cites_no_invariant_that_the_architecture_does_not_have():
     cited = set()
     for folder in ("api", "worker", "shared", "turnkeeper"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.variables import VARIABLES
+from shared.configuration.variables import VARIABLES
 from tests.documents import ROOT, Block, blocks, reasons_of
 from turnkeeper import cli
 

@@ -17,12 +17,12 @@ from api.problems import problem_body
 from api.statements.holds import _refusal
 from api.windows import Count, Window
 from bench.__main__ import _parser
-from shared.logs import TextFormatter
-from shared.price_table import read_price_table
-from shared.usage import Usage
+from shared.money.price_table import read_price_table
+from shared.money.usage import Usage
+from shared.observing.logs import TextFormatter
 from tests.documents import ROOT, Block, allotted
 from tests.e2e.clone import environment
-from turnkeeper import reference
+from turnkeeper.reference import pages as reference
 
 BLOCKS = allotted(__file__)
 ELLIPSIS = "…"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import load_settings
-from shared.variables import VARIABLES
+from shared.configuration.settings import load_settings
+from shared.configuration.variables import VARIABLES
 from tests.documents import ROOT, allotted
 from turnkeeper.dotenv import read_dotenv
 

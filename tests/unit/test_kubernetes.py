@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from api.health import OPERATIONS
-from shared.variables import VARIABLES
+from shared.configuration.variables import VARIABLES
 from turnkeeper import cli
 
 ROOT = Path(__file__).parents[2]

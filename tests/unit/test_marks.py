@@ -6,9 +6,9 @@ import secrets
 
 import pytest
 
-from shared.accounts import mint_key
+from shared.postgres.accounts import mint_key
 from tests import marks
-from turnkeeper.embedded.child import kept_secret
+from turnkeeper.up.embedded.child import kept_secret
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import yaml
 
 from shared.metrics.exposition import Exposition
 from shared.metrics.pages import Sum
+from shared.metrics.registry import SIZE
 from shared.metrics.table import METRICS, Service
-from shared.metrics.tally import SIZE
 from tests.documents import allotted
 from tests.promtool import checked, required_promtool
 

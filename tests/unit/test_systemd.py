@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.variables import VARIABLES
+from shared.configuration.variables import VARIABLES
 from turnkeeper import cli
 
 ROOT = Path(__file__).parents[2]

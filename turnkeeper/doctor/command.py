@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from turnkeeper.doctor.findings import Check, Finding, Level
-from turnkeeper.records import DATA_FOLDER, STATE_NAME, State, read_state
+from turnkeeper.options import count_of_processes, port_number
+from turnkeeper.owner import environment
+from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, State, read_state
 
 LIMIT_SECONDS: Final = 20.0
 _MOST_LIMIT_SECONDS: Final = 300.0
@@ -23,8 +25,6 @@ _COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.WRONG: "bold
 
 def add_doctor(doctor_parser: argparse.ArgumentParser) -> None:
     """Give `doctor` its options."""
-    from turnkeeper.cli import count_of_processes, port_number
-
     doctor_parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     doctor_parser.add_argument(
         "--limit",
@@ -63,7 +63,6 @@ def limit_seconds(words: str) -> float:
 
 def doctor(options: argparse.Namespace) -> int:
     """Run every check and say what was found; 1 when something is wrong."""
-    from turnkeeper.cli import environment
     from turnkeeper.doctor.findings import examine
 
     state = read_state(options.data / STATE_NAME)
@@ -86,7 +85,7 @@ def as_run_here(environ: Mapping[str, str], state: State | None) -> dict[str, st
     """Return the environment that the processes have: of a running `up` with the servers that it started."""
     if state is None:
         return dict(environ)
-    from turnkeeper.up import names_provider
+    from turnkeeper.up.up import names_provider
 
     servers = {"DATABASE_URL": state.database_url, "REDIS_URL": state.redis_url}
     if not names_provider(environ) and state.provider_url:
@@ -99,7 +98,7 @@ def all_checks(
     environ: Mapping[str, str], state: State | None, options: argparse.Namespace
 ) -> Mapping[str, Check]:
     """Return every check; a server that nobody named is one of the settings' problems."""
-    from shared.environment import Reader
+    from shared.configuration.environment import Reader
     from turnkeeper.doctor.connections import check_connections, connections_of
     from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
     from turnkeeper.doctor.postgres import check_postgres

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import api
+from shared.configuration.provider_settings import load_priced_model
+from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
-from shared.provider_settings import load_priced_model
-from shared.settings import load_settings
 from turnkeeper.doctor.clock import Clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, warning, wrong
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.exc import ArgumentError
 
-from shared.database import Database
 from shared.errors import UnavailableError
-from shared.migrate import head_revision
+from shared.postgres.database import Database
+from shared.postgres.migrate import head_revision
 from turnkeeper.doctor.clock import Clock, judged_clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, looked_at, reason, warning, wrong
 

@@ -8,10 +8,10 @@ from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.environment import Reader
-from shared.provider_settings import ProviderSettings, read_provider
+from shared.configuration.environment import Reader
+from shared.configuration.provider_settings import ProviderSettings, read_provider
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, warning, wrong
-from worker.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
+from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 
 PLACEHOLDER: Final = "only-the-worker-has-it"
 """What docker-compose.yml and the Kubernetes example give those that call nobody."""

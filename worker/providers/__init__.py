@@ -2,13 +2,13 @@
 
 import httpx
 
-from shared.provider_settings import ProviderName, ProviderSettings
-from worker.egress import GuardedResolver, Resolver, SystemResolver
-from worker.provider import Provider
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from worker.providers.anthropic import Anthropic
 from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.provider import Provider
 from worker.providers.upstream import Dialect, UpstreamProvider
-from worker.transport import IDLE_SECONDS, MAX_IDLE, UpstreamTransport
+from worker.transport.egress import GuardedResolver, Resolver, SystemResolver
+from worker.transport.pool import IDLE_SECONDS, MAX_IDLE, UpstreamTransport
 
 
 def build_provider(settings: ProviderSettings, *, resolver: Resolver | None = None) -> Provider:
@@ -31,7 +31,7 @@ def _transport(settings: ProviderSettings, resolver: Resolver) -> httpx.AsyncBas
     if settings.guards_egress:
         resolver = GuardedResolver(resolver, settings.allowed_hosts)
     if settings.transport == "httpx":
-        from worker.stock_transport import PinnedHttpxTransport
+        from worker.transport.stock import PinnedHttpxTransport
 
         return PinnedHttpxTransport(resolver, max_idle=MAX_IDLE, idle_seconds=IDLE_SECONDS)
     return UpstreamTransport(resolver=resolver)

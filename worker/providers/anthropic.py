@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderSettings
-from shared.turns import FinishReason
-from shared.usage import Usage
-from worker.provider import Capabilities, Prompt
-from worker.providers.answer import MOST_TOKENS, Answer, token_count, unreadable
+from shared.money.usage import Usage
+from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
+from worker.providers.provider import Capabilities, Prompt
+from worker.providers.reading import MOST_TOKENS, Reading, token_count, unreadable
 
 _log = logging.getLogger("turnkeeper.provider")
 
@@ -103,33 +103,33 @@ class Anthropic:
             request["system"] = prompt.system
         return msgspec.json.encode(request)
 
-    def reader(self, answer: Answer) -> "EventReader":
+    def reader(self, reading: Reading) -> "EventReader":
         """Return a reader of one answer."""
-        return EventReader(answer)
+        return EventReader(reading)
 
 
 class EventReader:
     """Reads the events of one message."""
 
     __slots__ = (
-        "_answer",
         "_cache_read",
         "_cache_write",
         "_cache_write_1h",
         "_input",
         "_is_output_final",
         "_output",
+        "_reading",
         "_reason",
         "_thinking",
     )
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, reading: Reading) -> None:
         """Begin an answer.
 
         Args:
-            answer: Where what is read goes.
+            reading: Where what is read goes.
         """
-        self._answer = answer
+        self._reading = reading
         self._reason: str | None = None
         # The largest valid figures so far; disjoint as they come.
         self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
@@ -148,7 +148,7 @@ class EventReader:
         if event is None:
             return
         kind = event.type or name
-        if kind == "content_block_delta" and event.delta is not None and self._answer.is_begun:
+        if kind == "content_block_delta" and event.delta is not None and self._reading.is_begun:
             self._add(event.delta)  # first: nearly every event is one
             return
         if kind == "error" or event.error is not None:
@@ -156,14 +156,14 @@ class EventReader:
         if kind == "message_start":
             self._start(event.message)
         elif kind in _KNOWN_EVENTS:
-            if not self._answer.is_begun:
+            if not self._reading.is_begun:
                 raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's message has no start")
             self._go_on(kind, event)
 
     def _start(self, message: _Message | None) -> None:
-        if self._answer.is_begun:
+        if self._reading.is_begun:
             raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's message started twice")
-        self._answer.begin()
+        self._reading.begin()
         if message is not None:
             self._count(message.usage)
 
@@ -178,22 +178,22 @@ class EventReader:
                     if self._reason in _TOOL_REASONS:
                         raise _tool_call()
             case "message_stop":
-                self._answer.finish(self._finish_reason(), self._final_usage())
+                self._reading.finish(self._finish_reason(), self._final_usage())
 
     def _open(self, block: _Block) -> None:
         if block.type.endswith("tool_use"):  # a tool of ours, of the server's or of an MCP server's
             raise _tool_call()
         if block.thinking:
-            self._answer.think(block.thinking)
+            self._reading.think(block.thinking)
         if block.text:
-            self._answer.say(block.text)
+            self._reading.say(block.text)
 
     def _add(self, delta: _Delta) -> None:
         match delta.type:
             case "text_delta":
-                self._answer.say(delta.text or "")
+                self._reading.say(delta.text or "")
             case "thinking_delta":
-                self._answer.think(delta.thinking or "")
+                self._reading.think(delta.thinking or "")
             case "input_json_delta":
                 raise _tool_call()
 
@@ -218,7 +218,7 @@ class EventReader:
         self._count_cache_writes(usage)
         found = self._usage()
         if not found.is_empty():
-            self._answer.use(found)
+            self._reading.use(found)
         return output > 0
 
     def _count_cache_writes(self, usage: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ class EventReader:
     def _final_usage(self) -> Usage | None:
         """Return the figures, unless they are `message_start`'s only: those count no answer."""
         has_input = self._input + self._cache_read + self._cache_write > 0
-        is_counted = has_input and (self._is_output_final or not self._answer.is_spoken)
+        is_counted = has_input and (self._is_output_final or not self._reading.is_spoken)
         return self._usage() if is_counted else None
 
 

@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderSettings
-from shared.turns import FinishReason
-from shared.usage import Usage
-from worker.provider import Capabilities, Prompt
-from worker.providers.answer import Answer, token_count, unreadable
+from shared.money.usage import Usage
+from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
+from worker.providers.provider import Capabilities, Prompt
+from worker.providers.reading import Reading, token_count, unreadable
 
 _log = logging.getLogger("turnkeeper.provider")
 
@@ -94,31 +94,31 @@ class OpenAICompatible:
             request |= {"continue_final_message": True, "add_generation_prompt": False}
         return msgspec.json.encode(request)
 
-    def reader(self, answer: Answer) -> "ChunkReader":
+    def reader(self, reading: Reading) -> "ChunkReader":
         """Return a reader of one answer."""
-        return ChunkReader(answer)
+        return ChunkReader(reading)
 
 
 class ChunkReader:
     """Reads chat completion chunks."""
 
     __slots__ = (
-        "_answer",
         "_cached",
         "_completion",
         "_prompt",
+        "_reading",
         "_reason",
         "_reasoning",
         "_refused",
     )
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, reading: Reading) -> None:
         """Begin an answer.
 
         Args:
-            answer: Where what is read goes.
+            reading: Where what is read goes.
         """
-        self._answer = answer
+        self._reading = reading
         self._reason: str | None = None
         self._refused = False
         # The largest valid figures so far, as the provider counts them.
@@ -131,7 +131,7 @@ class ChunkReader:
             ProviderError: It is an error, a tool call, or cannot be read.
         """
         if data == b"[DONE]" or data.strip() == b"[DONE]":
-            self._answer.finish(self._finish_reason(), self._final_usage())
+            self._reading.finish(self._finish_reason(), self._final_usage())
             return
         if name == "ping":
             return
@@ -148,19 +148,19 @@ class ChunkReader:
                 self._read(choice)
 
     def _read(self, choice: _Choice) -> None:
-        answer = self._answer
-        answer.begin()
+        reading = self._reading
+        reading.begin()
         delta = choice.delta
         if delta is not None:
             if delta.tool_calls or delta.function_call:
                 raise _tool_call()
             if thought := delta.reasoning_content or delta.reasoning:
-                answer.think(thought)
+                reading.think(thought)
             if delta.content:
-                answer.say(delta.content)
+                reading.say(delta.content)
             if delta.refusal:
                 self._refused = True
-                answer.say(delta.refusal)
+                reading.say(delta.refusal)
         if choice.finish_reason:
             self._reason = choice.finish_reason
             if choice.finish_reason in _TOOL_REASONS:
@@ -189,7 +189,7 @@ class ChunkReader:
             self._reasoning, _detail(usage, "completion_tokens_details", "reasoning_tokens")
         )
         if self._prompt or self._completion:
-            self._answer.use(self._usage())
+            self._reading.use(self._usage())
 
     def _usage(self) -> Usage:
         cached = min(self._cached, self._prompt)  # prompt tokens contain the cached ones
@@ -202,7 +202,7 @@ class ChunkReader:
 
     def _final_usage(self) -> Usage | None:
         """Return the figures, unless text stands against none counted for it: nothing said is free."""
-        is_counted = self._prompt > 0 and (self._completion > 0 or not self._answer.is_spoken)
+        is_counted = self._prompt > 0 and (self._completion > 0 or not self._reading.is_spoken)
         return self._usage() if is_counted else None
 
 

@@ -11,11 +11,19 @@ from time import time_ns
 from typing import Final
 from urllib.parse import urlsplit
 
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderName, ProviderSettings
 from shared.tracing.context import TraceContext, parse_traceparent
 from shared.tracing.span import Kind, Recorder, Span, Value, known
-from worker.provider import Capabilities, ContentDelta, Finish, Item, Prompt, Provider, ReasoningDelta
+from worker.providers.provider import (
+    Capabilities,
+    ContentDelta,
+    Finish,
+    Item,
+    Prompt,
+    Provider,
+    ReasoningDelta,
+)
 
 _OPERATION: Final = "chat"
 _PORTS: Final = {"http": 80, "https": 443}

@@ -10,13 +10,13 @@ from typing import Final, Protocol
 
 import httpx
 
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
-from shared.provider_settings import ProviderSettings
-from worker.provider import Capabilities, Item, Prompt
-from worker.providers.answer import Answer, Reader
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
+from worker.providers.provider import Capabilities, Item, Prompt
+from worker.providers.reading import Reader, Reading
 from worker.providers.silence import SilenceWatch
-from worker.sse import SseDecoder, SseEvent, SseLimitError
+from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
 MAX_ERROR_BYTES: Final = 8 * 1024
 """What is read of a refusal: enough for its code, whatever else it holds."""
@@ -42,7 +42,7 @@ class Dialect(Protocol):
     def body(self, prompt: Prompt) -> bytes:
         """Encode a request."""
 
-    def reader(self, answer: Answer) -> Reader:
+    def reader(self, reading: Reading) -> Reader:
         """Return a reader that writes one stream to `answer`."""
 
 
@@ -130,7 +130,6 @@ class _Exchange:
     """One request and its answer; iterating gives batches of items."""
 
     __slots__ = (
-        "_answer",
         "_body",
         "_bytes_left",
         "_decoder",
@@ -139,6 +138,7 @@ class _Exchange:
         "_is_sent",
         "_on_sent",
         "_reader",
+        "_reading",
         "_response",
         "_silence",
         "_transport",
@@ -156,8 +156,8 @@ class _Exchange:
         self._transport = transport
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
-        self._answer = Answer(settings.max_text_bytes, continues=continues)
-        self._reader = dialect.reader(self._answer)
+        self._reading = Reading(settings.max_text_bytes, continues=continues)
+        self._reader = dialect.reader(self._reading)
         self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
         self._bytes_left = settings.max_answer_bytes
         self._events_left = MAX_EVENTS
@@ -207,12 +207,12 @@ class _Exchange:
         while True:
             if self._failure is not None:
                 raise self._failure
-            if self._answer.is_finished:
+            if self._reading.is_finished:
                 await self._drain()
                 raise StopAsyncIteration
             await self._read_chunk()
-            if items := self._answer.take():
-                self._silence.hear(is_text=self._answer.is_spoken)
+            if items := self._reading.take():
+                self._silence.hear(is_text=self._reading.is_spoken)
                 return items
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
@@ -263,7 +263,7 @@ class _Exchange:
                 if self._events_left < 0:
                     raise _protocol("the model provider's answer has too many events")
                 self._reader.feed(name, data)
-                if self._answer.is_finished:
+                if self._reading.is_finished:
                     return
         except SseLimitError as exc:
             self._failure = _protocol(f"in the model provider's stream {exc}")
@@ -273,7 +273,7 @@ class _Exchange:
     def _end(self, failure: ProviderError) -> None:
         """Fail, unless the event that the end cut off is the terminal mark or names a better reason."""
         self._read(self._decoder.finish())
-        if self._failure is None and not self._answer.is_finished:
+        if self._failure is None and not self._reading.is_finished:
             self._failure = failure
 
     async def _beginning(self) -> bytes:

@@ -6,7 +6,7 @@ no event has: what was written to a cache costs more than any estimate says.
 
 from dataclasses import dataclass
 
-from shared.usage import Usage, UsageSource
+from shared.money.usage import Usage, UsageSource
 
 
 @dataclass(frozen=True, slots=True)

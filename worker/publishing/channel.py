@@ -9,19 +9,17 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
-from shared.events import EventEncoder, EventType, timestamp
-from shared.log_scripts import APPEND, RESTART, Appended, sha_of
-from shared.redis_names import events_channel, log_key
-from shared.turns import TurnStatus
-from shared.usage import Usage, UsageSource
-from shared.wire import pack
+from shared.money.usage import Usage, UsageSource
+from shared.redis.log_scripts import APPEND, RESTART, Appended, sha_of
+from shared.redis.names import events_channel, log_key
+from shared.redis.wire import pack
+from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
-
-if TYPE_CHECKING:
-    from worker.publishing.publisher import Publisher
+from worker.publishing.delta_counts import DeltaCounts
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -39,6 +37,28 @@ _Pending = list[Any]
 """`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
 
 
+class Sender(Protocol):
+    """What a channel asks of its publisher: each returns at once, in the loop's thread."""
+
+    counts: DeltaCounts
+    """Where deltas are counted."""
+
+    def mark(self, channel: "Channel") -> None:
+        """Note that `channel` has news."""
+
+    def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
+        """Keep that an attempt called the provider."""
+
+    def begin_again(self, channel: "Channel") -> None:
+        """Begin a lost log again with `channel.snapshot`, if the leases are trusted."""
+
+    def restart(self, channel: "Channel") -> None:
+        """Begin a lost log again, once PostgreSQL has said that the turn is still ours."""
+
+    def forget(self, channel: "Channel") -> None:
+        """Drop a channel."""
+
+
 class Channel:
     """One attempt's way to its log and its readers.
 
@@ -54,10 +74,10 @@ class Channel:
 
     __slots__ = (
         "_attempt",
+        "_counts",
         "_encoder",
         "_expires_at",
         "_first_unacked",
-        "_flow",
         "_in_flight",
         "_is_discarded",
         "_is_ending",
@@ -87,7 +107,7 @@ class Channel:
 
     def __init__(
         self,
-        publisher: "Publisher",
+        publisher: Sender,
         session_id: UUID,
         turn_id: UUID,
         attempt: int,
@@ -100,7 +120,7 @@ class Channel:
         self.channel = events_channel(session_id)
         self.seq = seq
         self._publisher = publisher
-        self._flow = publisher.flow
+        self._counts = publisher.counts
         self._encoder = EventEncoder(session_id, turn_id)
         self._session_id = session_id
         self._turn_id = turn_id
@@ -289,8 +309,8 @@ class Channel:
         if kind is False or kind is True:
             text = content[0] if len(content) == 1 else "".join(content)
             (self._thought if kind else self._shown).append(text)
-            self._flow.deltas += len(content)
-            self._flow.delta_events += 1
+            self._counts.deltas += len(content)
+            self._counts.delta_events += 1
             return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
         if kind is None:
             return bytes(content)
@@ -306,7 +326,7 @@ class Channel:
             case Appended.WRITTEN:
                 self._settle_unacked()
                 if self._sent_since:
-                    self._flow.delays.append(monotonic() - self._sent_since)
+                    self._counts.delays.append(monotonic() - self._sent_since)
                     self._sent_since = 0.0
             case Appended.LOG_GONE:
                 self._leave_to_snapshot()

@@ -17,14 +17,14 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
-from shared.events import timestamp
-from shared.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
-from shared.metrics.tally import Tally
-from shared.redis_names import call_key, events_channel, log_key
-from shared.wire import Wire, pack
+from shared.metrics.registry import Registry
+from shared.redis.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
+from shared.redis.names import call_key, events_channel, log_key
+from shared.redis.wire import Wire, pack
+from shared.turn.events import timestamp
 from worker.publishing.call_note import CallNote
 from worker.publishing.channel import Channel
-from worker.publishing.flow import Flow
+from worker.publishing.delta_counts import DeltaCounts
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -50,7 +50,7 @@ class Publisher:
         live_ttl_seconds: Life of the log of a running turn.
         done_ttl_seconds: Life of a log after its end.
         buffer_bytes: Most bytes held while Redis is away; beyond, single events become snapshots.
-        tally: Where it shows what it counts.
+        registry: Where it shows what it counts.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Publisher:
         live_ttl_seconds: int,
         done_ttl_seconds: int,
         buffer_bytes: int,
-        tally: Tally | None = None,
+        registry: Registry | None = None,
     ) -> None:
         """Prepare; `start` connects."""
         self._url = redis_url
@@ -82,7 +82,7 @@ class Publisher:
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self.flow = Flow(tally or Tally())
+        self.counts = DeltaCounts(registry or Registry())
         self.backlog_bytes = 0
         self.overflows = 0
 
@@ -96,7 +96,7 @@ class Publisher:
         deadline = monotonic() + within_seconds
         while monotonic() < deadline and any(not channel.is_idle() for channel in self._channels):  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # idleness is the state of many channels, and this is the end
-        self.flow.hand_over()
+        self.counts.hand_over()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -190,7 +190,7 @@ class Publisher:
             self._sent_at = now
             written = commands[0] if len(commands) == 1 else b"".join(commands)
             self._wire.write(written)
-            self.flow.writes.append(len(written))
+            self.counts.writes.append(len(written))
 
     async def _ask(self, command: bytes) -> object:
         """Return Redis' reply; None when it is away or does not answer within a second."""
@@ -290,7 +290,7 @@ class Publisher:
         while True:
             await asyncio.sleep(0.25)
             now = monotonic()
-            self.flow.hand_over()
+            self.counts.hand_over()
             if self._wire is not None and self._expected and now - self._sent_at > _REPLY_SECONDS:
                 wire = self._wire
                 self._disconnected()

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from shared.holds import (
+from shared.money.holds import (
     MOST_BYTES_PER_TOKEN,
     least_tokens,
     most_prompt_tokens,
     most_text_tokens,
     payable_tokens,
 )
-from shared.prices import Priced, price_of
-from shared.usage import Usage
-from worker.provider import Prompt
+from shared.money.prices import Priced, price_of
+from shared.money.usage import Usage
+from worker.providers.provider import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Final, TypeGuard, assert_never
 
 from shared import failpoints
 from shared.errors import Fault, ProviderError
-from shared.events import EventType
 from shared.failpoints import Failpoint
-from shared.turns import StopReason
-from shared.usage import Usage
-from worker.provider import (
+from shared.money.usage import Usage
+from shared.turn.events import EventType
+from shared.turn.turns import StopReason
+from worker.providers.provider import (
     ContentDelta,
     Finish,
     Item,
@@ -28,7 +28,7 @@ from worker.provider import (
 )
 from worker.publishing.channel import Channel
 from worker.turn.allowance import Allowance
-from worker.turn.breaker import Breaker, Call
+from worker.turn.breaker import Breaker, Permit
 from worker.turn.ceiling import Ceiling
 from worker.turn.consumption import Consumption, prompt_of
 from worker.turn.continuation import Seam, continued
@@ -111,7 +111,7 @@ class Attempt:
         self._seam = Seam(prefix)
         self._attempts = attempts
         self._breaker = breaker
-        self._permit: Call | None = None
+        self._permit: Permit | None = None
         self._message_id = message_id
         self._deadline = monotonic() + seconds_left
         self._finish: Finish | None = None
@@ -185,7 +185,7 @@ class Attempt:
         self._task = asyncio.create_task(asyncio.sleep(seconds))
         await asyncio.wait({self._task})
 
-    async def _call(self, provider: Provider, permit: Call) -> Outcome:
+    async def _call(self, provider: Provider, permit: Permit) -> Outcome:
         self._permit = permit
         self._retries.budget.note_call()
         try:

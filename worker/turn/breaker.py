@@ -48,8 +48,8 @@ class _Second:
     failures: int = 0
 
 
-class Call:
-    """One admitted call; `end` must follow, whatever became of it."""
+class Permit:
+    """Leave to call once; `end` must follow, whatever became of it."""
 
     __slots__ = ("_breaker", "_is_over", "is_probe")
 
@@ -118,15 +118,15 @@ class Breaker:
         """Its state: `closed`, `open` or `probing`."""
         return self._state.name.lower()
 
-    def call(self) -> Call | ProviderError:
+    def call(self) -> Permit | ProviderError:
         """Admit a call, or say why none is made now: with the fault that opened it and when to come back."""
         self.calls += 1
         match self._state:
             case _State.CLOSED:
-                return Call(self, is_probe=False)
+                return Permit(self, is_probe=False)
             case _State.OPEN if self._clock() - self._opened_at >= self._open_seconds:
                 self._state = _State.PROBING
-                return Call(self, is_probe=True)
+                return Permit(self, is_probe=True)
             case _:
                 self.calls -= 1
                 self.refused += 1

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from shared.holds import MOST_BYTES_PER_TOKEN
-from shared.usage import Usage
-from worker.provider import Capabilities, Prompt
+from shared.money.holds import MOST_BYTES_PER_TOKEN
+from shared.money.usage import Usage
+from worker.providers.provider import Capabilities, Prompt
 from worker.turn.allowance import Allowance
 from worker.turn.consumption import Consumption
 

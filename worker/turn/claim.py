@@ -13,9 +13,9 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared.database import Database
-from shared.statement import Statement
-from shared.turns import Role
+from shared.postgres.database import Database
+from shared.postgres.statement import Statement
+from shared.turn.turns import Role
 from worker.turn.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16

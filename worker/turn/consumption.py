@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Final
 
 from shared.errors import Fault, ProviderError
-from shared.usage import Usage, UsageSource, estimate_tokens
-from worker.provider import Capabilities, Prompt
+from shared.money.usage import Usage, UsageSource, estimate_tokens
+from worker.providers.provider import Capabilities, Prompt
 from worker.turn.allowance import within_limit
 from worker.turn.prompt import prompt_tokens
 

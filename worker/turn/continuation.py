@@ -6,9 +6,9 @@ takes a thought that is half done, and a model that thinks anew may come to anot
 
 from dataclasses import replace
 
-from shared.turns import Role
-from shared.usage import estimate_tokens
-from worker.provider import Capabilities, Prompt, PromptMessage
+from shared.money.usage import estimate_tokens
+from shared.turn.turns import Role
+from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.turn.outcome import Answer
 
 

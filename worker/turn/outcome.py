@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from shared.errors import Fault
-from shared.turns import FinishReason, StopReason
-from shared.usage import Usage, UsageSource
+from shared.money.usage import Usage, UsageSource
+from shared.turn.turns import FinishReason, StopReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import Fault, TurnkeeperError
-from shared.turns import Role
-from shared.usage import estimate_tokens
-from worker.provider import Prompt, PromptMessage
+from shared.money.usage import estimate_tokens
+from shared.turn.turns import Role
+from worker.providers.provider import Prompt, PromptMessage
 
 _TOKENS_PER_MESSAGE = 4
 """What a chat template adds around each message, as OpenAI's guide to counting tokens has it."""

@@ -13,14 +13,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from shared.database import Database
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, fault_error
 from shared.ids import new_id
-from shared.prices import price_of
-from shared.provider_settings import ProviderSettings
-from shared.statement import Statement
-from shared.turns import TERMINAL, Signal, TurnStatus, sources_into
-from shared.usage import Usage
+from shared.money.prices import price_of
+from shared.money.usage import Usage
+from shared.postgres.database import Database
+from shared.postgres.statement import Statement
+from shared.turn.turns import TERMINAL, Signal, TurnStatus, sources_into
 from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 
 _COLUMNS: Final = """

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from api.app import create_app
-from shared.accounts import create_key, create_organization
-from shared.migrate import migrate
-from shared.settings import load_settings
+from shared.configuration.settings import load_settings
+from shared.postgres.accounts import create_key, create_organization
+from shared.postgres.migrate import migrate
 from tests.soak.api.fuzz import Fuzz
-from turnkeeper.embedded import temporary_postgres, temporary_redis
+from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 EXAMPLES = 50
 

@@ -18,7 +18,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
-from shared.limit_scripts import MOST_TURNS
+from shared.redis.limit_scripts import MOST_TURNS
 
 
 def no_header_is_left_out(_context: Any, answer: Any, case: Any) -> None:

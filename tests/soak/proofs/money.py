@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 from bench.report import surroundings
-from shared import accounts
+from shared.postgres import accounts
 from tests.e2e.conftest import QUICK, spawn
 from tests.soak.chaos.checker import Violation, check, read_stored
 from tests.soak.chaos.clients import Clients, Told
@@ -32,7 +32,7 @@ from tests.soak.proofs.crowd import Asked, broken
 from tests.soak.proofs.money_plan import HOUSES, House, planner
 from tests.soak.proofs.totals import TotalsWatch
 from tests.soak.proofs.unseen import MOST_SHARE, NAMED, CallNotes
-from turnkeeper.ledger import differences
+from turnkeeper.commands.ledger import differences
 
 DIALECTS: Final = ("anthropic", "openai-compatible")
 USERS_OF_HOUSE: Final = 6

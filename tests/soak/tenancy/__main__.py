@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from shared.database import Database
-from shared.migrate import migrate
+from shared.postgres.database import Database
+from shared.postgres.migrate import migrate
 from tests.soak.tenancy.fuzz import Fuzz
 from tests.tenants import two_organizations
-from turnkeeper.embedded import temporary_postgres
+from turnkeeper.up.embedded import temporary_postgres
 
 
 def main(argv: Sequence[str]) -> int:

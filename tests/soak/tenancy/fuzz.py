@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import Database
+from shared.postgres.database import Database
 from tests.tenants import AsOwner, Table, tables_of
 
 MOST_STEPS = 8

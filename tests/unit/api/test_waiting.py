@@ -5,7 +5,7 @@ import pytest
 
 from api.caller import Caller
 from api.waiting import Waiting
-from shared.turns import TurnStatus
+from shared.turn.turns import TurnStatus
 
 CALLER = Caller(uuid4(), uuid4(), "service", None, None)
 

@@ -6,8 +6,8 @@ import pytest
 
 from shared.errors import SettingsError, TurnkeeperError
 from turnkeeper import cli
-from turnkeeper.records import State, write_state
-from turnkeeper.up import checked, names_provider
+from turnkeeper.up.records import State, write_state
+from turnkeeper.up.up import checked, names_provider
 
 
 def test_up_takes_the_options_that_it_promises():

@@ -4,6 +4,7 @@ with Client("http://127.0.0.1:8080", key) as client:
 print(client.ask("What is a turn?").text)
 """
 
+from turnkeeper_client.asking import TurnEndedError
 from turnkeeper_client.async_client import (
     AsyncClient,
     AsyncStream,
@@ -33,7 +34,6 @@ from turnkeeper_client.errors import (
     TextMismatchError,
     TimeLimitError,
     TooManyTurnsError,
-    TurnEndedError,
     TurnkeeperError,
     TurnLimitReachedError,
     UnauthorizedError,

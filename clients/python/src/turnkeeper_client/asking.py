@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from turnkeeper_client import calls
-from turnkeeper_client.errors import ConnectionFailedError, TimeLimitError, TurnEndedError
+from turnkeeper_client.errors import ConnectionFailedError, TimeLimitError, TurnkeeperError
 from turnkeeper_client.events import Done
 from turnkeeper_client.exchange import Means, exchange, refusal_of
 from turnkeeper_client.following import Follower, follow
@@ -34,6 +34,20 @@ TURN_SECONDS: Final = 900.0
 """The default limit for one turn: longer than the service lets one live with its own defaults."""
 DOWNLOAD_SECONDS: Final = 600.0
 _HOLD_SECONDS: Final = 30
+
+
+class TurnEndedError(TurnkeeperError):
+    """The turn that was asked for failed or expired.
+
+    Attributes:
+        answer: The turn with its `error`, and the partial text that was kept.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        error = answer.turn.error or {}
+        said = f": {error.get('code')}: {error.get('detail')}" if error else ""
+        super().__init__(f"turn {answer.turn.id} {answer.turn.status}{said}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 TurnkeeperError
 ├── ApiError               the caller: the service refused a request; one class for each `code`
-├── TurnEndedError         the caller: `ask` was given a turn that failed or expired
+├── TurnEndedError         the caller: `ask` was given a turn that failed or expired (in `asking`)
 ├── ConnectionFailedError  the network: all tries are used up, or the answer cannot be waited for any longer
 │   └── StreamLostError    the same while a stream was read; it can be read on from its cursor
 ├── TimeLimitError         the caller's own time limit is over; the turn itself goes on
@@ -12,10 +12,7 @@ TurnkeeperError
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-if TYPE_CHECKING:
-    from turnkeeper_client.models import Answer
+from typing import Any, ClassVar, Final
 
 
 class TurnkeeperError(Exception):
@@ -182,20 +179,6 @@ CLASSES: Final[Mapping[str, type[ApiError]]] = MappingProxyType(
     {one.code_of_class: one for one in ApiError.__subclasses__()}
 )
 """By code; what is not in here is an `ApiError` itself."""
-
-
-class TurnEndedError(TurnkeeperError):
-    """The turn that was asked for failed or expired.
-
-    Attributes:
-        answer: The turn with its `error`, and the partial text that was kept.
-    """
-
-    def __init__(self, answer: "Answer") -> None:
-        self.answer = answer
-        error = answer.turn.error or {}
-        said = f": {error.get('code')}: {error.get('detail')}" if error else ""
-        super().__init__(f"turn {answer.turn.id} {answer.turn.status}{said}")
 
 
 class ConnectionFailedError(TurnkeeperError):

@@ -1,0 +1,337 @@
+"""What a committed request tells Redis, without waiting for it.
+
+With Redis hanging, a request that waited for its answer would be blocked for seconds. So a notice is written on an idle
+connection, where one is at hand, and else left to a thread; threads read all answers. Everything here may be lost: a
+sweeper rings again for a turn that nobody heard of, and a worker reads stops from the row.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+from uuid import UUID
+
+from redis import Redis, RedisError
+from redis.client import Pipeline
+from sqlalchemy import Row
+
+from api.redis_line import Line
+from shared.redis.doorbell import QUEUE_KEY, doorbell
+from shared.redis.log_scripts import APPEND, OPEN
+from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
+
+_log = logging.getLogger("turnkeeper.notices")
+
+MOST_WAITING: Final = 10_000
+"""Some 10 MB; the oldest is dropped first, for the sweeper rings for it the soonest."""
+_THREADS: Final = 2
+"""One may be waiting for Redis to connect while the other rings."""
+_BATCH: Final = 64
+_ABORT_SECONDS: Final = 900
+"""An abort flag outlives the longest turn."""
+_DRAIN_SECONDS: Final = 2.0
+_IDLE_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A turn was accepted: open its log and wake a worker.
+
+    Args:
+        session_id: Its session.
+        turn_id: The turn.
+        traceparent: The trace that goes with it; empty for none.
+        events: Its first events with their seqs.
+        opened: Set once the log was opened, or could not be: for who wants to read it from its start.
+    """
+
+    session_id: UUID
+    turn_id: UUID
+    traceparent: str
+    events: Sequence[tuple[int, bytes]]
+    opened: threading.Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """A running turn was asked to stop: tell its worker."""
+
+    session_id: UUID
+    turn_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A turn ended while it waited: say so to whoever reads it.
+
+    Args:
+        session_id: Its session.
+        turn_id: The turn.
+        attempt: The last attempt; 0 when there was none.
+        accepted: The events of its acceptance, for a log that was never opened.
+        first_seq: The number of the first of `events`.
+        events: Its last events.
+        next_turn: The turn of its session that waited behind it, for which a worker is woken.
+        turn: Its row, for who records it.
+    """
+
+    session_id: UUID
+    turn_id: UUID
+    attempt: int
+    accepted: Sequence[tuple[int, bytes]]
+    first_seq: int
+    events: Sequence[bytes]
+    next_turn: UUID | None = None
+    turn: Row[Any] | None = None
+
+
+Notice = Ring | Nudge | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A notice that was written, and how many replies are to be read for it."""
+
+    notice: Notice
+    replies: int
+
+
+class Notices:
+    """A bounded queue and the threads that empty it, past which a notice goes that finds it empty.
+
+    The threads start with the first notice.
+
+    Args:
+        redis: For logs, abort flags and nudges.
+        log_entries: Most events that a turn's log keeps.
+        log_ttl_seconds: How long the log of a turn that has not ended is kept.
+        ended_ttl_seconds: How long the log of one that has.
+        told: Gets every notice that is put, for metrics and traces.
+    """
+
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        log_entries: int,
+        log_ttl_seconds: int,
+        ended_ttl_seconds: int,
+        told: Callable[[Notice], None] = lambda _: None,
+    ) -> None:
+        self._redis = redis
+        self._told = told
+        self._log_entries = log_entries
+        self._log_ttl_seconds = log_ttl_seconds
+        self._ended_ttl_seconds = ended_ttl_seconds
+        self._line = Line(redis)
+        self._is_line_in_use = False
+        self._written: _Written | None = None
+        self._waiting: deque[Notice] = deque()
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._pid = 0
+        self._busy = 0
+        self._is_closed = False
+        self.dropped = 0
+        self.failed = 0
+
+    def put(self, notice: Notice) -> None:
+        """Take a notice; never waits and never fails."""
+        self._told(notice)
+        with self._changed:
+            if self._is_closed:
+                return
+            self._start()
+            if self._waiting or self._is_line_in_use or not self._line.is_open:
+                self._let_wait(notice)
+                return
+            self._is_line_in_use = True
+            self._busy += 1
+        self._write_at_once(notice)
+
+    def _write_at_once(self, notice: Notice) -> None:
+        """Write a notice on the line, which is ours; its answers are for a thread to read."""
+        commands: Sequence[Sequence[Any]] = ()
+        is_written = False
+        try:
+            commands = self._commands([notice])
+            is_written = self._line.write(commands)
+        except Exception:  # noqa: BLE001 -- the request goes on; the thread that sends the notice meets it again
+            _log.exception("a notice was not written at once")
+        with self._changed:
+            if is_written:
+                # The thread that takes it is busy in our place.
+                self._written = _Written(notice, len(commands))
+                self._changed.notify()
+            else:
+                self._is_line_in_use = False
+                self._busy -= 1
+                self._let_wait(notice)
+
+    def _let_wait(self, notice: Notice) -> None:
+        """Leave a notice to a thread; the lock is held."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(notice)
+        self._changed.notify()
+
+    def waiting(self) -> int:
+        """Return how many notices wait."""
+        return len(self._waiting)
+
+    def drain(self, seconds: float = _DRAIN_SECONDS) -> bool:
+        """Wait until everything was sent; False when that takes longer."""
+        give_up_at = time.monotonic() + seconds
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._waiting and not self._busy, max(0.0, give_up_at - time.monotonic())
+            )
+
+    def close(self, seconds: float = _DRAIN_SECONDS) -> None:
+        """Send what waits, for at most so long, and end the threads."""
+        if self._pid != os.getpid():
+            return
+        self.drain(seconds)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(seconds)
+        self._line.close()
+        atexit.unregister(self.close)
+
+    def _start(self) -> None:
+        """Start the threads, once for each process: a fork copies the object and not its threads."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._busy = 0
+        self._waiting.clear()
+        self._written = None
+        self._is_line_in_use = False
+        self._line.forget()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"notices-{number}", daemon=True)
+            for number in range(_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self.close)
+
+    def _run(self) -> None:
+        while (work := self._take()) is not None:
+            try:
+                if isinstance(work, _Written):
+                    self._hear(work)
+                else:
+                    self._send(work)
+                    self._open_line()
+            except Exception:  # noqa: BLE001 -- see below
+                # Whatever it was, the row is committed; without its thread the queue would fill up.
+                _log.exception("a thread that sends notices failed")
+                self.failed += 1
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    self._changed.notify_all()
+
+    def _take(self) -> "_Written | list[Notice] | None":
+        with self._changed:
+            while not self._waiting and self._written is None:
+                if self._is_closed:
+                    return None
+                self._changed.wait(_IDLE_SECONDS)
+            if self._written is not None:
+                written, self._written = self._written, None
+                return written
+            self._busy += 1
+            return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+
+    def _hear(self, written: _Written) -> None:
+        """Read what Redis answers; a notice whose answers do not come is sent again, as a client of Redis does."""
+        try:
+            self._count_refused(self._line.read(written.replies))
+        except (RedisError, OSError):
+            self._send([written.notice])
+        else:
+            self._tell([written.notice])
+        finally:
+            with self._changed:
+                self._is_line_in_use = False
+
+    def _open_line(self) -> None:
+        """Have a connection at hand for the next notice."""
+        with self._changed:
+            if self._is_closed or self._is_line_in_use or self._line.is_open:
+                return
+            self._is_line_in_use = True
+        try:
+            self._line.open()
+        except (RedisError, OSError):
+            pass  # threads go on sending, and say so when they cannot
+        finally:
+            with self._changed:
+                self._is_line_in_use = False
+
+    def _send(self, batch: Sequence[Notice]) -> None:
+        """Write and ring in one round trip; Redis keeps the order, so who hears a doorbell finds its log."""
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for notice in batch:
+                self._write(pipeline, notice)
+            self._count_refused(pipeline.execute(raise_on_error=False))
+        except (RedisError, OSError) as exc:
+            self._fail("a notice could not be written to redis: a sweeper rings", exc)
+        self._tell(batch)
+
+    def _tell(self, batch: Sequence[Notice]) -> None:
+        """Tell those who wait for a log to be opened."""
+        for notice in batch:
+            if isinstance(notice, Ring) and notice.opened is not None:
+                notice.opened.set()
+
+    def _commands(self, batch: Sequence[Notice]) -> Sequence[Sequence[Any]]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for notice in batch:
+            self._write(pipeline, notice)
+        return [arguments for arguments, _ in pipeline.command_stack]
+
+    def _count_refused(self, replies: Sequence[object]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._fail("redis refused a notice", reply)
+
+    def _fail(self, message: str, error: Exception) -> None:
+        self.failed += 1
+        _log.warning("%s", message, exc_info=error)
+
+    def _write(self, pipeline: "Pipeline", notice: Notice) -> None:
+        names = (log_key(notice.session_id, notice.turn_id), events_channel(notice.session_id))
+        match notice:
+            case Ring(turn_id=turn_id, traceparent=traceparent, events=events):
+                pipeline.eval(OPEN, 2, *names, *self._opening(events))
+                pipeline.lpush(QUEUE_KEY, doorbell(turn_id, traceparent))
+            case Nudge(session_id, turn_id, reason):
+                pipeline.set(abort_key(session_id, turn_id), reason, ex=_ABORT_SECONDS)
+                pipeline.publish(ABORT_CHANNEL, str(turn_id))
+            case Ended(
+                attempt=attempt, accepted=accepted, first_seq=first_seq, events=events, next_turn=next_turn
+            ):
+                pipeline.eval(OPEN, 2, *names, *self._opening(accepted))
+                ending = (attempt, first_seq, self._log_entries, self._ended_ttl_seconds)
+                pipeline.eval(APPEND, 2, *names, *ending, *events)
+                if next_turn is not None:
+                    pipeline.lpush(QUEUE_KEY, doorbell(next_turn, ""))  # its trace stands in its row
+            case _:
+                assert_never(notice)
+
+    def _opening(self, events: Sequence[tuple[int, bytes]]) -> list[Any]:
+        entries = [part for seq, event in events for part in (f"0-{seq}", event)]
+        return [self._log_entries, self._log_ttl_seconds, *entries]

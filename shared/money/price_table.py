@@ -1,0 +1,285 @@
+"""What providers ask for their models, read from a file and validated as a whole.
+
+A price belongs to a provider and a model and holds from a day on, so that a change can be written down
+before it comes.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from shared.money.usage import Usage
+
+SHIPPED: Final = Path(__file__).with_name("prices.toml")
+
+_MILLION: Final = Decimal(1_000_000)
+_MOST_FILE_BYTES: Final = 1 << 20
+_MOST_USD: Final = Decimal(1_000_000)
+"""For a million tokens; a rate above is a misplaced point."""
+_MOST_PLACES: Final = 9
+"""With more of them a cost would not fit into the 28 digits of Python's decimals, and be rounded."""
+RATE: Final = f"a number from 0 to {_MOST_USD} with at most {_MOST_PLACES} places"
+"""What `is_rate` takes, in words."""
+_REQUIRED: Final[Mapping[str, frozenset[str]]] = {
+    "anthropic": frozenset({"input", "output", "cache_read", "cache_write_5m", "cache_write_1h"}),
+    "openai-compatible": frozenset({"input", "output"}),
+}
+"""Providers that a file may price, and the rates that each must have."""
+_RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+_ENTRY_KEYS: Final = frozenset({"provider", "model", "valid_from", "long_prompt", *_RATES})
+_FILE_KEYS: Final = frozenset({"source", "as_of", "prices"})
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens, one rate for each class that does not overlap."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal
+    cache_write_5m: Decimal
+    cache_write_1h: Decimal
+    assumed: bool = False
+    """True when the model has no price, and the most expensive one of its provider stands in."""
+
+    def cost(self, usage: Usage) -> Decimal:
+        """Return the exact cost of `usage` in US dollars; nothing is rounded."""
+        return (
+            usage.input_tokens * self.input
+            + usage.output_tokens * self.output
+            + usage.cache_read_tokens * self.cache_read
+            + (usage.cache_write_tokens - usage.cache_write_1h_tokens) * self.cache_write_5m
+            + usage.cache_write_1h_tokens * self.cache_write_1h
+        ) / _MILLION
+
+    def is_free(self) -> bool:
+        """Say whether no token costs anything."""
+        return not any(self.rates().values())
+
+    def rates(self) -> dict[str, Decimal]:
+        """Return the rates by name."""
+        return {name: getattr(self, name) for name in _RATES}
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """Return what the ledger keeps."""
+        kept = {f"{name}_per_m_usd": f"{rate:f}" for name, rate in self.rates().items()}
+        return {**kept, "assumed": self.assumed}
+
+
+FREE: Final = Price(Decimal(0), Decimal(0), Decimal(0), Decimal(0), Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class LongPrompt:
+    """What every token of a request costs whose prompt, cached or not, is longer."""
+
+    above_tokens: int
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One price of a file."""
+
+    provider: str
+    model: str
+    valid_from: date | None
+    price: Price
+    long_prompt: LongPrompt | None = None
+
+    def of(self, usage: Usage) -> Price:
+        """Return the rates that a request with this usage is billed at."""
+        if self.long_prompt is not None and usage.prompt_tokens() > self.long_prompt.above_tokens:
+            return self.long_prompt.price
+        return self.price
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTable:
+    """The prices of a file.
+
+    Args:
+        source: Where they were read, in the file's own words; else the file's name.
+        as_of: When that was.
+        entries: All of them, those that no longer or do not yet hold included.
+    """
+
+    source: str
+    as_of: date | None = None
+    entries: tuple[Entry, ...] = ()
+
+    def price(self, provider: str, model: str, usage: Usage, day: date) -> Price | None:
+        """Return what `usage` of a model costs on a day (UTC).
+
+        A model without a price is billed as the most expensive one of its provider, marked as assumed.
+
+        Returns:
+            None when the provider has no price at all.
+        """
+        holding = self.holding(provider, day)
+        for name in (model, family(model)):
+            if name in holding:
+                return holding[name].of(usage)
+        prices = [entry.of(usage) for entry in holding.values()]
+        if not prices:
+            return None
+        return replace(max(prices, key=lambda price: (price.output, price.input)), assumed=True)
+
+    def holding(self, provider: str, day: date) -> dict[str, Entry]:
+        """Return the entry of each model that holds on a day; before its first day a model has its first."""
+        found: dict[str, Entry] = {}
+        by_day = sorted(self.entries, key=lambda entry: entry.valid_from or date.min)
+        for entry in by_day:
+            if entry.provider == provider and (
+                entry.model not in found or entry.valid_from is None or entry.valid_from <= day
+            ):
+                found[entry.model] = entry
+        return found
+
+
+def is_rate(value: Decimal) -> bool:
+    """Say whether a number can be a price of a million tokens; see `RATE`."""
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -_MOST_PLACES and 0 <= value <= _MOST_USD
+
+
+def family(model: str) -> str:
+    """Return the name that a dated model is priced by: `claude-opus-4-5-20251101` is `claude-opus-4-5`."""
+    name, _, last = model.rpartition("-")
+    return name if name and (last == "latest" or (len(last) == 8 and last.isdigit())) else model
+
+
+def read_price_table(path: Path, problems: list[str]) -> PriceTable:
+    """Read a file of prices.
+
+    Args:
+        path: The file, in the form of `shared/money/prices.toml`.
+        problems: Gets a line for everything that is wrong with it.
+
+    Returns:
+        What could be read of it; not to be used when there were problems.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_FILE_BYTES + 1)
+    except OSError as exc:
+        problems.append(f"the prices in {path} cannot be read ({exc.strerror or type(exc).__name__})")
+        return PriceTable(str(path))
+    if len(content) > _MOST_FILE_BYTES:
+        problems.append(f"the prices in {path} have more than {_MOST_FILE_BYTES} bytes")
+        return PriceTable(str(path))
+    try:
+        parsed = tomllib.loads(content.decode(), parse_float=Decimal)
+    except (ValueError, ArithmeticError, RecursionError) as exc:
+        problems.append(f"the prices in {path} are no TOML: {exc}")
+        return PriceTable(str(path))
+    found = _Reading(path)
+    table = found.table(parsed)
+    problems += found.problems
+    return table
+
+
+class _Reading:
+    """Reads one file and gathers what is wrong with it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problems: list[str] = []
+
+    def table(self, parsed: Mapping[str, Any]) -> PriceTable:
+        self._refuse_unknown("the file", parsed, _FILE_KEYS)
+        source, as_of = parsed.get("source", str(self._path)), parsed.get("as_of")
+        if not isinstance(source, str):
+            self._problem("source is no text")
+        rows = parsed.get("prices")
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            self._problem("it holds no [[prices]]")
+            rows = []
+        entries = [self._entry(number, row) for number, row in enumerate(rows, 1)]
+        self._refuse_doubles(entries)
+        return PriceTable(str(source), self._day("as_of", as_of), tuple(entries))
+
+    def _entry(self, number: int, row: Mapping[str, Any]) -> Entry:
+        provider, model = row.get("provider"), row.get("model")
+        where = f"price {number} ({model!r})"
+        self._refuse_unknown(where, row, _ENTRY_KEYS)
+        if not isinstance(provider, str) or provider not in _REQUIRED:
+            self._problem(f"{where}: provider is {provider!r}, not one of {', '.join(_REQUIRED)}")
+        if not isinstance(model, str) or not model.strip():
+            self._problem(f"{where}: model must be its name")
+        required = _REQUIRED.get(str(provider), frozenset())
+        price = self._price(where, row, required)
+        return Entry(
+            provider=str(provider),
+            model=str(model),
+            valid_from=self._day(f"{where}: valid_from", row.get("valid_from")),
+            price=price,
+            long_prompt=self._long_prompt(where, row.get("long_prompt"), required, price),
+        )
+
+    def _long_prompt(self, where: str, row: Any, required: frozenset[str], price: Price) -> LongPrompt | None:
+        if row is None:
+            return None
+        where = f"{where}: long_prompt"
+        if not isinstance(row, dict):
+            self._problem(f"{where} is no table")
+            return None
+        self._refuse_unknown(where, row, frozenset({"above_tokens", *_RATES}))
+        above = row.get("above_tokens")
+        if type(above) is not int or above < 1:
+            self._problem(f"{where}: above_tokens is {above!r}, not a whole number of at least 1")
+            above = 1
+        long = self._price(where, row, required)
+        for name, rate in long.rates().items():
+            # A hold is computed from the most tokens that a prompt can have: they must be the dearer ones.
+            if rate < price.rates()[name]:
+                self._problem(f"{where}: {name} is less than for a short prompt")
+        return LongPrompt(above, long)
+
+    def _price(self, where: str, row: Mapping[str, Any], required: frozenset[str]) -> Price:
+        rates = {name: self._rate(f"{where}: {name}", row[name]) for name in _RATES if name in row}
+        missing = sorted(required - rates.keys())
+        if missing:
+            self._problem(f"{where}: {', '.join(missing)} missing")
+        paid = rates.get("input", Decimal(0))
+        return Price(
+            input=paid,
+            output=rates.get("output", Decimal(0)),
+            cache_read=rates.get("cache_read", paid),
+            cache_write_5m=rates.get("cache_write_5m", paid),
+            cache_write_1h=rates.get("cache_write_1h", paid),
+        )
+
+    def _rate(self, where: str, value: Any) -> Decimal:
+        if isinstance(value, int | Decimal) and not isinstance(value, bool):
+            rate = Decimal(value)
+            if is_rate(rate):
+                return rate
+        self._problem(f"{where} is {value!s:.40}, not {RATE}")
+        return Decimal(0)
+
+    def _day(self, where: str, value: Any) -> date | None:
+        if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+            return value
+        self._problem(f"{where} is {value!s:.40}, not a day such as 2026-11-01, without quotes")
+        return None
+
+    def _refuse_unknown(self, where: str, row: Mapping[str, Any], known: frozenset[str]) -> None:
+        for name in sorted(row.keys() - known):
+            self._problem(f"{where}: {name!r} means nothing here")
+
+    def _refuse_doubles(self, entries: Iterable[Entry]) -> None:
+        seen = set()
+        for entry in entries:
+            key = (entry.provider, entry.model, entry.valid_from)
+            if key in seen:
+                since = f" from {entry.valid_from}" if entry.valid_from else ""
+                self._problem(f"{entry.model!r} of {entry.provider} has two prices{since}")
+            seen.add(key)
+
+    def _problem(self, what: str) -> None:
+        self.problems.append(f"the prices in {self._path}: {what}")

@@ -1,0 +1,1 @@
+"""How a process is seen: its log, and its errors at Sentry."""

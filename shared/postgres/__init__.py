@@ -1,0 +1,1 @@
+"""PostgreSQL: engines and transactions, statements, the schema, organizations and keys."""

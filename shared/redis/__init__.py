@@ -1,0 +1,1 @@
+"""Redis: its names, its scripts, the raw connection and the doorbell."""

@@ -1,0 +1,111 @@
+"""Events that can be written from a turn's row alone: its acceptance and its end.
+
+The api, the worker, the sweeper and a relay whose log was lost all write the very same bytes from the
+same row, so whoever comes second changes nothing.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from shared.money.money import format_usd
+from shared.money.usage import Usage
+from shared.turn.events import EventEncoder, EventType, timestamp
+
+ROW_COLUMNS: Final = (
+    "id",
+    "session_id",
+    "status",
+    "attempt",
+    "finish_reason",
+    "stop_reason",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "cost_usd",
+    "error",
+    "last_seq",
+    "title",
+    "queued_at",
+    "stop_requested_at",
+    "finished_at",
+)
+"""Columns of `turnkeeper.turns` that a row given to these functions must have."""
+
+_BEFORE_ANY_ATTEMPT: Final = 0
+
+
+def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
+    """Return the events of a turn's acceptance, each with its seq.
+
+    `turn_queued` is 1; `title_updated` is 2 when this turn gave its session the title.
+    """
+    encoder = EventEncoder(row.session_id, row.id)
+    at = timestamp(row.queued_at)
+    events = [(1, encoder.encode(EventType.TURN_QUEUED, 1, _BEFORE_ANY_ATTEMPT, at))]
+    if row.title is not None:
+        fields = {"title": row.title}
+        events.append((2, encoder.encode(EventType.TITLE_UPDATED, 2, _BEFORE_ANY_ATTEMPT, at, fields)))
+    return events
+
+
+def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
+    """Return the last two events of a turn that was stopped while it waited: the stop and `done`.
+
+    Args:
+        row: The settled row; the two events are numbered `last_seq - 1` and `last_seq`.
+        content: The text kept of an earlier attempt.
+    """
+    encoder = EventEncoder(row.session_id, row.id)
+    requested = encoder.encode(
+        EventType.STOP_REQUESTED,
+        row.last_seq - 1,
+        row.attempt,
+        timestamp(row.stop_requested_at),
+        {"stop_reason": row.stop_reason},
+    )
+    return requested, done_event(row, content)
+
+
+def done_event(row: Row[Any], content: str | None) -> bytes:
+    """Return a terminal turn's `done`, whose seq is the row's `last_seq`.
+
+    Args:
+        row: The settled row.
+        content: The stored answer's text; None or empty when none is stored.
+    """
+    encoder = EventEncoder(row.session_id, row.id)
+    return encoder.encode(
+        EventType.DONE, row.last_seq, row.attempt, timestamp(row.finished_at), done_fields(row, content)
+    )
+
+
+def done_fields(row: Row[Any], content: str | None) -> Mapping[str, Any]:
+    """Return the fields of a terminal turn's `done`; see `done_event`."""
+    return {
+        "status": row.status,
+        "finish_reason": row.finish_reason,
+        "stop_reason": row.stop_reason,
+        "usage": usage_of(row).as_dict(),
+        "usage_source": row.usage_source,
+        "cost_usd": format_usd(Decimal(row.cost_usd)),
+        "error": row.error,
+        "content_sha256": hashlib.sha256((content or "").encode()).hexdigest(),
+    }
+
+
+def usage_of(row: Row[Any]) -> Usage:
+    """Return the tokens that a row of turns, messages, sessions or the ledger holds."""
+    return Usage(
+        input_tokens=row.input_tokens or 0,
+        cache_read_tokens=row.cache_read_tokens or 0,
+        cache_write_tokens=row.cache_write_tokens or 0,
+        output_tokens=row.output_tokens or 0,
+        reasoning_tokens=row.reasoning_tokens or 0,
+    )

@@ -1,0 +1,58 @@
+"""How many streams there may be for whom."""
+
+from uuid import UUID
+
+import pytest
+
+from api.caller import Caller
+from api.relay.places import Places, Reader, StreamLimits, address_of
+
+
+def reader(address, *, organization=1, key=1):
+    return Reader(Caller(UUID(int=organization), UUID(int=key), "service", None, None), address)
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),  # the same client at a socket for both
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:bbbb::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("", ""),
+        (None, ""),
+        ("/run/turnkeeper.sock", ""),
+    ],
+)
+def test_a_client_is_counted_by_what_it_cannot_choose(peer, counted):
+    assert address_of(peer) == counted
+
+
+def test_an_address_has_so_many_streams_whatever_its_keys():
+    places = Places(StreamLimits(most_sockets_per_address=2))
+    for key in (1, 2):
+        assert places.has_room(reader("203.0.113.7", organization=key, key=key))
+        places.take(reader("203.0.113.7", organization=key, key=key))
+    assert not places.has_room(reader("203.0.113.7", organization=3, key=3))
+    assert places.has_room(reader("203.0.113.8"))
+    assert places.has_room(reader(""))  # a socket of the same machine
+    places.give_back(reader("203.0.113.7"))
+    assert places.has_room(reader("203.0.113.7", organization=3, key=3))
+
+
+def test_without_a_limit_addresses_are_not_counted_against_anyone():
+    places = Places(StreamLimits())
+    for _ in range(50):
+        places.take(reader("203.0.113.7"))
+    assert places.has_room(reader("203.0.113.7"))
+
+
+def test_what_left_is_forgotten():
+    places = Places(StreamLimits())
+    for number in range(100):
+        places.take(reader(f"203.0.113.{number}", organization=number, key=number))
+    for number in range(100):
+        places.give_back(reader(f"203.0.113.{number}", organization=number, key=number))
+    assert places.callers() == []
+    assert not any((places._per_key, places._per_organization, places._per_address))

@@ -1,0 +1,115 @@
+"""Migrations expand: what a release removes, renames or demands, the release before it still uses during a deploy."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from shared.postgres.migrate import SCRIPTS
+
+ROOT = Path(__file__).parents[4]
+FIRST = "0001"
+MIGRATIONS = sorted(
+    path
+    for path in (SCRIPTS / "versions").iterdir()
+    if path.suffix in {".py", ".sql"} and FIRST not in path.name
+)
+COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/|^\s*#[^\n]*", re.MULTILINE | re.DOTALL)
+CONTRACTS = re.compile(r'^contracts = "([^"]+)"$', re.MULTILINE)
+FORBIDDEN = {
+    "drops what may be in use": r"\bdrop\s+(?!index\b|default\b|not\s+null\b)\w+|\bop\.drop_(?!index\b)\w+",
+    "renames": r"\brename\b|\bop\.rename_\w+|\bnew_(?:column|table)_name\b",
+    "changes a column's type": r"\balter\s+(?:column\s+)?\w+\s+(?:set\s+data\s+)?type\b|\btype_=",
+    "demands a value": r"\bset\s+not\s+null\b|\bnullable=False\b",
+    "takes a default away": r"\bdrop\s+default\b",
+    "removes rows": r"\btruncate\b|\bdelete\s+from\b",
+    "takes rights away": r"\brevoke\b",
+    "forbids what was allowed": r"\badd\s+(?:constraint|check|unique|primary|foreign)\b|\bcreate\s+unique\s+index\b",
+}
+"""What a release before may stumble over, by how it is written: the words of SQL, or Alembic's operations."""
+ADDED = re.compile(r"\badd\s+column\b(?P<rest>[^;,)\"]*)", re.IGNORECASE)
+
+
+def complaints(text: str) -> list[str]:
+    """Return what a release before may stumble over; nothing where the migration says since when nobody does."""
+    plain = COMMENTS.sub("", text)
+    found = [what for what, pattern in FORBIDDEN.items() if re.search(pattern, plain, re.IGNORECASE)]
+    for column in ADDED.finditer(plain):
+        is_demanded = re.search(r"\bnot\s+null\b", column["rest"], re.IGNORECASE)
+        if is_demanded and not re.search(r"\bdefault\b|\bgenerated\b", column["rest"], re.IGNORECASE):
+            found.append("adds a column that old statements give no value")
+    return found
+
+
+def releases() -> list[str]:
+    """Return the versions of the changelog, the newest first."""
+    return re.findall(r"^## (\d+\.\d+\.\d+) - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def wrong_with(text: str, released: list[str]) -> list[str]:
+    """Return the complaints that stand: a contraction names the last release that used what goes."""
+    contracts = CONTRACTS.search(text)
+    if contracts is None:
+        return complaints(text)
+    # Not the newest: during the deploy its processes run beside the new ones.
+    return [] if contracts[1] in released[1:] else [f"{contracts[1]} may still run, or was never released"]
+
+
+def test_migrations_add_and_take_nothing_that_the_release_before_uses():
+    released = releases()
+    assert {
+        path.name: wrong for path in MIGRATIONS if (wrong := wrong_with(path.read_text(), released))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE turnkeeper.turns ADD COLUMN region text",
+        "alter table turnkeeper.turns add column region text not null default '', add column more bigint",
+        "alter table turnkeeper.turns alter column region drop not null",
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS by_region ON turnkeeper.turns (region)",
+        "DROP INDEX CONCURRENTLY IF EXISTS turnkeeper.by_region",
+        "CREATE OR REPLACE FUNCTION turnkeeper.region() RETURNS text LANGUAGE sql AS $$ select '' $$",
+        "CREATE TABLE turnkeeper.regions (id uuid PRIMARY KEY, name text NOT NULL) -- drops nothing",
+        "# nothing is renamed\nop.execute('select 1')",
+    ],
+)
+def test_what_adds_is_taken(statement: str):
+    assert complaints(statement) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE turnkeeper.turns DROP COLUMN title",
+        "alter table turnkeeper.turns drop title",
+        "alter table turnkeeper.turns\n  rename column title to name",
+        "drop function turnkeeper.claim_next_turn(uuid)",
+        "drop table if exists turnkeeper.refusals",
+        "alter table turnkeeper.turns alter column attempt type bigint",
+        "alter table turnkeeper.turns alter title set not null",
+        "alter table turnkeeper.turns add column region text not null",
+        "alter table turnkeeper.turns alter column attempt drop default",
+        "alter table turnkeeper.turns add constraint short check (length(title) < 50)",
+        "create unique index by_title on turnkeeper.turns (title)",
+        "truncate turnkeeper.refusals",
+        "delete from turnkeeper.refusals",
+        "revoke select on turnkeeper.turns from turnkeeper_app",
+        "op.drop_column('turns', 'title', schema='turnkeeper')",
+        "op.alter_column('turns', 'title', new_column_name='name')",
+    ],
+)
+def test_what_the_release_before_stumbles_over_is_refused(statement: str):
+    assert len(complaints(statement)) == 1
+
+
+def test_a_contraction_names_a_release_that_no_longer_runs():
+    drop = 'op.execute("alter table turnkeeper.turns drop column title")\n'
+    released = ["0.3.0", "0.2.0", "0.1.0"]
+    assert wrong_with(drop, released) == ["drops what may be in use"]
+    assert wrong_with(f'contracts = "0.2.0"\n{drop}', released) == []
+    for named in ("0.3.0", "0.4.0"):
+        assert wrong_with(f'contracts = "{named}"\n{drop}', released) == [
+            f"{named} may still run, or was never released"
+        ]

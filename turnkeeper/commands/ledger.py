@@ -1,0 +1,128 @@
+"""`turnkeeper ledger`: proves that what was billed, what was spent and what is held are the same money.
+
+All of it is read in one snapshot, so it may run while turns do.
+"""
+
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared.postgres.database import engine_for
+from turnkeeper.options import FAILED
+from turnkeeper.owner import as_owner, environment, organization, owner_url
+
+_SECONDS: Final = 300
+"""A ledger of millions of rows is read whole."""
+_MOST_TOLD: Final = 100
+_ONE: Final = "(cast(:organization as uuid) is null or organization_id = :organization)"
+_PERIODS: Final = f"""
+    with told as (
+        select organization_id, period, starts_on, spent_usd, held_usd, attempts from turnkeeper.spend where {_ONE}
+    ), dated as (
+        select organization_id, day, cost_usd as spent, 0 as held, 1 as bills from turnkeeper.ledger where {_ONE}
+        union all
+        select organization_id, day, 0, amount_usd, 0 from turnkeeper.holds where {_ONE}
+    ), counted as (
+        select organization_id, period, cast(date_trunc(period, cast(day as timestamp)) as date) as starts_on,
+            sum(spent) as spent_usd, sum(held) as held_usd, sum(bills) as attempts
+        from dated cross join unnest(array['day', 'month']) as period group by 1, 2, 3
+    ), both_sides as (
+        select organization_id, period, starts_on,
+            coalesce(t.spent_usd, 0) as spent, coalesce(c.spent_usd, 0) as billed,
+            coalesce(t.held_usd, 0) as held, coalesce(c.held_usd, 0) as holds,
+            coalesce(t.attempts, 0) as attempts, coalesce(c.attempts, 0) as bills
+        from told as t full join counted as c using (organization_id, period, starts_on)
+    )
+"""
+_CHECKS: Final = (
+    f"""
+    {_PERIODS}
+    select organization_id, period || ' ' || starts_on || ': spent ' || spent || ', the ledger says ' || billed as what
+    from both_sides where spent <> billed
+    """,
+    f"""
+    {_PERIODS}
+    select organization_id, period || ' ' || starts_on || ': held ' || held || ', the holds say ' || holds as what
+    from both_sides where held <> holds
+    """,
+    f"""
+    {_PERIODS}
+    select organization_id, period || ' ' || starts_on || ': ' || attempts || ' attempts, the ledger has ' || bills
+        as what
+    from both_sides where attempts <> bills
+    """,
+    f"""
+    select h.organization_id, 'turn ' || t.id || ' (' || t.status || ', attempt ' || t.attempt
+        || ') has a hold of ' || h.amount_usd || ' for attempt ' || h.attempt as what
+    from (select * from turnkeeper.holds where {_ONE}) as h
+    join turnkeeper.turns as t on t.organization_id = h.organization_id and t.id = h.turn_id
+    where t.finished_at is not null or h.attempt <> greatest(t.attempt, 1)
+    """,
+    f"""
+    select t.organization_id, 'turn ' || t.id || ': cost ' || t.cost_usd || ', the ledger says '
+        || coalesce(l.billed, 0) as what
+    from (select * from turnkeeper.turns where {_ONE}) as t
+    left join (select organization_id, turn_id, sum(cost_usd) as billed from turnkeeper.ledger where {_ONE}
+               group by 1, 2) as l on l.organization_id = t.organization_id and l.turn_id = t.id
+    where t.cost_usd <> coalesce(l.billed, 0)
+    """,
+    f"""
+    select s.organization_id, 'session ' || s.id || ': cost ' || s.cost_usd || ', the ledger says '
+        || coalesce(l.billed, 0) as what
+    from (select * from turnkeeper.sessions where {_ONE}) as s
+    left join (select organization_id, session_id, sum(cost_usd) as billed from turnkeeper.ledger where {_ONE}
+               group by 1, 2) as l on l.organization_id = s.organization_id and l.session_id = s.id
+    where s.cost_usd <> coalesce(l.billed, 0)
+    """,
+)
+
+
+def add_ledger(ledger_parser: argparse.ArgumentParser) -> None:
+    """Give `ledger` its commands."""
+    commands = ledger_parser.add_subparsers(required=True, metavar="COMMAND")
+    check_parser = commands.add_parser("check", help="prove that totals, ledger and holds agree")
+    check_parser.add_argument("--organization", "--org", dest="org", help="id or name (default: all)")
+    check_parser.set_defaults(command=as_owner(check))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what does not agree; 1 when something does not."""
+    url = owner_url(environment())
+    only = None if options.org is None else organization(url, options.org)
+    engine = engine_for(
+        url,
+        isolation_level="REPEATABLE READ",
+        connect={"options": f"-c statement_timeout={_SECONDS}s -c default_transaction_read_only=on"},
+    )
+    told = 0
+    try:
+        with engine.begin() as db:
+            for organization_id, what in differences(db, only):
+                told += 1
+                if told <= _MOST_TOLD:
+                    print(f"{organization_id}  {what}")
+    finally:
+        engine.dispose()
+    if told:
+        print(f"turnkeeper: {told} sums do not agree (at most {_MOST_TOLD} are shown)", file=sys.stderr)
+        return FAILED
+    print("ledger, totals and holds agree")
+    return 0
+
+
+def differences(db: Connection, only: UUID | None) -> Iterator[tuple[UUID, str]]:
+    """Yield an organization and words for each sum that is not what it should be.
+
+    Args:
+        db: A transaction of the owner, of one snapshot.
+        only: One organization; None for all.
+    """
+    for statement in _CHECKS:
+        for row in db.execute(text(statement), {"organization": only}):
+            yield row.organization_id, row.what

@@ -1,0 +1,65 @@
+"""The database's owner: its login, the organization that a command means, and what it refused, in one line."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+from shared.errors import SettingsError
+from turnkeeper.options import Command
+from turnkeeper.up.records import DATA_FOLDER
+
+
+def as_owner(command: Command) -> Command:
+    """Return a command that says what the database refused, in one line."""
+
+    def run_command(options: argparse.Namespace) -> int:
+        from turnkeeper.up.logins import owning_database
+
+        with owning_database():
+            return command(options)
+
+    return run_command
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment, with what `.env` adds to it."""
+    from turnkeeper.dotenv import read_dotenv
+
+    return {**read_dotenv(Path(".env")), **os.environ}
+
+
+def owner_url(environ: Mapping[str, str]) -> str:
+    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs here.
+
+    Raises:
+        SettingsError: There is neither.
+    """
+    from turnkeeper.up.records import STATE_NAME, read_state
+
+    if named := environ.get("DATABASE_OWNER_URL", "").strip():
+        return named
+    state = read_state(DATA_FOLDER / STATE_NAME)
+    if state is None:
+        raise SettingsError(["DATABASE_OWNER_URL is required where no `turnkeeper up` runs: set it"])
+    return state.database_owner_url
+
+
+def organization(url: str, named: str | None) -> UUID:
+    """Return the organization that was meant.
+
+    Raises:
+        SettingsError: It is unknown, or none was named and there are several.
+    """
+    from shared.postgres import accounts
+
+    known = accounts.list_organizations(url)
+    meant = [row_id for row_id, name in known if named is None or named in {str(row_id), name}]
+    if len(meant) != 1:
+        names = (
+            ", ".join(f"{name!r} ({row_id})" for row_id, name in known)
+            or "none yet: `turnkeeper orgs create NAME`"
+        )
+        raise SettingsError([f"--org must name one organization; there are: {names}"])
+    return meant[0]

@@ -1,0 +1,5 @@
+"""`python -m turnkeeper.reference`."""
+
+from turnkeeper.reference.pages import main
+
+raise SystemExit(main())

@@ -1,0 +1,356 @@
+"""Writes the reference pages from what the code itself uses, and checks that they are up to date.
+
+    python -m turnkeeper.reference [--check]
+
+A page that is written by hand goes wrong with the first change; these cannot.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from shared.configuration.variables import VARIABLES
+from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
+from shared.metrics.table import METRICS, Metric, Service
+from shared.turn.events import EventType
+from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
+from turnkeeper.reference.code_map import with_map
+from turnkeeper.reference.redis_page import NAMES
+from turnkeeper.reference.typescript import declarations
+
+ROOT: Final = Path(__file__).parents[2]
+_ARCHITECTURE: Final = "docs/ARCHITECTURE.md"
+_NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
+
+_NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
+    {
+        EventType.TURN_QUEUED: ("", "the turn is committed"),
+        EventType.TURN_STARTED: ("`provider`, `model`", "a worker took it; again for each attempt"),
+        EventType.MESSAGE_START: ("`message_id`", "the provider answered; the id is the stored message's"),
+        EventType.CONTENT_DELTA: ("`delta`", "text, never empty; consecutive deltas may arrive as one"),
+        EventType.REASONING_DELTA: ("`delta`", "thinking text, kept apart from the answer"),
+        EventType.MESSAGE_RESET: (
+            "`reason`",
+            "the text of the earlier attempt is void; a new `message_start` follows",
+        ),
+        EventType.MESSAGE_END: ("`usage`, `finish_reason`", "the provider ended the message"),
+        EventType.TITLE_UPDATED: ("`title`", "the session got its title from its first message"),
+        EventType.STOP_REQUESTED: ("`stop_reason`", "the turn was asked to end"),
+        EventType.ERROR: ("`error`", "before `done`, when the turn failed"),
+        EventType.DONE: (
+            (
+                "`status`, `finish_reason`, `stop_reason`, `usage`, `usage_source`, `cost_usd`, `error`, "
+                "`content_sha256`"
+            ),
+            "last: exactly one, after the message, usage and cost are committed",
+        ),
+    }
+)
+_UNNUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
+    {
+        EventType.SUBSCRIBED: ("`session_id`, `turn_id`, `last_seq`", "a websocket's subscription is made"),
+        EventType.CAUGHT_UP: ("`session_id`", "the replay is over; what follows is live"),
+        EventType.PING: ("", "the connection lives"),
+        EventType.SNAPSHOT: (
+            "`turn_id`, `seq`, `attempt`, `status`, `message_id`, `content`, `reasoning`",
+            "the text so far, through `seq`, in place of a replay",
+        ),
+        EventType.GAP: ("`turn_id`, `from`, `to`", "events that are no longer held; a `snapshot` follows"),
+    }
+)
+
+
+def pages() -> Mapping[str, str]:
+    """Return every generated page by its path in the repository."""
+    document = openapi()
+    return {
+        ".env.example": env_example(),
+        "docs/reference/openapi.json": json.dumps(document, indent=2) + "\n",
+        "docs/reference/http.md": http_page(document),
+        "docs/reference/settings.md": settings_page(),
+        "docs/reference/states.md": states_page(),
+        "docs/reference/errors.md": errors_page(),
+        "docs/reference/events.md": events_page(),
+        "docs/reference/metrics.md": metrics_page(),
+        "clients/javascript/src/api.d.ts": declarations(document),
+        "docs/reference/redis-keys.md": redis_page(),
+        _ARCHITECTURE: with_map((ROOT / _ARCHITECTURE).read_text(encoding="utf-8"), ROOT),
+    }
+
+
+def stale(root: Path) -> list[str]:
+    """Return the pages under `root` that are missing or not what they should be."""
+    return [
+        name
+        for name, text in pages().items()
+        if not (path := root / name).is_file() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def write(root: Path) -> list[str]:
+    """Write every page under `root` and return those that changed."""
+    changed = stale(root)
+    made = pages()
+    for name in changed:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(made[name], encoding="utf-8")
+    return changed
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document that the service serves."""
+    from api.openapi import openapi_document
+
+    return openapi_document()
+
+
+def env_example() -> str:
+    """Return `.env.example`: every variable, its meaning and its default."""
+    parts = [
+        "# Every variable that Turnkeeper reads, with its default. An empty variable counts as unset.",
+        "# Written by `python -m turnkeeper.reference` from shared/configuration/settings.py.",
+    ]
+    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
+        parts.append(f"\n# --- {group} ---")
+        for variable in variables:
+            parts.extend((f"\n# {variable.meaning}", f"#{variable.name}={variable.default}"))
+    return "\n".join(parts) + "\n"
+
+
+def settings_page() -> str:
+    """Return the page of environment variables."""
+    parts = [
+        "# Settings\n",
+        _NOTE,
+        (
+            "Environment variables, read once when a process starts. An empty variable counts as unset. All problems "
+            "of a configuration are reported together, and a process with one does not start."
+        ),
+    ]
+    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
+        rows = ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.meaning) for v in variables)
+        parts.append(f"\n## {group}\n\n{_table(('variable', 'default', 'meaning'), rows)}")
+    return "\n".join(parts) + "\n"
+
+
+def states_page() -> str:
+    """Return the page of turn statuses, with a diagram of its table."""
+    rows = ((f"`{source}`", f"`{signal}`", f"`{target}`") for (source, signal), target in TRANSITIONS.items())
+    return "\n".join(
+        (
+            "# Turn states\n",
+            _NOTE,
+            (
+                "One table decides what can happen to a turn. SQL guards, constraints, this page and the tests "
+                "are made from it; what is not in it cannot happen.\n"
+            ),
+            "```mermaid",
+            *_diagram(),
+            "```\n",
+            _table(("status", "signal", "next status"), rows),
+            "\nTerminal: " + ", ".join(f"`{status}`" for status in sorted(TERMINAL)) + ".",
+            "\n## Signals\n",
+            ", ".join(f"`{signal}`" for signal in Signal) + ".\n",
+        )
+    )
+
+
+def _diagram() -> Iterable[str]:
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {TurnStatus.QUEUED}"
+    for (source, signal), target in TRANSITIONS.items():
+        yield f"    {source} --> {target}: {signal}"
+    for status in TurnStatus:
+        if status in TERMINAL:
+            yield f"    {status} --> [*]"
+
+
+def errors_page() -> str:
+    """Return the page of problem codes and faults."""
+    problems = (
+        (f"`{code}`", str(PROBLEMS[code].status), PROBLEMS[code].title, _yes(PROBLEMS[code].retryable))
+        for code in ProblemCode
+    )
+    faults = ((f"`{fault}`", FAULT_TITLES[fault], _yes(fault in RETRYABLE_FAULTS)) for fault in Fault)
+    return "\n".join(
+        (
+            "# Errors\n",
+            _NOTE,
+            "## Refused requests\n",
+            (
+                "Answered as `application/problem+json` (RFC 9457). Programs branch on `code`. Where waiting helps, "
+                "`retry_after_ms` and the `Retry-After` header say how long.\n"
+            ),
+            _table(("code", "status", "title", "retryable"), problems),
+            "\n## Failed turns\n",
+            "A turn that fails carries the same object, without `status` and `request_id`, as its `error`.\n",
+            _table(("code", "title", "retryable"), faults),
+            "",
+        )
+    )
+
+
+def events_page() -> str:
+    """Return the page of event types."""
+    if set(_NUMBERED) | set(_UNNUMBERED) != set(EventType):
+        raise AssertionError("an event type is not described: add it to turnkeeper/reference/pages.py")
+    header = ("type", "fields", "when")
+    return "\n".join(
+        (
+            "# Events\n",
+            _NOTE,
+            (
+                "One envelope on websocket, SSE and JSON pages: `type`, `session_id`, `turn_id`, `seq`, `attempt`, "
+                "`ts` and the fields of the type. `seq` starts at 1 and rises by exactly 1 for each event of a "
+                "turn, across attempts; `(turn_id, seq)` identifies an event.\n"
+            ),
+            "## Numbered\n",
+            _table(header, ((f"`{name}`", *described) for name, described in _NUMBERED.items())),
+            "\n## Only on streams, not numbered\n",
+            _table(header, ((f"`{name}`", *described) for name, described in _UNNUMBERED.items())),
+            "",
+        )
+    )
+
+
+def redis_page() -> str:
+    """Return the page of keys and channels in Redis."""
+    rows = ((f"`{name.pattern}`", name.kind, name.holds, name.lives, name.without) for name in NAMES)
+    return "\n".join(
+        (
+            "# Redis\n",
+            _NOTE,
+            (
+                "All that is kept there, by name. Nothing of it is missed for long: the last column says what happens "
+                "without. The braces are hash tags, so that what belongs together lies together in a cluster. No name "
+                "holds a secret, a user or content.\n"
+            ),
+            _table(("name", "type", "is", "lives", "without it"), rows),
+            "",
+        )
+    )
+
+
+def metrics_page() -> str:
+    """Return the page of metrics."""
+    parts = [
+        "# Metrics\n",
+        _NOTE,
+        (
+            "What `GET /metrics` answers at `METRICS_PORT` (web), the port after it (relay) and the next (worker), "
+            "each for all processes of the service on its host. [How to switch it on](../howto/monitor.md). Every "
+            "series of a service is there from the start; a label has the values below and no others, never an id, "
+            "a user, a model or content."
+        ),
+    ]
+    for title, are_of_servers in (("Counted by processes", False), ("Known by the servers", True)):
+        rows = (_metric_row(metric) for metric in METRICS if metric.is_of_servers is are_of_servers)
+        parts.append(f"\n## {title}\n")
+        if are_of_servers:
+            parts.append(
+                "Read from PostgreSQL and Redis at a scrape, at most every 5 seconds. Every service tells the same, "
+                "so take the `max`. A server that does not answer within a second leaves its figures out.\n"
+            )
+        parts.append(_table(("name", "type", "services", "labels", "meaning"), rows))
+    parts.append("\n## Buckets\n")
+    parts.append(
+        _table(
+            ("name", "upper bounds"),
+            ((f"`{m.name}`", ", ".join(f"{bound:g}" for bound in m.buckets)) for m in METRICS if m.buckets),
+        )
+    )
+    return "\n".join(parts) + "\n"
+
+
+def _metric_row(metric: Metric) -> tuple[str, ...]:
+    services = (
+        "all"
+        if metric.services == set(Service)
+        else ", ".join(each for each in Service if each in metric.services)
+    )
+    values = {
+        name: sorted({series[n] for series in metric.series if series[n]})
+        for n, name in enumerate(metric.labels)
+    }
+    labels = "; ".join(
+        f"`{name}`: {', '.join(f'`{value}`' for value in found)}" for name, found in values.items()
+    )
+    return f"`{metric.name}`", metric.kind.value, services, labels, metric.help
+
+
+def http_page(document: Mapping[str, Any]) -> str:
+    """Return the page of HTTP operations, from the OpenAPI document."""
+    parts = [
+        "# HTTP API\n",
+        _NOTE,
+        document["info"]["description"],
+        "\nThe whole of it: [openapi.json](openapi.json).",
+    ]
+    for tag in document["tags"]:
+        parts.append(f"\n## {tag['name']}")
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                if tag["name"] in operation["tags"]:
+                    parts.append(_operation(method.upper(), path, operation, document))
+    return "\n".join(parts) + "\n"
+
+
+def _operation(method: str, path: str, operation: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    lines = [f"\n### `{method} {path}`\n", operation["summary"]]
+    if "description" in operation:
+        lines.append(operation["description"])
+    rows = [
+        (f"`{parameter['name']}`", parameter["in"], parameter.get("description", ""))
+        for parameter in operation["parameters"]
+        if parameter["in"] != "path"
+    ]
+    if "requestBody" in operation:
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+        required = set(schema.get("required", ()))
+        rows.extend(
+            (f"`{name}`", "body, required" if name in required else "body", field.get("description", ""))
+            for name, field in schema.get("properties", {}).items()
+        )
+    if rows:
+        lines.append("\n" + _table(("name", "in", "meaning"), rows))
+    answers = ((status, answer["description"]) for status, answer in sorted(operation["responses"].items()))
+    lines.append("\n" + _table(("status", "answer"), answers))
+    return "\n".join(lines)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+        for row in (header, ["---"] * len(header), *rows)
+    )
+    return "\n".join(lines)
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or with `--check` only say which are stale.
+
+    Returns:
+        0 when all is well, 1 when a page is stale and was only to be checked.
+    """
+    parser = argparse.ArgumentParser(prog="python -m turnkeeper.reference", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
+    options = parser.parse_args(arguments)
+    if not options.check:
+        for name in write(options.root):
+            print(f"wrote {name}")
+        return 0
+    found = stale(options.root)
+    for name in found:
+        print(f"{name} is stale: run `python -m turnkeeper.reference`", file=sys.stderr)
+    return 1 if found else 0

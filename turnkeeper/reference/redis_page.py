@@ -1,0 +1,101 @@
+"""The page of what is kept in Redis: names from the functions that make them, and for each what is lost with it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shared.redis.doorbell import KEY_PREFIX, QUEUE_KEY
+from shared.redis.names import (
+    ABORT_CHANNEL,
+    abort_key,
+    call_key,
+    events_channel,
+    log_key,
+    ticket_key,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A key or channel, as documented.
+
+    Args:
+        pattern: Its name, with what differs in angle brackets.
+        kind: Redis' type, or `channel`.
+        holds: What it is.
+        lives: For how long.
+        without: What happens where it is lost.
+    """
+
+    pattern: str
+    kind: str
+    holds: str
+    lives: str
+    without: str
+
+
+_SESSION: Final = "<session id>"
+_TURN: Final = "<turn id>"
+
+NAMES: Final = (
+    Name(
+        log_key(_SESSION, _TURN),
+        "stream",
+        "a turn's events, ids `<attempt>-<seq>`: the only key with content",
+        "`LOG_TTL_SECONDS` behind the turn's end",
+        "readers get a `snapshot` from PostgreSQL",
+    ),
+    Name(
+        events_channel(_SESSION),
+        "channel",
+        "the events of a session's turns, live",
+        "",
+        "relays read the log",
+    ),
+    Name(
+        abort_key(_SESSION, _TURN),
+        "string",
+        "that a turn was asked to stop; its value is the reason",
+        "15 minutes",
+        "the worker learns it by renewing its lease",
+    ),
+    Name(ABORT_CHANNEL, "channel", "nudges to workers: ids of turns that were asked to stop", "", "as above"),
+    Name(
+        call_key(_SESSION, _TURN),
+        "string",
+        "that an attempt called the provider, and what that told of its prompt",
+        "ten minutes",
+        "the call of a worker that dies is billed by an estimate, or by its checkpoint",
+    ),
+    Name(
+        ticket_key("<SHA-256 of the secret>"),
+        "string",
+        "whom a stream's ticket is for",
+        "`TICKET_TTL_SECONDS`, and once",
+        "the client asks for another",
+    ),
+    Name(
+        "tk:{<organization id>}:turns:hour",
+        "list",
+        "turns that an organization asked for in the last hour",
+        "an hour",
+        "the limit begins anew",
+    ),
+    Name(
+        "tk:{<organization id>}:turns:minute:<hash of the user>",
+        "list",
+        "turns that a user asked for in the last minute",
+        "a minute",
+        "the limit begins anew",
+    ),
+    Name(QUEUE_KEY, "list", "doorbells that no worker has heard", "until heard", "a sweeper rings again"),
+    *(
+        Name(
+            f"{KEY_PREFIX}_kombu.{what}.<queue>",
+            "set",
+            "Celery's own: that the queue exists",
+            "for ever",
+            "workers make it again",
+        )
+        for what in ("binding", "binding_permanent")
+    ),
+)

@@ -1,0 +1,61 @@
+"""The logins of PostgreSQL: two out of one, and what is said when one is refused.
+
+The processes must not have the owner's login, which may do everything.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from shared.errors import SettingsError, TurnkeeperError
+from shared.postgres.database import LIVENESS
+from turnkeeper.up.embedded.child import kept_secret
+
+
+def split_roles(url: str, data: Path) -> tuple[str, str]:
+    """Make two logins of one: `DATABASE_URL` may name the owner, whose login the processes must not have.
+
+    Returns:
+        The application's URL, of a login that the migration makes, and the owner's.
+
+    Raises:
+        SettingsError: The login cannot make roles, so the owner must be named.
+    """
+    parsed = make_url(url).set(drivername="postgresql")
+    plain = parsed.render_as_string(hide_password=False)
+    try:
+        with psycopg.connect(make_conninfo(plain, connect_timeout=5, **LIVENESS)) as db:
+            row = db.execute(
+                "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+            ).fetchone()
+    except psycopg.OperationalError as failed:
+        raise SettingsError(["DATABASE_URL does not lead to a PostgreSQL that answers: check it"]) from failed
+    if not row or not row[0]:
+        raise SettingsError(
+            ["DATABASE_OWNER_URL is required beside a DATABASE_URL that may not make roles: set it"]
+        )
+    password = kept_secret(data / "database.password")
+    # A role belongs to the whole server: its name tells one data folder's login from another's.
+    suffix = kept_secret(data / "database.role")[:8].lower().replace("-", "_")
+    app = parsed.set(username=f"turnkeeper_{suffix}", password=password)
+    return app.render_as_string(hide_password=False), plain
+
+
+@contextmanager
+def owning_database() -> Iterator[None]:
+    """Say what PostgreSQL refused in one line, as for any other error of an operator's.
+
+    Raises:
+        TurnkeeperError: It could not be reached, or a statement of the owner's failed.
+    """
+    try:
+        yield
+    except DBAPIError as failed:
+        # Of a failed connection psycopg says host, port and user; of a failed statement its first line.
+        reason = str(failed.orig).strip().splitlines()[:1] or [type(failed.orig).__name__]
+        raise TurnkeeperError(f"PostgreSQL, as the owner: {reason[0]}") from failed

@@ -1,0 +1,137 @@
+"""One answer while it is read: what every dialect's reader writes to, and what becomes of it.
+
+Text is made safe to store here, and it is decided here whether an end is an end.
+"""
+
+from typing import Final, Protocol
+
+from shared.errors import Fault, ProviderError
+from shared.money.usage import Usage
+from shared.text import TextCleaner
+from shared.turn.turns import FinishReason
+from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
+
+MOST_TOKENS: Final = 10**9
+"""A thousand times the largest context: a figure above is a mistake, and would empty a budget."""
+
+
+class Reader(Protocol):
+    """Reads one dialect's events into a `Reading`."""
+
+    def feed(self, name: str, data: bytes) -> None:
+        """Read one event.
+
+        Args:
+            name: The event's name; empty for the default.
+            data: Its data.
+
+        Raises:
+            ProviderError: The event is an error, or cannot be read.
+        """
+
+
+class Reading:
+    """Gathers the items of one answer; `take` hands over what has gathered."""
+
+    __slots__ = (
+        "_content",
+        "_continues",
+        "_has_content",
+        "_items",
+        "_reasoning",
+        "_text_left",
+        "_usage",
+        "is_begun",
+        "is_finished",
+        "is_spoken",
+    )
+
+    def __init__(self, max_text_bytes: int, *, continues: bool = False) -> None:
+        """Begin with nothing.
+
+        Args:
+            max_text_bytes: Most text, answer and thinking together, in UTF-8.
+            continues: It goes on with a text that the prompt holds, and may have nothing to add.
+        """
+        self._continues = continues
+        self._items: list[Item] = []
+        self._content = TextCleaner()
+        self._reasoning = TextCleaner()
+        self._text_left = max_text_bytes
+        self._usage: Usage | None = None
+        self._has_content = False
+        self.is_begun = False
+        self.is_spoken = False
+        self.is_finished = False
+
+    def take(self) -> list[Item]:
+        """Return the items since the last call."""
+        items, self._items = self._items, []
+        return items
+
+    def begin(self) -> None:
+        """Note that the provider answers; only the first call counts."""
+        if not self.is_begun:
+            self.is_begun = True
+            self._items.append(MessageStart())
+
+    def say(self, piece: str) -> None:
+        """Add a piece of the answer."""
+        text = self._content.feed(piece)
+        if text:
+            self._count(text)
+            self._has_content = True
+            self._items.append(ContentDelta(text))
+
+    def think(self, piece: str) -> None:
+        """Add a piece of the thinking."""
+        text = self._reasoning.feed(piece)
+        if text:
+            self._count(text)
+            self._items.append(ReasoningDelta(text))
+
+    def use(self, usage: Usage) -> None:
+        """Note the usage so far."""
+        if usage != self._usage:
+            self._usage = usage
+            self._items.append(RunningUsage(usage))
+
+    def finish(self, reason: FinishReason, usage: Usage | None) -> None:
+        """Note the provider's terminal mark.
+
+        Args:
+            reason: Why the model stopped.
+            usage: The final figures, or None where the provider sent none that can be right.
+
+        Raises:
+            ProviderError: The answer holds no text, and its reason does not say why.
+        """
+        for cleaner, delta in ((self._reasoning, ReasoningDelta), (self._content, ContentDelta)):
+            if pending := cleaner.flush():
+                self._items.append(delta(pending))
+                self.is_spoken = True
+                self._has_content = self._has_content or delta is ContentDelta
+        explained = reason in {FinishReason.REFUSAL, FinishReason.CONTENT_FILTER} or (
+            reason is FinishReason.LENGTH and self.is_spoken  # all of it went into thinking
+        )
+        if not self._has_content and not explained and not self._continues:
+            raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer was empty")
+        self.begin()
+        self.is_finished = True
+        self._items.append(Finish(reason, usage))
+
+    def _count(self, text: str) -> None:
+        self.is_spoken = True
+        self._text_left -= len(text) if text.isascii() else len(text.encode())
+        if self._text_left < 0:
+            raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is too long")
+
+
+def token_count(value: object) -> int:
+    """Return `value` where it can be a number of tokens, else 0: never negative, never absurd."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
+def unreadable() -> ProviderError:
+    """Return the error for an event that cannot be decoded."""
+    return ProviderError(Fault.PROVIDER_PROTOCOL, "an event of the model provider's stream could not be read")

@@ -1,0 +1,1 @@
+"""What keeps, checks and takes up running turns: leases, stops, the sweeper, retention."""

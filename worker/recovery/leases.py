@@ -1,0 +1,262 @@
+"""Keeps the leases of all turns of a process, in one statement every few seconds.
+
+The same round saves the texts that changed and brings back stops and lost leases, so that Stop works
+without Redis. It runs in a thread and on a connection of its own: a busy pool must not cost a lease.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import text
+
+from shared.errors import UnavailableError
+from shared.postgres.database import Database
+from shared.turn.turns import StopReason
+from worker.providers.provider import Provider
+from worker.turn.attempt import Attempt
+from worker.turn.outcome import Answer
+
+_log = logging.getLogger("turnkeeper.leases")
+
+_RENEW: Final = text(
+    "select turn_id, stop_reason from turnkeeper.renew_leases(:worker_id, :lease_seconds, :turns, :attempts)"
+)
+_SAVE: Final = text(
+    """
+    select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings, :inputs,
+        :cache_reads, :cache_writes, :cache_writes_1h, :outputs, :reasoning_counts, :sources)
+    """
+)
+_HEARTBEAT: Final = text(
+    """
+    insert into turnkeeper.workers as w (id, running, claimed_at, heard_at)
+    values (:worker_id, :running, case when :claimed then now() end,
+            now() - make_interval(secs => cast(:silent_seconds as float8)))
+    on conflict (id) do update set renewed_at = now(), running = excluded.running, heard_at = excluded.heard_at,
+        -- Three canaries: a silence that long is no idleness.
+        hearing_since = case when excluded.heard_at - w.heard_at > interval '45 seconds' then excluded.heard_at
+                             else w.hearing_since end,
+        claimed_at = coalesce(excluded.claimed_at, w.claimed_at)
+    """
+)
+_FORGET_DEAD_WORKERS: Final = text(
+    "delete from turnkeeper.workers where renewed_at < now() - interval '1 hour'"
+)
+_GOODBYE: Final = text("delete from turnkeeper.workers where id = :worker_id")
+
+
+@dataclass(slots=True)
+class _Held:
+    session_id: UUID
+    attempt_number: int
+    attempt: Attempt
+    saved_seq: int = 0
+
+
+class LeaseKeeper:
+    """Renews what `hold` was told, until `release`.
+
+    Args:
+        database: A pool of its own.
+        worker_id: Who holds the leases.
+        provider: Says what usage its running figures stand for.
+        loop: Where attempts live; stops and fences are handed to it.
+        lease_seconds: How long a lease lasts.
+        renew_seconds: How often it is renewed.
+        trust_seconds: Age of the last renewal at which `is_trusted` turns false.
+        silent_seconds: Says how long this process has heard no doorbell; told to whoever asks for readiness.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker_id: UUID,
+        provider: Provider,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        lease_seconds: float,
+        renew_seconds: float,
+        trust_seconds: float,
+        silent_seconds: Callable[[], float],
+    ) -> None:
+        """Prepare; `start` begins to renew."""
+        self._database = database
+        self._worker_id = worker_id
+        self._provider = provider
+        self._loop = loop
+        self._lease_seconds = lease_seconds
+        self._renew_seconds = renew_seconds
+        self._trust_seconds = trust_seconds
+        self._silent_seconds = silent_seconds
+        self._held: dict[UUID, _Held] = {}
+        self._guard = threading.Lock()
+        self._renewed_at = monotonic()
+        self._claimed = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Introduce the worker and begin to renew.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        self._renew()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing and say goodbye, as far as PostgreSQL answers."""
+        self._stopping.set()
+        self._thread.join(timeout=self._lease_seconds)
+        try:
+            with self._database.across() as db:
+                db.execute(_GOODBYE, {"worker_id": self._worker_id})
+        except UnavailableError:
+            _log.warning("the worker's row stays until it is an hour old: the database cannot be reached")
+
+    def hold(self, session_id: UUID, turn_id: UUID, attempt_number: int, attempt: Attempt) -> None:
+        """Renew the lease of a turn that was just claimed."""
+        with self._guard:
+            self._held[turn_id] = _Held(session_id, attempt_number, attempt)
+            self._claimed = True
+
+    def release(self, turn_id: UUID, attempt_number: int) -> None:
+        """Renew it no more."""
+        with self._guard:
+            held = self._held.get(turn_id)
+            if held is not None and held.attempt_number == attempt_number:
+                del self._held[turn_id]
+
+    def is_trusted(self) -> bool:
+        """Say whether this process may still publish and settle, by its own monotonic clock (I3)."""
+        return monotonic() - self._renewed_at < self._trust_seconds
+
+    def attempt_of(self, turn_id: UUID) -> Attempt | None:
+        """Return the attempt that runs a turn here, if one does."""
+        held = self._held.get(turn_id)
+        return None if held is None else held.attempt
+
+    def held_turns(self) -> Sequence[tuple[UUID, UUID]]:
+        """Return session and id of the turns that run here."""
+        with self._guard:
+            return [(held.session_id, turn_id) for turn_id, held in self._held.items()]
+
+    def hand_back_all(self) -> None:
+        """Let every turn that runs here go on elsewhere: the worker ends."""
+        with self._guard:
+            held = list(self._held.values())
+        for entry in held:
+            self._loop.call_soon_threadsafe(entry.attempt.hand_back)
+
+    def running(self) -> int:
+        """Return how many turns run here."""
+        return len(self._held)
+
+    def holds_lease(self, turn_id: UUID, attempt_number: int) -> bool:
+        """Ask PostgreSQL whether an attempt still owns its turn, and renew it if so.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        with self._database.across() as db:
+            rows = db.execute(
+                _RENEW,
+                {
+                    "worker_id": self._worker_id,
+                    "lease_seconds": self._lease_seconds,
+                    "turns": [turn_id],
+                    "attempts": [attempt_number],
+                },
+            )
+            return rows.one_or_none() is not None
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(self._renew_seconds):
+            try:
+                self._renew()
+            except UnavailableError as error:
+                _log.warning("leases were not renewed: %s", error, extra={"running": len(self._held)})
+
+    def _renew(self) -> None:
+        with self._guard:
+            held = dict(self._held)
+            claimed, self._claimed = self._claimed, False
+        asked_at = monotonic()
+        with self._database.across() as db:
+            db.execute(
+                _HEARTBEAT,
+                {
+                    "worker_id": self._worker_id,
+                    "running": len(held),
+                    "claimed": claimed,
+                    "silent_seconds": self._silent_seconds(),
+                },
+            )
+            db.execute(_FORGET_DEAD_WORKERS)
+            owned = self._renew_held(db, held) if held else {}
+            self._save(db, {turn_id: held[turn_id] for turn_id in owned})
+        for turn_id, entry in held.items():
+            if turn_id not in owned:
+                self._tell(turn_id, entry, entry.attempt.fence)
+            elif (reason := owned[turn_id]) is not None:
+                self._tell(turn_id, entry, partial(entry.attempt.stop, StopReason(reason)))
+        # Only now: before, the publisher would trust attempts that are about to be fenced.
+        self._renewed_at = asked_at
+
+    def _tell(self, turn_id: UUID, entry: _Held, what: Callable[[], None]) -> None:
+        """Hand a stop or a fence to the loop, unless the turn was settled while the statement ran."""
+        if self._held.get(turn_id) is entry:
+            self._loop.call_soon_threadsafe(what)
+
+    def _renew_held(self, db: Any, held: Mapping[UUID, _Held]) -> dict[UUID, str | None]:
+        rows = db.execute(
+            _RENEW,
+            {
+                "worker_id": self._worker_id,
+                "lease_seconds": self._lease_seconds,
+                "turns": list(held),
+                "attempts": [entry.attempt_number for entry in held.values()],
+            },
+        )
+        return {row.turn_id: row.stop_reason for row in rows}
+
+    def _save(self, db: Any, owned: Mapping[UUID, _Held]) -> None:
+        """Checkpoint the texts that grew since they were last saved."""
+        changed: dict[UUID, tuple[int, Answer]] = {}
+        for turn_id, entry in owned.items():
+            if entry.attempt.has_called() and entry.attempt.channel.seq != entry.saved_seq:
+                checkpoint = entry.attempt.checkpoint(self._provider)
+                if checkpoint is not None:
+                    changed[turn_id] = checkpoint
+        if not changed:
+            return
+        seqs = [seq for seq, _ in changed.values()]
+        answers = [answer for _, answer in changed.values()]
+        db.execute(
+            _SAVE,
+            {
+                "worker_id": self._worker_id,
+                "turns": list(changed),
+                "attempts": [owned[turn_id].attempt_number for turn_id in changed],
+                "seqs": seqs,
+                "calls": [answer.called for answer in answers],
+                "contents": [answer.content for answer in answers],
+                "reasonings": [answer.reasoning for answer in answers],
+                "inputs": [answer.usage.input_tokens for answer in answers],
+                "cache_reads": [answer.usage.cache_read_tokens for answer in answers],
+                "cache_writes": [answer.usage.cache_write_tokens for answer in answers],
+                "cache_writes_1h": [answer.usage.cache_write_1h_tokens for answer in answers],
+                "outputs": [answer.usage.output_tokens for answer in answers],
+                "reasoning_counts": [answer.usage.reasoning_tokens for answer in answers],
+                "sources": [answer.usage_source.value for answer in answers],
+            },
+        )
+        for turn_id, (seq, _) in changed.items():
+            owned[turn_id].saved_seq = seq

@@ -1,0 +1,382 @@
+"""Ends or requeues what dead workers left, rings again where a doorbell was lost, expires what waited too long.
+
+What waits stays in PostgreSQL: only a bounded number of doorbells is out, for one that wakes a worker is as
+good as another. Every worker runs it each second, and at once when a lease runs out; an advisory lock lets one of them
+work, so there is no extra process that could be missing.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import redis
+from sqlalchemy import Row, text
+
+from shared.configuration.settings import Settings
+from shared.errors import Fault, UnavailableError
+from shared.metrics.registry import Registry
+from shared.observing.logs import log_ids
+from shared.postgres.database import Database
+from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.log_scripts import RESTART
+from shared.redis.names import events_channel, log_key
+from shared.tracing.span import Recorder
+from shared.tracing.turns import record_turn
+from shared.turn.events import EventType, timestamp
+from shared.turn.events_of_turn import accept_events, done_event
+from shared.turn.transcript import Transcript
+from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
+from worker.metrics import WorkerMetrics
+from worker.providers.provider import Capabilities
+from worker.publishing.publisher import Publisher
+from worker.recovery.left_behind import Left, left_behind
+from worker.recovery.retention import forget_old_sessions
+from worker.turn.continuation import is_continued
+from worker.turn.outcome import Requeued, Stopped
+from worker.turn.retry import MOST_ATTEMPTS
+from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, settle
+
+_log = logging.getLogger("turnkeeper.sweeper")
+
+_LOCK: Final = 0x73776565
+"""Advisory lock: one sweeper at a time, whichever worker it is in."""
+_EVERY_SECONDS: Final = 1.0
+_SOONEST_SECONDS: Final = 0.05
+_RING_AGAIN_SECONDS: Final = 2.0
+_MOST_AT_ONCE: Final = 200
+_MOST_DOORBELLS: Final = 200
+"""Lying in Redis unheard: with so many the workers are busy or gone, and more would wake nobody."""
+_HOUSEKEEPING_ROUNDS: Final = 15
+_RETENTION_ROUNDS: Final = 20
+_TELL_SECONDS: Final = 5.0
+_SHOWN_SECONDS: Final = 1.0
+_TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
+_UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
+_LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
+_NEXT_LEASE_END: Final = text("select turnkeeper.seconds_to_next_lease_end()")
+_OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
+_EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds, :age_seconds, :most)")
+_FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
+_LEFT_BEHIND: Final = text(
+    """
+    select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
+           t.last_seq, t.title, t.queued_at, t.max_output_tokens, t.traceparent,
+           c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
+           c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.output_tokens,
+           c.reasoning_tokens, c.usage_source,
+           (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
+            where m.organization_id = t.organization_id and m.session_id = t.session_id
+              and m.position <= t.number * 2)
+           + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
+              where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
+    from turnkeeper.turns as t
+    left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
+    where t.organization_id = :organization_id and t.id = :turn_id
+    """
+)
+# A text that was kept to be continued is void then: its reset comes before `done`.
+_EXPIRE: Final = text(
+    """
+    with expired as (
+        update turnkeeper.turns as t
+        set status = 'expired', finished_at = clock_timestamp(),
+            last_seq = t.last_seq + 1 + (
+                select count(*) from turnkeeper.checkpoints as c
+                where c.organization_id = t.organization_id and c.turn_id = t.id)
+        where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
+          and t.claimable_at < clock_timestamp() - make_interval(secs => :queue_seconds)
+        returning t.*
+    ), forgotten as (
+        delete from turnkeeper.checkpoints as c using expired as t
+        where c.organization_id = t.organization_id and c.turn_id = t.id
+        returning c.turn_id
+    )
+    select t.*, exists (select from forgotten) as has_void_text from expired as t
+    """
+)
+
+
+class Sweeper:
+    """Sweeps each second, and when a lease runs out, until `stop`.
+
+    Args:
+        settings: The configuration.
+        worker_id: Who sweeps.
+        database: A pool that does not compete with running turns.
+        publisher: Tells readers what was decided.
+        loop: Where the publisher lives.
+        ring: Sends a doorbell, given turn and trace context.
+        metrics: Where it counts the turns that it ends; None to count none.
+        recorder: Where their spans go; None where traces are off.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: UUID,
+        database: Database,
+        publisher: Publisher,
+        loop: asyncio.AbstractEventLoop,
+        ring: Callable[[str, str], None],
+        metrics: WorkerMetrics | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Prepare; `start` begins."""
+        self._metrics = metrics or WorkerMetrics(Registry())
+        self._recorder = recorder
+        self._settings = settings
+        self._worker_id = worker_id
+        self._database = database
+        self._publisher = publisher
+        self._loop = loop
+        self._ring = ring
+        self._redis = redis.Redis.from_url(
+            settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
+        )
+        self._round = 0
+        self._told: list[Future[None]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the round and end."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_TELL_SECONDS)
+        self._redis.close()
+
+    def _sweep_until_stopped(self) -> None:
+        pause = _EVERY_SECONDS
+        while not self._stopping.wait(pause):
+            pause = _EVERY_SECONDS
+            try:
+                pause = self.sweep()
+            except UnavailableError as error:
+                _log.warning("the sweep waits for the database: %s", error)
+            except Exception:  # noqa: BLE001
+                # The sweeper is what ends turns when all else fails: one bad row must not end it.
+                _log.exception("a sweep failed")
+
+    def sweep(self) -> float:
+        """Do one round, if no other worker is doing it.
+
+        Returns:
+            The seconds until the next.
+        """
+        self._round += 1
+        with self._database.across() as db:
+            if not db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
+                return _EVERY_SECONDS
+            lost_turns = db.execute(_LOST, {"most": _MOST_AT_ONCE}).all()
+            overdue = db.execute(
+                _OVERDUE, {"queue_seconds": self._settings.queue_timeout_seconds, "most": _MOST_AT_ONCE}
+            ).all()
+            if self._round % _HOUSEKEEPING_ROUNDS == 0:
+                self._keep_house(db)
+        for row in lost_turns:
+            self._each(self._recover, row)
+        for row in overdue:
+            self._each(self._expire, row)
+        self._await_told()
+        # Last, so that what was requeued or became its session's next just now is rung in this round.
+        self._ring_again()
+        if self._round % _RETENTION_ROUNDS == 0:
+            self._forget_old_sessions()
+        return self._pause()
+
+    def _pause(self) -> float:
+        """Say when the next round is due: what a dead worker left is taken up as soon as its lease is over."""
+        with self._database.across() as db:
+            lease_end = db.execute(_NEXT_LEASE_END).scalar_one()
+        return _EVERY_SECONDS if lease_end is None else max(_SOONEST_SECONDS, min(_EVERY_SECONDS, lease_end))
+
+    def _each(self, step: Callable[[UUID, UUID], None], row: Row[Any]) -> None:
+        """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""
+        with log_ids(turn_id=row.turn_id):
+            try:
+                step(row.organization_id, row.turn_id)
+            except UnavailableError:
+                raise  # it would be the same for all others
+            except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
+                _log.exception("a turn could not be taken up")
+
+    def _await_told(self) -> None:
+        """Wait until readers were shown what was decided, before a doorbell lets the next attempts speak."""
+        told, self._told = self._told, []
+        done, late = wait(told, timeout=_TELL_SECONDS)
+        if late:
+            _log.warning("readers are told late", extra={"turns": len(late)})
+        for each in done:
+            if (error := each.exception()) is not None:
+                _log.error("readers could not be told", exc_info=error)
+
+    def _forget_old_sessions(self) -> None:
+        """After everything else and in a transaction of its own: turns never wait for it, nor fail with it."""
+        if self._settings.retention_days is None:
+            return
+        with self._database.across() as db:
+            if db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
+                forget_old_sessions(db, self._settings.retention_days)
+
+    def _ring_again(self) -> None:
+        most = _MOST_DOORBELLS - self._doorbells()
+        if most <= 0:
+            return
+        with self._database.across() as db:
+            unheard = db.execute(_UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": most}).all()
+        for row in unheard:
+            self._ring(str(row.turn_id), row.traceparent)
+
+    def _doorbells(self) -> int:
+        """Count the doorbells that no worker has heard; all that may be out when Redis does not say."""
+        try:
+            return self._redis.llen(QUEUE_KEY)
+        except redis.RedisError as error:
+            _log.warning("no turn is rung for: %s", type(error).__name__)
+            return _MOST_DOORBELLS
+
+    def _keep_house(self, db: Any) -> None:
+        db.execute(
+            _EXPIRE_SESSIONS,
+            {
+                "idle_seconds": self._settings.session_idle_seconds,
+                "age_seconds": self._settings.session_age_seconds,
+                "most": _MOST_AT_ONCE,
+            },
+        )
+        db.execute(
+            _FORGET_KEYS,
+            {"older_than_seconds": self._settings.idempotency_seconds, "most": _MOST_AT_ONCE},
+        )
+
+    def _recover(self, organization_id: UUID, turn_id: UUID) -> None:
+        """Settle or requeue a turn whose lease ran out; whoever is first wins (I2)."""
+        with self._database.of(organization_id) as db:
+            row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
+        left = left_behind(row, self._redis, self._settings.context_tokens)
+        ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
+        try:
+            settled = self._settle(organization_id, left, ending)
+        except UnpayableError:
+            ending = Stopped(left.answer, StopReason.BUDGET)
+            settled = self._settle(organization_id, left, ending)
+        events = _events(ending)
+        if settled is None:
+            return  # it came back to life, or another settled it
+        self._metrics.taken_up.add()
+        self._metrics.settled(settled, ending)
+        _log.warning("a lost turn was taken up", extra={"status": settled.status})
+        done = None
+        if not isinstance(ending, Requeued):
+            self._record(settled, row.traceparent)
+            content = "" if settled.dropped else ending.answer.content
+            done = done_event(settled, content)
+        if left.is_log_lost:
+            self._begin_log_again(left, settled.attempt)
+        self._tell(settled, left.last_seq, events, done)
+
+    def _settle(self, organization_id: UUID, left: Left, ending: Ending) -> Row[Any] | None:
+        last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
+        settlement = Settlement(
+            organization_id, left.row.id, left.row.attempt, last_seq, lost_to=self._worker_id
+        )
+        return settle(self._database, self._settings.provider, settlement, ending)
+
+    def _begin_log_again(self, left: Left, attempt: int) -> None:
+        """Tell readers the text so far under a number that none of them has passed."""
+        row, text = left.row, left.answer
+        transcript = Transcript.resume(
+            seq=left.last_seq,
+            attempt=attempt,
+            status=TurnStatus.RUNNING,
+            message_id=str(row.answer_id),
+            content=text.content,
+            reasoning=text.reasoning,
+        )
+        snapshot = transcript.snapshot(row.session_id, row.id, timestamp(datetime.now(UTC)))
+        keys = (log_key(row.session_id, row.id), events_channel(row.session_id))
+        try:
+            self._redis.eval(
+                RESTART, 2, *keys, f"{attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
+            )
+        except redis.RedisError as error:
+            _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
+
+    def _tell(
+        self,
+        row: Row[Any],
+        last_seq: int,
+        events: Sequence[tuple[EventType, Mapping[str, Any]]],
+        done: bytes | None,
+    ) -> None:
+        """Show readers what was decided; all turns of a round at the same time."""
+
+        async def tell() -> None:
+            await self._publisher.open(row.session_id, row.id, accept_events(row))
+            channel = self._publisher.channel(
+                row.session_id, row.id, row.attempt, last_seq, row.id, lambda: None
+            )
+            for event_type, fields in events:
+                channel.event(event_type, fields)
+            if done is not None:
+                channel.encoded(row.last_seq, done)
+                channel.close()
+            else:
+                await channel.drained(_SHOWN_SECONDS)
+                channel.discard()
+
+        self._told.append(asyncio.run_coroutine_threadsafe(tell(), self._loop))
+
+    def _expire(self, organization_id: UUID, turn_id: UUID) -> None:
+        with self._database.of(organization_id) as db:
+            expired = db.execute(
+                _EXPIRE,
+                {
+                    "organization_id": organization_id,
+                    "turn_id": turn_id,
+                    "sources": sorted(sources_of(Signal.EXPIRE)),
+                    "queue_seconds": self._settings.queue_timeout_seconds,
+                },
+            ).one_or_none()
+        if expired is None:
+            return
+        self._metrics.expired()
+        self._record(expired, expired.traceparent)
+        void = ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
+        events = void if expired.has_void_text else ()
+        self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
+
+    def _record(self, row: Row[Any], traceparent: str) -> None:
+        if self._recorder is not None:
+            record_turn(self._recorder, row, traceparent)
+
+
+def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
+    """Return what readers are told of a dead attempt, before `done` where that follows."""
+    match ending:
+        case Requeued(answer, keeps_text=False) if answer.content or answer.reasoning:
+            return ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
+        case Stopped(_, reason):
+            return ((EventType.STOP_REQUESTED, {"stop_reason": reason.value}),)
+        case _:
+            error = error_of(ending)
+            return () if error is None else ((EventType.ERROR, {"error": error}),)
+
+
+def _ending(left: Left, capabilities: Capabilities) -> Ending:
+    row, answer = left.row, left.answer
+    if row.status == TurnStatus.STOPPING:
+        return Stopped(answer, StopReason(row.stop_reason))
+    has_text = bool(answer.content or answer.reasoning)
+    if row.attempt - row.handed_back >= MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
+        return lost(answer)
+    return Requeued(answer, keeps_text=left.is_open and is_continued(answer, capabilities))

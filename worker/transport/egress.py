@@ -1,0 +1,140 @@
+"""Where a provider's host may be connected to: resolved here, checked, and connected to as checked.
+
+A name that was checked and is then resolved again by the connecting library can lead elsewhere the
+second time (DNS rebinding), so both transports connect to addresses only, and only to those of here.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import certifi
+
+from shared.configuration.addresses import is_listed, refusal_of_address
+
+_log = logging.getLogger("turnkeeper.egress")
+
+_Connection = TypeVar("_Connection")
+
+MOST_ADDRESSES: Final = 8
+"""Tried for one connection; with more of them each had no time left to answer in."""
+
+
+class Resolver(Protocol):
+    """Turns a host into the addresses that may be connected to."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return IP addresses, the preferred first.
+
+        Raises:
+            OSError: The host is unknown, or may not be connected to.
+        """
+
+
+class SystemResolver:
+    """Asks the operating system, in a thread."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return what `getaddrinfo` says, each address once."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError as exc:  # what Python makes of a label that is too long
+            raise OSError("the host's name cannot be resolved") from exc
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class GuardedResolver:
+    """Lets only addresses of the public internet through, and hosts that the operator listed.
+
+    Args:
+        resolver: Asked for the addresses, each time anew.
+        allowed_hosts: Hosts, with or without a port, whose addresses are not checked.
+        refusal: Says why an address may not be connected to, None when it may.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        allowed_hosts: frozenset[str],
+        refusal: Callable[[str], str | None] = refusal_of_address,
+    ) -> None:
+        self._resolver = resolver
+        self._allowed_hosts = allowed_hosts
+        self._refusal = refusal
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of `host`; one internal address among them refuses them all.
+
+        Raises:
+            OSError: The host is unknown.
+            PermissionError: It leads to an internal address.
+        """
+        addresses = await self._resolver.resolve(host, port)
+        if is_listed(host, port, self._allowed_hosts):
+            return addresses
+        for address in addresses:
+            reason = self._refusal(address)
+            if reason is not None:
+                _log.warning(
+                    "the provider's host leads to an internal address and is not in MCP_LLM_ALLOWED_HOSTS",
+                    extra={"host": host, "port": port, "address": address, "reason": reason},
+                )
+                raise PermissionError("the provider's host leads to an internal address")
+        return addresses
+
+
+async def first_connection(
+    resolver: Resolver,
+    host: str,
+    port: int,
+    timeout_seconds: float | None,
+    connect: Callable[[str], Awaitable[_Connection]],
+) -> _Connection:
+    """Connect to the first address that answers, each of them given its share of the time that is left.
+
+    Args:
+        resolver: Says which addresses there are.
+        host: Whom to look for.
+        port: Where it listens.
+        timeout_seconds: For everything, resolving included; None for no limit.
+        connect: Connects to one address.
+
+    Raises:
+        TimeoutError: It took too long.
+        OSError: The host is unknown, not allowed, or no address of it answers.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout_seconds) as limit:
+        addresses = (await resolver.resolve(host, port))[:MOST_ADDRESSES]
+        for left in range(len(addresses), 0, -1):
+            deadline = limit.when()
+            share = None if deadline is None else (deadline - loop.time()) / left
+            try:
+                async with asyncio.timeout(share):
+                    return await connect(addresses[-left])
+            except (OSError, TimeoutError):
+                if left == 1:
+                    raise
+    raise OSError("the host has no address that may be connected to")
+
+
+def trust() -> ssl.SSLContext:
+    """Return how a provider's certificate is checked: by certifi's authorities, or by the operator's own.
+
+    `SSL_CERT_FILE` and `SSL_CERT_DIR` name those. Python's and httpx's ready-made contexts write the keys of
+    every connection to the file of SSLKEYLOGFILE; this one does not. # I10
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.version_info >= (3, 13):  # as `ssl.create_default_context` does there
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    context.load_verify_locations(
+        cafile=file or (None if folder else certifi.where()), capath=None if file else folder
+    )
+    return context
