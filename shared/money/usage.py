@@ -4,8 +4,9 @@ Dialects count differently (OpenAI's prompt tokens contain its cached ones, Anth
 not); an adapter translates once, and everything behind it adds up plain numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Final
 
 
 class UsageSource(StrEnum):
@@ -61,6 +62,12 @@ class Usage:
     def is_empty(self) -> bool:
         """Say whether no token was used at all."""
         return self == Usage()
+
+
+COLUMNS: Final = tuple(field.name for field in fields(Usage))
+"""Its fields, as checkpoints and the ledger name their columns; statements are put together from these."""
+SHOWN_COLUMNS: Final = tuple(name for name in COLUMNS if name != "cache_write_1h_tokens")
+"""Those that turns, messages, sessions and spend have: what is on the wire."""
 
 
 def estimate_tokens(text: str) -> int:
