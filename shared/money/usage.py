@@ -64,9 +64,20 @@ class Usage:
         return self == Usage()
 
 
+@dataclass(frozen=True, slots=True)
+class ShownTokens:
+    """What rows of turns, sessions and the ledger count: every class that is on the wire."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
 COLUMNS: Final = tuple(field.name for field in fields(Usage))
 """Its fields, as checkpoints and the ledger name their columns; statements are put together from these."""
-SHOWN_COLUMNS: Final = tuple(name for name in COLUMNS if name != "cache_write_1h_tokens")
+SHOWN_COLUMNS: Final = tuple(field.name for field in fields(ShownTokens))
 """Those that turns, messages, sessions and spend have: what is on the wire."""
 
 

@@ -1,7 +1,7 @@
-"""Statements of the hot path, sent by the driver itself.
+"""Statements whose rows are values, sent by the driver itself.
 
-SQLAlchemy works a textual statement's columns out anew at each execution, which costs more than PostgreSQL
-needs to run it. What a turn needs on its way goes through here; everything else is SQLAlchemy's.
+SQLAlchemy works a textual statement's columns out at each execution, which costs more than PostgreSQL needs to run
+it. Here they become the fields of a class as the driver reads them; a single value is left to SQLAlchemy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,6 +43,12 @@ class Statement(Generic[R]):
             psycopg.Error: PostgreSQL refused it.
         """
         return self._run(db, parameters).fetchone()
+
+    def one(self, db: Connection, parameters: Mapping[str, Any]) -> R:
+        """Run it and return its row, of a statement that always has one; raises as `one_or_none`."""
+        row = self.one_or_none(db, parameters)
+        assert row is not None, "this statement always returns a row"
+        return row
 
     def all(self, db: Connection, parameters: Mapping[str, Any]) -> Sequence[R]:
         """Run it and return its rows; raises as `one_or_none`."""

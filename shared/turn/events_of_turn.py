@@ -15,29 +15,6 @@ from shared.money.usage import Usage
 from shared.turn.events import EventEncoder, EventType, timestamp
 from shared.turn.rows import AcceptedRow, CountedRow, EndedRow
 
-ROW_COLUMNS: Final = (
-    "id",
-    "session_id",
-    "status",
-    "attempt",
-    "finish_reason",
-    "stop_reason",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "cost_usd",
-    "error",
-    "last_seq",
-    "title",
-    "queued_at",
-    "stop_requested_at",
-    "finished_at",
-)
-"""Columns of `turnkeeper.turns` that a row given to these functions must have."""
-
 _BEFORE_ANY_ATTEMPT: Final = 0
 
 
