@@ -34,9 +34,12 @@ from shared.money.prices import Priced
 from shared.postgres.statement import Statement
 from shared.turn.turns import (
     ACTIVE,
+    MessageStatus,
     Recovery,
+    SessionStatus,
     StopReason,
     TurnStatus,
+    in_sql,
 )
 
 _TRY_AGAIN_MS: Final = 1000
@@ -110,7 +113,7 @@ _LOCK_AND_READ: Final = f"""
                select coalesce(sum(a.max_output_tokens * {_BYTES_PER_TOKEN} + {MESSAGE_TOKENS}), 0)
                from turnkeeper.turns as a
                where a.organization_id = s.organization_id and a.session_id = s.id
-                 and a.status in ('queued', 'running', 'stopping')
+                 and a.status in ({in_sql(ACTIVE)})
            ) + coalesce(octet_length(s.system_prompt) + {MESSAGE_TOKENS}, 0) end as earlier_tokens,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
            or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
@@ -138,9 +141,9 @@ _ACTIVE_TURN: Final = text(
     """
 )
 _EXPIRE: Final = text(
-    """
-    update turnkeeper.sessions set status = 'expired', closed_at = now()
-    where organization_id = :organization_id and id = :session_id and status = 'active'
+    f"""
+    update turnkeeper.sessions set status = '{SessionStatus.EXPIRED.value}', closed_at = now()
+    where organization_id = :organization_id and id = :session_id and status = '{SessionStatus.ACTIVE.value}'
     """
 )
 _INSERT: Final = Statement(
@@ -151,12 +154,12 @@ _INSERT: Final = Statement(
             last_activity_at = now(),
             title = coalesce(s.title, :title)
         where s.organization_id = :organization_id and s.id = :session_id
-          and s.status = 'active'
+          and s.status = '{SessionStatus.ACTIVE.value}'
           and s.turn_count + cast(:before as integer) < s.max_turns
           and (cast(:may_wait as boolean) or not exists (
               select from turnkeeper.turns as a
               where a.organization_id = s.organization_id and a.session_id = s.id
-                and a.status in ('queued', 'running', 'stopping')))
+                and a.status in ({in_sql(ACTIVE)})))
         returning s.next_turn_number - 1 as number, s.user_name
     ), accepted as (
         insert into turnkeeper.turns as t
@@ -172,7 +175,7 @@ _INSERT: Final = Statement(
         insert into turnkeeper.messages
             (organization_id, id, session_id, turn_id, position, role, content, status)
         select organization_id, user_message_id, session_id, id, number * 2, 'user', :content,
-               'complete'
+               '{MessageStatus.COMPLETE.value}'
         from accepted
     ), remembered as (
         insert into turnkeeper.idempotency_keys as k (organization_id, key, fingerprint, turn_id)

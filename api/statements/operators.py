@@ -16,7 +16,7 @@ from api.cursors import TimeCursor
 from api.statements.turns import LAST_SEQ, TURN_WITH_CHECKPOINT, ShownTurn
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.turn.turns import ACTIVE, TurnStatus
+from shared.turn.turns import ACTIVE, TurnStatus, in_sql
 
 MOST_FAILURES: Final = 10_000
 MOST_DELAYS: Final = 20_000
@@ -24,7 +24,8 @@ MOST_DELAYS: Final = 20_000
 MOST_WORKERS: Final = 200
 MOST_LEASES: Final = 2_000
 _LARGEST_ID: Final = UUID(int=2**128 - 1)
-_ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
+_HELD: Final = ACTIVE - {TurnStatus.QUEUED}
+"""A worker has a turn that is one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +149,19 @@ class FlaggedSession:
 
 _STANDING: Final = Statement(
     f"""
-    select count(*) filter (where status = 'queued') as queued,
-        count(*) filter (where status = 'queued' and claimable_at is not null) as claimable,
-        count(*) filter (where status = 'running') as running,
-        count(*) filter (where status = 'stopping') as stopping
-    from turnkeeper.turns where organization_id = :organization_id and status in ({_ACTIVE})
+    select count(*) filter (where status = '{TurnStatus.QUEUED.value}') as queued,
+        count(*) filter (where status = '{TurnStatus.QUEUED.value}' and claimable_at is not null) as claimable,
+        count(*) filter (where status = '{TurnStatus.RUNNING.value}') as running,
+        count(*) filter (where status = '{TurnStatus.STOPPING.value}') as stopping
+    from turnkeeper.turns where organization_id = :organization_id and status in ({in_sql(ACTIVE)})
     """,
     Standing,
 )
 _OLDEST: Final = Statement(
-    """
+    f"""
     select id, extract(epoch from clock_timestamp() - claimable_at)::float8 as wait_seconds
     from turnkeeper.turns
-    where organization_id = :organization_id and status = 'queued' and claimable_at is not null
+    where organization_id = :organization_id and status = '{TurnStatus.QUEUED.value}' and claimable_at is not null
     order by claimable_at limit 1
     """,
     OldestWaiting,
@@ -168,15 +169,15 @@ _OLDEST: Final = Statement(
 # An id begins with the time of acceptance: it is the index that knows how old a turn is.
 _FAILURES: Final = Statement(
     f"""
-    select coalesce(code, 'expired') as code, count(*) as turns,
+    select coalesce(code, '{TurnStatus.EXPIRED.value}') as code, count(*) as turns,
         (array_agg(id order by id desc))[1] as last_turn_id
     from (
         (select id, error ->> 'code' as code from turnkeeper.turns
-         where organization_id = :organization_id and status = 'failed' and id >= :oldest_id
+         where organization_id = :organization_id and status = '{TurnStatus.FAILED.value}' and id >= :oldest_id
          order by id desc limit {MOST_FAILURES})
         union all
         (select id, null from turnkeeper.turns
-         where organization_id = :organization_id and status = 'expired' and id >= :oldest_id
+         where organization_id = :organization_id and status = '{TurnStatus.EXPIRED.value}' and id >= :oldest_id
          order by id desc limit {MOST_FAILURES})
     ) as ended
     group by 1 order by turns desc, code
@@ -197,9 +198,9 @@ _DELAYS: Final = Statement(
     )
     select floor(extract(epoch from started_at - :since) / :stretch_seconds)::integer as stretch,
         count(*) as turns,
-        count(*) filter (where status = 'completed') as completed,
-        count(*) filter (where status = 'stopped') as stopped,
-        count(*) filter (where status = 'failed') as failed,
+        count(*) filter (where status = '{TurnStatus.COMPLETED.value}') as completed,
+        count(*) filter (where status = '{TurnStatus.STOPPED.value}') as stopped,
+        count(*) filter (where status = '{TurnStatus.FAILED.value}') as failed,
         percentile_cont(array[0.5, 0.95]) within group (order by worker_wait::float8) as worker_wait,
         percentile_cont(array[0.5, 0.95]) within group (order by model_wait::float8) as model_wait,
         percentile_cont(array[0.5, 0.95]) within group (order by first_token::float8) as first_token
@@ -228,7 +229,7 @@ _TURNS_BY_FAULT: Final = Statement(
     f"""
     select * from (
         select {_OF_LIST} from turnkeeper.turns
-        where organization_id = :organization_id and id < :before and status = 'failed'
+        where organization_id = :organization_id and id < :before and status = '{TurnStatus.FAILED.value}'
         order by id desc limit {MOST_FAILURES}
     ) as failed
     where error ->> 'code' = :code order by id desc limit :most
@@ -236,7 +237,7 @@ _TURNS_BY_FAULT: Final = Statement(
     ListedTurn,
 )
 _TURNS_BY_STATUS: Final[Mapping[TurnStatus, Statement[ListedTurn]]] = MappingProxyType(
-    {status: _turns_where(f"status = '{status}'") for status in TurnStatus}
+    {status: _turns_where(f"status = {in_sql({status})}") for status in TurnStatus}
 )
 _TURN: Final = Statement(
     f"""
@@ -262,7 +263,7 @@ _LEASES: Final = Statement(
     f"""
     select {columns(LeasedTurn)}
     from turnkeeper.turns
-    where organization_id = :organization_id and status in ('running', 'stopping') and worker_id is not null
+    where organization_id = :organization_id and status in ({in_sql(_HELD)}) and worker_id is not null
     order by started_at, id limit {MOST_LEASES}
     """,
     LeasedTurn,

@@ -19,9 +19,7 @@ from shared.ids import new_id
 from shared.money.usage import ShownTokens
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.turn.turns import ACTIVE, SessionStatus
-
-_ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
+from shared.turn.turns import ACTIVE, SessionStatus, in_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class FoundSession(ShownSession):
 _COLUMNS: Final = f"""
     {columns(ShownSession, "s", without=frozenset({"active_turn_id"}))},
     (select t.id from turnkeeper.turns as t
-     where t.organization_id = s.organization_id and t.session_id = s.id and t.status in ({_ACTIVE})
+     where t.organization_id = s.organization_id and t.session_id = s.id and t.status in ({in_sql(ACTIVE)})
      order by t.number limit 1) as active_turn_id
 """
 _VISIBLE: Final = """
@@ -114,15 +112,15 @@ _CHANGE: Final = Statement(
         title = case when :sets_title then cast(:title as text) else s.title end,
         metadata = coalesce(cast(:metadata as jsonb), s.metadata),
         forgotten_at = null
-    where {_VISIBLE} and s.id = :session_id and s.status <> 'closed'
+    where {_VISIBLE} and s.id = :session_id and s.status <> '{SessionStatus.CLOSED.value}'
     returning {_COLUMNS}
     """,
     ShownSession,
 )
 _CLOSE: Final = text(
     f"""
-    update turnkeeper.sessions as s set status = 'closed', closed_at = now()
-    where {_VISIBLE} and s.id = :session_id and s.status <> 'closed'
+    update turnkeeper.sessions as s set status = '{SessionStatus.CLOSED.value}', closed_at = now()
+    where {_VISIBLE} and s.id = :session_id and s.status <> '{SessionStatus.CLOSED.value}'
     """
 )
 _FLAG: Final = Statement(

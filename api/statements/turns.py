@@ -15,7 +15,7 @@ from api.caller import Caller, scope_of
 from shared.money.usage import ShownTokens
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.turn.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
+from shared.turn.turns import ACTIVE, MessageStatus, Signal, StopReason, TurnStatus, sources_into
 
 _MOST_SINCE: Final = 20
 """A session's turns run one after another: more do not begin while a subscription is broken."""
@@ -140,8 +140,8 @@ _STOP: Final = Statement(
     f"""
     with stopped as (
         update turnkeeper.turns as t set
-            status = case when t.status = any(:waiting) then 'stopped'
-                          else 'stopping' end,
+            status = case when t.status = any(:waiting) then '{TurnStatus.STOPPED.value}'
+                          else '{TurnStatus.STOPPING.value}' end,
             stop_reason = :stop_reason,
             stop_requested_at = statement_timestamp(),
             stop_observed_at = case when t.status = any(:waiting) then statement_timestamp() end,
@@ -162,16 +162,16 @@ _STOP: Final = Statement(
         insert into turnkeeper.messages
             (organization_id, id, session_id, turn_id, position, role, content, reasoning, status)
         select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant',
-               c.content, nullif(c.reasoning, ''), 'partial'
+               c.content, nullif(c.reasoning, ''), '{MessageStatus.PARTIAL.value}'
         from stopped as t {TURN_WITH_CHECKPOINT} where t.message_id is not null  -- a dropped turn has none
     ), forgotten as (
         delete from turnkeeper.checkpoints as c using stopped as t
-        where t.status = 'stopped' and c.organization_id = t.organization_id and c.turn_id = t.id
+        where t.status = '{TurnStatus.STOPPED.value}' and c.organization_id = t.organization_id and c.turn_id = t.id
         returning c.content
     ), touched as (
         update turnkeeper.sessions as s set last_activity_at = greatest(s.last_activity_at, t.finished_at)
         from stopped as t
-        where t.status = 'stopped' and s.organization_id = t.organization_id and s.id = t.session_id
+        where t.status = '{TurnStatus.STOPPED.value}' and s.organization_id = t.organization_id and s.id = t.session_id
     )
     select {STORED_COLUMNS}, t.traceparent,
            coalesce((select content from forgotten where not t.dropped), '') as content,
