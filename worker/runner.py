@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from threading import Event
 from time import monotonic
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from shared import failpoints
 from shared.configuration.settings import Settings
@@ -26,7 +24,7 @@ from shared.postgres.database import Database
 from shared.tracing.span import Recorder
 from shared.turn.events import EventType
 from shared.turn.events_of_turn import accept_events, done_event
-from shared.turn.turns import TERMINAL, Recovery, StopReason, TurnStatus
+from shared.turn.turns import Recovery, StopReason
 from worker.metrics import WorkerMetrics
 from worker.process.admission import Admission
 from worker.providers.provider import Prompt, Provider
@@ -35,15 +33,15 @@ from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher
 from worker.recovery.leases import LeaseKeeper
 from worker.traces import AttemptTrace, trace_of
-from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, claim_next_turn
 from worker.turn.continuation import is_continued
+from worker.turn.moved import SettledTurn
 from worker.turn.outcome import NOTHING, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.prompt import PromptRefusedError, build_prompt
 from worker.turn.retry import Retries, RetryBudget
-from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, settle, settled_row
+from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, read_settled, settle
 
 _log = logging.getLogger("turnkeeper.runner")
 
@@ -145,11 +143,11 @@ class Runner:
                 claim = self._claim(hint)
             if claim is None:
                 return
-            self._metrics.claimed(claim.row)
+            self._metrics.claimed(claim.turn)
             failpoints.reach(Failpoint.AFTER_CLAIM)
             of_hint = traceparent if claim.turn_id == hint else ""
-            trace = trace_of(self._recorder, claim, of_hint or claim.row.traceparent, asked_at)
-            with log_ids(turn_id=claim.turn_id, session_id=claim.row.session_id, attempt=str(claim.attempt)):
+            trace = trace_of(self._recorder, claim, of_hint or claim.turn.traceparent, asked_at)
+            with log_ids(turn_id=claim.turn_id, session_id=claim.turn.session_id, attempt=str(claim.attempt)):
                 try:
                     takes_more = self._run(claim, trace, asked_at)
                 except Exception:  # noqa: BLE001 -- logged here, where the turn is known; a sweeper takes it up
@@ -190,7 +188,7 @@ class Runner:
         work = self._stream(claim, prompt, trimmed, refused, asked_at, trace)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            ended = future.result(timeout=max(0.0, claim.row.seconds_left) + _LOOP_GRACE_SECONDS)
+            ended = future.result(timeout=max(0.0, claim.turn.seconds_left) + _LOOP_GRACE_SECONDS)
         except BaseException:
             # Whatever went wrong, a lease that is renewed for nobody would keep the turn for ever (I1).
             self._give_up(claim)
@@ -221,17 +219,17 @@ class Runner:
             self._loop.call_soon_threadsafe(attempt.fence)
 
     def _prompt(self, claim: Claim, traceparent: str | None) -> tuple[Prompt, int, Failed | None]:
-        row = claim.row
+        turn = claim.turn
         try:
             prompt, trimmed = build_prompt(
                 claim.history,
-                system=row.system_prompt,
-                max_output_tokens=row.max_output_tokens,
+                system=turn.system_prompt,
+                max_output_tokens=turn.max_output_tokens,
                 context_tokens=self._settings.context_tokens,
                 traceparent=traceparent,
             )
         except PromptRefusedError as error:
-            nothing = Prompt((), None, row.max_output_tokens)
+            nothing = Prompt((), None, turn.max_output_tokens)
             return nothing, 0, Failed(NOTHING, error.fault, error.detail)
         return prompt, trimmed + claim.dropped_turns, None
 
@@ -245,10 +243,9 @@ class Runner:
         trace: AttemptTrace,
     ) -> _Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
-        row = claim.row
-        is_again = claim.attempt > 1
-        stands = is_again and await self._publisher.take_over(row.session_id, claim.turn_id, claim.attempt)
-        last = await self._publisher.open(row.session_id, claim.turn_id, accept_events(row))
+        turn = claim.turn
+        stands = turn.is_again() and await self._publisher.take_over(turn.session_id, turn.id, turn.attempt)
+        last = await self._publisher.open(turn.session_id, turn.id, accept_events(turn))
         attempt: Attempt | None = None
 
         def fence() -> None:
@@ -256,33 +253,33 @@ class Runner:
                 attempt.fence()
 
         def showed_text() -> None:
-            self._metrics.showed_text(row, asked_at)
+            self._metrics.showed_text(turn, asked_at)
             trace.showed_text()
 
-        told = max(row.last_seq, row.checkpoint_seq or 0)
+        told = turn.told_seq()
         channel = self._publisher.channel(
-            row.session_id, claim.turn_id, claim.attempt, max(last, told), row.answer_id, fence
+            turn.session_id, turn.id, turn.attempt, max(last, told), turn.answer_id, fence
         )
-        prefix = self._prefix(row)
+        prefix = turn.prefix(self._provider.capabilities)
         if prefix:
             channel.go_on_from(prefix, is_in_log=last == told)
         attempt = Attempt(
             channel,
             prompt,
-            str(row.answer_id),
-            float(row.seconds_left),
+            str(turn.answer_id),
+            turn.seconds_left,
             self._retries,
             self._breaker,
-            attempts=None if row.recovery == Recovery.FAIL else claim.attempt - row.handed_back,
+            attempts=turn.counted_attempts(),
             prefix=prefix,
-            allowance=self._allowance(row),
+            allowance=turn.allowance(self._settings.provider, self._settings.context_tokens),
             on_first_text=showed_text,
         )
-        self._leases.hold(row.session_id, claim.turn_id, claim.attempt, attempt)
+        self._leases.hold(turn.session_id, turn.id, turn.attempt, attempt)
         if monotonic() - asked_at > self._settings.lease_trust_seconds:
             attempt.fence()  # this process slept since: the lease may be another's by now (I3)
-        self._aborts.check([(row.session_id, claim.turn_id)])
-        is_void = bool(row.kept_text) or stands or (is_again and last < row.last_seq)
+        self._aborts.check([(turn.session_id, turn.id)])
+        is_void = bool(turn.kept_text) or stands or (turn.is_again() and last < turn.last_seq)
         if is_void and not prefix:
             # Kept and not continued, told late by a dead worker, or the reset was lost: this attempt's text must not
             # follow it (I5).
@@ -297,36 +294,27 @@ class Runner:
         channel.end()
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed), trace)
 
-    def _allowance(self, row: Row[Any]) -> Allowance | None:
-        if row.hold_usd is None:
-            return None
-        return Allowance(self._settings.provider, row.hold_usd, self._settings.context_tokens)
-
-    def _prefix(self, row: Row[Any]) -> str:
-        """Return the text to continue; empty when there is none, or this provider cannot."""
-        return row.kept_text or "" if self._provider.capabilities.continuation else ""
-
     def _finish(self, ended: _Ended, ending: Ending) -> bool:
         """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
         failpoints.reach(Failpoint.BEFORE_SETTLE)
-        row = self._settle(ended.settlement, ending, ended.trace)
-        if row is None:
+        turn = self._settle(ended.settlement, ending, ended.trace)
+        if turn is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
             self._metrics.leases_lost.add()
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return False
         failpoints.reach(Failpoint.AFTER_SETTLE)
-        _log.info("a turn ended", extra={"status": row.status, "cost_usd": str(row.cost_usd)})
-        content = "" if row.dropped else ending.answer.content  # a newer turn rolled it back
-        told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, row, content), self._loop)
+        _log.info("a turn ended", extra={"status": turn.status, "cost_usd": str(turn.cost_usd)})
+        content = "" if turn.dropped else ending.answer.content  # a newer turn rolled it back
+        told = asyncio.run_coroutine_threadsafe(self._tell(ended.channel, ending, turn, content), self._loop)
         told.result(timeout=_TOLD_SECONDS)
-        return bool(row.has_next)
+        return bool(turn.has_next)
 
     def _hand_back(self, claim: Claim, ended: _Ended, requeued: Requeued) -> None:
         """Give the turn to its next attempt at once; a turn that asked for it ends with what was shown."""
         answer = requeued.answer
         has_text = bool(answer.content or answer.reasoning)
-        if has_text and claim.row.recovery == Recovery.FAIL:
+        if has_text and claim.turn.recovery == Recovery.FAIL:
             last_seq = ended.settlement.last_seq + 1  # `error` comes before `done`
             self._finish(
                 replace(ended, settlement=replace(ended.settlement, last_seq=last_seq)), lost(answer)
@@ -338,18 +326,18 @@ class Runner:
         told = ended.settlement.last_seq - (1 if reset is None else 0)
         settlement = replace(ended.settlement, last_seq=told)
         try:
-            row = self._settle(settlement, replace(requeued, keeps_text=keeps_text), ended.trace)
+            turn = self._settle(settlement, replace(requeued, keeps_text=keeps_text), ended.trace)
         except UnpayableError:
             self._finish_stopped(ended, Stopped(answer, StopReason.BUDGET))
             return
-        if row is None:
+        if turn is None:
             # The row knows the real reason, and keeps it.
             self._finish_stopped(ended, Stopped(answer, StopReason.USER))
             return
         _log.info("a turn waits for its next attempt", extra={"fault": requeued.fault.value})
         told_all = asyncio.run_coroutine_threadsafe(self._tell_rest(ended.channel, reset), self._loop)
         told_all.result(timeout=_TOLD_SECONDS)
-        self._ring(str(claim.turn_id), claim.row.traceparent)
+        self._ring(str(claim.turn_id), claim.turn.traceparent)
 
     def _finish_stopped(self, ended: _Ended, stopped: Stopped) -> None:
         """End a turn that was to be handed back: it was asked to stop, or nobody pays for its next attempt.
@@ -357,16 +345,16 @@ class Runner:
         Nothing, when its lease was lost.
         """
         settlement = replace(ended.settlement, last_seq=ended.settlement.last_seq + 1)
-        row = self._settle(settlement, stopped, ended.trace)
-        if row is None:
+        turn = self._settle(settlement, stopped, ended.trace)
+        if turn is None:
             self._loop.call_soon_threadsafe(ended.channel.discard)
             return
-        told = asyncio.run_coroutine_threadsafe(self._tell_stopped(ended.channel, stopped, row), self._loop)
+        told = asyncio.run_coroutine_threadsafe(self._tell_stopped(ended.channel, stopped, turn), self._loop)
         told.result(timeout=_TOLD_SECONDS)
 
-    async def _tell_stopped(self, channel: Channel, stopped: Stopped, row: Row[Any]) -> None:
-        channel.event(EventType.STOP_REQUESTED, {"stop_reason": row.stop_reason})
-        await self._tell(channel, stopped, row, "" if row.dropped else stopped.answer.content)
+    async def _tell_stopped(self, channel: Channel, stopped: Stopped, turn: SettledTurn) -> None:
+        channel.event(EventType.STOP_REQUESTED, {"stop_reason": turn.stop_reason})
+        await self._tell(channel, stopped, turn, "" if turn.dropped else stopped.answer.content)
 
     async def _tell_rest(self, channel: Channel, reset: Fault | None) -> None:
         if reset is not None:
@@ -374,24 +362,24 @@ class Runner:
         await channel.drained(_SHOWN_SECONDS)
         channel.discard()
 
-    def _settle(self, settlement: Settlement, ending: Ending, trace: AttemptTrace) -> Row[Any] | None:
+    def _settle(self, settlement: Settlement, ending: Ending, trace: AttemptTrace) -> SettledTurn | None:
         """Write the outcome; while the lease is good, as often as it takes."""
         began_at = monotonic()
-        row = self._settle_while_trusted(settlement, ending)
-        trace.settled(row, began_at)
-        return row
+        turn = self._settle_while_trusted(settlement, ending)
+        trace.settled(turn, began_at)
+        return turn
 
-    def _settle_while_trusted(self, settlement: Settlement, ending: Ending) -> Row[Any] | None:
+    def _settle_while_trusted(self, settlement: Settlement, ending: Ending) -> SettledTurn | None:
         is_repeated = False
         while True:
             try:
                 with self._admission.step(self._leases.running() - 1):
-                    row = settle(self._database, self._settings.provider, settlement, ending)
-                if row is None and is_repeated:
-                    row = self._own_earlier(settlement)
-                if row is not None:
-                    self._metrics.settled(row, ending)
-                return row
+                    turn = settle(self._database, self._settings.provider, settlement, ending)
+                if turn is None and is_repeated:
+                    turn = self._own_earlier(settlement)
+                if turn is not None:
+                    self._metrics.settled(turn, ending)
+                return turn
             except UnavailableError as error:
                 if not self._leases.is_trusted():
                     return None
@@ -399,21 +387,17 @@ class Runner:
                 is_repeated = True
                 Event().wait(_SETTLE_RETRY_SECONDS)
 
-    def _own_earlier(self, settlement: Settlement) -> Row[Any] | None:
+    def _own_earlier(self, settlement: Settlement) -> SettledTurn | None:
         """Return the row if an earlier try, whose answer was lost, had committed."""
-        row = settled_row(self._database, settlement)
-        is_ours = (
-            TurnStatus(row.status) in TERMINAL
-            and row.attempt == settlement.attempt
-            and row.worker_id == self._worker_id
-        )
-        return row if is_ours else None
+        turn = read_settled(self._database, settlement)
+        is_ours = turn.is_over() and turn.attempt == settlement.attempt and turn.worker_id == self._worker_id
+        return turn if is_ours else None
 
-    async def _tell(self, channel: Channel, ending: Ending, row: Row[Any], content: str) -> None:
+    async def _tell(self, channel: Channel, ending: Ending, turn: SettledTurn, content: str) -> None:
         error = error_of(ending)
         if error is not None:
             channel.event(EventType.ERROR, {"error": error})
-        channel.encoded(row.last_seq, done_event(row, content))
+        channel.encoded(turn.last_seq, done_event(turn, content))
         channel.close()
 
 

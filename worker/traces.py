@@ -5,15 +5,13 @@ nothing, and nothing for each delta.
 """
 
 from time import monotonic, time_ns
-from typing import Any, Final, Protocol, assert_never
-
-from sqlalchemy import Row
+from typing import Final, Protocol, assert_never
 
 from shared.tracing.context import TraceContext
 from shared.tracing.span import Recorder, Span, known
 from shared.tracing.turns import TURN_ID, context_of_turn, record_turn
-from shared.turn.turns import TERMINAL, TurnStatus
 from worker.turn.claim import Claim
+from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 
 _NS: Final = 1_000_000_000
@@ -28,8 +26,8 @@ class AttemptTrace(Protocol):
     def showed_text(self) -> None:
         """Note the first text."""
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
-        """Note that settling is over: `row` is what was written, `began_at` when it began, by the monotonic clock."""
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
+        """Note that settling is over: `turn` is as it was written, `began_at` when it began, by the monotonic clock."""
 
     def ended(self, outcome: Outcome) -> None:
         """Note how the attempt ended."""
@@ -49,7 +47,7 @@ class Untraced:
     def showed_text(self) -> None:
         """Note nothing."""
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
         """Note nothing."""
 
     def ended(self, outcome: Outcome) -> None:
@@ -88,11 +86,11 @@ class Traced:
         """Note the first text."""
         self._first_text_ns = time_ns()
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
         """Record settling, and the turn where it ended."""
         self._recorder.record(self._part("settle", _at(began_at)))
-        if row is not None and TurnStatus(row.status) in TERMINAL:
-            record_turn(self._recorder, row, self._of_row)
+        if turn is not None and turn.is_over():
+            record_turn(self._recorder, turn, self._of_row)
 
     def ended(self, outcome: Outcome) -> None:
         """Note how the attempt ended."""
@@ -100,7 +98,7 @@ class Traced:
 
     def close(self) -> None:
         """Record the attempt."""
-        row = self._claim.row
+        turn = self._claim.turn
         self._recorder.record(
             Span(
                 "attempt",
@@ -110,8 +108,8 @@ class Traced:
                 time_ns(),
                 attributes=known(
                     {
-                        TURN_ID: str(row.id),
-                        "gen_ai.conversation.id": str(row.session_id),
+                        TURN_ID: str(turn.id),
+                        "gen_ai.conversation.id": str(turn.session_id),
                         "turnkeeper.attempt.number": self._claim.attempt,
                         "turnkeeper.attempt.outcome": _name_of(self._outcome),
                     }

@@ -269,7 +269,7 @@ def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
             {"type": "turn_queued"},
             {"type": "title_updated", "title": "Title"},
             {"type": "turn_started"},
-            {"type": "message_start", "message_id": str(dead.row.answer_id)},
+            {"type": "message_start", "message_id": str(dead.turn.answer_id)},
             {"type": "content_delta", "delta": "void"},
         ),
         start=1,
@@ -368,7 +368,7 @@ def test_a_dead_attempt_is_billed_the_prompt_that_its_provider_told(desk, noted,
     turn = desk.queue("[[tokens=3]]")
     dead = desk.claimed_elsewhere(turn)
     desk.redis.set(call_key(desk.session, turn), noted)
-    start = {"type": "message_start", "message_id": str(dead.row.answer_id)}
+    start = {"type": "message_start", "message_id": str(dead.turn.answer_id)}
     told_by(desk, dead, {"type": "turn_started"}, start, {"type": "content_delta", "delta": "void"})
     desk.lapse(turn)
     until(lambda: desk.row(turn).status == "queued")
