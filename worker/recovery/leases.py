@@ -85,7 +85,7 @@ class LeaseKeeper:
     """Renews what `hold` was told, until `release`.
 
     Args:
-        database: A pool of its own.
+        database: A pool of their own, so that a busy one costs no lease.
         worker_id: Who holds the leases.
         provider: Says what usage its running figures stand for.
         loop: Where attempts live; stops and fences are handed to it.
@@ -107,7 +107,6 @@ class LeaseKeeper:
         trust_seconds: float,
         silent_seconds: Callable[[], float],
     ) -> None:
-        """Prepare; `start` begins to renew."""
         self._database = database
         self._worker_id = worker_id
         self._provider = provider

@@ -131,7 +131,6 @@ class Sweeper:
         metrics: WorkerMetrics | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
         self._metrics = metrics or WorkerMetrics(Registry())
         self._recorder = recorder
         self._settings = settings
@@ -149,7 +148,7 @@ class Sweeper:
         self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to sweep, in a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,46 +1,17 @@
 """What a claimed turn says of its attempt."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
-from shared.ids import new_id
 from shared.money.price_table import PriceTable
 from shared.money.prices import PricedModel
+from tests.unit.worker.claimed import FIRST
 from worker.providers.provider import Capabilities
 from worker.turn.allowance import Allowance
-from worker.turn.claim import ClaimedTurn
 
 MODEL = PricedModel("scripted", "m", PriceTable(()), None)
-FIRST = ClaimedTurn(
-    id=new_id(),
-    organization_id=new_id(),
-    session_id=new_id(),
-    number=1,
-    attempt=1,
-    status="running",
-    recovery="restart",
-    answer_id=new_id(),
-    max_output_tokens=100,
-    last_seq=1,
-    title=None,
-    queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-    traceparent="",
-    seconds_left=60.0,
-    queued_seconds=1.0,
-    claimable_seconds=1.0,
-    first_token_at=None,
-    handed_back=0,
-    system_prompt=None,
-    checkpoint_seq=None,
-    kept_text=None,
-    hold_usd=None,
-    history=[(1, "user", "question")],
-    all_messages=1,
-    earlier_turns=0,
-)
 
 
 def test_the_first_attempt_follows_none_and_each_other_one_does():
