@@ -36,6 +36,7 @@ from shared.postgres.database import Database
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
 from worker.metrics import WorkerMetrics
+from worker.parts import Parts
 from worker.process.celery_settings import celery_settings
 from worker.process.liveness import Liveness
 from worker.process.loop import LoopThread
@@ -179,17 +180,19 @@ class Worker:
         self._watching = asyncio.create_task(self._aborts.run())
         metrics = WorkerMetrics(self._registry)
         self.runner = Runner(
-            settings,
-            self._id,
-            self._database,
-            self._provider,
-            self._publisher,
-            self._leases,
-            self._aborts,
-            loop,
-            self._ring,
-            metrics,
-            recorder,
+            Parts(
+                settings=settings,
+                worker_id=self._id,
+                database=self._database,
+                provider=self._provider,
+                publisher=self._publisher,
+                leases=self._leases,
+                aborts=self._aborts,
+                loop=loop,
+                ring=self._ring,
+                metrics=metrics,
+                recorder=recorder,
+            )
         )
         self._sweeper = Sweeper(
             settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics, recorder
