@@ -17,10 +17,10 @@ from shared.failpoints import Failpoint
 from shared.turn.events import EventType
 from shared.turn.events_of_turn import done_event
 from shared.turn.turns import Recovery, StopReason
-from worker.parts import Parts
 from worker.process.admission import Admission
 from worker.providers.provider import Capabilities
 from worker.publishing.channel import Channel
+from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
 from worker.turn.claim import ClaimedTurn
@@ -136,8 +136,8 @@ class Settler:
         admission: Spaces the settlements.
     """
 
-    def __init__(self, parts: Parts, admission: Admission) -> None:
-        self._parts = parts
+    def __init__(self, services: Services, admission: Admission) -> None:
+        self._services = services
         self._admission = admission
 
     def finish(self, ended: Ended, ending: Ending) -> bool:
@@ -146,8 +146,8 @@ class Settler:
         turn = self._settle(ended, ended.settlement, ending)
         if turn is None:
             _log.warning("the claim was lost before it was settled; nothing is written")
-            self._parts.metrics.leases_lost.add()
-            self._parts.loop.call_soon_threadsafe(ended.channel.discard)
+            self._services.metrics.leases_lost.add()
+            self._services.loop.call_soon_threadsafe(ended.channel.discard)
             return False
         failpoints.reach(Failpoint.AFTER_SETTLE)
         _log.info("a turn ended", extra={"status": turn.status, "cost_usd": str(turn.cost_usd)})
@@ -160,7 +160,7 @@ class Settler:
             # `error` comes before `done`.
             self.finish(_one_event_more(ended), lost(requeued.answer))
             return
-        back = handed_back(ended.settlement, requeued, self._parts.provider.capabilities)
+        back = handed_back(ended.settlement, requeued, self._services.provider.capabilities)
         try:
             turn = self._settle(ended, back.settlement, back.ending)
         except UnpayableError:
@@ -172,7 +172,7 @@ class Settler:
             return
         _log.info("a turn waits for its next attempt", extra={"fault": requeued.fault.value})
         self._in_loop(tell_reset(ended.channel, back.reset))
-        self._parts.ring(str(ended.turn.id), ended.turn.traceparent)
+        self._services.ring(str(ended.turn.id), ended.turn.traceparent)
 
     def _finish_stopped(self, ended: Ended, stopped: Stopped) -> None:
         """End a turn that was to be handed back: it was asked to stop, or nobody pays for its next attempt.
@@ -181,7 +181,7 @@ class Settler:
         """
         turn = self._settle(ended, _one_event_more(ended).settlement, stopped)
         if turn is None:
-            self._parts.loop.call_soon_threadsafe(ended.channel.discard)
+            self._services.loop.call_soon_threadsafe(ended.channel.discard)
             return
         self._in_loop(tell_stop(ended.channel, stopped, turn))
 
@@ -193,18 +193,18 @@ class Settler:
         return turn
 
     def _settle_while_trusted(self, settlement: Settlement, ending: Ending) -> SettledTurn | None:
-        parts, is_repeated = self._parts, False
+        services, is_repeated = self._services, False
         while True:
             try:
-                with self._admission.step(parts.leases.running() - 1):
-                    turn = settle(parts.database, parts.settings.provider, settlement, ending)
+                with self._admission.step(services.leases.running() - 1):
+                    turn = settle(services.database, services.settings.provider, settlement, ending)
                 if turn is None and is_repeated:
                     turn = self._own_earlier(settlement)
                 if turn is not None:
-                    parts.metrics.settled(turn, ending)
+                    services.metrics.settled(turn, ending)
                 return turn
             except UnavailableError as error:
-                if not parts.leases.is_trusted():
+                if not services.leases.is_trusted():
                     return None
                 _log.warning("settling is tried again: %s", error)
                 is_repeated = True
@@ -212,14 +212,16 @@ class Settler:
 
     def _own_earlier(self, settlement: Settlement) -> SettledTurn | None:
         """Return the turn if an earlier try, whose answer was lost, had committed."""
-        turn = read_settled(self._parts.database, settlement)
+        turn = read_settled(self._services.database, settlement)
         is_ours = (
-            turn.is_over() and turn.attempt == settlement.attempt and turn.worker_id == self._parts.worker_id
+            turn.is_over()
+            and turn.attempt == settlement.attempt
+            and turn.worker_id == self._services.worker_id
         )
         return turn if is_ours else None
 
     def _in_loop(self, telling: Coroutine[None, None, None]) -> None:
-        asyncio.run_coroutine_threadsafe(telling, self._parts.loop).result(timeout=_TOLD_SECONDS)
+        asyncio.run_coroutine_threadsafe(telling, self._services.loop).result(timeout=_TOLD_SECONDS)
 
 
 def _one_event_more(ended: Ended) -> Ended:

@@ -36,7 +36,6 @@ from shared.postgres.database import Database
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
 from worker.metrics import WorkerMetrics
-from worker.parts import Parts
 from worker.process.celery_settings import celery_settings
 from worker.process.liveness import Liveness
 from worker.process.loop import LoopThread
@@ -48,6 +47,7 @@ from worker.recovery.aborts import AbortWatcher
 from worker.recovery.leases import LeaseKeeper
 from worker.recovery.sweeper import Sweeper
 from worker.runner import Runner
+from worker.services import Services
 
 _log = logging.getLogger("turnkeeper.worker")
 
@@ -180,7 +180,7 @@ class Worker:
         self._watching = asyncio.create_task(self._aborts.run())
         metrics = WorkerMetrics(self._registry)
         self.runner = Runner(
-            Parts(
+            Services(
                 settings=settings,
                 worker_id=self._id,
                 database=self._database,

@@ -10,8 +10,8 @@ from time import monotonic
 from shared.errors import Fault
 from shared.turn.events import EventType
 from shared.turn.events_of_turn import accept_events
-from worker.parts import Parts
 from worker.providers.provider import Capabilities, Prompt
+from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
@@ -94,8 +94,8 @@ class Opener:
         breaker: Says whether the provider is called at all.
     """
 
-    def __init__(self, parts: Parts, retries: Retries, breaker: Breaker) -> None:
-        self._parts = parts
+    def __init__(self, services: Services, retries: Retries, breaker: Breaker) -> None:
+        self._services = services
         self._retries = retries
         self._breaker = breaker
 
@@ -110,7 +110,7 @@ class Opener:
         """
 
         def showed_text() -> None:
-            self._parts.metrics.showed_text(turn, asked_at)
+            self._services.metrics.showed_text(turn, asked_at)
             trace.showed_text()
 
         log = await self.find_log(turn)
@@ -121,7 +121,7 @@ class Opener:
 
     async def find_log(self, turn: ClaimedTurn) -> FoundLog:
         """Shut earlier attempts out of the turn's log and begin it, unless it is there (I3)."""
-        publisher = self._parts.publisher
+        publisher = self._services.publisher
         stands = turn.is_again() and await publisher.take_over(turn.session_id, turn.id, turn.attempt)
         last_seq = await publisher.open(turn.session_id, turn.id, accept_events(turn))
         return FoundLog(last_seq, stands)
@@ -130,12 +130,12 @@ class Opener:
         self, turn: ClaimedTurn, prompt: Prompt, log: FoundLog, on_first_text: Callable[[], None]
     ) -> Attempt:
         """Make the attempt and its channel, which numbers on from what readers may have (I4)."""
-        parts, told = self._parts, turn.told_seq()
+        services, told = self._services, turn.told_seq()
 
         def fence() -> None:
             attempt.fence()  # told by a reply of Redis, later
 
-        channel = parts.publisher.channel(
+        channel = services.publisher.channel(
             turn.session_id,
             turn.id,
             turn.attempt,
@@ -143,7 +143,7 @@ class Opener:
             turn.answer_id,
             fence,
         )
-        prefix = turn.prefix(parts.provider.capabilities)
+        prefix = turn.prefix(services.provider.capabilities)
         if prefix:
             channel.go_on_from(prefix, is_in_log=log.last_seq == told)
         attempt = Attempt(
@@ -155,22 +155,22 @@ class Opener:
             self._breaker,
             attempts=turn.counted_attempts(),
             prefix=prefix,
-            allowance=turn.allowance(parts.settings.provider, parts.settings.context_tokens),
+            allowance=turn.allowance(services.settings.provider, services.settings.context_tokens),
             on_first_text=on_first_text,
         )
         return attempt
 
     def hold(self, turn: ClaimedTurn, attempt: Attempt, asked_at: float) -> None:
         """Have the lease renewed and stops looked for, those asked for before now among them."""
-        parts = self._parts
-        parts.leases.hold(turn.session_id, turn.id, turn.attempt, attempt)
-        if monotonic() - asked_at > parts.settings.lease_trust_seconds:
+        services = self._services
+        services.leases.hold(turn.session_id, turn.id, turn.attempt, attempt)
+        if monotonic() - asked_at > services.settings.lease_trust_seconds:
             attempt.fence()  # this process slept since: the lease may be another's by now (I3)
-        parts.aborts.check([(turn.session_id, turn.id)])
+        services.aborts.check([(turn.session_id, turn.id)])
 
     def announce(self, turn: ClaimedTurn, log: FoundLog, attempt: Attempt) -> None:
         """Tell readers that the attempt begins, and first what it makes void."""
-        provider = self._parts.provider
+        provider = self._services.provider
         if has_void_text(turn, log) and not turn.prefix(provider.capabilities):
             # This attempt's text must not follow it (I5).
             attempt.channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})

@@ -19,8 +19,8 @@ from shared.failpoints import Failpoint
 from shared.observing.logs import log_ids
 from worker.ending import Ended, Settler, settlement_of
 from worker.opening import Opener, Question, question_of
-from worker.parts import Parts
 from worker.process.admission import Admission
+from worker.services import Services
 from worker.traces import AttemptTrace, trace_of
 from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn
@@ -41,19 +41,19 @@ _STEPS_AT_ONCE: Final = 2
 class Runner:
     """Runs turns; `run` is called in any number of threads at once."""
 
-    def __init__(self, parts: Parts) -> None:
-        settings = parts.settings
-        self._parts = parts
+    def __init__(self, services: Services) -> None:
+        settings = services.settings
+        self._services = services
         self._admission = Admission(
-            parts.loop, steps_at_once=_STEPS_AT_ONCE, patience_seconds=settings.lease_seconds
+            services.loop, steps_at_once=_STEPS_AT_ONCE, patience_seconds=settings.lease_seconds
         )
         self._draining = Event()
         self._heard_at = monotonic()
         jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
         breaker = Breaker(monotonic, settings.provider.breaker_seconds)
-        self._opener = Opener(parts, Retries(jitter.random, RetryBudget(monotonic)), breaker)
-        self._settler = Settler(parts, self._admission)
-        parts.metrics.look_at(parts.publisher, breaker, parts.leases, settings.worker_turns)
+        self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)), breaker)
+        self._settler = Settler(services, self._admission)
+        services.metrics.look_at(services.publisher, breaker, services.leases, settings.worker_turns)
 
     def drain(self) -> None:
         """Claim nothing more; what a doorbell still brings is rung for again by a sweeper."""
@@ -69,21 +69,21 @@ class Runner:
             turn_id: The turn that the doorbell named; another may be more entitled.
             traceparent: Its trace context.
         """
-        parts = self._parts
+        services = self._services
         self._heard_at = monotonic()
         hint: UUID | None = turn_id
         takes_more = True
         while takes_more and not self._draining.is_set():
-            with self._admission.step(parts.leases.running()):
+            with self._admission.step(services.leases.running()):
                 asked_at = monotonic()
                 claim = self._claim(hint)
             if claim is None:
                 return
             turn = claim.turn
-            parts.metrics.claimed(turn)
+            services.metrics.claimed(turn)
             failpoints.reach(Failpoint.AFTER_CLAIM)
             of_hint = traceparent if turn.id == hint else ""
-            trace = trace_of(parts.recorder, turn, of_hint or turn.traceparent, asked_at)
+            trace = trace_of(services.recorder, turn, of_hint or turn.traceparent, asked_at)
             with log_ids(turn_id=turn.id, session_id=turn.session_id, attempt=str(turn.attempt)):
                 try:
                     takes_more = self._run(claim, trace, asked_at)
@@ -95,7 +95,7 @@ class Runner:
             hint = None
             if self._draining.is_set() or self._is_to_listen():
                 # What may go on now, such as the next turn of the session, is for whoever hears this.
-                parts.ring(str(turn.id), "")
+                services.ring(str(turn.id), "")
                 return
 
     def _is_to_listen(self) -> bool:
@@ -107,14 +107,14 @@ class Runner:
         return True
 
     def _claim(self, hint: UUID | None) -> Claim | None:
-        parts = self._parts
+        services = self._services
         try:
             return claim_next_turn(
-                parts.database,
-                parts.worker_id,
+                services.database,
+                services.worker_id,
                 hint,
-                lease_seconds=parts.settings.lease_seconds,
-                context_tokens=parts.settings.context_tokens,
+                lease_seconds=services.settings.lease_seconds,
+                context_tokens=services.settings.context_tokens,
             )
         except UnavailableError as error:
             _log.warning("no turn was claimed: %s", error)
@@ -122,21 +122,21 @@ class Runner:
 
     def _run(self, claim: Claim, trace: AttemptTrace, asked_at: float) -> bool:
         """Run a claimed turn; say whether this thread is to take another."""
-        parts, turn = self._parts, claim.turn
+        services, turn = self._services, claim.turn
         question = question_of(
-            claim, parts.provider.capabilities, parts.settings.context_tokens, trace.traceparent
+            claim, services.provider.capabilities, services.settings.context_tokens, trace.traceparent
         )
         work = self._stream(turn, question, asked_at, trace)
-        future = asyncio.run_coroutine_threadsafe(work, parts.loop)
+        future = asyncio.run_coroutine_threadsafe(work, services.loop)
         try:
             ended = future.result(timeout=max(0.0, turn.seconds_left) + _LOOP_GRACE_SECONDS)
         except BaseException:
             # Whatever went wrong, a lease that is renewed for nobody would keep the turn for ever (I1).
             self._give_up(turn)
             raise
-        parts.metrics.attempt_ended(ended.outcome)
+        services.metrics.attempt_ended(ended.outcome)
         trace.ended(ended.outcome)
-        is_needed = parts.leases.running() >= parts.settings.worker_turns
+        is_needed = services.leases.running() >= services.settings.worker_turns
         try:
             match ended.outcome:
                 case Fenced():
@@ -149,7 +149,7 @@ class Runner:
                 case _:
                     assert_never(ended.outcome)
         finally:
-            parts.leases.release(turn.id, turn.attempt)
+            services.leases.release(turn.id, turn.attempt)
         return is_needed
 
     async def _stream(
@@ -157,15 +157,15 @@ class Runner:
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
         attempt = await self._opener.open(turn, question.prompt, asked_at, trace)
-        outcome: Outcome = question.refused or await attempt.run(self._parts.provider)
+        outcome: Outcome = question.refused or await attempt.run(self._services.provider)
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)
         return Ended(turn, outcome, attempt.channel, settlement, trace)
 
     def _give_up(self, turn: ClaimedTurn) -> None:
         """Let the lease run out, so that a sweeper takes the turn up."""
-        parts = self._parts
-        attempt = parts.leases.attempt_of(turn.id)
-        parts.leases.release(turn.id, turn.attempt)
+        services = self._services
+        attempt = services.leases.attempt_of(turn.id)
+        services.leases.release(turn.id, turn.attempt)
         if attempt is not None:
-            parts.loop.call_soon_threadsafe(attempt.fence)
+            services.loop.call_soon_threadsafe(attempt.fence)

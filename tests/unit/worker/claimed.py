@@ -7,8 +7,8 @@ from shared.configuration.settings import load_settings
 from shared.ids import new_id
 from shared.metrics.registry import Registry
 from worker.metrics import WorkerMetrics
-from worker.parts import Parts
 from worker.providers.provider import Capabilities
+from worker.services import Services
 from worker.turn.claim import ClaimedTurn
 
 TRUST_SECONDS = 10.0
@@ -134,7 +134,7 @@ class Speaking:
         self.capabilities = Capabilities(continuation=continuation)
 
 
-def parts(world, *, continuation=False, loop=None, ring=None) -> Parts:
+def services(world, *, continuation=False, loop=None, ring=None) -> Services:
     settings = load_settings(
         {
             "DATABASE_URL": "postgresql://app@127.0.0.1:9/db",
@@ -143,7 +143,7 @@ def parts(world, *, continuation=False, loop=None, ring=None) -> Parts:
             "SCRIPTED_BASE_URL": "http://127.0.0.1:9/v1",
         }
     )
-    return Parts(
+    return Services(
         settings=replace(settings, lease_trust_seconds=TRUST_SECONDS),
         worker_id=new_id(),
         database=None,

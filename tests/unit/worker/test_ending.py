@@ -16,7 +16,7 @@ from shared.errors import Fault, UnavailableError
 from shared.money.usage import Usage, UsageSource
 from shared.turn.events import EventType
 from shared.turn.turns import FinishReason, StopReason
-from tests.unit.worker.claimed import AGAIN, FIRST, Tape, World, parts
+from tests.unit.worker.claimed import AGAIN, FIRST, Tape, World, services
 from worker import ending
 from worker.ending import (
     Ended,
@@ -187,8 +187,8 @@ class Desk:
         self.answers = []
         self.earlier = FINISHED
         self.written = []
-        self.parts = parts(self.world, loop=loop, ring=lambda *doorbell: self.rung.append(doorbell))
-        self.settler = Settler(self.parts, Admission(loop, steps_at_once=1, patience_seconds=1.0))
+        self.services = services(self.world, loop=loop, ring=lambda *doorbell: self.rung.append(doorbell))
+        self.settler = Settler(self.services, Admission(loop, steps_at_once=1, patience_seconds=1.0))
         self.tape = Tape(8)
         monkeypatch.setattr(ending, "settle", self.settle)
         monkeypatch.setattr(ending, "read_settled", lambda *_: self.earlier)
@@ -205,11 +205,11 @@ class Desk:
         return Ended(turn, outcome, self.tape, NEXT, Untraced(None))
 
     def ours(self, turn):
-        return replace(turn, worker_id=self.parts.worker_id)
+        return replace(turn, worker_id=self.services.worker_id)
 
     def in_loop(self):
         """Wait for what was handed to the loop."""
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.parts.loop).result(DEADLINE_SECONDS)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.services.loop).result(DEADLINE_SECONDS)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import pytest
 
 from shared.errors import Fault
 from shared.turn.events import EventType
+from shared.turn.parts import parts_of
 from shared.turn.turns import Role
-from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, parts
+from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, services
 from worker.opening import FoundLog, Opener, has_void_text, question_of
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.traces import Untraced
@@ -18,7 +19,7 @@ from worker.turn.claim import Claim
 from worker.turn.prompt import StoredMessage
 from worker.turn.retry import Retries, RetryBudget
 
-QUESTION = StoredMessage(1, "user", "question")
+QUESTION = StoredMessage(1, "user", parts_of("question"))
 PROMPT = Prompt((PromptMessage(Role.USER, "question"),), None, 100)
 CONTINUING = Capabilities(continuation=True)
 RESET = (EventType.MESSAGE_RESET, {"reason": "worker_lost"})
@@ -27,7 +28,7 @@ STARTED = (EventType.TURN_STARTED, {"provider": "scripted", "model": "m"})
 
 def opener(world, *, continuation=False):
     retries = Retries(lambda: 0.0, RetryBudget(lambda: 0.0))
-    return Opener(parts(world, continuation=continuation), retries, Breaker(lambda: 0.0, 10.0))
+    return Opener(services(world, continuation=continuation), retries, Breaker(lambda: 0.0, 10.0))
 
 
 def begun(world, turn, log, *, continuation=False):
@@ -35,7 +36,7 @@ def begun(world, turn, log, *, continuation=False):
 
 
 def test_what_is_asked_is_the_history_and_says_how_much_of_it_was_left_out():
-    earlier = StoredMessage(1, "user", "x" * 8000)
+    earlier = StoredMessage(1, "user", parts_of("x" * 8000))
     claim = Claim(FIRST, [earlier, replace(QUESTION, turn_number=2)], dropped_turns=3)
     question = question_of(claim, Capabilities(), 1000, "00-trace")
     assert question.refused is None
@@ -45,7 +46,7 @@ def test_what_is_asked_is_the_history_and_says_how_much_of_it_was_left_out():
 
 @pytest.mark.parametrize(("capabilities", "shown"), [(CONTINUING, "half"), (Capabilities(), "")])
 def test_a_history_that_cannot_be_sent_ends_the_turn_with_the_text_that_readers_keep(capabilities, shown):
-    tools = [StoredMessage(1, "tool", "result"), QUESTION]
+    tools = [StoredMessage(1, "tool", parts_of("result")), QUESTION]
     claim = Claim(replace(AGAIN, kept_text="half"), tools, dropped_turns=0)
     question = question_of(claim, capabilities, 1000, None)
     assert question.prompt.messages == ()

@@ -1,4 +1,4 @@
-"""What turns are run with; `main` builds it once."""
+"""What every turn of a process is run with; `main` builds it once."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from worker.recovery.leases import LeaseKeeper
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of a process that a turn meets.
+class Services:
+    """The services of a worker process that a turn uses.
 
     Args:
         worker_id: Who claims.
