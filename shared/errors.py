@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
 
 class ProblemCode(StrEnum):
@@ -142,13 +142,24 @@ RETRYABLE_FAULTS: Final = frozenset(
 """Faults after which the same question, posted again, may well be answered."""
 
 
-def fault_error(fault: Fault, detail: str, retry_after_ms: int | None = None) -> dict[str, Any]:
-    """Return the `error` object of a failed turn: a problem without status and request id."""
-    error: dict[str, Any] = {
+class TurnProblem(TypedDict):
+    """Why a turn failed: a problem without status and request id."""
+
+    type: str
+    title: str
+    detail: str
+    code: Fault
+    retryable: bool
+    retry_after_ms: NotRequired[int]
+
+
+def fault_error(fault: Fault, detail: str, retry_after_ms: int | None = None) -> TurnProblem:
+    """Return the `error` object of a failed turn."""
+    error: TurnProblem = {
         "type": problem_type(fault),
         "title": FAULT_TITLES[fault],
         "detail": detail,
-        "code": fault.value,
+        "code": fault,
         "retryable": fault in RETRYABLE_FAULTS,
     }
     if retry_after_ms is not None:

@@ -25,6 +25,7 @@ from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
 from shared.redis.names import events_channel
+from shared.turn.events import CaughtUp
 from shared.turn.replay import Position, RowState
 
 _log = logging.getLogger(__name__)
@@ -180,9 +181,7 @@ class Delivery:
             feed.leave(member.connection)
 
     def _go_live(self, member: Member, audience: Audience, replayed: UUID | None) -> None:
-        member.connection.send(
-            encode_text(b'{"type":"caught_up","session_id":"%b"}' % str(audience.session_id).encode())
-        )
+        member.connection.send(encode_text(CaughtUp(str(audience.session_id)).encoded()))
         member.is_live = True
         for key, feed in audience.feeds.items():
             # Turns that began while this one was replayed, or run beside it.

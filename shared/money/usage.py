@@ -6,7 +6,7 @@ not); an adapter translates once, and everything behind it adds up plain numbers
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypedDict
 
 
 class UsageSource(StrEnum):
@@ -18,6 +18,16 @@ class UsageSource(StrEnum):
     """The provider's running figures, up to where the stream ended."""
     ESTIMATED = "estimated"
     """Our estimate: the provider sent none."""
+
+
+class UsageCounts(TypedDict):
+    """Tokens by class, as they stand on the wire."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Usage:
             self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> UsageCounts:
         """Return the wire form."""
         return {
             "input_tokens": self.input_tokens,

@@ -14,7 +14,7 @@ from shared import failpoints
 from shared.errors import Fault, ProviderError
 from shared.failpoints import Failpoint
 from shared.money.usage import Usage
-from shared.turn.events import EventType
+from shared.turn import events
 from shared.turn.turns import StopReason
 from worker.providers.provider import (
     ContentDelta,
@@ -236,7 +236,7 @@ class Attempt:
         self._consumption.end_call(provider.capabilities)
         self._prompt, self._prefix, self._seam = self._question, "", Seam("")
         self._is_announced = False
-        self.channel.event(EventType.MESSAGE_RESET, {"reason": fault.value})
+        self.channel.event(events.MessageReset(fault))
 
     def has_called(self) -> bool:
         """Say whether a request reached the provider."""
@@ -341,7 +341,7 @@ class Attempt:
             self._permit.answer()
         if not self._is_announced:  # a call that failed before its text may have said it already
             self._is_announced = True
-            self.channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
+            self.channel.event(events.MessageStart(self._message_id))
 
     def _say(self, text: str) -> None:
         if self._prefix:
@@ -354,7 +354,7 @@ class Attempt:
             self.first_text_at = monotonic()
             self._on_first_text()
         self._consumption.add(reasoning, text)
-        self.channel.delta(reasoning, text)
+        self.channel.delta(text, reasoning=reasoning)
 
     def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
         task = self._task
@@ -379,11 +379,10 @@ class Attempt:
 
     def _completed(self, finish: Finish, provider: Provider) -> Completed:
         answer = self.answer(provider)
-        fields = {"usage": answer.usage.as_dict(), "finish_reason": finish.reason.value}
-        self.channel.event(EventType.MESSAGE_END, fields)
+        self.channel.event(events.MessageEnd(answer.usage.as_dict(), finish.reason))
         return Completed(answer, finish.reason)
 
     def _stopped(self, reason: StopReason, provider: Provider) -> Stopped:
         self.stop_observed_at = monotonic()
-        self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
+        self.channel.event(events.StopRequested(reason))
         return Stopped(self.answer(provider), reason)

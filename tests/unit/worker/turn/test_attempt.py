@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from shared.errors import Fault, ProviderError
@@ -47,11 +48,11 @@ class Tape:
         self.calls += not told
         self.noted += [told] if told else []
 
-    def delta(self, reasoning, text):
+    def delta(self, text, *, reasoning):
         self.told.append(("reasoning" if reasoning else "content", text))
 
-    def event(self, event_type, fields=None):
-        self.told.append((event_type, fields))
+    def event(self, event):
+        self.told.append((EventType(event.__struct_config__.tag), msgspec.structs.asdict(event)))
 
     def fence(self):
         self.discarded = True
