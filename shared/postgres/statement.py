@@ -1,7 +1,7 @@
 """Statements of the hot path, sent by the driver itself.
 
-SQLAlchemy works a textual statement's columns out anew at each execution, which costs more than PostgreSQL
-needs to run it. What a turn needs on its way goes through here; everything else is SQLAlchemy's.
+SQLAlchemy works out a textual statement's columns at each execution, which costs more than PostgreSQL needs
+to run it. The statements on a turn's way go through here; all others are left to SQLAlchemy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from shared.errors import UnavailableError
 
 
 class Statement:
-    """One statement, for any transaction of SQLAlchemy's.
+    """One statement, for any of SQLAlchemy's transactions.
 
     Args:
         sql: With its parameters as `:name`.
@@ -25,14 +25,15 @@ class Statement:
     __slots__ = ("_names", "_sql")
 
     def __init__(self, sql: str) -> None:
-        # PostgreSQL's own placeholders: a long statement with the driver's would be parsed at each execution.
+        # PostgreSQL's own placeholders: with the driver's, a long statement would be parsed at each
+        # execution.
         dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
         compiled = text(sql).compile(dialect=dialect)
         self._sql = str(compiled).encode()
         self._names: Sequence[str] = compiled.positiontup or ()
 
     def one_or_none(self, db: Connection, parameters: Mapping[str, Any]) -> Row[Any] | None:
-        """Run it and return its first row, None when it has none.
+        """Run it and return its first row, or None.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached or did not answer in time.
@@ -45,7 +46,7 @@ class Statement:
         return cast("Sequence[Row[Any]]", self._run(db, parameters).fetchall())
 
     def run(self, db: Connection, parameters: Mapping[str, Any]) -> None:
-        """Run it for what it does; raises as `one_or_none`."""
+        """Run it and ignore its result; raises as `one_or_none`."""
         self._run(db, parameters)
 
     def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
