@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class UsageSource(StrEnum):
-    """Where the usage figures come from."""
+    """Who says how much was used."""
 
     PROVIDER = "provider"
     """The provider's final figures."""
