@@ -110,10 +110,10 @@ def env_example() -> str:
     """Return `.env.example`: every variable, its meaning and its default."""
     parts = [
         "# Every variable that Turnkeeper reads, with its default. An empty variable counts as unset.",
-        "# Written by `python -m turnkeeper.reference` from shared/configuration/settings.py.",
+        "# Written by `python -m turnkeeper.reference` from shared/configuration.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
-        parts.append(f"\n# --- {group} ---")
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
+        parts.append(f"\n# --- {section} ---")
         for variable in variables:
             parts.extend((f"\n# {variable.meaning}", f"#{variable.name}={variable.default}"))
     return "\n".join(parts) + "\n"
@@ -121,6 +121,7 @@ def env_example() -> str:
 
 def settings_page() -> str:
     """Return the page of environment variables."""
+    secrets = ", ".join(f"`{variable.name}`" for variable in VARIABLES if variable.secret)
     parts = [
         "# Settings\n",
         _NOTE,
@@ -128,10 +129,12 @@ def settings_page() -> str:
             "Environment variables, read once when a process starts. An empty variable counts as unset. All problems "
             "of a configuration are reported together, and a process with one does not start."
         ),
+        f"\nSecrets, or may hold one; the message about a refused configuration never repeats them: {secrets}.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
         rows = ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.meaning) for v in variables)
-        parts.append(f"\n## {group}\n\n{_table(('variable', 'default', 'meaning'), rows)}")
+        parts.append(f"\n## {section}\n")
+        parts.append(_table(("variable", "default", "meaning"), rows))
     return "\n".join(parts) + "\n"
 
 
