@@ -3,7 +3,7 @@
 import ipaddress
 from decimal import Decimal, InvalidOperation
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from shared.configuration.addresses import is_plain_entry
 from shared.configuration.environment import Given, Rule
@@ -114,7 +114,7 @@ def server_url(*schemes: str) -> Rule[str]:
     """Take the URL of a server by its scheme; it may hold a password and is not repeated."""
 
     def rule(given: Given) -> str:
-        if given.text and urlsplit(given.text).scheme not in schemes:
+        if given.text and _split(given.text).scheme not in schemes:
             given.problem(f"must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
         return given.text
 
@@ -134,7 +134,7 @@ def origins(given: Given) -> frozenset[str]:
     """Take a list of origins of pages."""
     listed = _listed(given)
     for origin in sorted(listed):
-        parts = urlsplit(origin)
+        parts = _split(origin)
         if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
             given.problem(f"holds {origin!r}: use origins such as https://chat.example.com")
     return listed
@@ -144,7 +144,7 @@ def collector_url(given: Given) -> str:
     """Take the base URL of a collector of traces; empty where traces are off."""
     url = given.text.rstrip("/")
     if url:
-        parts = urlsplit(url)
+        parts = _split(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             given.problem("must be the base URL of a collector: http://127.0.0.1:4318")
         given.needs("opentelemetry.exporter.otlp.proto.http", "otel")
@@ -154,7 +154,7 @@ def collector_url(given: Given) -> str:
 def sentry_dsn(given: Given) -> Secret:
     """Take where errors are reported to; empty for nowhere."""
     if given.text:
-        parts = urlsplit(given.text)
+        parts = _split(given.text)
         project = parts.path.rpartition("/")[2]
         if parts.scheme not in {"http", "https"} or not (
             parts.hostname and parts.username and project.isdigit()
@@ -167,3 +167,11 @@ def sentry_dsn(given: Given) -> Secret:
 def _listed(given: Given) -> frozenset[str]:
     """Return what a list with commas names, in lower case."""
     return frozenset(part.strip().lower() for part in given.text.split(",") if part.strip())
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL, all of them empty where it cannot be split, such as `http://[::1`."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")

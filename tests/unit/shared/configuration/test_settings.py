@@ -254,7 +254,9 @@ def test_a_secret_does_not_show_itself():
 
 
 @pytest.mark.parametrize("variable", [each for each in VARIABLES if each.secret], ids=lambda each: each.name)
-@pytest.mark.parametrize("value", ["hidden", "ftp://u:hidden@h/x?hidden", "hi dd en", "hidden\n"])
+@pytest.mark.parametrize(
+    "value", ["hidden", "ftp://u:hidden@h/x?hidden", "http://[hidden", "hi dd en", "hidden\n"]
+)
 def test_no_secret_is_repeated_when_it_is_refused_or_shown(variable: Variable, value: str):
     with_it = COMPATIBLE if variable.name == "MCP_LLM_API_KEY" else ANTHROPIC
     read = Reader({**with_it, "LOG_LEVEL": "unknown", variable.name: value})
@@ -269,6 +271,14 @@ def test_a_rule_that_quotes_what_it_refuses_quotes_no_secret():
     Given("A_NUMBER", "hidden", is_secret=True, problems=problems).refuse("use a number")
     Given("A_NUMBER", "shown", is_secret=False, problems=problems).refuse("use a number")
     assert problems == ["A_NUMBER is not valid: use a number", "A_NUMBER is 'shown': use a number"]
+
+
+@pytest.mark.parametrize(
+    "name", ["DATABASE_URL", "REDIS_URL", "ALLOWED_ORIGINS", "OTEL_EXPORTER_OTLP_ENDPOINT", "SENTRY_DSN"]
+)
+def test_an_address_that_cannot_be_split_is_one_of_the_problems(name: str):
+    found = problems({**ANTHROPIC, "LOG_LEVEL": "unknown", name: "http://[::1"})
+    assert {"LOG_LEVEL", name} <= {problem.split(" ")[0] for problem in found}
 
 
 def test_every_variable_that_is_declared_is_documented():
