@@ -28,6 +28,7 @@ class Section(StrEnum):
     OBSERVING = "Observing"
     TIMEOUTS = "Timeouts"
     LIMITS = "Limits"
+    INTERNAL = "Internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,25 +207,25 @@ class ProviderSettings:
         "PROVIDER_MAX_LINE_BYTES",
         "1048576",
         "Longest line of a provider's stream.",
-        Section.LIMITS,
+        Section.INTERNAL,
         whole(1024),
     )
     max_event_bytes: int = variable(
         "PROVIDER_MAX_EVENT_BYTES",
         "1048576",
         "Largest event of a provider's stream.",
-        Section.LIMITS,
+        Section.INTERNAL,
         whole(1024),
     )
     max_answer_bytes: int = variable(
         "PROVIDER_MAX_ANSWER_BYTES",
         "67108864",
         "Most bytes of one provider response.",
-        Section.LIMITS,
+        Section.INTERNAL,
         whole(1024),
     )
     max_text_bytes: int = variable(
-        "PROVIDER_MAX_TEXT_BYTES", "4194304", "Most text of one answer.", Section.LIMITS, whole(1024)
+        "PROVIDER_MAX_TEXT_BYTES", "4194304", "Most text of one answer.", Section.INTERNAL, whole(1024)
     )
     guards_egress: bool
     allowed_hosts: frozenset[str] = made_from(_ALLOWED_HOSTS)

@@ -169,20 +169,20 @@ class Settings:
         "QUEUE_FULL_SECONDS",
         "60",
         "New turns are refused while one has waited this long for workers that hear; below QUEUE_TIMEOUT_SECONDS.",
-        Section.TIMEOUTS,
+        Section.INTERNAL,
         seconds,
     )
     lease_seconds: float = variable(
         "LEASE_SECONDS", "10", "How long a worker owns a turn without renewing.", Section.TIMEOUTS, seconds
     )
     lease_renew_seconds: float = variable(
-        "LEASE_RENEW_SECONDS", "3", "How often a worker renews and checkpoints.", Section.TIMEOUTS, seconds
+        "LEASE_RENEW_SECONDS", "3", "How often a worker renews and checkpoints.", Section.INTERNAL, seconds
     )
     lease_trust_seconds: float = variable(
         "LEASE_TRUST_SECONDS",
         "7",
         "Age of the last renewal at which a worker stops publishing.",
-        Section.TIMEOUTS,
+        Section.INTERNAL,
         seconds,
     )
     drain_seconds: float = variable(
@@ -213,7 +213,7 @@ class Settings:
         "LOG_MAX_ENTRIES",
         "20000",
         "Most events that a turn's log in Redis keeps.",
-        Section.LIMITS,
+        Section.INTERNAL,
         whole(100),
     )
     log_ttl_seconds: int = variable(
@@ -223,7 +223,7 @@ class Settings:
         "PUBLISH_BUFFER_BYTES",
         "33554432",
         "Most events that a worker holds back while Redis is slow or away; then readers get a snapshot.",
-        Section.LIMITS,
+        Section.INTERNAL,
         whole(65_536),
     )
     ticket_ttl_seconds: int = variable(

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from shared.configuration.environment import Section
 from shared.configuration.variables import VARIABLES
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
@@ -24,6 +25,10 @@ from turnkeeper.reference.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[2]
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
+_INTERNAL: Final = (
+    "No operator needs these: they bound memory and time inside the service, and their defaults fit together. "
+    "They can still be set."
+)
 
 _NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
     {
@@ -114,6 +119,8 @@ def env_example() -> str:
     ]
     for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
         parts.append(f"\n# --- {section} ---")
+        if section is Section.INTERNAL:
+            parts.append(f"\n# {_INTERNAL}")
         for variable in variables:
             parts.extend((f"\n# {variable.meaning}", f"#{variable.name}={variable.default}"))
     return "\n".join(parts) + "\n"
@@ -134,6 +141,8 @@ def settings_page() -> str:
     for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
         rows = ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.meaning) for v in variables)
         parts.append(f"\n## {section}\n")
+        if section is Section.INTERNAL:
+            parts.append(f"{_INTERNAL}\n")
         parts.append(_table(("variable", "default", "meaning"), rows))
     return "\n".join(parts) + "\n"
 

@@ -7,7 +7,7 @@ import pytest
 
 from shared.configuration import provider_settings
 from shared.configuration import settings as settings_module
-from shared.configuration.environment import Given, Reader, Variable, variables_of
+from shared.configuration.environment import Given, Reader, Section, Variable, variables_of
 from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.configuration.secret import Secret
 from shared.configuration.settings import Settings, load_settings, read_settings
@@ -292,6 +292,15 @@ def test_every_variable_that_is_declared_is_documented():
         declared |= set(dialect.variables())
     declared |= {*variables_of(ProviderSettings), *variables_of(Settings)}
     assert declared == set(VARIABLES)
+
+
+def test_what_no_operator_needs_to_know_stands_at_the_end():
+    names = [variable.name for variable in VARIABLES]
+    internal = [variable.name for variable in VARIABLES if variable.section is Section.INTERNAL]
+    assert names[-len(internal) :] == internal
+    assert "LEASE_SECONDS" not in internal
+    assert {"LOG_MAX_ENTRIES", "PROVIDER_MAX_TEXT_BYTES", "LEASE_TRUST_SECONDS"} <= set(internal)
+    assert load_settings({**ANTHROPIC, "LOG_MAX_ENTRIES": "100"}).log_max_entries == 100
 
 
 def test_every_variable_says_what_it_means():
