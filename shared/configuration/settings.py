@@ -54,7 +54,8 @@ _ALLOWED_ORIGINS: Final = Variable(
 class Settings:
     """The whole configuration of a process."""
 
-    provider: ProviderSettings
+    providers: tuple[ProviderSettings, ...]
+    """In the order in which they are asked: the first answers."""
     database_url: str = variable(
         "DATABASE_URL",
         "",
@@ -279,6 +280,11 @@ class Settings:
     )
     warnings: tuple[str, ...]
 
+    @property
+    def provider(self) -> ProviderSettings:
+        """Return the provider that answers."""
+        return self.providers[0]
+
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the configuration.
@@ -301,7 +307,7 @@ def read_settings(read: Reader) -> Settings:
     production = read.value(ENVIRONMENT)
     provider, warnings = read_provider(read, production=production)
     settings = Settings(
-        provider=provider,
+        providers=(provider,),
         production=production,
         allowed_origins=_origins(read, production=production),
         warnings=warnings,

@@ -294,6 +294,11 @@ def test_every_variable_that_is_declared_is_documented():
     assert declared == set(VARIABLES)
 
 
+def test_the_first_of_the_providers_answers():
+    settings = load_settings(ANTHROPIC)
+    assert settings.providers == (settings.provider,)
+
+
 def test_what_no_operator_needs_to_know_stands_at_the_end():
     names = [variable.name for variable in VARIABLES]
     internal = [variable.name for variable in VARIABLES if variable.section is Section.INTERNAL]
