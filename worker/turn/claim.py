@@ -15,6 +15,7 @@ from sqlalchemy import Row
 
 from shared.postgres.database import Database
 from shared.postgres.statement import Statement
+from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from worker.turn.prompt import StoredMessage
 
@@ -115,7 +116,7 @@ def _claim(
         row = statement.one_or_none(db, {**parameters, "most_bytes": context_tokens * _BYTES_PER_TOKEN})
     if row is None:
         return None
-    history = [StoredMessage(turn, role, content) for turn, role, content in row.history or ()]
+    history = [StoredMessage(turn, role, parts_of(content)) for turn, role, content in row.history or ()]
     if len(history) == row.all_messages:
         return Claim(row, history, 0)
     while history and history[0].role != Role.USER:
