@@ -7,48 +7,18 @@ import asyncio
 import socket
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
+from api.relay.face import Face
 from api.relay.frames import CloseCode
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
-from shared.turn.replay import Outgoing
 
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
 _receive_buffer: Final = bytearray(1 << 16)
 """One for all connections: the loop's thread reads one at a time, and what is kept is copied."""
-
-
-class Face(Protocol):
-    """How events, heartbeats and the end are said, and what the peer's bytes mean."""
-
-    is_event_stream: bool
-
-    def event(self, outgoing: Outgoing) -> bytes:
-        """Encode an event, a gap or a snapshot."""
-        ...
-
-    def heartbeat(self) -> bytes | None:
-        """Encode a sign of life; None when the peer has not answered the last ones."""
-        ...
-
-    def farewell(self, code: CloseCode, reason: str) -> bytes:
-        """Encode the end."""
-        ...
-
-    def receive(self, data: memoryview) -> None:
-        """Take bytes from the peer."""
-        ...
-
-    def peer_has_closed(self, data: memoryview) -> bool:
-        """Say whether bytes that came after our end are the peer's."""
-        ...
-
-    def stop(self) -> None:
-        """Do nothing more: the connection is closing."""
-        ...
 
 
 class Phase(Enum):

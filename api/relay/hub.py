@@ -16,10 +16,11 @@ from typing import Final
 
 import uvloop
 
-from api.relay.connection import Connection, Face
+from api.relay.connection import Connection
 from api.relay.conversation import Conversation
 from api.relay.delivery import Delivery
 from api.relay.event_stream import EventStream
+from api.relay.face import Face
 from api.relay.frames import CloseCode
 from api.relay.occurrences import Occurrences
 from api.relay.places import Places, Reader, StreamLimits
