@@ -6,6 +6,7 @@ What is said on it is a `Face`: websocket frames or server-sent events.
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 from uuid import UUID
@@ -45,7 +46,7 @@ class Connection:
         "ends_at",
         "ends_when_flushed",
         "face",
-        "is_event_stream",
+        "kind",
         "phase",
         "reader",
         "sessions",
@@ -85,7 +86,7 @@ class Connection:
         self.reader = reader
         self.caller = reader.caller
         self.face: Face
-        self.is_event_stream = False
+        self.kind: int
         self.unsent: list[bytes] = []
         self.phase = Phase.OPEN
         self.sessions: set[UUID] = set()
@@ -97,7 +98,7 @@ class Connection:
     def open(self, face: Face) -> None:
         """Begin to read; `face` understands what comes."""
         self.face = face
-        self.is_event_stream = face.is_event_stream
+        self.kind = int(face.kind)  # a plain one: it indexes the frames of every event
         self._loop.add_reader(self._sock, self._read)
 
     def is_open(self) -> bool:
@@ -142,7 +143,8 @@ class Connection:
         if self.phase is not Phase.OPEN:
             return
         self._leave()
-        self._mailbox.finish(self.face.farewell(code, reason), self._linger)
+        farewell = self.face.farewell(code, reason)
+        self._mailbox.finish(farewell, self._linger if farewell else self._hang_up)
 
     def answer_close(self, frame: bytes) -> None:
         """Answer the peer's close frame and close the socket, first, as RFC 6455 section 7.1.1 wants it."""
@@ -168,11 +170,16 @@ class Connection:
         self.face.stop()
         self._on_closing(self)
 
+    def _hang_up(self) -> None:
+        """End our side: where the face has no farewell, the peer learns the end by this alone."""
+        if self.phase is Phase.CLOSING:
+            with suppress(OSError):  # the peer was faster
+                self._sock.shutdown(socket.SHUT_WR)
+        self._linger()
+
     def _linger(self) -> None:
         """Wait for the peer's own end: closing over its unread bytes would reset away our last ones."""
         if self.phase is Phase.CLOSING:
-            if self.is_event_stream:
-                _shut_down(self._sock)
             self._loop.call_later(_PEER_CLOSE_SECONDS, self.drop)
 
     def _overflow(self) -> None:
@@ -194,10 +201,3 @@ class Connection:
                 self.face.receive(data)
             elif self.face.peer_has_closed(data):
                 self.drop()
-
-
-def _shut_down(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        return  # the peer was faster
