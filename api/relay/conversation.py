@@ -92,7 +92,6 @@ class Conversation:
     def __init__(
         self, connection: Connection, delivery: Delivery, store: StreamStore, questions: Questions
     ) -> None:
-        """Talk on `connection`."""
         self._connection = connection
         self._delivery = delivery
         self._store = store

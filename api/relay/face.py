@@ -23,7 +23,7 @@ class Face(Protocol):
     """Whether the stream is closed behind the turn's last event."""
 
     def event(self, outgoing: Outgoing) -> bytes:
-        """Encode an event, a gap or a snapshot."""
+        """Encode an event, a gap, a snapshot or `caught_up`."""
         ...
 
     def heartbeat(self) -> bytes | None:
