@@ -267,6 +267,7 @@ class Runner:
         if prefix:
             channel.go_on_from(prefix, is_in_log=last == told)
         attempt = Attempt(
+            self._provider,
             channel,
             prompt,
             str(row.answer_id),
@@ -293,7 +294,7 @@ class Runner:
         if refused is not None:
             outcome: Outcome = replace(refused, answer=replace(refused.answer, content=prefix))
         else:
-            outcome = await attempt.run(self._provider)
+            outcome = await attempt.run()
         channel.end()
         return _Ended(outcome, channel, _settlement(claim, attempt, outcome, trimmed), trace)
 

@@ -45,6 +45,7 @@ class Attempt:
     """The state of one attempt; the lease keeper's thread reads it, only the loop writes it.
 
     Args:
+        provider: Who answers.
         channel: Where its events go.
         prompt: What the provider is sent.
         message_id: The stored message's id, as `message_start` tells it.
@@ -71,6 +72,7 @@ class Attempt:
         "_permit",
         "_prefix",
         "_prompt",
+        "_provider",
         "_question",
         "_retries",
         "_seam",
@@ -85,6 +87,7 @@ class Attempt:
 
     def __init__(
         self,
+        provider: Provider,
         channel: Channel,
         prompt: Prompt,
         message_id: str,
@@ -97,7 +100,7 @@ class Attempt:
         allowance: Allowance | None = None,
         on_first_text: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; `run` starts it."""
+        self._provider = provider
         self._on_first_text = on_first_text
         self.channel = channel
         self.first_text_at: float | None = None
@@ -121,42 +124,42 @@ class Attempt:
         self._consumption = Consumption()
         self._ceiling = Ceiling(allowance)
 
-    async def run(self, provider: Provider) -> Outcome:
+    async def run(self) -> Outcome:
         """Stream the answer and say how it ended; never raises."""
         tries = 0
         while True:
             if self.is_fenced:
                 return Fenced()
             if self.stop_reason is not None:
-                return self._stopped(self.stop_reason, provider)
+                return self._stopped(self.stop_reason)
             if self.is_handed_back:
-                return Requeued(self.answer(provider), handed_back=True)
-            if not self._is_payable(provider):
-                return self._stopped(StopReason.BUDGET, provider)
+                return Requeued(self.answer(), handed_back=True)
+            if not self._is_payable():
+                return self._stopped(StopReason.BUDGET)
             permit = self._breaker.call()
             if isinstance(permit, ProviderError):
-                return Failed(self.answer(provider), permit.fault, permit.detail, permit.retry_after_ms)
+                return Failed(self.answer(), permit.fault, permit.detail, permit.retry_after_ms)
             tries += 1
-            outcome = await self._call(provider, permit)
+            outcome = await self._call(permit)
             if self._is_prefix_refused(outcome):
-                self._answer_anew(outcome.fault, provider)
+                self._answer_anew(outcome.fault)
                 continue
             wait = self._wait_before_retry(outcome, tries)
             if wait is None:
-                return await self._or_requeued(outcome, provider)
+                return await self._or_requeued(outcome)
             _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
-            self._consumption.end_call(provider.capabilities)
+            self._consumption.end_call(self._provider.capabilities)
             await self._sleep(wait)
 
-    def _is_payable(self, provider: Provider) -> bool:
+    def _is_payable(self) -> bool:
         """Lower the answer's limit to what the hold pays; False when that is no answer worth a call (I6)."""
-        limited = self._ceiling.limited(self._prompt, self._consumption, provider.capabilities)
+        limited = self._ceiling.limited(self._prompt, self._consumption, self._provider.capabilities)
         if limited is None:
             return False
         self._prompt = limited
         return True
 
-    async def _or_requeued(self, outcome: Outcome, provider: Provider) -> Outcome:
+    async def _or_requeued(self, outcome: Outcome) -> Outcome:
         """Leave a text that broke off to the next attempt, after a while, where there may be one."""
         if not isinstance(outcome, Failed) or not outcome.is_passing or not self._consumption.deltas:
             return outcome
@@ -175,7 +178,7 @@ class Attempt:
         if self.is_fenced:
             return Fenced()
         if self.stop_reason is not None:
-            return self._stopped(self.stop_reason, provider)
+            return self._stopped(self.stop_reason)
         return Requeued(outcome.answer, fault=outcome.fault)
 
     async def _sleep(self, seconds: float) -> None:
@@ -185,11 +188,11 @@ class Attempt:
         self._task = asyncio.create_task(asyncio.sleep(seconds))
         await asyncio.wait({self._task})
 
-    async def _call(self, provider: Provider, permit: Permit) -> Outcome:
+    async def _call(self, permit: Permit) -> Outcome:
         self._permit = permit
         self._retries.budget.note_call()
         try:
-            outcome = await self._stream_within_deadline(provider)
+            outcome = await self._stream_within_deadline()
             match outcome:
                 case Completed():
                     permit.succeed()
@@ -204,13 +207,13 @@ class Attempt:
             self._note_call()
         return outcome
 
-    async def _stream_within_deadline(self, provider: Provider) -> Outcome:
-        self._task = asyncio.create_task(self._stream(provider))
+    async def _stream_within_deadline(self) -> Outcome:
+        self._task = asyncio.create_task(self._stream())
         done, _ = await asyncio.wait({self._task}, timeout=max(0.0, self._deadline - monotonic()))
         if not done:
             self._task.cancel()
             await asyncio.wait({self._task})
-        return self._outcome(provider, timed_out=not done)
+        return self._outcome(timed_out=not done)
 
     def _wait_before_retry(self, outcome: Outcome, tries: int) -> float | None:
         """Return the seconds until the next try; None once text was shown, and where none can help."""
@@ -231,9 +234,9 @@ class Attempt:
             and outcome.fault in _UNCONTINUABLE
         )
 
-    def _answer_anew(self, fault: Fault, provider: Provider) -> None:
+    def _answer_anew(self, fault: Fault) -> None:
         """Declare the text void that the provider would not continue, and ask the question by itself."""
-        self._consumption.end_call(provider.capabilities)
+        self._consumption.end_call(self._provider.capabilities)
         self._prompt, self._prefix, self._seam = self._question, "", Seam("")
         self._is_announced = False
         self.channel.event(EventType.MESSAGE_RESET, {"reason": fault.value})
@@ -261,14 +264,14 @@ class Attempt:
             self.channel.fence()
             self._cancel()
 
-    def answer(self, provider: Provider) -> Answer:
+    def answer(self) -> Answer:
         """Return what was brought so far."""
         used = self._consumption
-        usage, source = used.usage(provider.capabilities)
-        longest = used.longest_call(provider.capabilities)
+        usage, source = used.usage(self._provider.capabilities)
+        longest = used.longest_call(self._provider.capabilities)
         return Answer(self._prefix + used.content(), used.reasoning(), used.called, usage, source, longest)
 
-    def checkpoint(self, provider: Provider) -> tuple[int, Answer] | None:
+    def checkpoint(self) -> tuple[int, Answer] | None:
         """Return what was encoded so far and the number of its last event, for another thread to save.
 
         None when the text changed too quickly to be read; the next round tries again.
@@ -277,7 +280,7 @@ class Attempt:
         if shown is None:
             return None
         seq, content, reasoning = shown
-        usage, source = self._consumption.usage(provider.capabilities)
+        usage, source = self._consumption.usage(self._provider.capabilities)
         return seq, Answer(content, reasoning, self.has_called(), usage, source)
 
     def _cancel(self) -> None:
@@ -297,8 +300,8 @@ class Attempt:
         self._note_call()
         failpoints.reach(Failpoint.AFTER_SENT)
 
-    async def _stream(self, provider: Provider) -> None:
-        async with provider.stream(self._prompt, on_sent=self._sent) as batches:
+    async def _stream(self) -> None:
+        async with self._provider.stream(self._prompt, on_sent=self._sent) as batches:
             async for batch in batches:
                 self._take(batch)
                 if self._ceiling.is_passed(self._consumption):
@@ -356,7 +359,7 @@ class Attempt:
         self._consumption.add(reasoning, text)
         self.channel.delta(reasoning, text)
 
-    def _outcome(self, provider: Provider, *, timed_out: bool) -> Outcome:
+    def _outcome(self, *, timed_out: bool) -> Outcome:
         task = self._task
         assert task is not None
         error = None if task.cancelled() else task.exception()
@@ -364,10 +367,10 @@ class Attempt:
         if self.is_fenced:
             return Fenced()
         if self._finish is not None and error is None:
-            return self._completed(self._finish, provider)
+            return self._completed(self._finish)
         if self.stop_reason is not None:
-            return self._stopped(self.stop_reason, provider)
-        answer = self.answer(provider)
+            return self._stopped(self.stop_reason)
+        answer = self.answer()
         if self.is_handed_back and task.cancelled():
             return Requeued(answer, handed_back=True)
         if timed_out:
@@ -377,13 +380,13 @@ class Attempt:
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Failed(answer, Fault.INTERNAL, "an error inside the service ended the turn")
 
-    def _completed(self, finish: Finish, provider: Provider) -> Completed:
-        answer = self.answer(provider)
+    def _completed(self, finish: Finish) -> Completed:
+        answer = self.answer()
         fields = {"usage": answer.usage.as_dict(), "finish_reason": finish.reason.value}
         self.channel.event(EventType.MESSAGE_END, fields)
         return Completed(answer, finish.reason)
 
-    def _stopped(self, reason: StopReason, provider: Provider) -> Stopped:
+    def _stopped(self, reason: StopReason) -> Stopped:
         self.stop_observed_at = monotonic()
         self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
-        return Stopped(self.answer(provider), reason)
+        return Stopped(self.answer(), reason)

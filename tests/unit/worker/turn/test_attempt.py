@@ -130,8 +130,8 @@ def breaker():
     return Breaker(lambda: 0.0, 10.0)
 
 
-def attempt(seconds_left=60.0):
-    return Attempt(Tape(), PROMPT, "message-id", seconds_left, Once(), breaker())
+def attempt(provider, seconds_left=60.0):
+    return Attempt(provider, Tape(), PROMPT, "message-id", seconds_left, Once(), breaker())
 
 
 def run(provider_of, *, during=None, seconds_left=60.0):
@@ -139,9 +139,9 @@ def run(provider_of, *, during=None, seconds_left=60.0):
 
     async def both():
         provider = provider_of()
-        one = attempt(seconds_left)
+        one = attempt(provider, seconds_left)
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 60)
+        outcome = await asyncio.wait_for(one.run(), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
@@ -228,9 +228,10 @@ def test_a_stop_closes_the_upstream_connection_in_every_phase(phase, make, condi
 
 def test_a_stop_that_came_before_the_start_opens_no_connection():
     async def both():
-        provider, one = Playing([MessageStart()]), attempt()
+        provider = Playing([MessageStart()])
+        one = attempt(provider)
         one.stop(StopReason.SESSION_CLOSED)
-        return provider, await one.run(provider)
+        return provider, await one.run()
 
     provider, outcome = asyncio.run(both())
     assert outcome == Stopped(outcome.answer, StopReason.SESSION_CLOSED)
@@ -355,10 +356,8 @@ def test_an_error_of_ours_ends_the_turn_and_says_nothing_of_itself(caplog):
 
 
 def test_a_checkpoint_is_what_was_shown_through_its_number():
-    one, provider, _ = run(
-        lambda: Playing([MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED)])
-    )
-    seq, answer = one.checkpoint(provider)
+    one, _, _ = run(lambda: Playing([MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED)]))
+    seq, answer = one.checkpoint()
     assert (seq, answer.content, answer.called) == (7, "ab", True)
 
 
@@ -399,9 +398,11 @@ class Moody(Playing):
 def run_again(calls, times=1, during=None, seconds=0.0, **options):
     async def both():
         provider = Moody(*calls)
-        one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options)
+        one = Attempt(
+            provider, Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options
+        )
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 60)
+        outcome = await asyncio.wait_for(one.run(), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
@@ -543,8 +544,9 @@ def test_a_provider_that_is_not_called_for_a_moment_fails_the_turn_before_any_co
         guard = Breaker(lambda: 0.0, 10.0)
         for _ in range(20):
             guard.call().fail(Fault.PROVIDER_OVERLOADED, is_passing=True)
-        provider, one = Moody(*WHOLE), Attempt(Tape(), PROMPT, "m", 60.0, Again(5), guard, attempts=1)
-        return provider, await one.run(provider)
+        provider = Moody(*WHOLE)
+        one = Attempt(provider, Tape(), PROMPT, "m", 60.0, Again(5), guard, attempts=1)
+        return provider, await one.run()
 
     provider, outcome = asyncio.run(both())
     assert not provider.opened.is_set()
@@ -629,6 +631,7 @@ def run_on(hold_usd, provider, retries=None):
 
     async def in_loop():
         one = Attempt(
+            provider,
             Tape(),
             PROMPT,
             "message-id",
@@ -637,7 +640,7 @@ def run_on(hold_usd, provider, retries=None):
             breaker(),
             allowance=Allowance(MODEL, hold_usd, 10_000),
         )
-        return one, await asyncio.wait_for(one.run(provider), 60)
+        return one, await asyncio.wait_for(one.run(), 60)
 
     return asyncio.run(in_loop())
 
