@@ -1,8 +1,7 @@
 """One attempt: every way in which it can end, in every phase."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -14,6 +13,7 @@ from shared.money.prices import PricedModel
 from shared.money.usage import Usage, UsageSource
 from shared.turn.events import EventType
 from shared.turn.turns import FinishReason, Role, StopReason
+from tests.unit.worker.turn.playing import Ahead, Playing, Tape
 from worker.providers.provider import (
     Capabilities,
     ContentDelta,
@@ -32,69 +32,6 @@ from worker.turn.retry import RetryBudget
 
 PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
 USED = Usage(input_tokens=3, output_tokens=2)
-
-
-class Tape:
-    """A channel that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple] = []
-        self.discarded = False
-        self.calls = 0
-        self.noted: list[tuple] = []
-
-    def note_call(self, *told):
-        self.calls += not told
-        self.noted += [told] if told else []
-
-    def delta(self, reasoning, text):
-        self.told.append(("reasoning" if reasoning else "content", text))
-
-    def event(self, event_type, fields=None):
-        self.told.append((event_type, fields))
-
-    def fence(self):
-        self.discarded = True
-
-    def text_so_far(self):
-        return 7, "".join(text for kind, text in self.told if kind == "content"), ""
-
-
-class Playing:
-    """A provider that plays steps: a batch, an error to raise, or an event to wait for."""
-
-    name = "scripted"
-    model = "m"
-
-    def __init__(self, *steps, capabilities=None, sends=True, connects: asyncio.Event | None = None) -> None:
-        self.steps = steps
-        self.capabilities = capabilities or Capabilities()
-        self.sends = sends
-        self.connects = connects
-        self.opened = asyncio.Event()
-        self.closed = 0
-
-    @asynccontextmanager
-    async def stream(self, prompt, *, on_sent: Callable[[], None] | None = None):
-        self.opened.set()
-        try:
-            if self.connects is not None:
-                await self.connects.wait()
-            if self.sends and on_sent is not None:
-                on_sent()
-            yield self._batches()
-        finally:
-            self.closed += 1
-
-    async def _batches(self) -> AsyncIterator[list]:
-        for step in self.steps:
-            match step:
-                case Exception():
-                    raise step
-                case asyncio.Event():
-                    await step.wait()
-                case _:
-                    yield step
 
 
 class Once:
@@ -148,15 +85,6 @@ def run(provider_of, *, during=None, seconds_left=60.0):
 
     with asyncio.Runner(loop_factory=Ahead) as runner:
         return runner.run(both())
-
-
-class Ahead(asyncio.SelectorEventLoop):
-    """A loop whose clock a test may put forward."""
-
-    seconds_ahead = 0.0
-
-    def time(self):
-        return super().time() + self.seconds_ahead
 
 
 def test_a_whole_answer_is_completed_with_the_providers_usage():
