@@ -1,4 +1,4 @@
-"""One request to the provider and its answer, with a named result; a turn is one round, or several.
+"""One request to the provider and its answer, with a named result; an attempt is one round, or several.
 
 It ends with the answer, at one of its limits, or when its attempt ends it, wherever it waits (connecting, silent,
 mid-stream): leaving the provider's context closes the upstream connection at once (I7).

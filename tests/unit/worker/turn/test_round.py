@@ -19,9 +19,9 @@ from worker.providers.provider import (
     Finish,
     MessageStart,
     Prompt,
-    PromptMessage,
     ReasoningDelta,
     RunningUsage,
+    text_message,
 )
 from worker.turn.allowance import Allowance
 from worker.turn.ceiling import Ceiling
@@ -29,7 +29,7 @@ from worker.turn.consumption import Consumption
 from worker.turn.draft import Draft
 from worker.turn.round import Abandoned, Broken, CutOff, Limits, Round, Whole
 
-PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
+PROMPT = Prompt((text_message(Role.USER, "x" * 40),), None, 100)
 FINISH = Finish(FinishReason.STOP, Usage(input_tokens=3, output_tokens=2))
 WHOLE = [MessageStart(), ContentDelta("ok"), FINISH]
 BUSY = ProviderError(Fault.PROVIDER_OVERLOADED, "busy", retry_after_ms=500)
