@@ -156,7 +156,6 @@ class Worker:
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
-            self._provider,
             loop,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,

@@ -147,6 +147,7 @@ class Opener:
         if prefix:
             channel.go_on_from(prefix, is_in_log=log.last_seq == told)
         attempt = Attempt(
+            services.provider,
             channel,
             prompt,
             str(turn.answer_id),

@@ -157,7 +157,7 @@ class Runner:
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
         attempt = await self._opener.open(turn, question.prompt, asked_at, trace)
-        outcome: Outcome = question.refused or await attempt.run(self._services.provider)
+        outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)
         return Ended(turn, outcome, attempt.channel, settlement, trace)

@@ -137,9 +137,9 @@ def stopped(url, marker, script, *, gate=None, **environ):
         channel = Counting()
         retries = Retries(Random().random, RetryBudget(monotonic))
         breaker = Breaker(monotonic, provider_settings.breaker_seconds)
-        attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
+        attempt = Attempt(provider, channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
         try:
-            running = asyncio.create_task(attempt.run(provider))
+            running = asyncio.create_task(attempt.run())
             if gate is not None:
                 await channel.first_shown.wait()
                 gate.open()

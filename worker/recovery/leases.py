@@ -21,7 +21,6 @@ from shared.errors import UnavailableError
 from shared.postgres import rows
 from shared.postgres.database import Database
 from shared.turn.turns import StopReason
-from worker.providers.provider import Provider
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Answer
 
@@ -87,7 +86,6 @@ class LeaseKeeper:
     Args:
         database: A pool of their own, so that a busy one costs no lease.
         worker_id: Who holds the leases.
-        provider: Says what usage its running figures stand for.
         loop: Where attempts live; stops and fences are handed to it.
         lease_seconds: How long a lease lasts.
         renew_seconds: How often it is renewed.
@@ -99,7 +97,6 @@ class LeaseKeeper:
         self,
         database: Database,
         worker_id: UUID,
-        provider: Provider,
         loop: asyncio.AbstractEventLoop,
         *,
         lease_seconds: float,
@@ -109,7 +106,6 @@ class LeaseKeeper:
     ) -> None:
         self._database = database
         self._worker_id = worker_id
-        self._provider = provider
         self._loop = loop
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
@@ -245,7 +241,7 @@ class LeaseKeeper:
         changed: dict[UUID, tuple[int, Answer]] = {}
         for turn_id, entry in owned.items():
             if entry.attempt.has_called() and entry.attempt.channel.seq != entry.saved_seq:
-                checkpoint = entry.attempt.checkpoint(self._provider)
+                checkpoint = entry.attempt.checkpoint()
                 if checkpoint is not None:
                     changed[turn_id] = checkpoint
         if not changed:

@@ -80,7 +80,7 @@ DEADLINE_SECONDS = 60
 
 def attempt(tape):
     retries = Retries(lambda: 0.0, RetryBudget(lambda: 0.0))
-    return Attempt(tape, Prompt((), None, 100), "id", 60.0, retries, Breaker(lambda: 0.0, 10.0))
+    return Attempt(None, tape, Prompt((), None, 100), "id", 60.0, retries, Breaker(lambda: 0.0, 10.0))
 
 
 @pytest.mark.parametrize(("outcome", "last_seq"), [(WHOLE, 8), (FAILED, 9)])
@@ -94,7 +94,7 @@ def test_a_settlement_says_how_long_ago_the_first_text_and_the_stop_were():
     one = attempt(Tape())
     settlement = settlement_of(FIRST, one, WHOLE, 0)
     assert (settlement.first_token_ago_seconds, settlement.stop_observed_ago_seconds) == (None, None)
-    one.first_text_at, one.stop_observed_at = monotonic() - 30, monotonic() - 20
+    one._draft.first_text_at, one.stop_observed_at = monotonic() - 30, monotonic() - 20
     settlement = settlement_of(FIRST, one, WHOLE, 0)
     assert settlement.first_token_ago_seconds >= 30
     assert settlement.stop_observed_ago_seconds >= 20
