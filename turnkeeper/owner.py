@@ -1,24 +1,27 @@
 """The database's owner: its login, the organization that a command means, and what it refused, in one line."""
 
-import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 from uuid import UUID
 
 from shared.errors import SettingsError
-from turnkeeper.options import Command
 from turnkeeper.up.records import DATA_FOLDER
 
+_Options = ParamSpec("_Options")
 
-def as_owner(command: Command) -> Command:
+
+def as_owner(command: Callable[_Options, int]) -> Callable[_Options, int]:
     """Return a command that says what the database refused, in one line."""
 
-    def run_command(options: argparse.Namespace) -> int:
+    @wraps(command)
+    def run_command(*args: _Options.args, **options: _Options.kwargs) -> int:
         from turnkeeper.up.logins import owning_database
 
         with owning_database():
-            return command(options)
+            return command(*args, **options)
 
     return run_command
 

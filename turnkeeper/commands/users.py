@@ -1,6 +1,5 @@
 """`turnkeeper users`: what a person may ask of whoever keeps their conversations: a copy, or an end."""
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -9,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from shared.errors import SettingsError
-from turnkeeper.options import FAILED
-from turnkeeper.owner import as_owner, environment, organization
+from turnkeeper.exits import FAILED
+from turnkeeper.owner import environment, organization
 from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, read_state
 
 if TYPE_CHECKING:
     from shared.postgres.database import Database
 
-_WAIT_SECONDS: Final = 30.0
-_MOST_WAIT_SECONDS: Final = 3600.0
 _LOG_ENTRIES: Final = 20_000
 _LOG_SECONDS: Final = 3600
 """Of the logs that a stop ends, which are deleted right afterwards."""
@@ -30,35 +27,6 @@ class Servers(NamedTuple):
     database_url: str
     owner_url: str
     redis_url: str
-
-
-def add_users(users_parser: argparse.ArgumentParser) -> None:
-    """Give `users` its commands."""
-    commands = users_parser.add_subparsers(required=True, metavar="COMMAND")
-    erase_parser = commands.add_parser("erase", help="remove all that a user wrote and was answered")
-    erase_parser.add_argument("--yes", action="store_true", help="do not ask")
-    erase_parser.add_argument(
-        "--wait",
-        type=wait_seconds,
-        default=_WAIT_SECONDS,
-        metavar="SECONDS",
-        help="for running turns to end (default: %(default)g)",
-    )
-    erase_parser.set_defaults(command=as_owner(erase))
-    export_parser = commands.add_parser("export", help="write a user's sessions as JSON lines")
-    export_parser.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: stdout)")
-    export_parser.set_defaults(command=as_owner(export))
-    for one in (erase_parser, export_parser):
-        one.add_argument("user", help="the user's name, as in the sessions")
-        one.add_argument("--organization", "--org", dest="org", help="id or name (default: the only one)")
-
-
-def wait_seconds(text: str) -> float:
-    """Parse a wait."""
-    seconds = float(text)
-    if not 0 <= seconds <= _MOST_WAIT_SECONDS:
-        raise argparse.ArgumentTypeError(f"use 0 to {_MOST_WAIT_SECONDS:g}")
-    return seconds
 
 
 def servers() -> Servers:
@@ -100,15 +68,14 @@ def application_database(url: str) -> Iterator["Database"]:
         database.dispose()
 
 
-def export(options: argparse.Namespace) -> int:
-    """Write a user's sessions."""
+def export(where: Servers, org: str | None, user: str, path: Path | None) -> int:
+    """Write a user's sessions, of the organization that `org` means, to a new file or standard output."""
     from turnkeeper.commands.export import export_user
 
-    where = servers()
-    organization_id = organization(where.owner_url, options.org)
+    organization_id = organization(where.owner_url, org)
     count = 0
-    with application_database(where.database_url) as database, output(options.output) as file:
-        for line in export_user(database, organization_id, options.user):
+    with application_database(where.database_url) as database, output(path) as file:
+        for line in export_user(database, organization_id, user):
             file.write(line + "\n")
             count += 1
     print(f"turnkeeper: {count} sessions", file=sys.stderr)
@@ -134,15 +101,22 @@ def output(path: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def erase(options: argparse.Namespace) -> int:
-    """Erase a user's content and say what was removed."""
+def erase(where: Servers, org: str | None, user: str, *, wait_seconds: float, asks: bool) -> int:
+    """Erase a user's content and say what was removed.
+
+    Args:
+        where: Where the data is.
+        org: Id or name of the organization; None for the only one.
+        user: The user.
+        wait_seconds: For running turns to end.
+        asks: Ask first whoever sits at the terminal.
+    """
     from redis import Redis
 
     from api.notices import Notices
     from turnkeeper.commands.erasure import Erasure
 
-    where = servers()
-    organization_id = organization(where.owner_url, options.org)
+    organization_id = organization(where.owner_url, org)
     redis = Redis.from_url(
         where.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
     )
@@ -153,12 +127,12 @@ def erase(options: argparse.Namespace) -> int:
         ended_ttl_seconds=_LOG_SECONDS,
     )
     with application_database(where.database_url) as database, redis:
-        erasure = Erasure(database, where.owner_url, redis, notices, organization_id, options.user)
+        erasure = Erasure(database, where.owner_url, redis, notices, organization_id, user)
         try:
-            if not options.yes and not confirmed(options.user, *erasure.count()):
+            if asks and not confirmed(user, *erasure.count()):
                 print("turnkeeper: nothing was erased", file=sys.stderr)
                 return FAILED
-            erased = erasure.erase(options.wait)
+            erased = erasure.erase(wait_seconds)
         finally:
             notices.close()
     print(f"sessions emptied and closed:  {erased.sessions}")
