@@ -1,14 +1,13 @@
 """`turnkeeper doctor`."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import click
 
-from turnkeeper.cli.options import PORT, PROCESSES, Declared, Seconds, data_option
+from turnkeeper.cli.options import PORT, PROCESSES, Declared, Seconds, up_option
 from turnkeeper.doctor import PROCFILE
-from turnkeeper.up.records import STATE_NAME, read_state
+from turnkeeper.up.records import Folder
 
 _LIMIT_SECONDS: Final = 20.0
 _MOST_LIMIT_SECONDS: Final = 300.0
@@ -60,7 +59,7 @@ def _processes(kind: str) -> Callable[[Declared], Declared]:
     metavar="SECONDS",
     help="for all checks",
 )
-@data_option("folder of the `up`")
+@up_option
 @_processes("web")
 @_processes("relay")
 @_processes("worker")
@@ -74,7 +73,7 @@ def _processes(kind: str) -> Callable[[Declared], Declared]:
 def doctor(
     as_json: bool,
     limit: float,
-    data: Path,
+    data: Folder,
     web: int | None,
     relay: int | None,
     worker: int | None,
@@ -84,4 +83,4 @@ def doctor(
     from turnkeeper.doctor.command import doctor
 
     processes = {"web": web, "relay": relay, "worker": worker}
-    return doctor(read_state(data / STATE_NAME), processes, ports, limit_seconds=limit, as_json=as_json)
+    return doctor(data.state(), processes, ports, limit_seconds=limit, as_json=as_json)

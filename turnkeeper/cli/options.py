@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from turnkeeper.up.records import DATA_FOLDER
+from turnkeeper.up.records import DATA_FOLDER, Folder
 
 PROGRAM: Final = "turnkeeper"
+DATA_VARIABLE: Final = "TURNKEEPER_DATA"
 MOST_PROCESSES: Final = 32
 """Of one kind in `up`: it is for one machine; more are started one by one."""
 
@@ -41,9 +42,29 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-def data_option(words: str) -> Callable[[Declared], Declared]:
-    """Return the option `--data`."""
-    return click.option("--data", type=FILE, default=DATA_FOLDER, metavar="DIR", help=words)
+def data_option(
+    words: str, callback: Callable[[click.Context, click.Parameter, Path], object] | None = None
+) -> Callable[[Declared], Declared]:
+    """Return the option `--data`; a command gets the path, or what `callback` makes of it."""
+    return click.option(
+        "--data",
+        type=FILE,
+        default=DATA_FOLDER,
+        envvar=DATA_VARIABLE,
+        show_envvar=True,
+        metavar="DIR",
+        callback=callback,
+        help=words,
+    )
+
+
+def up_option(command: Declared) -> Declared:
+    """Give a command the option `--data`, by which it finds a running `up`; it gets a `Folder`."""
+
+    def as_folder(context: click.Context, _: click.Parameter, path: Path) -> Folder:
+        return Folder(path, is_named=is_given("data", context))
+
+    return data_option("folder of the `up`", as_folder)(command)
 
 
 def is_given(name: str, context: click.Context) -> bool:

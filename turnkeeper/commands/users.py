@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from shared.errors import SettingsError
 from turnkeeper.exits import FAILED
-from turnkeeper.owner import environment, organization
-from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, read_state
+from turnkeeper.owner import organization
+from turnkeeper.up.records import Folder
 
 if TYPE_CHECKING:
     from shared.postgres.database import Database
@@ -19,6 +19,8 @@ _LOG_ENTRIES: Final = 20_000
 _LOG_SECONDS: Final = 3600
 """Of the logs that a stop ends, which are deleted right afterwards."""
 _REDIS_SECONDS: Final = 5
+_LOGINS: Final = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+"""In the order of `Servers`."""
 
 
 class Servers(NamedTuple):
@@ -29,26 +31,24 @@ class Servers(NamedTuple):
     redis_url: str
 
 
-def servers() -> Servers:
-    """Return the logins of the environment, or those of the `turnkeeper up` that runs here.
+def servers(environ: Mapping[str, str], data: Folder) -> Servers:
+    """Return the logins of the environment, or those of the `turnkeeper up` that runs on a folder.
+
+    A folder on the command line goes before the environment.
 
     Raises:
         SettingsError: They are not all known.
     """
-    environ = environment()
-    named = Servers(
-        *(environ.get(name, "").strip() for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL"))
-    )
-    if not named.owner_url and (state := read_state(DATA_FOLDER / STATE_NAME)) is not None:
-        return Servers(state.database_url, state.database_owner_url, state.redis_url)
-    missing = [
-        f"{name} is required where no `turnkeeper up` runs: set it"
-        for name, value in zip(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL"), named, strict=True)
-        if not value
-    ]
-    if missing:
-        raise SettingsError(missing)
-    return named
+    named = Servers(*(environ.get(name, "").strip() for name in _LOGINS))
+    missing = [name for name, value in zip(_LOGINS, named, strict=True) if not value]
+    if named.owner_url and not data.is_named:
+        if missing:
+            raise SettingsError([f"{name} is required beside DATABASE_OWNER_URL: set it" for name in missing])
+        return named
+    state = data.running() if data.is_named else data.state()
+    if state is None:
+        raise data.lacks(missing)
+    return Servers(state.database_url, state.database_owner_url, state.redis_url)
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def test_without_any_service_both_missing_things_are_named(tmp_path, monkeypatch
     with pytest.raises(SettingsError) as refused:
         meant(["chat", "--data", str(tmp_path)])
     assert len(refused.value.problems) == 2
+    assert all(str(tmp_path) in problem for problem in refused.value.problems)
 
 
 def test_without_a_provider_the_scripted_one_is_chosen():
