@@ -1,9 +1,10 @@
 """The `turnkeeper` command: its grammar, and how errors become exit codes.
 
 The modules here declare commands and options, and load nothing else: what a command works with is imported where it
-runs. So `--help` is quick, and needs no package that the command itself does not.
+runs. So `--help` and completion are quick, and need no package that the command itself does not.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from shared.errors import SettingsError, TurnkeeperError
+from turnkeeper.cli.completion import VARIABLE, completion
 from turnkeeper.cli.doctor import doctor
 from turnkeeper.cli.keys import keys
 from turnkeeper.cli.ledger import ledger
@@ -54,12 +56,17 @@ for _command in (
     smoke,
     chat,
     provider,
+    completion,
 ):
     top.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit code: 0 done, 1 failed, 2 wrong use or configuration."""
+    if asked := os.environ.get(VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return run(lambda: shell_complete(top, {}, PROGRAM, VARIABLE, asked))
     arguments = sys.argv[1:] if argv is None else argv
     return run(lambda: int(invoke(arguments)))
 

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from turnkeeper.up.records import DATA_FOLDER, Folder
 
@@ -54,6 +55,7 @@ def data_option(
         show_envvar=True,
         metavar="DIR",
         callback=callback,
+        shell_complete=_folders,
         help=words,
     )
 
@@ -70,3 +72,8 @@ def up_option(command: Declared) -> Declared:
 def is_given(name: str, context: click.Context) -> bool:
     """Return whether the command line itself has an option, rather than the environment or its default."""
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _folders(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete folders: one that is not there yet is no wrong use, so the type does not say it."""
+    return [CompletionItem(incomplete, type="dir")]

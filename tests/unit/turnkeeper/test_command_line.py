@@ -33,6 +33,7 @@ def test_up_takes_the_options_that_it_promises():
         "doctor --limit nan",
         "keys",
         "keys create --role owner",
+        "completion tcsh",
         "keys revoke not-a-uuid",
         "users",
         "users erase",
