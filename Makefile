@@ -34,13 +34,17 @@ $(PY):
 
 # Installed once, and again when a lock or the project's own list changes.
 $(VENV)/.installed-run: requirements.lock pyproject.toml clients/python/pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
+	@echo "installing Python packages into $(VENV), from requirements.lock (about a minute, once)"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "installing turnkeeper and its Python client into $(VENV), from this folder"
+	@$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock pyproject.toml clients/python/pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
+	@echo "installing Python packages into $(VENV), from requirements-dev.lock (a minute or two, once)"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@echo "installing turnkeeper and its Python client into $(VENV), from this folder"
+	@$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@ $(VENV)/.installed-run
 
 venv: $(VENV)/.installed-dev  ## build .venv with everything that developing needs
@@ -77,7 +81,7 @@ lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lo
 	$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade --group audit --output-file requirements-audit.lock
 
-bench: $(VENV)/.installed-dev  ## measure what the README says: make bench ARGS="..."
+bench: $(VENV)/.installed-dev  ## measure what docs/explanation/figures.md says: make bench ARGS="..."
 	$(PY) -m bench $(ARGS)
 
 TURNS ?= 1000
@@ -106,8 +110,8 @@ fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at
 	$(PY) -m tests.soak.tenancy --operations $(OPERATIONS) --seed $(SEED)
 
 .PHONY: upgrade
-upgrade: $(VENV)/.installed-dev  ## an older release beside this one, as during a deploy: make upgrade FROM=v0.1.0
-	$(PY) -m tests.soak.upgrade --from $(or $(FROM),$(error name a tag or commit: make upgrade FROM=v0.1.0))
+upgrade: $(VENV)/.installed-dev  ## an older release beside this one, as during a deploy: make upgrade FROM=v0.2.0
+	$(PY) -m tests.soak.upgrade --from $(or $(FROM),$(error name a tag or commit: make upgrade FROM=v0.2.0))
 
 .PHONY: fuzz-api
 MINUTES ?= 10
@@ -118,7 +122,8 @@ fuzz-api: $(VENV)/.installed-dev  ## call the API as its OpenAPI page says, and 
 AUDIT := $(VENV)/audit
 $(AUDIT)/.installed: requirements-audit.lock | $(PY)
 	$(PY) -m venv --clear $(AUDIT)
-	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
+	@echo "installing what audits the packages into $(AUDIT)"
+	@$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
 	@touch $@
 
 .PHONY: audit sbom
@@ -148,3 +153,7 @@ page-vendor:  ## copy what the page has of others from the npm registry, by page
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev  ## make the pictures in docs/images, by the tests that look at them
 	SCREENSHOTS=1 $(PY) -m pytest tests/browser/test_page_looks.py
+
+.PHONY: released
+released: $(VENV)/.installed-dev  ## write the rows that a release's database holds, for later upgrades: make released VERSION=0.3.0
+	$(PY) -m tests.soak.released $(or $(VERSION),$(error name the version: make released VERSION=0.3.0))

@@ -4,8 +4,9 @@ Dialects count differently (OpenAI's prompt tokens contain its cached ones, Anth
 not); an adapter translates once, and everything behind it adds up plain numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Final
 
 
 class UsageSource(StrEnum):
@@ -61,6 +62,23 @@ class Usage:
     def is_empty(self) -> bool:
         """Say whether no token was used at all."""
         return self == Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTokens:
+    """What rows of turns, sessions and the ledger count: every class that is on the wire."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+COLUMNS: Final = tuple(field.name for field in fields(Usage))
+"""Its fields, as checkpoints and the ledger name their columns; statements are put together from these."""
+SHOWN_COLUMNS: Final = tuple(field.name for field in fields(ShownTokens))
+"""Those that turns, messages, sessions and spend have: what is on the wire."""
 
 
 def estimate_tokens(text: str) -> int:

@@ -6,42 +6,19 @@ same row, so whoever comes second changes nothing.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
-
-from sqlalchemy import Row
 
 from shared.money.money import format_usd
 from shared.money.usage import Usage
 from shared.turn.events import EventEncoder, EventType, timestamp
-
-ROW_COLUMNS: Final = (
-    "id",
-    "session_id",
-    "status",
-    "attempt",
-    "finish_reason",
-    "stop_reason",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "cost_usd",
-    "error",
-    "last_seq",
-    "title",
-    "queued_at",
-    "stop_requested_at",
-    "finished_at",
-)
-"""Columns of `turnkeeper.turns` that a row given to these functions must have."""
+from shared.turn.rows import AcceptedRow, CountedRow, EndedRow
 
 _BEFORE_ANY_ATTEMPT: Final = 0
 
 
-def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
+def accept_events(row: AcceptedRow) -> list[tuple[int, bytes]]:
     """Return the events of a turn's acceptance, each with its seq.
 
     `turn_queued` is 1; `title_updated` is 2 when this turn gave its session the title.
@@ -55,7 +32,7 @@ def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
     return events
 
 
-def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
+def queued_stop_events(row: EndedRow, content: str = "") -> Sequence[bytes]:
     """Return the last two events of a turn that was stopped while it waited: the stop and `done`.
 
     Args:
@@ -67,13 +44,13 @@ def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
         EventType.STOP_REQUESTED,
         row.last_seq - 1,
         row.attempt,
-        timestamp(row.stop_requested_at),
+        timestamp(_known(row.stop_requested_at)),
         {"stop_reason": row.stop_reason},
     )
     return requested, done_event(row, content)
 
 
-def done_event(row: Row[Any], content: str | None) -> bytes:
+def done_event(row: EndedRow, content: str | None) -> bytes:
     """Return a terminal turn's `done`, whose seq is the row's `last_seq`.
 
     Args:
@@ -82,11 +59,15 @@ def done_event(row: Row[Any], content: str | None) -> bytes:
     """
     encoder = EventEncoder(row.session_id, row.id)
     return encoder.encode(
-        EventType.DONE, row.last_seq, row.attempt, timestamp(row.finished_at), done_fields(row, content)
+        EventType.DONE,
+        row.last_seq,
+        row.attempt,
+        timestamp(_known(row.finished_at)),
+        done_fields(row, content),
     )
 
 
-def done_fields(row: Row[Any], content: str | None) -> Mapping[str, Any]:
+def done_fields(row: EndedRow, content: str | None) -> Mapping[str, Any]:
     """Return the fields of a terminal turn's `done`; see `done_event`."""
     return {
         "status": row.status,
@@ -100,7 +81,7 @@ def done_fields(row: Row[Any], content: str | None) -> Mapping[str, Any]:
     }
 
 
-def usage_of(row: Row[Any]) -> Usage:
+def usage_of(row: CountedRow) -> Usage:
     """Return the tokens that a row of turns, messages, sessions or the ledger holds."""
     return Usage(
         input_tokens=row.input_tokens or 0,
@@ -109,3 +90,8 @@ def usage_of(row: Row[Any]) -> Usage:
         output_tokens=row.output_tokens or 0,
         reasoning_tokens=row.reasoning_tokens or 0,
     )
+
+
+def _known(moment: datetime | None) -> datetime:
+    assert moment is not None, "a turn that is over says when"
+    return moment

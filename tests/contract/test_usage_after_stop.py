@@ -20,7 +20,7 @@ from shared.turn.events import EventType
 from shared.turn.turns import Role, StopReason
 from tests.children import search_rest
 from worker.providers import build_provider
-from worker.providers.provider import Prompt, PromptMessage
+from worker.providers.provider import Prompt, text_message
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Stopped
@@ -130,7 +130,7 @@ def stopped(url, marker, script, *, gate=None, **environ):
     """
     servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
     provider_settings = load_settings({**servers, **environ}).provider
-    question = PromptMessage(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
+    question = text_message(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
 
     async def go():
         provider = build_provider(provider_settings)

@@ -19,10 +19,12 @@ from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, Probl
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turn.events import EventType
 from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
+from turnkeeper.reference.code_map import with_map
 from turnkeeper.reference.redis_page import NAMES
 from turnkeeper.reference.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[2]
+_ARCHITECTURE: Final = "docs/ARCHITECTURE.md"
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
 
 _NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
@@ -77,6 +79,7 @@ def pages() -> Mapping[str, str]:
         "docs/reference/metrics.md": metrics_page(),
         "clients/javascript/src/api.d.ts": declarations(document),
         "docs/reference/redis-keys.md": redis_page(),
+        _ARCHITECTURE: with_map((ROOT / _ARCHITECTURE).read_text(encoding="utf-8"), ROOT),
     }
 
 

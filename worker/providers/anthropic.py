@@ -5,13 +5,14 @@ Usage is cumulative: `message_start` has the input's figures, `message_delta` th
 
 import logging
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import msgspec
 
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
+from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
@@ -95,7 +96,8 @@ class Anthropic:
             "model": self._model,
             "max_tokens": prompt.max_output_tokens,
             "messages": [
-                {"role": message.role.value, "content": message.content} for message in prompt.messages
+                {"role": message.role.value, "content": _content(message.parts)}
+                for message in prompt.messages
             ],
             "stream": True,
         }
@@ -264,3 +266,17 @@ def _read_event(data: bytes) -> _Event | None:
 
 def _tool_call() -> ProviderError:
     return ProviderError(Fault.TOOL_CALL_UNSUPPORTED, "the model called a tool, and none was offered")
+
+
+def _content(parts: Parts) -> str:
+    """Return a message's content as this dialect takes it."""
+    texts = []
+    for part in parts:
+        match part:
+            case Text(text):
+                texts.append(text)
+            case Reasoning():
+                pass  # Anthropic takes thinking back only with the signature that came with it
+            case _:
+                assert_never(part)
+    return "".join(texts)

@@ -5,7 +5,7 @@ Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a rea
 
 import logging
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
+from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
 from worker.providers.faults import error_in_stream
@@ -79,7 +80,9 @@ class OpenAICompatible:
 
     def body(self, prompt: Prompt) -> bytes:
         """Encode a request."""
-        messages = [{"role": message.role.value, "content": message.content} for message in prompt.messages]
+        messages = [
+            {"role": message.role.value, "content": _content(message.parts)} for message in prompt.messages
+        ]
         if prompt.system is not None:
             messages.insert(0, {"role": "system", "content": prompt.system})
         request = {
@@ -213,3 +216,17 @@ def _detail(usage: dict[str, Any], group: str, name: str) -> int:
 
 def _tool_call() -> ProviderError:
     return ProviderError(Fault.TOOL_CALL_UNSUPPORTED, "the model called a tool, and none was offered")
+
+
+def _content(parts: Parts) -> str:
+    """Return a message's content as this dialect takes it."""
+    texts = []
+    for part in parts:
+        match part:
+            case Text(text):
+                texts.append(text)
+            case Reasoning():
+                pass  # The dialect has no place for thinking in a prompt
+            case _:
+                assert_never(part)
+    return "".join(texts)

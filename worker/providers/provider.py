@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from shared.money.usage import Usage
+from shared.turn.parts import Parts, parts_of, text_of
 from shared.turn.turns import FinishReason, Role
 
 
@@ -20,7 +21,17 @@ class PromptMessage:
     """One message of the history, or the question itself, which comes last."""
 
     role: Role
-    content: str
+    parts: Parts
+
+    @property
+    def content(self) -> str:
+        """The text of its parts."""
+        return text_of(self.parts)
+
+
+def text_message(role: Role, text: str) -> PromptMessage:
+    """Return a message that is text alone."""
+    return PromptMessage(role, parts_of(text))
 
 
 @dataclass(frozen=True, slots=True)

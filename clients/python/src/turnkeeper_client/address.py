@@ -13,7 +13,7 @@ from websockets.typing import Subprotocol
 from turnkeeper_client.sse import MOST_BYTES
 from turnkeeper_client.steps import SUBPROTOCOL, Lost, Open, Received
 
-VERSION: Final = "0.1.0"
+VERSION: Final = "0.2.0"
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """Of one HTTP answer: a page of a hundred long messages."""
 MOST_REFUSAL_BYTES: Final = 1024 * 1024

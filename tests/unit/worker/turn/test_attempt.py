@@ -20,9 +20,9 @@ from worker.providers.provider import (
     Finish,
     MessageStart,
     Prompt,
-    PromptMessage,
     ReasoningDelta,
     RunningUsage,
+    text_message,
 )
 from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt
@@ -30,7 +30,7 @@ from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Requeued, Stopped
 from worker.turn.retry import RetryBudget
 
-PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
+PROMPT = Prompt((text_message(Role.USER, "x" * 40),), None, 100)
 USED = Usage(input_tokens=3, output_tokens=2)
 
 
@@ -573,7 +573,7 @@ def test_a_continued_answer_is_the_text_so_far_and_its_rest_and_costs_the_rest()
     assert isinstance(outcome, Completed)
     assert outcome.answer.content == "The sea is blue."
     assert outcome.answer.usage == USED
-    assert provider.prompt.messages[-1] == PromptMessage(Role.ASSISTANT, "The sea is")
+    assert provider.prompt.messages[-1] == text_message(Role.ASSISTANT, "The sea is")
     assert provider.prompt.max_output_tokens == 97
     assert [kind for kind, _ in one.channel.told] == ["content", EventType.MESSAGE_END]
 
