@@ -1,4 +1,4 @@
-"""`turnkeeper doctor`."""
+"""The options of `turnkeeper doctor`, one of which takes any number of ports."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final

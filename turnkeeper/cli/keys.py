@@ -1,4 +1,4 @@
-"""`turnkeeper keys`."""
+"""`turnkeeper keys`: makes, lists and revokes API keys, as the database's owner."""
 
 import sys
 from uuid import UUID

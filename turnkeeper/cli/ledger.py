@@ -1,4 +1,4 @@
-"""`turnkeeper ledger`."""
+"""The options of `turnkeeper ledger`."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`turnkeeper migrate`."""
+"""`turnkeeper migrate`: brings the schema up to date, as the database's owner."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`turnkeeper orgs`."""
+"""`turnkeeper orgs`: makes and lists organizations, as the database's owner."""
 
 import click
 

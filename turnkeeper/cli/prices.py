@@ -1,4 +1,4 @@
-"""`turnkeeper prices`."""
+"""The options of `turnkeeper prices`."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`turnkeeper up`."""
+"""The options of `turnkeeper up`."""
 
 import os
 from pathlib import Path

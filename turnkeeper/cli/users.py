@@ -1,4 +1,4 @@
-"""`turnkeeper users`."""
+"""The options of `turnkeeper users`."""
 
 from pathlib import Path
 from typing import Final
