@@ -92,6 +92,7 @@ def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_
         "shared.error_reports.atexit.register",
         lambda end, *given, **named: ends.append(lambda: end(*given, **named)),
     )
+    threads = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0), backlog=64) as deaf:  # connects, and nobody ever reads
         dsn = f"http://public@127.0.0.1:{deaf.getsockname()[1]}/1"
         begin_error_reports(load_settings({**SERVERS, "SENTRY_DSN": dsn}), "web")
@@ -102,6 +103,10 @@ def test_a_sentry_that_does_not_answer_holds_up_neither_who_logs_nor_the_end_of_
             end()
         # A request has five seconds there; a hundred in line would have taken minutes.
         assert time.monotonic() - began < 60
+    # Refused by now, the rest is given up with a warning for each try: not into the log of another test.
+    for left in set(threading.enumerate()) - threads:
+        left.join(60)
+        assert not left.is_alive(), left
 
 
 def test_what_nothing_caught_is_a_line_of_the_log_without_foreign_words(monkeypatch):
