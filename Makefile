@@ -52,8 +52,9 @@ venv: $(VENV)/.installed-dev  ## build .venv with everything that developing nee
 run: $(VENV)/.installed-run  ## run everything here: make run ARGS="--port 9000 --worker 2"
 	@exec $(VENV)/bin/turnkeeper up $(ARGS)
 
+# All tests run in two workers, unless ARGS names some of them or another number (-n 4).
 test: $(VENV)/.installed-dev  ## run the tests: make test ARGS="tests/unit -x"
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(if $(filter-out -%,$(ARGS)),,-n 2) $(ARGS)
 
 check: $(VENV)/.installed-dev docs-check  ## lint, formatting, types, imports and generated pages
 	$(PY) -m ruff check .
