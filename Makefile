@@ -34,13 +34,17 @@ $(PY):
 
 # Installed once, and again when a lock or the project's own list changes.
 $(VENV)/.installed-run: requirements.lock pyproject.toml clients/python/pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --require-hashes -r requirements.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
+	@echo "installing Python packages into $(VENV), from requirements.lock (about a minute, once)"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "installing turnkeeper and its Python client into $(VENV), from this folder"
+	@$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock pyproject.toml clients/python/pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
-	$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
+	@echo "installing Python packages into $(VENV), from requirements-dev.lock (a minute or two, once)"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@echo "installing turnkeeper and its Python client into $(VENV), from this folder"
+	@$(PY) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@ $(VENV)/.installed-run
 
 venv: $(VENV)/.installed-dev  ## build .venv with everything that developing needs
@@ -48,8 +52,9 @@ venv: $(VENV)/.installed-dev  ## build .venv with everything that developing nee
 run: $(VENV)/.installed-run  ## run everything here: make run ARGS="--port 9000 --worker 2"
 	@exec $(VENV)/bin/turnkeeper up $(ARGS)
 
+# All tests run in two workers, unless ARGS names some of them or another number (-n 4).
 test: $(VENV)/.installed-dev  ## run the tests: make test ARGS="tests/unit -x"
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(if $(filter-out -%,$(ARGS)),,-n 2) $(ARGS)
 
 check: $(VENV)/.installed-dev docs-check  ## lint, formatting, types, imports and generated pages
 	$(PY) -m ruff check .
@@ -74,10 +79,12 @@ lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lo
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra otel --extra sentry --output-file requirements-image.lock
 	$(LOCK) --extra otel --extra sentry --group dev --output-file requirements-dev.lock
-	$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --upgrade --group audit --output-file requirements-audit.lock
+	for group in audit prices; do \
+		$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
+			--no-header --no-annotate --upgrade --group "$$group" --output-file "requirements-$$group.lock" || exit 1; \
+	done
 
-bench: $(VENV)/.installed-dev  ## measure what the README says: make bench ARGS="..."
+bench: $(VENV)/.installed-dev  ## measure what docs/explanation/figures.md says: make bench ARGS="..."
 	$(PY) -m bench $(ARGS)
 
 TURNS ?= 1000
@@ -106,8 +113,8 @@ fuzz-tenancy: $(VENV)/.installed-dev  ## two organizations on one connection, at
 	$(PY) -m tests.soak.tenancy --operations $(OPERATIONS) --seed $(SEED)
 
 .PHONY: upgrade
-upgrade: $(VENV)/.installed-dev  ## an older release beside this one, as during a deploy: make upgrade FROM=v0.1.0
-	$(PY) -m tests.soak.upgrade --from $(or $(FROM),$(error name a tag or commit: make upgrade FROM=v0.1.0))
+upgrade: $(VENV)/.installed-dev  ## an older release beside this one, as during a deploy: make upgrade FROM=v0.2.0
+	$(PY) -m tests.soak.upgrade --from $(or $(FROM),$(error name a tag or commit: make upgrade FROM=v0.2.0))
 
 .PHONY: fuzz-api
 MINUTES ?= 10
@@ -118,7 +125,8 @@ fuzz-api: $(VENV)/.installed-dev  ## call the API as its OpenAPI page says, and 
 AUDIT := $(VENV)/audit
 $(AUDIT)/.installed: requirements-audit.lock | $(PY)
 	$(PY) -m venv --clear $(AUDIT)
-	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
+	@echo "installing what audits the packages into $(AUDIT)"
+	@$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
 	@touch $@
 
 .PHONY: audit sbom
@@ -129,7 +137,7 @@ audit: $(AUDIT)/.installed  ## known vulnerabilities of what is locked, and faul
 	$(AUDIT)/bin/zizmor --offline --no-progress --quiet .github/workflows
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(AUDIT_SERVICE) \
-		-r requirements-image.lock -r requirements-dev.lock -r requirements-audit.lock || { \
+		-r requirements-image.lock -r requirements-dev.lock -r requirements-audit.lock -r requirements-prices.lock || { \
 		echo "make: nothing was audited, unless vulnerabilities are listed above. Advisories come from $(AUDIT_SERVICE):" \
 			"https://pypi.org/pypi/NAME/VERSION/json, or https://api.osv.dev with AUDIT_SERVICE=osv;" \
 			"a mirror that has packages alone answers neither" >&2; exit 1; }
@@ -140,6 +148,17 @@ build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements-image.lock pyproject
 	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements-image.lock --pyproject pyproject.toml \
 		--spec-version 1.6 --validate --output-reproducible --of JSON -o $@
 
+PRICES := $(VENV)/prices
+$(PRICES)/.installed: requirements-prices.lock | $(PY)
+	$(PY) -m venv --clear $(PRICES)
+	@echo "installing the maintained list of prices into $(PRICES)"
+	@$(PRICES)/bin/python -m pip install --quiet --require-hashes -r requirements-prices.lock
+	@touch $@
+
+.PHONY: prices-check
+prices-check: $(PRICES)/.installed  ## compare shared/money/prices.toml with genai-prices; `make lock` takes its newest list
+	@$(PRICES)/bin/python -m turnkeeper.reference.price_list
+
 .PHONY: page-vendor
 page-vendor:  ## copy what the page has of others from the npm registry, by page-vendor/package-lock.json; needs Node 20
 	cd page-vendor && npm ci --ignore-scripts --no-audit --no-fund
@@ -148,3 +167,7 @@ page-vendor:  ## copy what the page has of others from the npm registry, by page
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev  ## make the pictures in docs/images, by the tests that look at them
 	SCREENSHOTS=1 $(PY) -m pytest tests/browser/test_page_looks.py
+
+.PHONY: released
+released: $(VENV)/.installed-dev  ## write the rows that a release's database holds, for later upgrades: make released VERSION=0.3.0
+	$(PY) -m tests.soak.released $(or $(VERSION),$(error name the version: make released VERSION=0.3.0))

@@ -4,11 +4,13 @@ Here and not in `tests/`, so that it is done before anything that a test needs i
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import hypothesis
 import pytest
 
-from tests import documents
+from tests import documents, workers
 from tests.children import HEARD, leaks_in_sections, search_children, taken
 from tests.marks import Listener, listen, mark_new_secrets
 
@@ -24,6 +26,28 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("certain")
+
+
+RUN = ExitStack()
+"""What lasts as long as a run with workers."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> workers.Scheduler:
+    """Decide which worker runs which tests; called in a run with workers alone."""
+    workers.hold_preferred_ports(RUN)
+    return workers.Scheduler(config, log)
+
+
+def pytest_unconfigure() -> None:
+    """End what lasts as long as the run."""
+    RUN.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the sets that stay together first; a run without workers keeps its order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: workers.place_of(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,14 @@ from typing import Final
 from uuid import UUID
 
 from redis import Redis, RedisError
-from sqlalchemy import text
 
 from api.caller import Caller, OrganizationLimits
 from api.statements import keys
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 from shared.postgres.accounts import digest
 from shared.postgres.database import Database
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
 from shared.redis.names import ticket_key
 
 _log = logging.getLogger("turnkeeper.auth")
@@ -32,11 +33,24 @@ TRUST_SECONDS: Final = 10.0
 _MOST_KEPT: Final = 10_000
 """Some 5 MB."""
 _LONGEST_KEY: Final = 200
-_AUTHENTICATE: Final = text(
-    """
-    select organization_id, key_id, role, user_name, max_turns_per_session, turns_per_minute_per_user, turns_per_hour
-    from turnkeeper.authenticate(:secret)
-    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A valid key, and its organization's own limits."""
+
+    organization_id: UUID
+    key_id: UUID
+    role: str
+    user_name: str | None
+    max_turns_per_session: int | None
+    turns_per_minute_per_user: int | None
+    turns_per_hour: int | None
+
+
+_AUTHENTICATE: Final = Statement(
+    f"select {columns(_Key)} from turnkeeper.authenticate(:secret)",  # noqa: S608 -- constants of ours
+    _Key,
 )
 
 
@@ -93,7 +107,7 @@ class Authenticator:
         if (known := self._recall(secret)) is not None:
             return known
         with self._database.across() as db:
-            row = db.execute(_AUTHENTICATE, {"secret": secret}).one_or_none()
+            row = _AUTHENTICATE.one_or_none(db, {"secret": secret})
         if row is None:
             return None  # not kept: a guesser must not push the others out
         caller = Caller(

@@ -1,13 +1,11 @@
 """The budget: an admin reads and replaces what its organization may spend and ask for."""
 
 from decimal import Decimal
-from typing import Any, Final
-
-from sqlalchemy import Row
+from typing import Final
 
 from api.money_models import Budget, CurrentBudget, Period
 from api.operation import ADMINS, Call, Operation, Reply
-from api.statements.budget import read_budget, replace_budget
+from api.statements.budget import LimitsAndSpend, read_budget, replace_budget
 from shared.money.money import format_usd
 from shared.turn.events import timestamp
 
@@ -33,7 +31,7 @@ def put_budget(call: Call, body: Budget) -> Reply:
     return Reply(200, _shown(row))
 
 
-def _shown(row: Row[Any]) -> CurrentBudget:
+def _shown(row: LimitsAndSpend) -> CurrentBudget:
     return CurrentBudget(
         enabled=row.ai_enabled,
         daily_usd=_usd(row.daily_usd),
@@ -43,13 +41,13 @@ def _shown(row: Row[Any]) -> CurrentBudget:
         turns_per_hour=row.turns_per_hour,
         max_concurrent_turns=row.max_concurrent_turns,
         day=Period(
-            spent_usd=format_usd(Decimal(row.day_spent_usd)),
-            held_usd=format_usd(Decimal(row.day_held_usd)),
+            spent_usd=format_usd(row.day_spent_usd),
+            held_usd=format_usd(row.day_held_usd),
             resets_at=timestamp(row.day_resets_at),
         ),
         month=Period(
-            spent_usd=format_usd(Decimal(row.month_spent_usd)),
-            held_usd=format_usd(Decimal(row.month_held_usd)),
+            spent_usd=format_usd(row.month_spent_usd),
+            held_usd=format_usd(row.month_held_usd),
             resets_at=timestamp(row.month_resets_at),
         ),
     )

@@ -9,16 +9,16 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, assert_never, cast
+from typing import Final, assert_never, cast
 from uuid import UUID
 
 from flask import Request, Response, request
 from redis import Redis, RedisError
-from sqlalchemy import Row
 
 from api import models, queries
 from api.operation import Call, Operation, Reply
 from api.statements import turns
+from api.statements.turns import ShownTurn, TurnWithText
 from api.store import state_of
 from api.streams import stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
@@ -79,7 +79,7 @@ def cursor_of(given: Request, after: int | None) -> int:
     return min(after or 0, _LARGEST)
 
 
-def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence[Outgoing]]:
+def _read(redis: "Redis", row: TurnWithText, after: int) -> tuple[Position, Sequence[Outgoing]]:
     """Answer the delivery rule's questions from Redis and the row that was read."""
     turn, state = Turn(row.session_id, row.id), state_of(row).row_state()
     asking = catch_up(Position(after, None), turn, timestamp(datetime.now(UTC)), row=state)
@@ -105,7 +105,7 @@ def _read(redis: "Redis", row: Row[Any], after: int) -> tuple[Position, Sequence
         return found
 
 
-def _opening(row: Row[Any], after: int) -> Tail | None:
+def _opening(row: ShownTurn, after: int) -> Tail | None:
     """Return the log that a turn which no worker has had yet is about to get; None for any other turn."""
     if row.status != TurnStatus.QUEUED or row.attempt:
         return None

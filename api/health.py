@@ -1,15 +1,16 @@
 """Whether the process answers, and whether the service can do its work."""
 
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from redis import RedisError
-from sqlalchemy import text
 
 from api import models
 from api.operation import Operation, Reply
 from api.services import Services
 from shared.errors import UnavailableError
+from shared.postgres.statement import Statement
 
 _log = logging.getLogger("turnkeeper.health")
 
@@ -17,12 +18,23 @@ WORKER_SECONDS: Final = 15
 """Without renewing: a worker is taken for dead."""
 DEAF_SECONDS: Final = 60
 """Four canaries of a worker that hears nothing else (see `worker.process.liveness`)."""
-_WORKERS: Final = text(
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """How many workers live, and how many of them hear."""
+
+    alive: int
+    hearing: int
+
+
+_WORKERS: Final = Statement(
     """
     select count(*) as alive,
         count(*) filter (where heard_at > clock_timestamp() - make_interval(secs => :deaf_seconds)) as hearing
     from turnkeeper.workers where renewed_at > clock_timestamp() - make_interval(secs => :seconds)
-    """
+    """,
+    _Workers,
 )
 
 
@@ -44,7 +56,7 @@ def readyz(services: Services) -> Reply:
 def _of_database(services: Services) -> dict[str, models.Check]:
     try:
         with services.database.across() as db:
-            workers = db.execute(_WORKERS, {"seconds": WORKER_SECONDS, "deaf_seconds": DEAF_SECONDS}).one()
+            workers = _WORKERS.one(db, {"seconds": WORKER_SECONDS, "deaf_seconds": DEAF_SECONDS})
     except UnavailableError:
         return {
             "postgres": models.Check(ok=False, detail="cannot be reached"),

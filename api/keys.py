@@ -1,16 +1,15 @@
 """API keys: an admin makes, lists and revokes those of its organization."""
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from api import models, queries, resources
 from api.cursors import IdCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements import keys
+from api.statements.keys import ShownKey
 from shared.errors import ProblemCode, RefusedError
 from shared.postgres.accounts import KeyRole, insert_key, mint_key
 
@@ -34,7 +33,7 @@ def create_key(call: Call, body: models.NewKeyRequest) -> Reply:
             expires_at=body.expires_at,
         )
         row = _found(keys.find_key(db, organization_id, key_id))
-    return Reply(201, models.CreatedKey(**resources.key_fields(row), key=key.secret))
+    return Reply(201, models.CreatedKey(**dict(resources.key(row)), key=key.secret))
 
 
 def list_keys(call: Call, query: queries.Page) -> Reply:
@@ -45,7 +44,7 @@ def list_keys(call: Call, query: queries.Page) -> Reply:
         rows = keys.list_keys(db, organization_id, before=before, most=query.limit + 1)
     shown, last = resources.page(rows, query.limit)
     cursor = None if last is None else IdCursor(last.id).encode()
-    data = [models.Key(**resources.key_fields(row)) for row in shown]
+    data = [resources.key(row) for row in shown]
     return Reply(200, models.KeyList(data=data, next_cursor=cursor))
 
 
@@ -59,7 +58,7 @@ def revoke_key(call: Call, key_id: UUID) -> Reply:
     return Reply(204)
 
 
-def _found(row: Row[Any] | None) -> Row[Any]:
+def _found(row: ShownKey | None) -> ShownKey:
     if row is None:
         raise RefusedError(ProblemCode.NOT_FOUND, "there is no such key")
     return row

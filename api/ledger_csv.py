@@ -7,11 +7,9 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Row
-
+from api.statements.ledger import LedgerEntry
 from shared.money.money import format_usd
 from shared.turn.events import timestamp
 
@@ -44,7 +42,7 @@ def header() -> str:
     return _written([COLUMNS])
 
 
-def lines(rows: Iterable[Row[Any]]) -> str:
+def lines(rows: Iterable[LedgerEntry]) -> str:
     """Return rows of the ledger."""
     return _written(_cells(row) for row in rows)
 
@@ -54,7 +52,7 @@ def safe(cell: str) -> str:
     return f"'{cell}" if cell[:1] in _BEGINS_A_FORMULA else cell
 
 
-def _cells(row: Row[Any]) -> Iterable[str]:
+def _cells(row: LedgerEntry) -> Iterable[str]:
     return (
         str(row.id),
         timestamp(row.created_at),
@@ -73,7 +71,7 @@ def _cells(row: Row[Any]) -> Iterable[str]:
         str(row.reasoning_tokens),
         row.usage_source,
         json.dumps(row.price, separators=(",", ":")),
-        format_usd(Decimal(row.cost_usd)),
+        format_usd(row.cost_usd),
     )
 
 

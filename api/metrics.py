@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Final
 
 from api.notices import Ended, Notice, Notices, Ring
+from api.relay.face import FaceKind
 from api.relay.hub import Hub
 from shared.errors import ProblemCode, RefusedError
 from shared.metrics import table
@@ -68,12 +69,9 @@ class ApiMetrics:
 
 
 def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
-    websockets, event_streams = (
-        registry.gauge(table.STREAMS_OPEN, *labels) for labels in table.STREAMS_OPEN.series
-    )
-    opened_websockets, opened_event_streams = (
-        registry.counter(table.STREAMS_OPENED, *labels) for labels in table.STREAMS_OPENED.series
-    )
+    kinds = {kind: kind.name.lower() for kind in FaceKind}
+    streams = {kind: registry.gauge(table.STREAMS_OPEN, name) for kind, name in kinds.items()}
+    opened = {kind: registry.counter(table.STREAMS_OPENED, name) for kind, name in kinds.items()}
     sessions, turns = registry.gauge(table.WATCHED_SESSIONS), registry.gauge(table.WATCHED_TURNS)
     subscribed, unsubscribed = (
         registry.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
@@ -83,14 +81,13 @@ def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
 
     def look() -> None:
         held, occurred = hub.counts(), hub.occurred
-        websockets.set(held.websockets)
-        event_streams.set(held.event_streams)
+        for kind in FaceKind:
+            streams[kind].set(held.streams[kind])
+            opened[kind].set(occurred.opened[kind])
         sessions.set(held.sessions)
         turns.set(held.turns)
         subscribed.set(held.is_running and held.is_connected)
         unsubscribed.set(held.is_running and not held.is_connected)
-        opened_websockets.set(occurred.websockets)
-        opened_event_streams.set(occurred.event_streams)
         overflows.set(occurred.overflows)
         replays.set(occurred.replays)
         holes.set(occurred.holes)

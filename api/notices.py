@@ -18,12 +18,12 @@ from uuid import UUID
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
-from sqlalchemy import Row
 
 from api.redis_line import Line
 from shared.redis.doorbell import QUEUE_KEY, doorbell
 from shared.redis.log_scripts import APPEND, OPEN
 from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
+from shared.turn.rows import RecordedRow
 
 _log = logging.getLogger("turnkeeper.notices")
 
@@ -43,8 +43,6 @@ class Ring:
     """A turn was accepted: open its log and wake a worker.
 
     Args:
-        session_id: Its session.
-        turn_id: The turn.
         traceparent: The trace that goes with it; empty for none.
         events: Its first events with their seqs.
         opened: Set once the log was opened, or could not be: for who wants to read it from its start.
@@ -71,14 +69,13 @@ class Ended:
     """A turn ended while it waited: say so to whoever reads it.
 
     Args:
-        session_id: Its session.
-        turn_id: The turn.
         attempt: The last attempt; 0 when there was none.
         accepted: The events of its acceptance, for a log that was never opened.
         first_seq: The number of the first of `events`.
         events: Its last events.
         next_turn: The turn of its session that waited behind it, for which a worker is woken.
-        turn: Its row, for who records it.
+        turn: Its row, where it is recorded.
+        traceparent: The trace that it was accepted in; empty for none.
     """
 
     session_id: UUID
@@ -88,7 +85,8 @@ class Ended:
     first_seq: int
     events: Sequence[bytes]
     next_turn: UUID | None = None
-    turn: Row[Any] | None = None
+    turn: RecordedRow | None = None
+    traceparent: str = ""
 
 
 Notice = Ring | Nudge | Ended

@@ -5,11 +5,8 @@ Everything is the organization's own; only that workers live, and whether they h
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from api import operator_models as shown
 from api import queries, resources
@@ -18,10 +15,19 @@ from api.health import DEAF_SECONDS, WORKER_SECONDS
 from api.operation import ADMINS, Call, Operation, Reply
 from api.statements import operators
 from api.statements.ledger import LedgerFilter, ledger_rows
+from api.statements.operators import (
+    FlaggedSession,
+    KnownWorker,
+    LeasedTurn,
+    ListedTurn,
+    StretchDelays,
+    TurnReport,
+)
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import first_id_of
 from shared.money.money import format_usd
 from shared.turn.events import timestamp
+from shared.turn.turns import FinishReason, Recovery, SessionStatus, StopReason, TurnStatus
 
 _FAILURES: Final = timedelta(hours=24)
 _STRETCH_SECONDS: Final = 300
@@ -112,13 +118,13 @@ def get_turn_report(call: Call, turn_id: UUID) -> Reply:
         shown.TurnReport(
             turn=resources.turn(row, call.services.settings),
             user=row.user_name,
-            recovery=row.recovery,
+            recovery=Recovery(row.recovery),
             request_id=row.request_id,
             deadline_seconds=row.deadline_seconds,
             handed_back=row.handed_back,
             worker_id=None if row.worker_id is None else str(row.worker_id),
-            lease_expires_at=_time(row.lease_expires_at),
-            held_usd=None if row.held_usd is None else format_usd(Decimal(row.held_usd)),
+            lease_expires_at=resources.time_or_none(row.lease_expires_at),
+            held_usd=None if row.held_usd is None else format_usd(row.held_usd),
             timeline=_timeline(row),
             attempts=[resources.ledger_row(attempt) for attempt in reversed(attempts)],
         ),
@@ -131,7 +137,7 @@ def list_workers(call: Call) -> Reply:
     with call.services.database.of(organization_id) as db:
         known = operators.workers(db, alive_seconds=WORKER_SECONDS, deaf_seconds=DEAF_SECONDS)
         leases = operators.leases(db, organization_id)
-    held: dict[UUID, list[Row[Any]]] = {}
+    held: dict[UUID, list[LeasedTurn]] = {}
     for lease in leases:
         held.setdefault(lease.worker_id, []).append(lease)
     workers = [_worker(row.id, _state(row), row, held.pop(row.id, ())) for row in known]
@@ -151,7 +157,7 @@ def list_flagged_sessions(call: Call, query: queries.Page) -> Reply:
     return Reply(200, shown.FlaggedSessionList(data=[_flagged(row) for row in page], next_cursor=cursor))
 
 
-def _delay(begins_at: datetime, row: Row[Any] | None) -> shown.Delay:
+def _delay(begins_at: datetime, row: StretchDelays | None) -> shown.Delay:
     return shown.Delay(
         begins_at=timestamp(begins_at),
         turns=0 if row is None else row.turns,
@@ -163,32 +169,32 @@ def _delay(begins_at: datetime, row: Row[Any] | None) -> shown.Delay:
 
 def _percentiles(values: Sequence[float] | None) -> shown.Percentiles | None:
     """Return the two; None where there was nothing to sort."""
-    if values is None or values[0] is None:
+    if values is None:
         return None
     half, most = (round(max(0.0, value), 6) for value in values)
     return shown.Percentiles(p50_seconds=half, p95_seconds=most)
 
 
-def _summary(row: Row[Any]) -> shown.TurnSummary:
+def _summary(row: ListedTurn) -> shown.TurnSummary:
     return shown.TurnSummary(
         id=str(row.id),
         session_id=str(row.session_id),
         user=row.user_name,
-        status=row.status,
+        status=TurnStatus(row.status),
         attempt=row.attempt,
         model=row.model,
-        finish_reason=row.finish_reason,
-        stop_reason=row.stop_reason,
+        finish_reason=resources.one_of(FinishReason, row.finish_reason),
+        stop_reason=resources.one_of(StopReason, row.stop_reason),
         error=row.error,
-        cost_usd=format_usd(Decimal(row.cost_usd)),
+        cost_usd=format_usd(row.cost_usd),
         queued_at=timestamp(row.queued_at),
-        started_at=_time(row.started_at),
-        first_token_at=_time(row.first_token_at),
-        finished_at=_time(row.finished_at),
+        started_at=resources.time_or_none(row.started_at),
+        first_token_at=resources.time_or_none(row.first_token_at),
+        finished_at=resources.time_or_none(row.finished_at),
     )
 
 
-def _timeline(row: Row[Any]) -> list[shown.TimelineEntry]:
+def _timeline(row: TurnReport) -> list[shown.TimelineEntry]:
     """Return what happened, in the order of time; `claimable` only of a turn that waited behind another, or again."""
     moment = shown.Moment
     has_waited = row.claimable_at is not None and row.claimable_at - row.queued_at > _ACCEPTING
@@ -210,14 +216,14 @@ def _timeline(row: Row[Any]) -> list[shown.TimelineEntry]:
     ]
 
 
-def _state(row: Row[Any]) -> shown.WorkerState:
+def _state(row: KnownWorker) -> shown.WorkerState:
     if not row.is_alive:
         return shown.WorkerState.GONE
     return shown.WorkerState.HEARING if row.is_hearing else shown.WorkerState.DEAF
 
 
 def _worker(
-    worker_id: UUID, state: shown.WorkerState, row: Row[Any] | None, held: Sequence[Row[Any]]
+    worker_id: UUID, state: shown.WorkerState, row: KnownWorker | None, held: Sequence[LeasedTurn]
 ) -> shown.Worker:
     return shown.Worker(
         id=str(worker_id),
@@ -226,36 +232,34 @@ def _worker(
         renewed_at=None if row is None else timestamp(row.renewed_at),
         heard_at=None if row is None else timestamp(row.heard_at),
         running=len(held),
-        turns=[
-            shown.LeasedTurn(
-                id=str(lease.id),
-                session_id=str(lease.session_id),
-                user=lease.user_name,
-                status=lease.status,
-                attempt=lease.attempt,
-                started_at=timestamp(lease.started_at),
-                lease_expires_at=_time(lease.lease_expires_at),
-            )
-            for lease in held[:_MOST_SHOWN_LEASES]
-        ],
+        turns=[_leased(lease) for lease in held[:_MOST_SHOWN_LEASES]],
     )
 
 
-def _flagged(row: Row[Any]) -> shown.FlaggedSession:
+def _leased(row: LeasedTurn) -> shown.LeasedTurn:
+    assert row.started_at is not None, "a turn that a worker holds has begun"
+    return shown.LeasedTurn(
+        id=str(row.id),
+        session_id=str(row.session_id),
+        user=row.user_name,
+        status=TurnStatus(row.status),
+        attempt=row.attempt,
+        started_at=timestamp(row.started_at),
+        lease_expires_at=resources.time_or_none(row.lease_expires_at),
+    )
+
+
+def _flagged(row: FlaggedSession) -> shown.FlaggedSession:
     return shown.FlaggedSession(
         id=str(row.id),
         user=row.user_name,
         title=row.title,
-        status=row.status,
+        status=SessionStatus(row.status),
         flag_reason=row.flag_reason,
         flagged_by=row.flagged_by,
         flagged_at=timestamp(row.flagged_at),
         last_activity_at=timestamp(row.last_activity_at),
     )
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else timestamp(moment)
 
 
 _TAG: Final = "Operations"

@@ -2,98 +2,104 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import Any
+from enum import StrEnum
+from typing import TypeVar
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from api import models
 from api.money_models import LedgerRow
+from api.statements.keys import ShownKey
+from api.statements.ledger import LedgerEntry
+from api.statements.messages import ShownMessage
+from api.statements.sessions import FoundSession, ShownSession
+from api.statements.turns import ShownTurn
 from shared.configuration.settings import Settings
 from shared.money.money import format_usd
+from shared.money.usage import UsageSource
+from shared.postgres.accounts import KeyRole
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import usage_of
+from shared.turn.rows import CountedRow
+from shared.turn.turns import FinishReason, MessageStatus, Role, SessionStatus, StopReason, TurnStatus
+
+R = TypeVar("R")
+E = TypeVar("E", bound=StrEnum)
 
 _EXCERPT_CHARACTERS = 160
 _ELLIPSIS = "…"
 
 
-def session(row: Row[Any], settings: Settings) -> models.Session:
+def session(row: ShownSession, settings: Settings) -> models.Session:
     """Show a session; provider and model are what a turn really runs on."""
-    return models.Session(**_session_fields(row, settings))
+    return models.Session(
+        id=str(row.id),
+        user=row.user_name,
+        title=row.title,
+        status=SessionStatus(row.status),
+        provider=settings.provider.name.value,
+        model=settings.provider.model,
+        system_prompt=row.system_prompt,
+        max_turns=row.max_turns,
+        turn_count=row.turn_count,
+        usage=usage(row),
+        cost_usd=format_usd(row.cost_usd),
+        active_turn_id=_id(row.active_turn_id),
+        flagged=row.flagged,
+        metadata=row.metadata,
+        created_at=timestamp(row.created_at),
+        last_activity_at=timestamp(row.last_activity_at),
+    )
 
 
-def found_session(row: Row[Any], settings: Settings, query: str) -> models.FoundSession:
+def found_session(row: FoundSession, settings: Settings, query: str) -> models.FoundSession:
     """Show a session that a search for `query` found."""
-    text = row.message_excerpt if row.message_excerpt is not None else row.title
-    return models.FoundSession(**_session_fields(row, settings), matched=excerpt(text, query))
+    text = row.message_excerpt if row.message_excerpt is not None else row.title or ""
+    return models.FoundSession(**dict(session(row, settings)), matched=excerpt(text, query))
 
 
-def _session_fields(row: Row[Any], settings: Settings) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "user": row.user_name,
-        "title": row.title,
-        "status": row.status,
-        "provider": settings.provider.name.value,
-        "model": settings.provider.model,
-        "system_prompt": row.system_prompt,
-        "max_turns": row.max_turns,
-        "turn_count": row.turn_count,
-        "usage": usage(row),
-        "cost_usd": format_usd(Decimal(row.cost_usd)),
-        "active_turn_id": _id(row.active_turn_id),
-        "flagged": row.flagged,
-        "metadata": row.metadata,
-        "created_at": timestamp(row.created_at),
-        "last_activity_at": timestamp(row.last_activity_at),
-    }
-
-
-def message(row: Row[Any]) -> models.Message:
+def message(row: ShownMessage) -> models.Message:
     """Show a message; a user's has no usage."""
     return models.Message(
         id=str(row.id),
         session_id=str(row.session_id),
         turn_id=str(row.turn_id),
         position=row.position,
-        role=row.role,
+        role=Role(row.role),
         content=row.content,
-        status=row.status,
-        finish_reason=row.finish_reason,
+        status=MessageStatus(row.status),
+        finish_reason=one_of(FinishReason, row.finish_reason),
         usage=None if row.output_tokens is None else usage(row),
         created_at=timestamp(row.created_at),
     )
 
 
-def turn(row: Row[Any], settings: Settings) -> models.Turn:
+def turn(row: ShownTurn, settings: Settings) -> models.Turn:
     """Show a turn; before it starts, provider and model are those that it would run on."""
     path = turn_path(row.id)
     session_path = f"/v1/sessions/{row.session_id}"
     return models.Turn(
         id=str(row.id),
         session_id=str(row.session_id),
-        status=row.status,
+        status=TurnStatus(row.status),
         attempt=row.attempt,
         provider=row.provider or settings.provider.name.value,
         model=row.model or settings.provider.model,
         message_id=_id(row.message_id),
         user_message_id=str(row.user_message_id),
-        finish_reason=row.finish_reason,
-        stop_reason=row.stop_reason,
+        finish_reason=one_of(FinishReason, row.finish_reason),
+        stop_reason=one_of(StopReason, row.stop_reason),
         usage=usage(row),
-        cost_usd=format_usd(Decimal(row.cost_usd)),
-        usage_source=row.usage_source,
+        cost_usd=format_usd(row.cost_usd),
+        usage_source=one_of(UsageSource, row.usage_source),
         error=row.error,
         last_seq=row.last_seq,
         history_trimmed=row.history_trimmed,
         queued_at=timestamp(row.queued_at),
-        started_at=_time(row.started_at),
-        first_token_at=_time(row.first_token_at),
-        stop_requested_at=_time(row.stop_requested_at),
-        stop_observed_at=_time(row.stop_observed_at),
-        finished_at=_time(row.finished_at),
+        started_at=time_or_none(row.started_at),
+        first_token_at=time_or_none(row.first_token_at),
+        stop_requested_at=time_or_none(row.stop_requested_at),
+        stop_observed_at=time_or_none(row.stop_observed_at),
+        finished_at=time_or_none(row.finished_at),
         metadata=row.metadata,
         links=models.TurnLinks(
             self=path,
@@ -110,22 +116,22 @@ def turn_path(turn_id: UUID) -> str:
     return f"/v1/turns/{turn_id}"
 
 
-def key_fields(row: Row[Any]) -> dict[str, Any]:
-    """Return the fields of a key, without its secret."""
-    return {
-        "id": str(row.id),
-        "role": row.role,
-        "user": row.user_name,
-        "name": row.name,
-        "prefix": row.prefix,
-        "created_at": timestamp(row.created_at),
-        "expires_at": _time(row.expires_at),
-        "revoked_at": _time(row.revoked_at),
-        "last_used_at": _time(row.last_used_at),
-    }
+def key(row: ShownKey) -> models.Key:
+    """Show a key, without its secret."""
+    return models.Key(
+        id=str(row.id),
+        role=KeyRole(row.role),
+        user=row.user_name,
+        name=row.name,
+        prefix=row.prefix,
+        created_at=timestamp(row.created_at),
+        expires_at=time_or_none(row.expires_at),
+        revoked_at=time_or_none(row.revoked_at),
+        last_used_at=time_or_none(row.last_used_at),
+    )
 
 
-def ledger_row(row: Row[Any]) -> LedgerRow:
+def ledger_row(row: LedgerEntry) -> LedgerRow:
     """Show what an attempt cost."""
     return LedgerRow(
         id=str(row.id),
@@ -136,9 +142,9 @@ def ledger_row(row: Row[Any]) -> LedgerRow:
         provider=row.provider,
         model=row.model,
         usage=usage(row),
-        usage_source=row.usage_source,
+        usage_source=UsageSource(row.usage_source),
         price=row.price,
-        cost_usd=format_usd(Decimal(row.cost_usd)),
+        cost_usd=format_usd(row.cost_usd),
         day=row.day.isoformat(),
         created_at=timestamp(row.created_at),
     )
@@ -155,20 +161,26 @@ def excerpt(text: str, query: str) -> str:
     )
 
 
-def page(rows: Sequence[Row[Any]], limit: int) -> tuple[Sequence[Row[Any]], Row[Any] | None]:
+def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], R | None]:
     """Split `limit + 1` rows into a page and, when another follows, the row that it ends with."""
     shown = rows[:limit]
     return shown, shown[-1] if len(rows) > limit else None
 
 
-def usage(row: Row[Any]) -> models.UsageCounts:
+def usage(row: CountedRow) -> models.UsageCounts:
     """Show tokens by class."""
     return models.UsageCounts(**usage_of(row).as_dict())
 
 
+def one_of(names: type[E], value: str | None) -> E | None:
+    """Return the name that a column holds, None where it is null."""
+    return None if value is None else names(value)
+
+
+def time_or_none(moment: datetime | None) -> str | None:
+    """Return a moment as the wire shows it, None where it is null."""
+    return None if moment is None else timestamp(moment)
+
+
 def _id(value: UUID | None) -> str | None:
     return None if value is None else str(value)
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else timestamp(moment)

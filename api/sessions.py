@@ -1,16 +1,16 @@
 """Sessions: open, list, search, read, change, flag, close, and what only a provider with tools can do."""
 
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from flask import Response
-from sqlalchemy import Row
 
 from api import models, queries, resources
 from api.cursors import TimeCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
 from api.statements import sessions, turns
+from api.statements.sessions import ShownSession
 from api.stops import stop
 from shared.errors import ProblemCode, RefusedError
 from shared.turn.turns import SessionStatus, StopReason
@@ -134,8 +134,8 @@ def abort_plan(call: Call, session_id: UUID, body: models.Empty) -> Response:
     raise _without_tools(call, session_id)
 
 
-def require_session(call: Call, session_id: UUID) -> Row[Any]:
-    """Return a session's row.
+def require_session(call: Call, session_id: UUID) -> ShownSession:
+    """Return a session.
 
     Raises:
         RefusedError: The caller sees no such session.
@@ -177,13 +177,13 @@ def _without_tools(call: Call, session_id: UUID) -> RefusedError:
     )
 
 
-def _found(row: Row[Any] | None) -> Row[Any]:
+def _found(row: ShownSession | None) -> ShownSession:
     if row is None:
         raise RefusedError(ProblemCode.NOT_FOUND, "there is no such session")
     return row
 
 
-def _after(last: Row[Any] | None) -> str | None:
+def _after(last: ShownSession | None) -> str | None:
     return None if last is None else TimeCursor(last.last_activity_at, last.id).encode()
 
 

@@ -42,6 +42,7 @@ def tell_stop(notices: Notices, stopped: StoppedTurn) -> None:
     """Tell of a stop that was committed: the worker of a turn that runs, the readers of one that waited."""
     row = stopped.row
     if row.status == TurnStatus.STOPPING:
+        assert row.stop_reason is not None, "a turn that is asked to stop says why"
         # Also when it was asked before: whoever repeats a stop may do so because the first nudge was lost.
         notices.put(Nudge(row.session_id, row.id, row.stop_reason))
     elif stopped.is_new:
@@ -55,5 +56,6 @@ def tell_stop(notices: Notices, stopped: StoppedTurn) -> None:
                 queued_stop_events(row, stopped.content),
                 stopped.next_turn,
                 row,
+                stopped.traceparent,
             )
         )

@@ -1,16 +1,14 @@
 """The relay's questions, answered from PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from api.auth import Authenticator
 from api.caller import Caller
 from api.notices import Notices
 from api.relay.store import TurnState
 from api.statements import sessions, turns
+from api.statements.turns import TurnWithText
 from api.stops import stop
 from shared.postgres.database import Database
 from shared.turn.events_of_turn import done_event
@@ -18,13 +16,7 @@ from shared.turn.turns import TERMINAL, StopReason, TurnStatus
 
 
 class PostgresStreamStore:
-    """A `StreamStore`; what is not the caller's does not exist for it (I9).
-
-    Args:
-        database: Where the rows are.
-        notices: Tells of stops.
-        authenticator: Knows which keys are valid.
-    """
+    """A `StreamStore`; what is not the caller's does not exist for it (I9)."""
 
     def __init__(self, database: Database, notices: Notices, authenticator: Authenticator) -> None:
         self._database = database
@@ -81,8 +73,8 @@ class PostgresStreamStore:
         return self._authenticator.is_valid(caller)
 
 
-def state_of(row: Row[Any]) -> TurnState:
-    """Return what a reader of events must know of a turn; `row` is of `turn_with_text`."""
+def state_of(row: TurnWithText) -> TurnState:
+    """Return what a reader of events must know of a turn."""
     status = TurnStatus(row.status)
     is_over = status in TERMINAL
     last_seq = row.last_seq if is_over else max(row.last_seq, row.checkpoint_seq or 0)

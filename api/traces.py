@@ -62,4 +62,4 @@ def trace_requests(app: Flask, recorder: Recorder) -> None:
 def trace_end(recorder: Recorder, notice: Notice) -> None:
     """Record a turn that ended while it waited, as it is told of."""
     if isinstance(notice, Ended) and notice.turn is not None:
-        record_turn(recorder, notice.turn, notice.turn.traceparent)
+        record_turn(recorder, notice.turn, notice.traceparent)

@@ -4,11 +4,10 @@ import hashlib
 import json
 import threading
 from datetime import timedelta
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 from uuid import UUID
 
 from flask import Response, request
-from sqlalchemy import Row
 
 from api import models, queries, resources
 from api.backlog import backlog_of
@@ -28,6 +27,7 @@ from api.statements.accept import (
 )
 from api.statements.idempotency import Replayed
 from api.statements.sessions import session_expired
+from api.statements.turns import ShownTurn
 from api.stops import stop, tell_stop
 from api.streams import refuse_without_room, stream_of, wants_stream
 from shared import failpoints
@@ -115,7 +115,7 @@ def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
     return Reply(200 if shown.status in TERMINAL else 202, shown)
 
 
-def _find(call: Call, turn_id: UUID) -> Row[Any]:
+def _find(call: Call, turn_id: UUID) -> ShownTurn:
     with call.services.database.of(call.caller.organization_id) as db:
         row = turns.find_turn(db, call.caller, turn_id)
     if row is None:

@@ -1,17 +1,14 @@
 """Usage: what the ledger adds up to over some days, for an admin."""
 
 from datetime import UTC, date, datetime
-from decimal import Decimal
-from typing import Any, Final
-
-from sqlalchemy import Row
+from typing import Final
 
 from api import queries, resources
 from api.cursors import DayCursor, NameCursor
 from api.money_models import UsageReport, UsageRow, UsageTotals
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
-from api.statements.usage import add_up
+from api.statements.usage import AddedUp, add_up
 from shared.money.money import format_usd
 
 _MOST_DAYS: Final = 366
@@ -38,8 +35,8 @@ def get_usage(call: Call, query: queries.UsagePage) -> Reply:
     return Reply(
         200,
         UsageReport(
-            data=[UsageRow(group=str(row.name), **_figures(row)) for row in shown],
-            totals=UsageTotals(**_figures(totals)),
+            data=[UsageRow(group=str(row.name), **dict(_totals(row))) for row in shown],
+            totals=_totals(totals),
             next_cursor=None if last is None or query.sort is queries.UsageSort.COST else _cursor(last.name),
         ),
     )
@@ -79,17 +76,18 @@ def _past(query: queries.UsagePage) -> date | str | None:
     return NameCursor.decode(query.cursor).name
 
 
-def _cursor(name: date | str) -> str:
+def _cursor(name: date | str | None) -> str:
+    assert name is not None, "only the totals have no name"
     return DayCursor(name).encode() if isinstance(name, date) else NameCursor(name).encode()
 
 
-def _figures(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "usage": resources.usage(row),
-        "cost_usd": format_usd(Decimal(row.cost_usd)),
-        "attempts": row.attempts,
-        "turns": row.turns,
-    }
+def _totals(row: AddedUp) -> UsageTotals:
+    return UsageTotals(
+        usage=resources.usage(row),
+        cost_usd=format_usd(row.cost_usd),
+        attempts=row.attempts,
+        turns=row.turns,
+    )
 
 
 _TAG: Final = "Money"

@@ -1,12 +1,14 @@
-"""Ports for processes that must be told theirs before they start, and ports on which nobody listens.
+"""Ports for processes that must know theirs before they start, and ports on which nobody listens.
 
-They lie below those that the system hands out by itself, to whoever connects or listens at port 0: a port from there
-that was free a moment ago may be somebody's client's by now. None is given out twice.
+They lie below those that the system assigns to whoever connects or listens at port 0: a port from there that was free a
+moment ago may already be somebody's client port. No port is returned twice: each
+worker of a run has a range of its own.
 """
 
+import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -23,15 +25,25 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row that nobody uses."""
+    """Return the first of `count` consecutive ports that nobody uses."""
     dice = random.SystemRandom()
+    ours = part_of(range(LEAST, _end()), os.environ)
     for _ in range(_TRIES):
-        first = dice.randrange(LEAST, _end() - count)
+        first = dice.randrange(ours.start, ours.stop - count)
         ports = range(first, first + count)
         if _given.isdisjoint(ports) and _are_free(ports):
             _given.update(ports)
             return first
     raise AssertionError(f"there are no {count} free ports in a row")
+
+
+def part_of(ports: range, environ: Mapping[str, str]) -> range:
+    """Return which of these ports belong to this worker; all of them in a run without workers."""
+    workers = int(environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    # The number of a worker that replaces one that crashed goes on counting.
+    number = int(environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    size = len(ports) // workers
+    return ports[number * size :][:size]
 
 
 @contextmanager
@@ -54,7 +66,7 @@ def _are_free(ports: range) -> bool:
 
 
 def _end() -> int:
-    """Return the first port that the system hands out; where these begin too early there is no better than any."""
+    """Return the first port that the system assigns; if those begin too early, there is nothing better."""
     with suppress(OSError, ValueError):
         first = int(_RANGE.read_text().split()[0])
         return first if first > LEAST + _TRIES else 60_000

@@ -47,6 +47,7 @@ from worker.recovery.aborts import AbortWatcher
 from worker.recovery.leases import LeaseKeeper
 from worker.recovery.sweeper import Sweeper
 from worker.runner import Runner
+from worker.services import Services
 
 _log = logging.getLogger("turnkeeper.worker")
 
@@ -155,7 +156,6 @@ class Worker:
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
-            self._provider,
             loop,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
@@ -179,17 +179,19 @@ class Worker:
         self._watching = asyncio.create_task(self._aborts.run())
         metrics = WorkerMetrics(self._registry)
         self.runner = Runner(
-            settings,
-            self._id,
-            self._database,
-            self._provider,
-            self._publisher,
-            self._leases,
-            self._aborts,
-            loop,
-            self._ring,
-            metrics,
-            recorder,
+            Services(
+                settings=settings,
+                worker_id=self._id,
+                database=self._database,
+                provider=self._provider,
+                publisher=self._publisher,
+                leases=self._leases,
+                aborts=self._aborts,
+                loop=loop,
+                ring=self._ring,
+                metrics=metrics,
+                recorder=recorder,
+            )
         )
         self._sweeper = Sweeper(
             settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics, recorder

@@ -1,16 +1,16 @@
 """What a worker process counts, and what is looked at once a second."""
 
 from time import monotonic
-from typing import Any, Final, Protocol, assert_never
-
-from sqlalchemy import Row
+from typing import Final, Protocol, assert_never
 
 from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
-from shared.turn.turns import TERMINAL, TurnStatus
+from shared.turn.turns import TurnStatus
 from worker.publishing.publisher import Publisher
 from worker.turn.breaker import Breaker
+from worker.turn.claim import ClaimedTurn
+from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.settle import Ending
 
@@ -52,14 +52,14 @@ class WorkerMetrics:
         self.leases_lost = registry.counter(table.LEASES_LOST)
         self.taken_up = registry.counter(table.TAKEN_UP)
 
-    def claimed(self, row: Row[Any]) -> None:
+    def claimed(self, turn: ClaimedTurn) -> None:
         """Count a claim, by how long the turn could have been claimed."""
-        self._claim_wait.observe(max(0.0, float(row.claimable_seconds)))
+        self._claim_wait.observe(max(0.0, turn.claimable_seconds))
 
-    def showed_text(self, row: Row[Any], claimed_at: float) -> None:
-        """Count a turn's first text: `row` is the turn as it was claimed, at `claimed_at` by the monotonic clock."""
-        if row.first_token_at is None:
-            self._first_token.observe(float(row.queued_seconds) + monotonic() - claimed_at)
+    def showed_text(self, turn: ClaimedTurn, claimed_at: float) -> None:
+        """Count a turn's first text; it was claimed at `claimed_at` by the monotonic clock."""
+        if turn.first_token_at is None:
+            self._first_token.observe(turn.queued_seconds + monotonic() - claimed_at)
 
     def attempt_ended(self, outcome: Outcome) -> None:
         """Count an attempt that is over."""
@@ -79,19 +79,18 @@ class WorkerMetrics:
                 assert_never(outcome)
         self._attempts[name].add()
 
-    def settled(self, row: Row[Any], ending: Ending) -> None:
+    def settled(self, turn: SettledTurn, ending: Ending) -> None:
         """Count what was settled: the turn, where it ended, and what the attempt cost."""
-        status = TurnStatus(row.status)
-        if status in TERMINAL:
-            self._ended(status, ending.fault if isinstance(ending, Failed) else None)
-            self._turn_seconds.observe((row.finished_at - row.queued_at).total_seconds())
-            if row.stop_observed_at is not None and row.stop_requested_at is not None:
-                stopped_after = row.stop_observed_at - row.stop_requested_at
+        if turn.finished_at is not None:
+            self._ended(TurnStatus(turn.status), ending.fault if isinstance(ending, Failed) else None)
+            self._turn_seconds.observe((turn.finished_at - turn.queued_at).total_seconds())
+            if turn.stop_observed_at is not None and turn.stop_requested_at is not None:
+                stopped_after = turn.stop_observed_at - turn.stop_requested_at
                 self._stop_seconds.observe(max(0.0, stopped_after.total_seconds()))
         if ending.answer.called:
             for name, counter in self._tokens.items():
                 counter.add(getattr(ending.answer.usage, name))
-            self._cost.add(float(row.charged_usd or 0))
+            self._cost.add(float(turn.charged_usd or 0))
 
     def expired(self) -> None:
         """Count a turn that no worker took."""

@@ -5,15 +5,13 @@ nothing, and nothing for each delta.
 """
 
 from time import monotonic, time_ns
-from typing import Any, Final, Protocol, assert_never
-
-from sqlalchemy import Row
+from typing import Final, Protocol, assert_never
 
 from shared.tracing.context import TraceContext
 from shared.tracing.span import Recorder, Span, known
 from shared.tracing.turns import TURN_ID, context_of_turn, record_turn
-from shared.turn.turns import TERMINAL, TurnStatus
-from worker.turn.claim import Claim
+from worker.turn.claim import ClaimedTurn
+from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 
 _NS: Final = 1_000_000_000
@@ -28,8 +26,8 @@ class AttemptTrace(Protocol):
     def showed_text(self) -> None:
         """Note the first text."""
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
-        """Note that settling is over: `row` is what was written, `began_at` when it began, by the monotonic clock."""
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
+        """Note that settling is over: `turn` is as it was written, `began_at` when it began, by the monotonic clock."""
 
     def ended(self, outcome: Outcome) -> None:
         """Note how the attempt ended."""
@@ -49,7 +47,7 @@ class Untraced:
     def showed_text(self) -> None:
         """Note nothing."""
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
         """Note nothing."""
 
     def ended(self, outcome: Outcome) -> None:
@@ -64,20 +62,20 @@ class Traced:
 
     Args:
         recorder: Where to.
-        turn: The place of its turn's span.
-        claim: What was claimed.
+        turn: As it was claimed.
+        of_turn: The place of its turn's span.
         traceparent: What the turn's row has.
         asked_at: When the claim was asked for, by the monotonic clock.
     """
 
     def __init__(
-        self, recorder: Recorder, turn: TraceContext, claim: Claim, traceparent: str, asked_at: float
+        self, recorder: Recorder, turn: ClaimedTurn, of_turn: TraceContext, traceparent: str, asked_at: float
     ) -> None:
         self._recorder = recorder
         self._turn = turn
-        self._claim = claim
+        self._of_turn = of_turn
         self._of_row = traceparent
-        self._context = recorder.begin(turn)
+        self._context = recorder.begin(of_turn)
         self.traceparent: str | None = self._context.traceparent()
         self._began_ns = _at(asked_at)
         self._first_text_ns: int | None = None
@@ -88,11 +86,11 @@ class Traced:
         """Note the first text."""
         self._first_text_ns = time_ns()
 
-    def settled(self, row: Row[Any] | None, began_at: float) -> None:
+    def settled(self, turn: SettledTurn | None, began_at: float) -> None:
         """Record settling, and the turn where it ended."""
         self._recorder.record(self._part("settle", _at(began_at)))
-        if row is not None and TurnStatus(row.status) in TERMINAL:
-            record_turn(self._recorder, row, self._of_row)
+        if turn is not None and turn.is_over():
+            record_turn(self._recorder, turn, self._of_row)
 
     def ended(self, outcome: Outcome) -> None:
         """Note how the attempt ended."""
@@ -100,19 +98,19 @@ class Traced:
 
     def close(self) -> None:
         """Record the attempt."""
-        row = self._claim.row
+        turn = self._turn
         self._recorder.record(
             Span(
                 "attempt",
                 self._context,
-                self._turn,
+                self._of_turn,
                 self._began_ns,
                 time_ns(),
                 attributes=known(
                     {
-                        TURN_ID: str(row.id),
-                        "gen_ai.conversation.id": str(row.session_id),
-                        "turnkeeper.attempt.number": self._claim.attempt,
+                        TURN_ID: str(turn.id),
+                        "gen_ai.conversation.id": str(turn.session_id),
+                        "turnkeeper.attempt.number": turn.attempt,
                         "turnkeeper.attempt.outcome": _name_of(self._outcome),
                     }
                 ),
@@ -125,21 +123,21 @@ class Traced:
         return Span(name, self._recorder.begin(self._context), self._context, began_ns, time_ns())
 
 
-def trace_of(recorder: Recorder | None, claim: Claim, traceparent: str, asked_at: float) -> AttemptTrace:
+def trace_of(recorder: Recorder | None, turn: ClaimedTurn, traceparent: str, asked_at: float) -> AttemptTrace:
     """Return what an attempt's steps are told to.
 
     Args:
         recorder: Where spans go; None where traces are off.
-        claim: What was claimed.
+        turn: As it was claimed.
         traceparent: What the turn's row has; empty for none.
         asked_at: When the claim was asked for, by the monotonic clock.
     """
     if recorder is None:
         return Untraced(traceparent or None)
-    turn = context_of_turn(recorder, claim.turn_id, traceparent)
-    if not turn.is_sampled:
+    of_turn = context_of_turn(recorder, turn.id, traceparent)
+    if not of_turn.is_sampled:
         return Untraced(traceparent or None)
-    return Traced(recorder, turn, claim, traceparent, asked_at)
+    return Traced(recorder, turn, of_turn, traceparent, asked_at)
 
 
 def _at(moment: float) -> int:

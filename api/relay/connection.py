@@ -6,49 +6,20 @@ What is said on it is a `Face`: websocket frames or server-sent events.
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
+from api.relay.face import Face
 from api.relay.frames import CloseCode
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
-from shared.turn.replay import Outgoing
 
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
 _receive_buffer: Final = bytearray(1 << 16)
 """One for all connections: the loop's thread reads one at a time, and what is kept is copied."""
-
-
-class Face(Protocol):
-    """How events, heartbeats and the end are said, and what the peer's bytes mean."""
-
-    is_event_stream: bool
-
-    def event(self, outgoing: Outgoing) -> bytes:
-        """Encode an event, a gap or a snapshot."""
-        ...
-
-    def heartbeat(self) -> bytes | None:
-        """Encode a sign of life; None when the peer has not answered the last ones."""
-        ...
-
-    def farewell(self, code: CloseCode, reason: str) -> bytes:
-        """Encode the end."""
-        ...
-
-    def receive(self, data: memoryview) -> None:
-        """Take bytes from the peer."""
-        ...
-
-    def peer_has_closed(self, data: memoryview) -> bool:
-        """Say whether bytes that came after our end are the peer's."""
-        ...
-
-    def stop(self) -> None:
-        """Do nothing more: the connection is closing."""
-        ...
 
 
 class Phase(Enum):
@@ -75,7 +46,7 @@ class Connection:
         "ends_at",
         "ends_when_flushed",
         "face",
-        "is_event_stream",
+        "kind",
         "phase",
         "reader",
         "sessions",
@@ -115,7 +86,7 @@ class Connection:
         self.reader = reader
         self.caller = reader.caller
         self.face: Face
-        self.is_event_stream = False
+        self.kind: int
         self.unsent: list[bytes] = []
         self.phase = Phase.OPEN
         self.sessions: set[UUID] = set()
@@ -127,7 +98,7 @@ class Connection:
     def open(self, face: Face) -> None:
         """Begin to read; `face` understands what comes."""
         self.face = face
-        self.is_event_stream = face.is_event_stream
+        self.kind = int(face.kind)  # a plain one: it indexes the frames of every event
         self._loop.add_reader(self._sock, self._read)
 
     def is_open(self) -> bool:
@@ -172,7 +143,8 @@ class Connection:
         if self.phase is not Phase.OPEN:
             return
         self._leave()
-        self._mailbox.finish(self.face.farewell(code, reason), self._linger)
+        farewell = self.face.farewell(code, reason)
+        self._mailbox.finish(farewell, self._linger if farewell else self._hang_up)
 
     def answer_close(self, frame: bytes) -> None:
         """Answer the peer's close frame and close the socket, first, as RFC 6455 section 7.1.1 wants it."""
@@ -198,11 +170,16 @@ class Connection:
         self.face.stop()
         self._on_closing(self)
 
+    def _hang_up(self) -> None:
+        """End our side: where the face has no farewell, the peer learns the end by this alone."""
+        if self.phase is Phase.CLOSING:
+            with suppress(OSError):  # the peer was faster
+                self._sock.shutdown(socket.SHUT_WR)
+        self._linger()
+
     def _linger(self) -> None:
         """Wait for the peer's own end: closing over its unread bytes would reset away our last ones."""
         if self.phase is Phase.CLOSING:
-            if self.is_event_stream:
-                _shut_down(self._sock)
             self._loop.call_later(_PEER_CLOSE_SECONDS, self.drop)
 
     def _overflow(self) -> None:
@@ -224,10 +201,3 @@ class Connection:
                 self.face.receive(data)
             elif self.face.peer_has_closed(data):
                 self.drop()
-
-
-def _shut_down(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        return  # the peer was faster

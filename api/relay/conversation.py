@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections import deque
-from typing import Final, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 
 from api.relay.connection import Connection, Phase
 from api.relay.delivery import Delivery
+from api.relay.face import FaceKind
 from api.relay.frames import (
     CloseCode,
     FrameError,
@@ -86,12 +87,12 @@ class Conversation:
         "_store",
         "_unanswered",
     )
-    is_event_stream = False
+    kind: ClassVar[int] = FaceKind.WEBSOCKET
+    ends_with_turn: ClassVar[bool] = False
 
     def __init__(
         self, connection: Connection, delivery: Delivery, store: StreamStore, questions: Questions
     ) -> None:
-        """Talk on `connection`."""
         self._connection = connection
         self._delivery = delivery
         self._store = store

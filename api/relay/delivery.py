@@ -13,7 +13,6 @@ from uuid import UUID
 
 from api.relay.connection import Connection
 from api.relay.feed import FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS, Audience, Feed, Member
-from api.relay.frames import encode_text
 from api.relay.live import Live
 from api.relay.mending import Mending
 from api.relay.occurrences import Occurrences
@@ -26,7 +25,7 @@ from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
 from shared.redis.names import events_channel
 from shared.turn.events import CaughtUp
-from shared.turn.replay import Position, RowState
+from shared.turn.replay import Outgoing, Position, RowState
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +180,8 @@ class Delivery:
             feed.leave(member.connection)
 
     def _go_live(self, member: Member, audience: Audience, replayed: UUID | None) -> None:
-        member.connection.send(encode_text(CaughtUp(str(audience.session_id)).encoded()))
+        caught_up = CaughtUp(str(audience.session_id)).encoded()
+        member.connection.send(member.connection.face.event(Outgoing(caught_up, None)))
         member.is_live = True
         for key, feed in audience.feeds.items():
             # Turns that began while this one was replayed, or run beside it.

@@ -1,11 +1,12 @@
 """What is said on an event stream: server-sent events of one turn (WHATWG HTML section 9.2), until `done`."""
 
 import asyncio
-from typing import Final
+from typing import ClassVar, Final
 from uuid import UUID
 
 from api.relay.connection import Connection
 from api.relay.delivery import Delivery
+from api.relay.face import FaceKind
 from api.relay.frames import CloseCode
 from api.relay.store import TurnState
 from shared.turn.replay import Outgoing
@@ -18,7 +19,8 @@ class EventStream:
     """An event stream's `Face`; the peer says nothing, only its end is heard."""
 
     __slots__ = ("_delivery", "_doing", "_turn")
-    is_event_stream = True
+    kind: ClassVar[int] = FaceKind.EVENT_STREAM
+    ends_with_turn: ClassVar[bool] = True
 
     def __init__(
         self, connection: Connection, delivery: Delivery, turn: TurnState, *, after: int, head: bytes

@@ -10,16 +10,18 @@ import os
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import uvloop
 
-from api.relay.connection import Connection, Face
+from api.relay.connection import Connection
 from api.relay.conversation import Conversation
 from api.relay.delivery import Delivery
 from api.relay.event_stream import EventStream
+from api.relay.face import Face
 from api.relay.frames import CloseCode
 from api.relay.occurrences import Occurrences
 from api.relay.places import Places, Reader, StreamLimits
@@ -41,8 +43,8 @@ _GOODBYE_SECONDS: Final = 3.0
 class Counts:
     """What the relay holds now, for metrics."""
 
-    websockets: int = 0
-    event_streams: int = 0
+    streams: Counter[int] = field(default_factory=Counter)
+    """By the kind of their face."""
     sessions: int = 0
     turns: int = 0
     is_connected: bool = False
@@ -111,9 +113,8 @@ class Hub:
         if delivery is None or self._process != os.getpid():
             return Counts()
         sessions, turns = delivery.count()
-        streams = sum(connection.is_event_stream for connection in list(self._connections))
-        websockets = len(self._connections) - streams
-        return Counts(websockets, streams, sessions, turns, delivery.is_connected(), is_running=True)
+        streams = Counter(connection.kind for connection in list(self._connections))
+        return Counts(streams, sessions, turns, delivery.is_connected(), is_running=True)
 
     def call_soon(self, call: Callable[[], None]) -> bool:
         """Have the loop call something; False when it does not run."""
@@ -193,13 +194,10 @@ class Hub:
             on_closed=self._connections.discard,
             on_overflow=self._note_overflow,
         )
-        self._connections.add(connection)
         self._places.take(reader)
         connection.open(face_of(connection))
-        if connection.is_event_stream:
-            self.occurred.event_streams += 1
-        else:
-            self.occurred.websockets += 1
+        self._connections.add(connection)  # now that it has a kind: metrics count them from another thread
+        self.occurred.opened[connection.kind] += 1
         if self._closing.is_set():
             connection.close(CloseCode.RESTART, "restart")
         elif not has_room:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from api.relay.connection import Connection
+from api.relay.face import FaceKind
 from api.relay.feed import Audience, Feed
 from api.relay.replays import Replays
 from shared.ids import parse_id
@@ -29,12 +30,22 @@ class Live:
         audiences: dict[bytes, Audience],
         replays: Replays,
         on_hole: Callable[[Feed, Audience], None],
+        *,
+        faces: int = len(FaceKind),
     ) -> None:
-        """Deliver to the readers of `sessions`; `on_hole` reads what they miss."""
+        """Deliver to the readers of `audiences`.
+
+        Args:
+            audiences: By channel.
+            replays: Bring single readers on.
+            on_hole: Reads what the joined readers miss.
+            faces: How many kinds of face the readers have.
+        """
         self._loop = asyncio.get_running_loop()
         self._audiences = audiences
         self._replays = replays
         self._on_hole = on_hole
+        self._faces = faces
         self._dirty: list[Connection] = []
         self._now = self._loop.time()
 
@@ -69,11 +80,11 @@ class Live:
             self._on_hole(feed, audience)
 
     def fan_out(self, feed: Feed, outgoing: Outgoing) -> None:
-        """Append an event to what is unsent of every joined reader, framed once for each face."""
+        """Append an event to what is unsent of every joined reader, framed once for each kind of face."""
         dirty = self._dirty
-        frames: list[bytes | None] = [None, None]
+        frames: list[bytes | None] = [None] * self._faces
         for connection in feed.joined:
-            kind = connection.is_event_stream
+            kind = connection.kind
             frame = frames[kind]
             if frame is None:
                 frame = frames[kind] = connection.face.event(outgoing)
@@ -116,5 +127,5 @@ class Live:
                     self._replays.rejoin(member, audience, feed, position)
         if feed.is_over:
             for connection in feed.joined:
-                connection.ends_when_flushed = connection.is_event_stream
+                connection.ends_when_flushed = connection.face.ends_with_turn
             feed.joined.clear()

@@ -78,7 +78,7 @@ class Replays:
         """Let a reader at `position` join the feed; False when it has to read on."""
         connection = member.connection
         if position.is_over:
-            if connection.is_event_stream:
+            if connection.face.ends_with_turn:
                 connection.ends_when_flushed = True
                 connection.flush()
             if not feed.has_readers():

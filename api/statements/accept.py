@@ -14,10 +14,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from api.backlog import Look
 from api.caller import Caller, scope_of
@@ -25,14 +25,22 @@ from api.multitask import MultitaskStrategy
 from api.statements.holds import take_hold
 from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired
-from api.statements.turns import STORED_COLUMNS, StoppedTurn, lock_active_turns, stop_session
+from api.statements.turns import STORED_COLUMNS, ShownTurn, StoppedTurn, lock_active_turns, stop_session
 from api.titles import title_from
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.money.holds import MESSAGE_TOKENS
 from shared.money.prices import Priced
 from shared.postgres.statement import Statement
-from shared.turn.turns import ACTIVE, Recovery, StopReason, TurnStatus
+from shared.turn.turns import (
+    ACTIVE,
+    MessageStatus,
+    Recovery,
+    SessionStatus,
+    StopReason,
+    TurnStatus,
+    in_sql,
+)
 
 _TRY_AGAIN_MS: Final = 1000
 _QUEUE_FULL_MS: Final = 5000
@@ -43,6 +51,8 @@ _BYTES_PER_TOKEN: Final = 4
 _SESSION_SPACE: Final = 1
 _ORGANIZATION_SPACE: Final = 2
 """In PostgreSQL advisory locks with two numbers and those with one never meet."""
+S = TypeVar("S", bound="_Session")
+
 _LOCK_ORGANIZATION: Final = text(
     "select pg_advisory_xact_lock(:space, hashtext(cast(:organization_id as text)))"
 )
@@ -55,13 +65,47 @@ _COUNT_TURNS: Final = text(
 )
 _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
 """A turn that is stopping gives its place to the one that superseded it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What a session and its organization let a turn do.
+
+    Args:
+        max_concurrent_turns: The organization's; None for no limit.
+        earlier_tokens: The most that a prompt can take of what was said before; None without a budget.
+        is_over: Whether it is over its idle or age limit.
+    """
+
+    title: str | None
+    status: str
+    max_turns: int
+    turn_count: int
+    ai_enabled: bool
+    max_concurrent_turns: int | None
+    earlier_tokens: int | None
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _SessionAndBacklog(_Session):
+    """A session, and how long the turn that waits longest has waited; None when none waits.
+
+    Args:
+        heard_seconds: Of that, the time in which workers heard of turns.
+    """
+
+    longest_seconds: float | None
+    heard_seconds: float | None
+
+
 # Not the session's row is locked, which a worker locks after its turn: interrupting locks a turn after this.
 # What is read is as old as the statement, which may have waited for the lock: what a post that was before it has
 # changed, the insert checks once more.
 # Only a budget has the history measured. Answers still to come are taken to be long; when one is longer yet, the
 # worker asks for the less (`worker/turn/allowance.py`).
 _LOCK_AND_READ: Final = f"""
-    select s.user_name, s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
+    select s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            case when coalesce(o.daily_usd, o.monthly_usd) is not null then (
                select coalesce(sum(octet_length(m.content) + {MESSAGE_TOKENS}), 0) from turnkeeper.messages as m
                where m.organization_id = s.organization_id and m.session_id = s.id
@@ -69,7 +113,7 @@ _LOCK_AND_READ: Final = f"""
                select coalesce(sum(a.max_output_tokens * {_BYTES_PER_TOKEN} + {MESSAGE_TOKENS}), 0)
                from turnkeeper.turns as a
                where a.organization_id = s.organization_id and a.session_id = s.id
-                 and a.status in ('queued', 'running', 'stopping')
+                 and a.status in ({in_sql(ACTIVE)})
            ) + coalesce(octet_length(s.system_prompt) + {MESSAGE_TOKENS}, 0) end as earlier_tokens,
            s.last_activity_at < now() - make_interval(secs => :idle_seconds)
            or s.created_at < now() - make_interval(secs => :age_seconds) as is_over
@@ -81,12 +125,13 @@ _LOCK_AND_READ: Final = f"""
       and (cast(:only_user as text) is null or s.user_name = :only_user)
     """
 # Two statements: of one with a switch in it PostgreSQL would make a plan each time, which costs more than to run it.
-_LOCK_AND_READ_SESSION: Final = Statement(_LOCK_AND_READ.format(asked="", answer=""))
+_LOCK_AND_READ_SESSION: Final = Statement(_LOCK_AND_READ.format(asked="", answer=""), _Session)
 _LOCK_READ_AND_ASK: Final = Statement(
     _LOCK_AND_READ.format(
         asked=", w.seconds as longest_seconds, w.heard_seconds",
         answer="left join turnkeeper.longest_wait() as w on true",
-    )
+    ),
+    _SessionAndBacklog,
 )
 _ACTIVE_TURN: Final = text(
     """
@@ -96,9 +141,9 @@ _ACTIVE_TURN: Final = text(
     """
 )
 _EXPIRE: Final = text(
-    """
-    update turnkeeper.sessions set status = 'expired', closed_at = now()
-    where organization_id = :organization_id and id = :session_id and status = 'active'
+    f"""
+    update turnkeeper.sessions set status = '{SessionStatus.EXPIRED.value}', closed_at = now()
+    where organization_id = :organization_id and id = :session_id and status = '{SessionStatus.ACTIVE.value}'
     """
 )
 _INSERT: Final = Statement(
@@ -108,12 +153,13 @@ _INSERT: Final = Statement(
             next_turn_number = s.next_turn_number + 1,
             last_activity_at = now(),
             title = coalesce(s.title, :title)
-        where s.organization_id = :organization_id and s.id = :session_id and s.status = 'active'
+        where s.organization_id = :organization_id and s.id = :session_id
+          and s.status = '{SessionStatus.ACTIVE.value}'
           and s.turn_count + cast(:before as integer) < s.max_turns
           and (cast(:may_wait as boolean) or not exists (
               select from turnkeeper.turns as a
               where a.organization_id = s.organization_id and a.session_id = s.id
-                and a.status in ('queued', 'running', 'stopping')))
+                and a.status in ({in_sql(ACTIVE)})))
         returning s.next_turn_number - 1 as number, s.user_name
     ), accepted as (
         insert into turnkeeper.turns as t
@@ -128,7 +174,8 @@ _INSERT: Final = Statement(
     ), asked as (
         insert into turnkeeper.messages
             (organization_id, id, session_id, turn_id, position, role, content, status)
-        select organization_id, user_message_id, session_id, id, number * 2, 'user', :content, 'complete'
+        select organization_id, user_message_id, session_id, id, number * 2, 'user', :content,
+               '{MessageStatus.COMPLETE.value}'
         from accepted
     ), remembered as (
         insert into turnkeeper.idempotency_keys as k (organization_id, key, fingerprint, turn_id)
@@ -137,7 +184,8 @@ _INSERT: Final = Statement(
             set fingerprint = excluded.fingerprint, turn_id = excluded.turn_id, created_at = now()
     )
     select {STORED_COLUMNS} from accepted as t
-    """
+    """,
+    ShownTurn,
 )
 
 
@@ -146,7 +194,6 @@ class TurnRequest:
     """A valid request for a turn, with every default filled in.
 
     Args:
-        session_id: The session.
         content: The user's text, as written.
         max_output_tokens: Most tokens of the answer.
         deadline_seconds: Longest run, in seconds.
@@ -154,7 +201,6 @@ class TurnRequest:
         recovery: What happens when an attempt dies after text was shown.
         metadata: The client's own.
         traceparent: W3C trace context; empty for none.
-        request_id: The request's id.
         key: The Idempotency-Key; None for none.
         fingerprint: What the key stands for: caller, session and body.
     """
@@ -195,7 +241,7 @@ class AcceptRules:
 class Accepted:
     """A new turn, and those that it ended."""
 
-    row: Row[Any]
+    row: ShownTurn
     superseded: Sequence[StoppedTurn] = ()
 
 
@@ -209,12 +255,7 @@ def accept_turn(
 ) -> Accepted | Replayed | Expired:
     """Accept a turn in the caller's transaction.
 
-    Args:
-        db: The transaction.
-        caller: Who asks.
-        request: What for.
-        limits: What it is checked against.
-        backlog: Says whether the queue is full, and is told what was found of it.
+    `backlog` says whether the queue is full, and is told what was found of it.
 
     Raises:
         RefusedError: Nothing was written, and the transaction must be rolled back.
@@ -224,10 +265,11 @@ def accept_turn(
         if earlier is not None:
             return earlier
     if backlog.asks():
-        session = _lock_and_read(db, caller, request, limits, _LOCK_READ_AND_ASK)
-        backlog.learn(session.longest_seconds, session.heard_seconds)
+        asked = _lock_and_read(db, caller, request, limits, _LOCK_READ_AND_ASK)
+        backlog.learn(asked.longest_seconds, asked.heard_seconds)
+        session: _Session = asked
     else:
-        session = _lock_and_read(db, caller, request, limits)
+        session = _lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION)
     if session.is_over and _active_turn(db, caller, request) is None:
         db.execute(_EXPIRE, {"organization_id": caller.organization_id, "session_id": request.session_id})
         return Expired()
@@ -255,7 +297,7 @@ def accept_turn(
             accepted.row.id,
             priced=limits.priced,
             context_tokens=limits.context_tokens,
-            earlier_tokens=int(session.earlier_tokens),
+            earlier_tokens=session.earlier_tokens,
             content=request.content,
             max_output_tokens=request.max_output_tokens,
         )
@@ -267,8 +309,8 @@ def _lock_and_read(
     caller: Caller,
     request: TurnRequest,
     limits: AcceptRules,
-    statement: Statement = _LOCK_AND_READ_SESSION,
-) -> Row[Any]:
+    statement: Statement[S],
+) -> S:
     """Hold the other posts to the session off and return it, with what it and, if asked, the queue are bound by."""
     session = statement.one_or_none(
         db,
@@ -286,7 +328,7 @@ def _lock_and_read(
 
 
 def _accept(
-    db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, session: Row[Any]
+    db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, session: _Session
 ) -> Accepted:
     """Insert the turn as its strategy says."""
     title = None if session.title else title_from(request.content)
@@ -308,7 +350,7 @@ def _accept(
     row = _insert(db, caller, request, title, may_wait=True, before=before)
     if row is None:
         # It was closed or used up meanwhile, and says so.
-        _refuse_used_up(_lock_and_read(db, caller, request, limits), before)
+        _refuse_used_up(_lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION), before)
         raise session_expired()
     return Accepted(row, superseded)
 
@@ -323,7 +365,7 @@ def _accept_alone(
             return Accepted(row)
         if (active := _active_turn(db, caller, request)) is not None:
             break  # else it ended between the two statements, or the session did
-        _refuse_used_up(_lock_and_read(db, caller, request, limits), 0)
+        _refuse_used_up(_lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION), 0)
     raise RefusedError(
         ProblemCode.SESSION_BUSY,
         "a turn of this session is queued or running: wait for its end or stop it",
@@ -332,7 +374,7 @@ def _accept_alone(
     )
 
 
-def _refuse_used_up(session: Row[Any], before: int) -> None:
+def _refuse_used_up(session: _Session, before: int) -> None:
     """Refuse when the session's turns, with `before` of them still to be counted, are used up."""
     if session.turn_count + before >= session.max_turns:
         raise RefusedError(
@@ -375,7 +417,7 @@ def _insert(
     *,
     may_wait: bool,
     before: int,
-) -> Row[Any] | None:
+) -> ShownTurn | None:
     """Insert turn, message and key.
 
     None when the session ended, `before` other turns use up what it may have, or a turn is active that this one may

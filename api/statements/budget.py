@@ -1,13 +1,37 @@
 """An organization's limits, and what the current day and month have cost."""
 
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from api.money_models import Budget
+from shared.postgres.statement import Statement
 
-_READ: Final = text(
+
+@dataclass(frozen=True, slots=True)
+class LimitsAndSpend:
+    """An organization's limits, None being no limit, and what is spent and held of them today and this month."""
+
+    ai_enabled: bool
+    daily_usd: Decimal | None
+    monthly_usd: Decimal | None
+    max_turns_per_session: int | None
+    turns_per_minute_per_user: int | None
+    turns_per_hour: int | None
+    max_concurrent_turns: int | None
+    day_spent_usd: Decimal
+    day_held_usd: Decimal
+    month_spent_usd: Decimal
+    month_held_usd: Decimal
+    day_resets_at: datetime
+    month_resets_at: datetime
+
+
+_READ: Final = Statement(
     """
     with today as (select now() at time zone 'UTC' as at)
     select o.ai_enabled, o.daily_usd, o.monthly_usd, o.max_turns_per_session, o.turns_per_minute_per_user,
@@ -22,7 +46,8 @@ _READ: Final = text(
     left join turnkeeper.spend as m
         on m.organization_id = o.id and m.period = 'month' and m.starts_on = date_trunc('month', t.at)::date
     where o.id = :organization_id
-    """
+    """,
+    LimitsAndSpend,
 )
 _REPLACE: Final = text(
     """
@@ -39,9 +64,9 @@ _REPLACE: Final = text(
 )
 
 
-def read_budget(db: Connection, organization_id: UUID) -> Row[Any]:
+def read_budget(db: Connection, organization_id: UUID) -> LimitsAndSpend:
     """Return the organization's limits with what is spent and held of them."""
-    return db.execute(_READ, {"organization_id": organization_id}).one()
+    return _READ.one(db, {"organization_id": organization_id})
 
 
 def replace_budget(db: Connection, organization_id: UUID, budget: Budget) -> None:

@@ -1,26 +1,47 @@
 """Holds: what a new turn can cost is set aside in the transaction that accepts it, or it is refused (I6)."""
 
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from shared.errors import ProblemCode, RefusedError
 from shared.money.holds import least_tokens, most_prompt_tokens, most_text_tokens, output_token_usd
 from shared.money.money import format_usd
 from shared.money.prices import Priced, most_cost, price_of
 from shared.money.usage import Usage
+from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
 from shared.turn.events import timestamp
 
 _FIRST_ATTEMPT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _UsedUp:
+    """A budget that does not pay for a turn, and what is spent and held of it."""
+
+    period: str
+    limit_usd: Decimal
+    spent_usd: Decimal
+    held_usd: Decimal
+    starts_on: date
+
+
+# A row is returned only where the budget refuses.
 _TAKE: Final = Statement(
-    """
-    select tokens, period, limit_usd, spent_usd, held_usd, starts_on from turnkeeper.take_hold(
+    f"""
+    select {columns(_UsedUp)} from turnkeeper.take_hold(
         :organization_id, :turn_id, :attempt, :prompt_usd, :token_usd, :least_tokens, :most_tokens)
-    """
+    where tokens = 0
+    """,
+    _UsedUp,
 )
 
 
@@ -52,7 +73,7 @@ def take_hold(
     """
     prompt_tokens = most_prompt_tokens(earlier_tokens + most_text_tokens(content), context_tokens)
     price = price_of(priced, Usage(input_tokens=prompt_tokens), datetime.now(UTC))
-    held = _TAKE.one_or_none(
+    used_up = _TAKE.one_or_none(
         db,
         {
             "organization_id": organization_id,
@@ -64,22 +85,22 @@ def take_hold(
             "most_tokens": max_output_tokens,
         },
     )
-    if held is not None and held.tokens == 0:
-        raise _refusal(held)
+    if used_up is not None:
+        raise _refusal(used_up)
 
 
-def _refusal(held: Row[Any]) -> RefusedError:
-    resets_at = _end_of(held.period, held.starts_on)
+def _refusal(short: _UsedUp) -> RefusedError:
+    resets_at = _end_of(short.period, short.starts_on)
     members: Mapping[str, str] = {
-        "period": held.period,
-        "limit_usd": format_usd(held.limit_usd),
-        "spent_usd": format_usd(held.spent_usd),
-        "held_usd": format_usd(held.held_usd),
+        "period": short.period,
+        "limit_usd": format_usd(short.limit_usd),
+        "spent_usd": format_usd(short.spent_usd),
+        "held_usd": format_usd(short.held_usd),
         "resets_at": timestamp(resets_at),
     }
     return RefusedError(
         ProblemCode.BUDGET_EXCEEDED,
-        f"the organization's budget of the {held.period} does not pay for the turn: wait for the next {held.period},"
+        f"the organization's budget of the {short.period} does not pay for the turn: wait for the next {short.period},"
         " or let an admin raise it",
         members=members,
     )

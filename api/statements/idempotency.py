@@ -3,6 +3,8 @@
 A key is written by the statement that inserts its turn, in `accept`.
 """
 
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -13,6 +15,8 @@ from sqlalchemy.exc import OperationalError
 
 from api.caller import Caller
 from shared.errors import ProblemCode, RefusedError
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _TRY_AGAIN_MS: Final = 1000
@@ -22,12 +26,23 @@ _TRY_AGAIN_MS: Final = 1000
 _LOCK_KEY: Final = text(
     "select pg_advisory_xact_lock(hashtextextended(cast(:organization_id as text) || '/' || :key, 0))"
 )
-_FIND_KEY: Final = text(
-    """
-    select fingerprint, turn_id from turnkeeper.idempotency_keys
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What a key stands for."""
+
+    fingerprint: bytes
+    turn_id: UUID
+
+
+_FIND_KEY: Final = Statement(
+    f"""
+    select {columns(_Remembered)} from turnkeeper.idempotency_keys
     where organization_id = :organization_id and key = :key
       and created_at > now() - make_interval(secs => :idempotency_seconds)
-    """
+    """,
+    _Remembered,
 )
 _HAS_TURN: Final = text(
     """
@@ -55,8 +70,8 @@ def replay(
         db: The transaction that accepts the turn.
         caller: Whose key it is.
         key: The Idempotency-Key.
-        fingerprint: What the key stands for.
-        remembered: How long a key is.
+        fingerprint: What the request says that the key stands for.
+        remembered: How long a key is remembered.
 
     Raises:
         RefusedError: The key stands for another request, or the first with it has not finished.
@@ -77,10 +92,10 @@ def replay(
             retry_after_ms=_TRY_AGAIN_MS,
         ) from exc
     # A statement of its own: its snapshot must be younger than the lock.
-    earlier = db.execute(_FIND_KEY, parameters).one_or_none()
+    earlier = _FIND_KEY.one_or_none(db, parameters)
     if earlier is None:
         return None
-    if bytes(earlier.fingerprint) != fingerprint:
+    if earlier.fingerprint != fingerprint:
         raise RefusedError(
             ProblemCode.IDEMPOTENCY_CONFLICT,
             "this Idempotency-Key was used for another request: use a new one",

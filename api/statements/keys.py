@@ -2,21 +2,46 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-_COLUMNS: Final = "id, role, user_name, name, prefix, created_at, expires_at, revoked_at, last_used_at"
-_LIST: Final = text(
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """What a key is rendered from: all but its secret."""
+
+    id: UUID
+    role: str
+    user_name: str | None
+    name: str
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+_LIST: Final = Statement(
     f"""
-    select {_COLUMNS} from turnkeeper.api_keys
+    select {columns(ShownKey)} from turnkeeper.api_keys
     where organization_id = :organization_id and (cast(:before as uuid) is null or id < :before)
     order by id desc limit :most
-    """
+    """,
+    ShownKey,
 )
-_FIND: Final = text(
-    f"select {_COLUMNS} from turnkeeper.api_keys where organization_id = :organization_id and id = :id"
+_FIND: Final = Statement(
+    f"""
+    select {columns(ShownKey)} from turnkeeper.api_keys where organization_id = :organization_id and id = :id
+    """,
+    ShownKey,
 )
 _REVOKE: Final = text(
     """
@@ -33,14 +58,14 @@ _IS_VALID: Final = text(
 )
 
 
-def list_keys(db: Connection, organization_id: UUID, *, before: UUID | None, most: int) -> list[Row[Any]]:
+def list_keys(db: Connection, organization_id: UUID, *, before: UUID | None, most: int) -> Sequence[ShownKey]:
     """Return keys older than `before`, newest first."""
-    return list(db.execute(_LIST, {"organization_id": organization_id, "before": before, "most": most}))
+    return _LIST.all(db, {"organization_id": organization_id, "before": before, "most": most})
 
 
-def find_key(db: Connection, organization_id: UUID, key_id: UUID) -> Row[Any] | None:
+def find_key(db: Connection, organization_id: UUID, key_id: UUID) -> ShownKey | None:
     """Return a key of the organization."""
-    return db.execute(_FIND, {"organization_id": organization_id, "id": key_id}).one_or_none()
+    return _FIND.one_or_none(db, {"organization_id": organization_id, "id": key_id})
 
 
 def revoke_key(db: Connection, organization_id: UUID, key_id: UUID) -> bool:

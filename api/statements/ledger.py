@@ -2,14 +2,19 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection
 
 from api.cursors import TimeCursor
+from shared.money.usage import ShownTokens
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
 
 _BEFORE_ALL: Final = "-infinity"
 _AFTER_ALL: Final = "infinity"
@@ -35,13 +40,30 @@ _OF_TURN: Final = """(
     select * from turnkeeper.ledger where organization_id = :organization_id and turn_id = :turn_id offset 0)"""
 
 
-def _rows_from(source: str) -> TextClause:
+@dataclass(frozen=True, slots=True)
+class LedgerEntry(ShownTokens):
+    """What an attempt cost."""
+
+    id: UUID
+    turn_id: UUID
+    session_id: UUID
+    user_name: str
+    attempt: int
+    provider: str
+    model: str
+    cache_write_1h_tokens: int
+    usage_source: str
+    price: dict[str, Any]
+    cost_usd: Decimal
+    day: date
+    created_at: datetime
+
+
+def _rows_from(source: str) -> Statement[LedgerEntry]:
     """Return the statement; its bounds are never null, so that they are conditions of the index."""
-    return text(
+    return Statement(
         f"""
-        select l.id, l.turn_id, l.session_id, l.user_name, l.attempt, l.provider, l.model, l.input_tokens,
-               l.cache_read_tokens, l.cache_write_tokens, l.cache_write_1h_tokens, l.output_tokens,
-               l.reasoning_tokens, l.usage_source, l.price, l.cost_usd, l.day, l.created_at
+        select {columns(LedgerEntry, "l")}
         from {source} as l
         where l.organization_id = :organization_id
           and (l.created_at, l.id) < (cast(:before_at as timestamptz), cast(:before_id as uuid))
@@ -52,7 +74,8 @@ def _rows_from(source: str) -> TextClause:
           and (cast(:session_id as uuid) is null or l.session_id = :session_id)
           and (cast(:turn_id as uuid) is null or l.turn_id = :turn_id)
         order by l.created_at desc, l.id desc limit :most
-        """
+        """,
+        LedgerEntry,
     )
 
 
@@ -76,7 +99,7 @@ class LedgerFilter:
 
 def ledger_rows(
     db: Connection, organization_id: UUID, meant: LedgerFilter, *, before: TimeCursor | None, most: int
-) -> list[Row[Any]]:
+) -> Sequence[LedgerEntry]:
     """Return rows past `before`, newest first."""
     if meant.turn_id is not None:
         statement = _TURN
@@ -97,4 +120,4 @@ def ledger_rows(
         "turn_id": meant.turn_id,
         "most": most,
     }
-    return list(db.execute(statement, parameters))
+    return statement.all(db, parameters)

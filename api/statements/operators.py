@@ -2,61 +2,190 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection
 
 from api.cursors import TimeCursor
-from api.statements.turns import TURN_COLUMNS, TURN_WITH_CHECKPOINT
-from shared.turn.turns import ACTIVE, TurnStatus
+from api.statements.turns import LAST_SEQ, TURN_WITH_CHECKPOINT, ShownTurn
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
+from shared.turn.turns import ACTIVE, TurnStatus, in_sql
 
-_ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
 MOST_FAILURES: Final = 10_000
 MOST_DELAYS: Final = 20_000
 """Sorted in a tenth of a second."""
 MOST_WORKERS: Final = 200
 MOST_LEASES: Final = 2_000
 _LARGEST_ID: Final = UUID(int=2**128 - 1)
+_HELD: Final = ACTIVE - {TurnStatus.QUEUED}
+"""A worker has a turn that is one of these."""
 
-_STANDING: Final = text(
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How many turns wait, how many of those for nothing but a worker, and how many run."""
+
+    queued: int
+    claimable: int
+    running: int
+    stopping: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldestWaiting:
+    """The turn that has waited longest for a worker."""
+
+    id: UUID
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """How many turns failed by one fault, or expired, and the last of them."""
+
+    code: str
+    turns: int
+    last_turn_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class StretchDelays:
+    """How turns fared that were first claimed in one stretch of time.
+
+    Delays are the median and the 95th percentile, in seconds; None where no turn has that delay.
+    """
+
+    stretch: int
+    turns: int
+    completed: int
+    stopped: int
+    failed: int
+    worker_wait: Sequence[float] | None
+    model_wait: Sequence[float] | None
+    first_token: Sequence[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTurn:
+    """A turn in a list."""
+
+    id: UUID
+    session_id: UUID
+    user_name: str
+    status: str
+    attempt: int
+    model: str | None
+    finish_reason: str | None
+    stop_reason: str | None
+    error: dict[str, Any] | None
+    cost_usd: Decimal
+    queued_at: datetime
+    started_at: datetime | None
+    first_token_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReport(ShownTurn):
+    """All that the row of a turn says."""
+
+    user_name: str
+    recovery: str
+    request_id: str
+    deadline_seconds: float
+    handed_back: int
+    worker_id: UUID | None
+    lease_expires_at: datetime | None
+    claimable_at: datetime | None
+    held_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWorker:
+    """A worker process."""
+
+    id: UUID
+    started_at: datetime
+    renewed_at: datetime
+    heard_at: datetime
+    is_alive: bool
+    is_hearing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedTurn:
+    """A turn that a worker holds."""
+
+    id: UUID
+    session_id: UUID
+    user_name: str
+    status: str
+    attempt: int
+    started_at: datetime | None
+    lease_expires_at: datetime | None
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedSession:
+    """A session that was marked for review, with the mark."""
+
+    id: UUID
+    user_name: str
+    title: str | None
+    status: str
+    flag_reason: str | None
+    flagged_by: str | None
+    flagged_at: datetime
+    last_activity_at: datetime
+
+
+_STANDING: Final = Statement(
     f"""
-    select count(*) filter (where status = 'queued') as queued,
-        count(*) filter (where status = 'queued' and claimable_at is not null) as claimable,
-        count(*) filter (where status = 'running') as running,
-        count(*) filter (where status = 'stopping') as stopping
-    from turnkeeper.turns where organization_id = :organization_id and status in ({_ACTIVE})
-    """
+    select count(*) filter (where status = '{TurnStatus.QUEUED.value}') as queued,
+        count(*) filter (where status = '{TurnStatus.QUEUED.value}' and claimable_at is not null) as claimable,
+        count(*) filter (where status = '{TurnStatus.RUNNING.value}') as running,
+        count(*) filter (where status = '{TurnStatus.STOPPING.value}') as stopping
+    from turnkeeper.turns where organization_id = :organization_id and status in ({in_sql(ACTIVE)})
+    """,
+    Standing,
 )
-_OLDEST: Final = text(
-    """
+_OLDEST: Final = Statement(
+    f"""
     select id, extract(epoch from clock_timestamp() - claimable_at)::float8 as wait_seconds
     from turnkeeper.turns
-    where organization_id = :organization_id and status = 'queued' and claimable_at is not null
+    where organization_id = :organization_id and status = '{TurnStatus.QUEUED.value}' and claimable_at is not null
     order by claimable_at limit 1
-    """
+    """,
+    OldestWaiting,
 )
 # An id begins with the time of acceptance: it is the index that knows how old a turn is.
-_FAILURES: Final = text(
+_FAILURES: Final = Statement(
     f"""
-    select coalesce(code, 'expired') as code, count(*) as turns,
+    select coalesce(code, '{TurnStatus.EXPIRED.value}') as code, count(*) as turns,
         (array_agg(id order by id desc))[1] as last_turn_id
     from (
         (select id, error ->> 'code' as code from turnkeeper.turns
-         where organization_id = :organization_id and status = 'failed' and id >= :oldest_id
+         where organization_id = :organization_id and status = '{TurnStatus.FAILED.value}' and id >= :oldest_id
          order by id desc limit {MOST_FAILURES})
         union all
         (select id, null from turnkeeper.turns
-         where organization_id = :organization_id and status = 'expired' and id >= :oldest_id
+         where organization_id = :organization_id and status = '{TurnStatus.EXPIRED.value}' and id >= :oldest_id
          order by id desc limit {MOST_FAILURES})
     ) as ended
     group by 1 order by turns desc, code
-    """
+    """,
+    FailureCount,
 )
 # A turn that was given back has a later `claimable_at` than its first claim: its first wait is no longer known.
-_DELAYS: Final = text(
+_DELAYS: Final = Statement(
     f"""
     with claimed as materialized (
         select status, started_at,
@@ -69,104 +198,109 @@ _DELAYS: Final = text(
     )
     select floor(extract(epoch from started_at - :since) / :stretch_seconds)::integer as stretch,
         count(*) as turns,
-        count(*) filter (where status = 'completed') as completed,
-        count(*) filter (where status = 'stopped') as stopped,
-        count(*) filter (where status = 'failed') as failed,
+        count(*) filter (where status = '{TurnStatus.COMPLETED.value}') as completed,
+        count(*) filter (where status = '{TurnStatus.STOPPED.value}') as stopped,
+        count(*) filter (where status = '{TurnStatus.FAILED.value}') as failed,
         percentile_cont(array[0.5, 0.95]) within group (order by worker_wait::float8) as worker_wait,
         percentile_cont(array[0.5, 0.95]) within group (order by model_wait::float8) as model_wait,
         percentile_cont(array[0.5, 0.95]) within group (order by first_token::float8) as first_token
     from claimed group by 1 order by 1
-    """
+    """,
+    StretchDelays,
 )
-_OF_LIST: Final = """
-    id, session_id, user_name, status, attempt, model, finish_reason, stop_reason, error, cost_usd, queued_at,
-    started_at, first_token_at, finished_at
-"""
+_OF_LIST: Final = columns(ListedTurn)
 
 
-def _turns_where(condition: str) -> TextClause:
+def _turns_where(condition: str) -> Statement[ListedTurn]:
     """Return the statement that lists turns; the condition stands in it as it does in its index."""
-    return text(
+    return Statement(
         f"""
         select {_OF_LIST} from turnkeeper.turns
         where organization_id = :organization_id and id < :before and {condition}
         order by id desc limit :most
-        """
+        """,
+        ListedTurn,
     )
 
 
 _TURNS: Final = _turns_where("true")
 # No index by code: below row-level security `->>` is no condition of one.
-_TURNS_BY_FAULT: Final = text(
+_TURNS_BY_FAULT: Final = Statement(
     f"""
     select * from (
         select {_OF_LIST} from turnkeeper.turns
-        where organization_id = :organization_id and id < :before and status = 'failed'
+        where organization_id = :organization_id and id < :before and status = '{TurnStatus.FAILED.value}'
         order by id desc limit {MOST_FAILURES}
     ) as failed
     where error ->> 'code' = :code order by id desc limit :most
-    """
+    """,
+    ListedTurn,
 )
-_TURNS_BY_STATUS: Final[Mapping[TurnStatus, TextClause]] = MappingProxyType(
-    {status: _turns_where(f"status = '{status}'") for status in TurnStatus}
+_TURNS_BY_STATUS: Final[Mapping[TurnStatus, Statement[ListedTurn]]] = MappingProxyType(
+    {status: _turns_where(f"status = {in_sql({status})}") for status in TurnStatus}
 )
-_TURN: Final = text(
+_TURN: Final = Statement(
     f"""
-    select {TURN_COLUMNS}, t.user_name, t.recovery, t.request_id, t.deadline_seconds, t.handed_back, t.worker_id,
-        t.lease_expires_at, t.claimable_at,
+    select {columns(TurnReport, "t", without=frozenset({"last_seq", "held_usd"}))}, {LAST_SEQ},
         (select sum(h.amount_usd) from turnkeeper.holds as h
          where h.organization_id = t.organization_id and h.turn_id = t.id) as held_usd
     from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
     where t.organization_id = :organization_id and t.id = :turn_id
-    """
+    """,
+    TurnReport,
 )
 # The table knows no organization; how many turns a worker runs altogether is not asked for (I9).
-_WORKERS: Final = text(
+_WORKERS: Final = Statement(
     f"""
     select id, started_at, renewed_at, heard_at,
         renewed_at > clock_timestamp() - make_interval(secs => :alive_seconds) as is_alive,
         heard_at > clock_timestamp() - make_interval(secs => :deaf_seconds) as is_hearing
     from turnkeeper.workers order by started_at, id limit {MOST_WORKERS}
-    """
+    """,
+    KnownWorker,
 )
-_LEASES: Final = text(
+_LEASES: Final = Statement(
     f"""
-    select id, session_id, user_name, status, attempt, started_at, lease_expires_at, worker_id
+    select {columns(LeasedTurn)}
     from turnkeeper.turns
-    where organization_id = :organization_id and status in ('running', 'stopping') and worker_id is not null
+    where organization_id = :organization_id and status in ({in_sql(_HELD)}) and worker_id is not null
     order by started_at, id limit {MOST_LEASES}
-    """
+    """,
+    LeasedTurn,
 )
-_FLAGGED: Final = text(
-    """
-    select id, user_name, title, status, flag_reason, flagged_by, flagged_at, last_activity_at
+_FLAGGED: Final = Statement(
+    f"""
+    select {columns(FlaggedSession)}
     from turnkeeper.sessions
     where organization_id = :organization_id and flagged
       and (flagged_at, id) < (cast(:before_at as timestamptz), cast(:before_id as uuid))
     order by flagged_at desc, id desc limit :most
-    """
+    """,
+    FlaggedSession,
 )
 
 
-def standing(db: Connection, organization_id: UUID) -> Row[Any]:
+def standing(db: Connection, organization_id: UUID) -> Standing:
     """Return how many turns wait and run."""
-    return db.execute(_STANDING, {"organization_id": organization_id}).one()
+    return _STANDING.one(db, {"organization_id": organization_id})
 
 
-def oldest_waiting(db: Connection, organization_id: UUID) -> Row[Any] | None:
-    """Return the turn that has waited longest for a worker, with `wait_seconds`."""
-    return db.execute(_OLDEST, {"organization_id": organization_id}).one_or_none()
+def oldest_waiting(db: Connection, organization_id: UUID) -> OldestWaiting | None:
+    """Return the turn that has waited longest for a worker."""
+    return _OLDEST.one_or_none(db, {"organization_id": organization_id})
 
 
-def failures_by_code(db: Connection, organization_id: UUID, oldest_id: UUID) -> list[Row[Any]]:
+def failures_by_code(db: Connection, organization_id: UUID, oldest_id: UUID) -> Sequence[FailureCount]:
     """Return how many turns failed by which fault, of those with an id from `oldest_id` on."""
-    return list(db.execute(_FAILURES, {"organization_id": organization_id, "oldest_id": oldest_id}))
+    return _FAILURES.all(db, {"organization_id": organization_id, "oldest_id": oldest_id})
 
 
-def delays(db: Connection, organization_id: UUID, since: Any, stretch_seconds: int) -> list[Row[Any]]:
+def delays(
+    db: Connection, organization_id: UUID, since: datetime, stretch_seconds: int
+) -> Sequence[StretchDelays]:
     """Return the delays of turns that were first claimed since then, by stretches counted from 0."""
     parameters = {"organization_id": organization_id, "since": since, "stretch_seconds": stretch_seconds}
-    return list(db.execute(_DELAYS, parameters))
+    return _DELAYS.all(db, parameters)
 
 
 def turns_of_organization(
@@ -177,7 +311,7 @@ def turns_of_organization(
     code: str | None,
     before: UUID | None,
     most: int,
-) -> list[Row[Any]]:
+) -> Sequence[ListedTurn]:
     """Return turns accepted before `before`, newest first; with a code, of the newest 10,000 failed ones."""
     parameters: dict[str, Any] = {
         "organization_id": organization_id,
@@ -187,28 +321,28 @@ def turns_of_organization(
     if code is not None:
         if status not in (None, TurnStatus.FAILED):
             return []  # no other turn has an error
-        return list(db.execute(_TURNS_BY_FAULT, {**parameters, "code": code}))
-    return list(db.execute(_TURNS if status is None else _TURNS_BY_STATUS[status], parameters))
+        return _TURNS_BY_FAULT.all(db, {**parameters, "code": code})
+    return (_TURNS if status is None else _TURNS_BY_STATUS[status]).all(db, parameters)
 
 
-def turn_report(db: Connection, organization_id: UUID, turn_id: UUID) -> Row[Any] | None:
+def turn_report(db: Connection, organization_id: UUID, turn_id: UUID) -> TurnReport | None:
     """Return all that the row of a turn says."""
-    return db.execute(_TURN, {"organization_id": organization_id, "turn_id": turn_id}).one_or_none()
+    return _TURN.one_or_none(db, {"organization_id": organization_id, "turn_id": turn_id})
 
 
-def workers(db: Connection, *, alive_seconds: float, deaf_seconds: float) -> list[Row[Any]]:
-    """Return the worker processes, with `is_alive` and `is_hearing`."""
-    return list(db.execute(_WORKERS, {"alive_seconds": alive_seconds, "deaf_seconds": deaf_seconds}))
+def workers(db: Connection, *, alive_seconds: float, deaf_seconds: float) -> Sequence[KnownWorker]:
+    """Return the worker processes; one that was not heard of for `alive_seconds` is taken for dead."""
+    return _WORKERS.all(db, {"alive_seconds": alive_seconds, "deaf_seconds": deaf_seconds})
 
 
-def leases(db: Connection, organization_id: UUID) -> list[Row[Any]]:
+def leases(db: Connection, organization_id: UUID) -> Sequence[LeasedTurn]:
     """Return the organization's turns that a worker holds, those that began first first."""
-    return list(db.execute(_LEASES, {"organization_id": organization_id}))
+    return _LEASES.all(db, {"organization_id": organization_id})
 
 
 def flagged_sessions(
     db: Connection, organization_id: UUID, *, before: TimeCursor | None, most: int
-) -> list[Row[Any]]:
+) -> Sequence[FlaggedSession]:
     """Return flagged sessions past `before`, those flagged last first."""
     parameters = {
         "organization_id": organization_id,
@@ -216,4 +350,4 @@ def flagged_sessions(
         "before_id": before.id if before else _LARGEST_ID,
         "most": most,
     }
-    return list(db.execute(_FLAGGED, parameters))
+    return _FLAGGED.all(db, parameters)

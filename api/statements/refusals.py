@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
+
+from shared.postgres.statement import Statement
 
 KEPT_DAYS: Final = 92
 """Long enough to compare quarters. Older rows go when new ones are added."""
@@ -33,7 +35,30 @@ _FORGET: Final = text(
     where organization_id = :organization_id and day < cast(now() at time zone 'UTC' as date) - :kept_days
     """
 )
-_ADD_UP: Final = text(
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedOfUser:
+    """How often one limit refused one user.
+
+    Args:
+        user_name: The user; empty where the session was not known.
+        code: The limit's code.
+        scope: Which of the limits with that code; empty where there is one.
+        refused: How often.
+        last_at: When it was last.
+        refused_of_all: How often limits refused anybody on these days.
+    """
+
+    user_name: str
+    code: str
+    scope: str
+    refused: int
+    last_at: datetime
+    refused_of_all: int
+
+
+_ADD_UP: Final = Statement(
     """
     select r.user_name, r.code, r.scope, sum(r.refused)::bigint as refused, max(r.last_at) as last_at,
            (sum(sum(r.refused)) over ())::bigint as refused_of_all
@@ -42,7 +67,8 @@ _ADD_UP: Final = text(
       and r.day between cast(:first_day as date) and cast(:last_day as date)
     group by r.user_name, r.code, r.scope
     order by refused desc, r.user_name collate "C", r.code, r.scope limit :most
-    """
+    """,
+    RefusedOfUser,
 )
 
 
@@ -86,7 +112,7 @@ def add_refusals(db: Connection, organization_id: UUID, refused: Sequence[Refuse
 
 def refusals_by_user(
     db: Connection, organization_id: UUID, *, first_day: date, last_day: date, most: int
-) -> list[Row[Any]]:
+) -> Sequence[RefusedOfUser]:
     """Return who was refused by which limit and how often, the most frequent first."""
     parameters = {
         "organization_id": organization_id,
@@ -94,4 +120,4 @@ def refusals_by_user(
         "last_day": last_day,
         "most": most,
     }
-    return list(db.execute(_ADD_UP, parameters))
+    return _ADD_UP.all(db, parameters)

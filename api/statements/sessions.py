@@ -3,25 +3,55 @@
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from api.caller import Caller, scope_of
 from api.cursors import TimeCursor
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
-from shared.turn.turns import ACTIVE, SessionStatus
+from shared.money.usage import ShownTokens
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
+from shared.turn.turns import ACTIVE, SessionStatus, in_sql
 
-_ACTIVE: Final = ", ".join(f"'{status}'" for status in sorted(ACTIVE))
+
+@dataclass(frozen=True, slots=True)
+class ShownSession(ShownTokens):
+    """What a session is rendered from."""
+
+    id: UUID
+    user_name: str
+    title: str | None
+    status: str
+    system_prompt: str | None
+    max_turns: int
+    turn_count: int
+    cost_usd: Decimal
+    flagged: bool
+    metadata: dict[str, Any]
+    created_at: datetime
+    last_activity_at: datetime
+    active_turn_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSession(ShownSession):
+    """A session that a search found: by a message, of which it has the part around the hit, or by its title."""
+
+    message_excerpt: str | None
+
+
 _COLUMNS: Final = f"""
-    s.id, s.user_name, s.title, s.status, s.system_prompt, s.max_turns, s.turn_count, s.input_tokens,
-    s.cache_read_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens, s.cost_usd, s.flagged,
-    s.metadata, s.created_at, s.last_activity_at,
+    {columns(ShownSession, "s", without=frozenset({"active_turn_id"}))},
     (select t.id from turnkeeper.turns as t
-     where t.organization_id = s.organization_id and t.session_id = s.id and t.status in ({_ACTIVE})
+     where t.organization_id = s.organization_id and t.session_id = s.id and t.status in ({in_sql(ACTIVE)})
      order by t.number limit 1) as active_turn_id
 """
 _VISIBLE: Final = """
@@ -33,32 +63,35 @@ _PAGE: Final = """
          or (s.last_activity_at, s.id) < (cast(:before_at as timestamptz), cast(:before_id as uuid)))
 """
 
-_OPEN: Final = text(
+_OPEN: Final = Statement(
     f"""
     insert into turnkeeper.sessions as s
         (organization_id, id, user_name, title, system_prompt, max_turns, metadata)
     values (:organization_id, :id, :user_name, :title, :system_prompt, :max_turns, cast(:metadata as jsonb))
     returning {_COLUMNS}
-    """
+    """,
+    ShownSession,
 )
-_FIND: Final = text(
-    f"select {_COLUMNS} from turnkeeper.sessions as s where {_VISIBLE} and s.id = :session_id"
+_FIND: Final = Statement(
+    f"select {_COLUMNS} from turnkeeper.sessions as s where {_VISIBLE} and s.id = :session_id",
+    ShownSession,
 )
 _EXISTS: Final = text(
     f"select exists (select from turnkeeper.sessions as s where {_VISIBLE} and s.id = :session_id)"
 )
-_LIST: Final = text(
+_LIST: Final = Statement(
     f"""
     select {_COLUMNS} from turnkeeper.sessions as s
     where {_VISIBLE} {_PAGE}
       and (cast(:status as text) is null or s.status = :status)
       and (cast(:user_name as text) is null or s.user_name = :user_name)
     order by s.last_activity_at desc, s.id desc limit :most
-    """
+    """,
+    ShownSession,
 )
-_SEARCH: Final = text(
+_SEARCH: Final = Statement(
     f"""
-    select {_COLUMNS}, found.excerpt as message_excerpt, s.title ilike :pattern as title_matches
+    select {_COLUMNS}, found.excerpt as message_excerpt
     from turnkeeper.sessions as s
     left join lateral (
         select substr(m.content, greatest(1, position(lower(:query) in lower(m.content)) - :lead), :length)
@@ -70,40 +103,44 @@ _SEARCH: Final = text(
     ) as found on true
     where {_VISIBLE} {_PAGE} and (s.title ilike :pattern or found.excerpt is not null)
     order by s.last_activity_at desc, s.id desc limit :most
-    """
+    """,
+    FoundSession,
 )
-_CHANGE: Final = text(
+_CHANGE: Final = Statement(
     f"""
     update turnkeeper.sessions as s set
         title = case when :sets_title then cast(:title as text) else s.title end,
         metadata = coalesce(cast(:metadata as jsonb), s.metadata),
         forgotten_at = null
-    where {_VISIBLE} and s.id = :session_id and s.status <> 'closed'
+    where {_VISIBLE} and s.id = :session_id and s.status <> '{SessionStatus.CLOSED.value}'
     returning {_COLUMNS}
-    """
+    """,
+    ShownSession,
 )
 _CLOSE: Final = text(
     f"""
-    update turnkeeper.sessions as s set status = 'closed', closed_at = now()
-    where {_VISIBLE} and s.id = :session_id and s.status <> 'closed'
+    update turnkeeper.sessions as s set status = '{SessionStatus.CLOSED.value}', closed_at = now()
+    where {_VISIBLE} and s.id = :session_id and s.status <> '{SessionStatus.CLOSED.value}'
     """
 )
-_FLAG: Final = text(
+_FLAG: Final = Statement(
     f"""
     update turnkeeper.sessions as s set
         flagged = true, flag_reason = :reason, flagged_by = :flagged_by, flagged_at = now(),
         forgotten_at = null
     where {_VISIBLE} and s.id = :session_id
     returning {_COLUMNS}
-    """
+    """,
+    ShownSession,
 )
-_UNFLAG: Final = text(
+_UNFLAG: Final = Statement(
     f"""
     update turnkeeper.sessions as s set
         flagged = false, flag_reason = null, flagged_by = null, flagged_at = null
     where {_VISIBLE} and s.id = :session_id
     returning {_COLUMNS}
-    """
+    """,
+    ShownSession,
 )
 EXCERPT_LEAD: Final = 200
 _EXCERPT_LENGTH: Final = 600
@@ -119,10 +156,10 @@ def open_session(
     system_prompt: str | None,
     max_turns: int,
     metadata: Mapping[str, Any],
-) -> Row[Any]:
+) -> ShownSession:
     """Insert a session and return it."""
-    return db.execute(
-        _OPEN,
+    return _OPEN.one(
+        db,
         {
             "organization_id": organization_id,
             "id": new_id(),
@@ -132,12 +169,12 @@ def open_session(
             "max_turns": max_turns,
             "metadata": json.dumps(metadata),
         },
-    ).one()
+    )
 
 
-def find_session(db: Connection, caller: Caller, session_id: UUID) -> Row[Any] | None:
+def find_session(db: Connection, caller: Caller, session_id: UUID) -> ShownSession | None:
     """Return a session that the caller may see."""
-    return db.execute(_FIND, {**scope_of(caller), "session_id": session_id}).one_or_none()
+    return _FIND.one_or_none(db, {**scope_of(caller), "session_id": session_id})
 
 
 def session_exists(db: Connection, caller: Caller, session_id: UUID) -> bool:
@@ -153,15 +190,15 @@ def list_sessions(
     user: str | None,
     before: TimeCursor | None,
     most: int,
-) -> list[Row[Any]]:
+) -> Sequence[ShownSession]:
     """Return sessions past `before`, newest activity first."""
     parameters = {**scope_of(caller), **_position(before), "status": status, "user_name": user, "most": most}
-    return list(db.execute(_LIST, parameters))
+    return _LIST.all(db, parameters)
 
 
 def search_sessions(
     db: Connection, caller: Caller, query: str, *, before: TimeCursor | None, most: int
-) -> list[Row[Any]]:
+) -> Sequence[FoundSession]:
     """Return sessions whose title or a message contains `query`, newest activity first, each once."""
     parameters = {
         **scope_of(caller),
@@ -172,7 +209,7 @@ def search_sessions(
         "length": _EXCERPT_LENGTH,
         "most": most,
     }
-    return list(db.execute(_SEARCH, parameters))
+    return _SEARCH.all(db, parameters)
 
 
 def change_session(
@@ -183,7 +220,7 @@ def change_session(
     sets_title: bool,
     title: str | None,
     metadata: Mapping[str, Any] | None,
-) -> Row[Any] | None:
+) -> ShownSession | None:
     """Change a session that is not closed; None when there is no such open session."""
     parameters = {
         **scope_of(caller),
@@ -192,7 +229,7 @@ def change_session(
         "title": title,
         "metadata": None if metadata is None else json.dumps(metadata),
     }
-    return db.execute(_CHANGE, parameters).one_or_none()
+    return _CHANGE.one_or_none(db, parameters)
 
 
 def close_session(db: Connection, caller: Caller, session_id: UUID) -> None:
@@ -202,7 +239,7 @@ def close_session(db: Connection, caller: Caller, session_id: UUID) -> None:
 
 def flag_session(
     db: Connection, caller: Caller, session_id: UUID, *, reason: str | None, flagged_by: str
-) -> Row[Any] | None:
+) -> ShownSession | None:
     """Mark a session for review."""
     parameters = {
         **scope_of(caller),
@@ -210,12 +247,12 @@ def flag_session(
         "reason": reason,
         "flagged_by": flagged_by,
     }
-    return db.execute(_FLAG, parameters).one_or_none()
+    return _FLAG.one_or_none(db, parameters)
 
 
-def unflag_session(db: Connection, caller: Caller, session_id: UUID) -> Row[Any] | None:
+def unflag_session(db: Connection, caller: Caller, session_id: UUID) -> ShownSession | None:
     """Take a session's mark away."""
-    return db.execute(_UNFLAG, {**scope_of(caller), "session_id": session_id}).one_or_none()
+    return _UNFLAG.one_or_none(db, {**scope_of(caller), "session_id": session_id})
 
 
 def refuse_ended_session(status: str) -> None:

@@ -2,15 +2,20 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from api.caller import Caller, scope_of
-from shared.turn.turns import ACTIVE, Signal, StopReason, TurnStatus, sources_into
+from shared.money.usage import ShownTokens
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
+from shared.turn.turns import ACTIVE, MessageStatus, Signal, StopReason, TurnStatus, sources_into
 
 _MOST_SINCE: Final = 20
 """A session's turns run one after another: more do not begin while a subscription is broken."""
@@ -18,31 +23,81 @@ _VISIBLE: Final = """
     t.organization_id = :organization_id
     and (cast(:only_user as text) is null or t.user_name = :only_user)
 """
-_STORED: Final = """
-    t.id, t.session_id, t.number, t.status, t.attempt, t.provider, t.model, t.message_id, t.user_message_id,
-    t.answer_id, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens, t.cache_write_tokens,
-    t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.history_trimmed, t.title,
-    t.queued_at, t.started_at, t.first_token_at, t.stop_requested_at, t.stop_observed_at, t.finished_at, t.metadata
-"""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTurn(ShownTokens):
+    """What a turn is rendered from and its events are written from."""
+
+    id: UUID
+    session_id: UUID
+    number: int
+    status: str
+    attempt: int
+    provider: str | None
+    model: str | None
+    message_id: UUID | None
+    user_message_id: UUID
+    answer_id: UUID
+    finish_reason: str | None
+    stop_reason: str | None
+    usage_source: str | None
+    cost_usd: Decimal
+    error: dict[str, Any] | None
+    last_seq: int
+    history_trimmed: int
+    title: str | None
+    queued_at: datetime
+    started_at: datetime | None
+    first_token_at: datetime | None
+    stop_requested_at: datetime | None
+    stop_observed_at: datetime | None
+    finished_at: datetime | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWithText(ShownTurn):
+    """A turn with the text that is stored of it, and how far its last checkpoint reaches."""
+
+    checkpoint_seq: int | None
+    checkpoint_attempt: int | None
+    content: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ChangedTurn(ShownTurn):
+    """A turn that was just stopped or asked to stop."""
+
+    traceparent: str
+    content: str
+    next_turn: UUID | None
+
+
+_STORED: Final = columns(ShownTurn, "t", without=frozenset({"last_seq"}))
 STORED_COLUMNS: Final = f"{_STORED}, t.last_seq"
-"""What a turn is rendered from and its events are written from."""
+"""A `ShownTurn` as its row has it."""
 TURN_WITH_CHECKPOINT: Final = """
     left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
 """
-TURN_COLUMNS: Final = f"{_STORED}, greatest(t.last_seq, c.seq) as last_seq"
-"""What a turn is rendered from, as far as its running attempt is known; with `TURN_WITH_CHECKPOINT`."""
+LAST_SEQ: Final = "greatest(t.last_seq, c.seq) as last_seq"
+"""As far as a running attempt is known; with `TURN_WITH_CHECKPOINT`."""
+_COLUMNS: Final = f"{_STORED}, {LAST_SEQ}"
 
-_FIND: Final = text(
-    f"select {TURN_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT} where {_VISIBLE} and t.id = :turn_id"
+_FIND: Final = Statement(
+    f"select {_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT} where {_VISIBLE} and t.id = :turn_id",
+    ShownTurn,
 )
 _STATUS: Final = text(f"select t.status from turnkeeper.turns as t where {_VISIBLE} and t.id = :turn_id")
-_LIST: Final = text(
+_LIST: Final = Statement(
     f"""
-    select {TURN_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
+    select {_COLUMNS} from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
     where {_VISIBLE} and t.session_id = :session_id
       and (cast(:before as bigint) is null or t.number < :before)
     order by t.number desc limit :most
-    """
+    """,
+    ShownTurn,
 )
 _ACTIVE_OF_SESSION: Final = text(
     f"""
@@ -51,14 +106,15 @@ _ACTIVE_OF_SESSION: Final = text(
     order by t.number limit 1
     """
 )
-_STATE: Final = text(
+_STATE: Final = Statement(
     f"""
     select {STORED_COLUMNS}, c.seq as checkpoint_seq, c.attempt as checkpoint_attempt,
            coalesce(m.content, c.content, '') as content, coalesce(m.reasoning, c.reasoning, '') as reasoning
     from turnkeeper.turns as t {TURN_WITH_CHECKPOINT}
     left join turnkeeper.messages as m on m.organization_id = t.organization_id and m.id = t.message_id
     where {_VISIBLE} and t.id = :turn_id
-    """
+    """,
+    TurnWithText,
 )
 _SINCE: Final = text(
     f"""
@@ -80,11 +136,12 @@ _NEWEST: Final = text(
 
 # A turn that waits is stopped here and at once; one that runs is asked. What an earlier attempt had shown of
 # a turn that waits again is kept (I5): its checkpoint becomes the partial answer.
-_STOP: Final = text(
+_STOP: Final = Statement(
     f"""
     with stopped as (
         update turnkeeper.turns as t set
-            status = case when t.status = any(:waiting) then 'stopped' else 'stopping' end,
+            status = case when t.status = any(:waiting) then '{TurnStatus.STOPPED.value}'
+                          else '{TurnStatus.STOPPING.value}' end,
             stop_reason = :stop_reason,
             stop_requested_at = statement_timestamp(),
             stop_observed_at = case when t.status = any(:waiting) then statement_timestamp() end,
@@ -104,17 +161,17 @@ _STOP: Final = text(
     ), kept as (
         insert into turnkeeper.messages
             (organization_id, id, session_id, turn_id, position, role, content, reasoning, status)
-        select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant', c.content,
-               nullif(c.reasoning, ''), 'partial'
+        select t.organization_id, t.answer_id, t.session_id, t.id, t.number * 2 + 1, 'assistant',
+               c.content, nullif(c.reasoning, ''), '{MessageStatus.PARTIAL.value}'
         from stopped as t {TURN_WITH_CHECKPOINT} where t.message_id is not null  -- a dropped turn has none
     ), forgotten as (
         delete from turnkeeper.checkpoints as c using stopped as t
-        where t.status = 'stopped' and c.organization_id = t.organization_id and c.turn_id = t.id
+        where t.status = '{TurnStatus.STOPPED.value}' and c.organization_id = t.organization_id and c.turn_id = t.id
         returning c.content
     ), touched as (
         update turnkeeper.sessions as s set last_activity_at = greatest(s.last_activity_at, t.finished_at)
         from stopped as t
-        where t.status = 'stopped' and s.organization_id = t.organization_id and s.id = t.session_id
+        where t.status = '{TurnStatus.STOPPED.value}' and s.organization_id = t.organization_id and s.id = t.session_id
     )
     select {STORED_COLUMNS}, t.traceparent,
            coalesce((select content from forgotten where not t.dropped), '') as content,
@@ -123,12 +180,13 @@ _STOP: Final = text(
               and n.status = any(:waiting)
             order by n.number limit 1) as next_turn
     from stopped as t
-    """
+    """,
+    _ChangedTurn,
 )
 # In the order of their numbers, as every statement that locks several of a session's turns.
 _LOCK_ACTIVE: Final = text(
     f"""
-    select t.id, t.status from turnkeeper.turns as t
+    select t.id from turnkeeper.turns as t
     where {_VISIBLE} and t.session_id = :session_id and t.status = any(:active)
     order by t.number for no key update
     """
@@ -156,17 +214,19 @@ class StoppedTurn:
         is_new: Whether this stop changed it.
         content: The text kept of a turn that waited again after an attempt.
         next_turn: The turn of the session that waits behind it.
+        traceparent: Of a turn that this stop changed, the trace that it was accepted in; empty for none.
     """
 
-    row: Row[Any]
+    row: ShownTurn
     is_new: bool
     content: str = ""
     next_turn: UUID | None = None
+    traceparent: str = ""
 
 
-def find_turn(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
+def find_turn(db: Connection, caller: Caller, turn_id: UUID) -> ShownTurn | None:
     """Return a turn that the caller may see."""
-    return db.execute(_FIND, {**scope_of(caller), "turn_id": turn_id}).one_or_none()
+    return _FIND.one_or_none(db, {**scope_of(caller), "turn_id": turn_id})
 
 
 def turn_status(db: Connection, caller: Caller, turn_id: UUID) -> TurnStatus | None:
@@ -177,10 +237,9 @@ def turn_status(db: Connection, caller: Caller, turn_id: UUID) -> TurnStatus | N
 
 def list_turns(
     db: Connection, caller: Caller, session_id: UUID, *, before: int | None, most: int
-) -> list[Row[Any]]:
+) -> Sequence[ShownTurn]:
     """Return a session's turns with numbers below `before`, newest first."""
-    parameters = {**scope_of(caller), "session_id": session_id, "before": before, "most": most}
-    return list(db.execute(_LIST, parameters))
+    return _LIST.all(db, {**scope_of(caller), "session_id": session_id, "before": before, "most": most})
 
 
 def active_turn(db: Connection, caller: Caller, session_id: UUID) -> UUID | None:
@@ -203,9 +262,9 @@ def turns_since(db: Connection, caller: Caller, session_id: UUID, known: UUID | 
     return list(db.execute(_SINCE, parameters).scalars())
 
 
-def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> Row[Any] | None:
+def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> TurnWithText | None:
     """Return a turn with the text that is stored of it: the answer, or the last checkpoint."""
-    return db.execute(_STATE, {**scope_of(caller), "turn_id": turn_id}).one_or_none()
+    return _STATE.one_or_none(db, {**scope_of(caller), "turn_id": turn_id})
 
 
 def turns_ahead(db: Connection, seen: Mapping[UUID, int]) -> frozenset[UUID]:
@@ -227,21 +286,23 @@ def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason)
         "waiting": sorted(_STOPS_AT_ONCE),
         "sources": sorted(_STOPS_AT_ONCE | _ASKS),
     }
-    row = db.execute(_STOP, parameters).one_or_none()
+    row = _STOP.one_or_none(db, parameters)
     if row is not None:
-        return StoppedTurn(row, is_new=True, content=row.content, next_turn=row.next_turn)
+        return StoppedTurn(
+            row, is_new=True, content=row.content, next_turn=row.next_turn, traceparent=row.traceparent
+        )
     unchanged = find_turn(db, caller, turn_id)
     return None if unchanged is None else StoppedTurn(unchanged, is_new=False)
 
 
-def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[Row[Any]]:
-    """Hold a session's turns that have not ended as they are, oldest first, with `id` and `status`.
+def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[UUID]:
+    """Hold a session's turns that have not ended as they are, and return which they are, oldest first.
 
     A turn that is being settled is waited for and is not among them. The session's own row must not be
     locked yet: whoever settles a turn locks the turn and then the session.
     """
     parameters = {**scope_of(caller), "session_id": session_id, "active": sorted(ACTIVE)}
-    return list(db.execute(_LOCK_ACTIVE, parameters))
+    return list(db.execute(_LOCK_ACTIVE, parameters).scalars())
 
 
 def stop_session(
@@ -249,17 +310,12 @@ def stop_session(
 ) -> list[StoppedTurn]:
     """Stop all that is queued or running of a session, as one: nothing of it begins in between.
 
-    Args:
-        db: The transaction.
-        caller: Whose session it is.
-        session_id: The session.
-        reason: Why.
-        drops: Whether the messages go with the turns, also an answer that is still being written.
+    With `drops` the messages go with the turns, even an answer that is still being written.
 
     Returns:
         The turns as they are now, oldest first.
     """
-    active = [row.id for row in lock_active_turns(db, caller, session_id)]
+    active = lock_active_turns(db, caller, session_id)
     if drops and active:
         of_active = {"organization_id": caller.organization_id, "turns": active}
         db.execute(_DROP, of_active)

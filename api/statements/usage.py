@@ -2,30 +2,49 @@
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection
 
 from api.queries import UsageGroup, UsageSort
 from api.statements.ledger import IS_WITHIN
-
-_TOKENS: Final = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-)
-_SUMS: Final = ", ".join(f"sum({name})::bigint as {name}" for name in _TOKENS)
-_TOTALS: Final = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _TOKENS)
-_FIGURES: Final = ", ".join(("name", "attempts", "turns", *_TOKENS, "cost_usd"))
+from shared.money.usage import SHOWN_COLUMNS, ShownTokens
+from shared.postgres.statement import Statement
 
 
-def _usage_by(name_of: str, kind: str, *, newest_first: bool = False, by_cost: bool = False) -> TextClause:
+@dataclass(frozen=True, slots=True)
+class AddedUp(ShownTokens):
+    """What a part of the ledger adds up to.
+
+    Args:
+        position: 0 for all of it, else the group's place in the order that was asked for.
+        name: The day, user or model; None for all of them.
+        attempts: Rows of the ledger.
+        turns: Turns that they belong to, each counted once.
+        cost_usd: What they cost.
+    """
+
+    position: int
+    name: date | str | None
+    attempts: int
+    turns: int
+    cost_usd: Decimal
+
+
+_SUMS: Final = ", ".join(f"sum({name})::bigint as {name}" for name in SHOWN_COLUMNS)
+_TOTALS: Final = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in SHOWN_COLUMNS)
+_FIGURES: Final = ", ".join(("name", "attempts", "turns", *SHOWN_COLUMNS, "cost_usd"))
+
+
+def _usage_by(
+    name_of: str, kind: str, *, newest_first: bool = False, by_cost: bool = False
+) -> Statement[AddedUp]:
     """Return the statement that groups by `name_of`, an expression of type `kind` of the ledger's row `{row}`.
 
     A turn is counted at the first of its attempts that is there: most have one attempt and need no look at
@@ -42,7 +61,7 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False, by_cost: b
             where e.organization_id = l.organization_id and e.turn_id = l.turn_id and e.attempt < l.attempt
               and {IS_WITHIN.format(row="e")} and {condition})"""
 
-    return text(
+    return Statement(
         f"""
         with added as materialized (
             select {of_row} as name, count(*) as attempts,
@@ -60,11 +79,12 @@ def _usage_by(name_of: str, kind: str, *, newest_first: bool = False, by_cost: b
         (select row_number() over (order by {order}), {_FIGURES} from added
          where cast(:past as {kind}) is null or name {is_past} cast(:past as {kind}) order by {order} limit :most)
         order by position
-        """
+        """,
+        AddedUp,
     )
 
 
-_STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], TextClause]] = MappingProxyType(
+_STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], Statement[AddedUp]]] = MappingProxyType(
     {
         (group, sort): _usage_by(
             name_of, kind, newest_first=group is UsageGroup.DAY, by_cost=sort is UsageSort.COST
@@ -90,10 +110,10 @@ def add_up(
     last_day: date,
     past: date | str | None,
     most: int,
-) -> tuple[Row[Any], list[Row[Any]]]:
+) -> tuple[AddedUp, Sequence[AddedUp]]:
     """Return the totals of these days, and those of each group past `past`; by cost there is no `past`."""
-    totals, *groups = db.execute(
-        _STATEMENTS[group, sort],
+    totals, *groups = _STATEMENTS[group, sort].all(
+        db,
         {
             "organization_id": organization_id,
             "first_day": first_day,

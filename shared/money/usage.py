@@ -1,12 +1,12 @@
-"""Tokens that a turn used, in classes that do not overlap.
+"""The tokens that a turn used, in classes that do not overlap.
 
-Dialects count differently (OpenAI's prompt tokens contain its cached ones, Anthropic's do
-not); an adapter translates once, and everything behind it adds up plain numbers.
+Dialects count differently (OpenAI's prompt tokens include the cached ones, Anthropic's do not). Each adapter
+translates once; everything behind it adds up plain numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TypedDict
+from typing import Final, TypedDict
 
 
 class UsageSource(StrEnum):
@@ -17,7 +17,7 @@ class UsageSource(StrEnum):
     PARTIAL = "partial"
     """The provider's running figures, up to where the stream ended."""
     ESTIMATED = "estimated"
-    """Our estimate: the provider sent none."""
+    """Our estimate: the provider sent no figures."""
 
 
 class UsageCounts(TypedDict):
@@ -32,10 +32,10 @@ class UsageCounts(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts in classes that are disjoint, but for two.
+    """Token counts in disjoint classes, with two exceptions.
 
     `reasoning_tokens` are part of `output_tokens`; `cache_write_1h_tokens`, which cost more, are part of
-    `cache_write_tokens` and not on the wire.
+    `cache_write_tokens` and are not on the wire.
     """
 
     input_tokens: int = 0
@@ -66,24 +66,35 @@ class Usage:
         }
 
     def prompt_tokens(self) -> int:
-        """Return the tokens of the prompt, cached or not."""
+        """Return the number of tokens in the prompt, cached or not."""
         return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
 
     def is_empty(self) -> bool:
-        """Say whether no token was used at all."""
+        """Return whether no token was used at all."""
         return self == Usage()
 
 
+@dataclass(frozen=True, slots=True)
+class ShownTokens:
+    """What rows of turns, sessions and the ledger count: every class that is on the wire."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+COLUMNS: Final = tuple(field.name for field in fields(Usage))
+"""Its fields, as checkpoints and the ledger name their columns; statements are put together from these."""
+SHOWN_COLUMNS: Final = tuple(field.name for field in fields(ShownTokens))
+"""Those that turns, messages, sessions and spend have: what is on the wire."""
+
+
 def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of `text` without the provider's tokenizer.
+    """Estimate the tokens of `text` without the provider's tokenizer: at least 1 unless it is empty.
 
-    Four characters of English are about a token (OpenAI's and Anthropic's rule of thumb); other
-    scripts take more tokens for each character, which counting UTF-8 bytes follows.
-
-    Args:
-        text: What was sent or received.
-
-    Returns:
-        At least 1 for text that is not empty.
+    Four characters of English are about one token (OpenAI's and Anthropic's rule of thumb); other scripts
+    take more tokens per character, and counting UTF-8 bytes follows that.
     """
     return -(-len(text.encode("utf-8", "replace")) // 4)

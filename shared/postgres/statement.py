@@ -1,57 +1,66 @@
-"""Statements of the hot path, sent by the driver itself.
+"""Statements whose rows are values, sent by the driver itself.
 
-SQLAlchemy works a textual statement's columns out anew at each execution, which costs more than PostgreSQL
-needs to run it. What a turn needs on its way goes through here; everything else is SQLAlchemy's.
+SQLAlchemy works a textual statement's columns out at each execution, which costs more than PostgreSQL needs to run
+it. Here they become the fields of a class as the driver reads them; a single value is left to SQLAlchemy.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import psycopg
-from psycopg.rows import namedtuple_row
-from sqlalchemy import Connection, Row, text
+from psycopg.rows import class_row, namedtuple_row
+from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from shared.errors import UnavailableError
 
+R = TypeVar("R")
 
-class Statement:
+
+class Statement(Generic[R]):
     """One statement, for any transaction of SQLAlchemy's.
 
     Args:
         sql: With its parameters as `:name`.
+        row: The class that a row is made into, by the names of the columns; None for one that returns none.
     """
 
-    __slots__ = ("_names", "_sql")
+    __slots__ = ("_factory", "_names", "_sql")
 
-    def __init__(self, sql: str) -> None:
+    def __init__(self, sql: str, row: type[R] | None = None) -> None:
+        self._factory: Any = namedtuple_row if row is None else class_row(row)
         # PostgreSQL's own placeholders: a long statement with the driver's would be parsed at each execution.
         dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
         compiled = text(sql).compile(dialect=dialect)
         self._sql = str(compiled).encode()
         self._names: Sequence[str] = compiled.positiontup or ()
 
-    def one_or_none(self, db: Connection, parameters: Mapping[str, Any]) -> Row[Any] | None:
+    def one_or_none(self, db: Connection, parameters: Mapping[str, Any]) -> R | None:
         """Run it and return its first row, None when it has none.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached or did not answer in time.
             psycopg.Error: PostgreSQL refused it.
         """
-        return cast("Row[Any] | None", self._run(db, parameters).fetchone())
+        return self._run(db, parameters).fetchone()
 
-    def all(self, db: Connection, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    def one(self, db: Connection, parameters: Mapping[str, Any]) -> R:
+        """Run it and return its row, of a statement that always has one; raises as `one_or_none`."""
+        row = self.one_or_none(db, parameters)
+        assert row is not None, "this statement always returns a row"
+        return row
+
+    def all(self, db: Connection, parameters: Mapping[str, Any]) -> Sequence[R]:
         """Run it and return its rows; raises as `one_or_none`."""
-        return cast("Sequence[Row[Any]]", self._run(db, parameters).fetchall())
+        return self._run(db, parameters).fetchall()
 
     def run(self, db: Connection, parameters: Mapping[str, Any]) -> None:
-        """Run it for what it does; raises as `one_or_none`."""
+        """Run it and ignore its result; raises as `one_or_none`."""
         self._run(db, parameters)
 
-    def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+    def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.RawCursor[R]:
         raw = cast("psycopg.Connection[Any]", db.connection.driver_connection)
-        # Named tuples: read by attribute, as SQLAlchemy's rows are.
-        cursor = psycopg.RawCursor(raw, row_factory=namedtuple_row)
+        cursor = psycopg.RawCursor(raw, row_factory=self._factory)
         try:
             return cursor.execute(self._sql, [parameters[name] for name in self._names])
         except psycopg.OperationalError as error:

@@ -1,25 +1,24 @@
 """The span of a whole turn, from its acceptance to its end, written by whoever ends it."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from shared.tracing.context import TraceContext, parse_traceparent, span_id_of
 from shared.tracing.span import Recorder, Span, known
+from shared.turn.rows import RecordedRow
 
 TURN_ID: Final = "turnkeeper.turn.id"
 _NS: Final = 1_000_000_000
 
 
 def context_of_turn(recorder: Recorder, turn_id: UUID, traceparent: str) -> TraceContext:
-    """Return the place of a turn's span.
+    """Return the context of a turn's span.
 
     Args:
         recorder: Decides whether a trace that begins here is recorded.
         turn_id: The turn.
-        traceparent: What its row has; empty where it was accepted without: then the turn begins a trace, of its own id.
+        traceparent: What its row has; if that is empty, the turn begins a trace, with its own id.
     """
     parent = parse_traceparent(traceparent)
     if parent is None:
@@ -27,15 +26,10 @@ def context_of_turn(recorder: Recorder, turn_id: UUID, traceparent: str) -> Trac
     return TraceContext(parent.trace_id, span_id_of(turn_id), parent.is_sampled)
 
 
-def record_turn(recorder: Recorder, row: Row[Any], traceparent: str) -> None:
-    """Record a turn that ended.
-
-    Args:
-        recorder: Where to.
-        row: The turn as it ended.
-        traceparent: What its row has.
-    """
-    context = context_of_turn(recorder, UUID(str(row.id)), traceparent)
+def record_turn(recorder: Recorder, row: RecordedRow, traceparent: str) -> None:
+    """Record a turn that ended; its trace context is what `context_of_turn` makes of `traceparent`."""
+    assert row.finished_at is not None, "a turn that is over says when"
+    context = context_of_turn(recorder, row.id, traceparent)
     recorder.record(
         Span(
             "turn",
@@ -59,5 +53,5 @@ def record_turn(recorder: Recorder, row: Row[Any], traceparent: str) -> None:
 
 
 def nanoseconds(moment: datetime) -> int:
-    """Return a moment as spans have it, in nanoseconds since 1970."""
+    """Return a moment in nanoseconds since 1970, as spans have it."""
     return int(moment.timestamp() * _NS)

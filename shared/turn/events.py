@@ -148,7 +148,7 @@ class Done(Event, frozen=True, tag=EventType.DONE.value):
 
 
 class Snapshot(Event, frozen=True, tag=EventType.SNAPSHOT.value):
-    """The text through `seq`, instead of the events before: what was read of it is void."""
+    """The text up to `seq`, instead of the events before: any text read before it is void."""
 
     status: TurnStatus
     message_id: Annotated[str | None, Meta(description="Null before the provider answered.")]

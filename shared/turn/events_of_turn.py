@@ -6,42 +6,21 @@ same row, so whoever comes second changes nothing.
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final, cast
 
-from sqlalchemy import Row
-
+from shared.errors import TurnProblem
 from shared.money.money import format_usd
-from shared.money.usage import Usage
+from shared.money.usage import Usage, UsageSource
 from shared.turn.events import Done, EventEncoder, StopRequested, TitleUpdated, TurnQueued, timestamp
-
-ROW_COLUMNS: Final = (
-    "id",
-    "session_id",
-    "status",
-    "attempt",
-    "finish_reason",
-    "stop_reason",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "cost_usd",
-    "error",
-    "last_seq",
-    "title",
-    "queued_at",
-    "stop_requested_at",
-    "finished_at",
-)
-"""Columns of `turnkeeper.turns` that a row given to these functions must have."""
+from shared.turn.rows import AcceptedRow, CountedRow, EndedRow
+from shared.turn.turns import FinishReason, StopReason, TurnStatus
 
 _BEFORE_ANY_ATTEMPT: Final = 0
 
 
-def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
+def accept_events(row: AcceptedRow) -> list[tuple[int, bytes]]:
     """Return the events of a turn's acceptance, each with its seq.
 
     `turn_queued` is 1; `title_updated` is 2 when this turn gave its session the title.
@@ -54,7 +33,7 @@ def accept_events(row: Row[Any]) -> list[tuple[int, bytes]]:
     return events
 
 
-def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
+def queued_stop_events(row: EndedRow, content: str = "") -> Sequence[bytes]:
     """Return the last two events of a turn that was stopped while it waited: the stop and `done`.
 
     Args:
@@ -63,12 +42,20 @@ def queued_stop_events(row: Row[Any], content: str = "") -> Sequence[bytes]:
     """
     encoder = EventEncoder(row.session_id, row.id)
     requested = encoder.encode(
-        StopRequested(row.stop_reason), row.last_seq - 1, row.attempt, timestamp(row.stop_requested_at)
+        stop_requested(row),
+        row.last_seq - 1,
+        row.attempt,
+        timestamp(_known(row.stop_requested_at)),
     )
     return requested, done_event(row, content)
 
 
-def done_event(row: Row[Any], content: str | None) -> bytes:
+def stop_requested(row: EndedRow) -> StopRequested:
+    """Return the event of the stop that the row knows."""
+    return StopRequested(cast("StopReason | None", row.stop_reason))
+
+
+def done_event(row: EndedRow, content: str | None) -> bytes:
     """Return a terminal turn's `done`, whose seq is the row's `last_seq`.
 
     Args:
@@ -76,20 +63,21 @@ def done_event(row: Row[Any], content: str | None) -> bytes:
         content: The stored answer's text; None or empty when none is stored.
     """
     done = Done(
-        status=row.status,
-        finish_reason=row.finish_reason,
-        stop_reason=row.stop_reason,
+        # As they stand: a newer release may have written a word that this one does not know.
+        status=cast("TurnStatus", row.status),
+        finish_reason=cast("FinishReason | None", row.finish_reason),
+        stop_reason=cast("StopReason | None", row.stop_reason),
         usage=usage_of(row).as_dict(),
-        usage_source=row.usage_source,
+        usage_source=cast("UsageSource | None", row.usage_source),
         cost_usd=format_usd(Decimal(row.cost_usd)),
-        error=row.error,
+        error=cast("TurnProblem | None", row.error),
         content_sha256=hashlib.sha256((content or "").encode()).hexdigest(),
     )
     encoder = EventEncoder(row.session_id, row.id)
-    return encoder.encode(done, row.last_seq, row.attempt, timestamp(row.finished_at))
+    return encoder.encode(done, row.last_seq, row.attempt, timestamp(_known(row.finished_at)))
 
 
-def usage_of(row: Row[Any]) -> Usage:
+def usage_of(row: CountedRow) -> Usage:
     """Return the tokens that a row of turns, messages, sessions or the ledger holds."""
     return Usage(
         input_tokens=row.input_tokens or 0,
@@ -98,3 +86,8 @@ def usage_of(row: Row[Any]) -> Usage:
         output_tokens=row.output_tokens or 0,
         reasoning_tokens=row.reasoning_tokens or 0,
     )
+
+
+def _known(moment: datetime | None) -> datetime:
+    assert moment is not None, "a turn that is over says when"
+    return moment

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from shared.turn.events import EventEncoder, EventType, Snapshot
+from shared.turn.parts import Parts, parts_of
 from shared.turn.turns import TurnStatus
 
 
@@ -72,6 +73,11 @@ class Transcript:
     def reasoning(self) -> str:
         """The thinking text."""
         return "".join(self._reasoning)
+
+    @property
+    def parts(self) -> Parts:
+        """What the message so far is made of."""
+        return parts_of(self.content, self.reasoning)
 
     def apply(self, encoded: bytes) -> None:
         """Fold one event or snapshot; the order is the caller's promise.

@@ -4,7 +4,7 @@ The status says where a turn stands, a signal says what happened to it. What is 
 `TRANSITIONS` cannot happen: the statement that tries matches no row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -73,6 +73,14 @@ def sources_into(signal: Signal, target: TurnStatus) -> frozenset[TurnStatus]:
     return frozenset(
         source for (source, sent), reached in TRANSITIONS.items() if sent is signal and reached is target
     )
+
+
+def in_sql(statuses: Collection[TurnStatus]) -> str:
+    """Return statuses for a statement's `status in (...)`: quoted, in the order of a turn's life.
+
+    Statements spell no status themselves, so that a new one in `TRANSITIONS` reaches all of them.
+    """
+    return ", ".join(f"'{status.value}'" for status in TurnStatus if status in statuses)
 
 
 class StopReason(StrEnum):

@@ -1,8 +1,6 @@
 """The page through what happens to it: a lost network, a dead worker, answers that never come, a reader who stops."""
 
-import os
 import re
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -101,9 +99,7 @@ def test_a_worker_that_is_killed_in_mid_answer_leaves_no_stuck_cursor(
 ) -> None:
     say(chat, "[[tokens=60 rate=30 hang=30 fail_times=1]] Tell me.")  # the first call does not end by itself
     wait_for_words(chat, 10)
-    pids = stack.pids("worker")
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    pids = stack.kill_workers(last(chat).get_attribute("data-turn-id") or "")
     expect(last(chat).locator(".remarks")).to_contain_text("started again")
     expect_whole(chat, api)
     stack.await_pids("worker", pids)

@@ -18,7 +18,7 @@ from shared.configuration.settings import load_settings
 from shared.errors import Fault, ProviderError
 from shared.turn.turns import Role
 from worker.providers import build_provider
-from worker.providers.provider import Prompt, PromptMessage
+from worker.providers.provider import Prompt, text_message
 from worker.transport.egress import MOST_ADDRESSES, GuardedResolver, SystemResolver, first_connection, trust
 from worker.transport.pool import UpstreamTransport
 from worker.transport.stock import PinnedHttpxTransport
@@ -28,7 +28,7 @@ KEY = "sk-test-0123456789abcdef"
 NAME = "models.example"
 PUBLIC, INTERNAL = "127.0.0.2", "127.0.0.1"
 """A port that is free at the second, which others use as well, is free at the first."""
-PROMPT = Prompt(messages=(PromptMessage(Role.USER, "hello"),), system=None, max_output_tokens=10)
+PROMPT = Prompt(messages=(text_message(Role.USER, "hello"),), system=None, max_output_tokens=10)
 SERVERS = {
     "DATABASE_URL": "postgresql://app@h/tk",
     "REDIS_URL": "redis://h",

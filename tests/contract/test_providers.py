@@ -18,7 +18,8 @@ import psutil
 import pytest
 import uvloop
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.secret import Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
@@ -29,18 +30,18 @@ from worker.providers.provider import (
     Finish,
     MessageStart,
     Prompt,
-    PromptMessage,
     ReasoningDelta,
     RunningUsage,
+    text_message,
 )
 
 LIMIT_SECONDS = 60
 KEY = "sk-test-0123456789abcdef"
 PROMPT = Prompt(
     messages=(
-        PromptMessage(Role.USER, "one"),
-        PromptMessage(Role.ASSISTANT, "two"),
-        PromptMessage(Role.USER, "three"),
+        text_message(Role.USER, "one"),
+        text_message(Role.ASSISTANT, "two"),
+        text_message(Role.USER, "three"),
     ),
     system="be brief",
     max_output_tokens=321,
@@ -1373,7 +1374,7 @@ def test_streams_side_by_side_do_not_touch_each_other(stepped_side):
 
         words = ["silent", "garbage", *(f"w{number}" for number in range(30))]
         async with Upstream(play) as server, side.provider(server, idle_timeout_seconds=1.5) as provider:
-            prompts = [replace(PROMPT, messages=(PromptMessage(Role.USER, word),)) for word in words]
+            prompts = [replace(PROMPT, messages=(text_message(Role.USER, word),)) for word in words]
             silent, *others = [asyncio.create_task(read(provider, prompt, note)) for prompt in prompts]
             await asyncio.wait(others)
             await shown.wait()

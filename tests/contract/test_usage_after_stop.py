@@ -20,7 +20,7 @@ from shared.turn.events import MessageStart, StopRequested
 from shared.turn.turns import Role, StopReason
 from tests.children import search_rest
 from worker.providers import build_provider
-from worker.providers.provider import Prompt, PromptMessage
+from worker.providers.provider import Prompt, text_message
 from worker.turn.attempt import Attempt
 from worker.turn.breaker import Breaker
 from worker.turn.outcome import Stopped
@@ -130,16 +130,16 @@ def stopped(url, marker, script, *, gate=None, **environ):
     """
     servers = {"DATABASE_URL": "postgresql://app@h/tk", "REDIS_URL": "redis://h"}
     provider_settings = load_settings({**servers, **environ}).provider
-    question = PromptMessage(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
+    question = text_message(Role.USER, f"[[tokens=50 hang={SENT} {script}]] {marker}")
 
     async def go():
         provider = build_provider(provider_settings)
         channel = Counting()
         retries = Retries(Random().random, RetryBudget(monotonic))
         breaker = Breaker(monotonic, provider_settings.breaker_seconds)
-        attempt = Attempt(channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
+        attempt = Attempt(provider, channel, Prompt((question,), None, 500), "m", 60.0, retries, breaker)
         try:
-            running = asyncio.create_task(attempt.run(provider))
+            running = asyncio.create_task(attempt.run())
             if gate is not None:
                 await channel.first_shown.wait()
                 gate.open()

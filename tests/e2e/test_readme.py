@@ -1,4 +1,4 @@
-"""The README's lines, run word for word as a reader would paste them.
+"""The README's lines, run word for word as a reader would paste them, and pasted a second time.
 
 The service runs in a folder of its own that looks like a clone after `make run`: its data in `.turnkeeper`,
 the environment in `.venv`.
@@ -44,10 +44,11 @@ api.await_text(turn_id)
 
 
 @pytest.fixture(scope="module")
-def said(clone: Path) -> list[str]:
-    """What each block of shell lines printed, all of them run in one shell, in order."""
-    script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(block.take() for block in LINES)
-    assert script.count("sleep 2\n") == 1
+def pasted(clone: Path) -> tuple[list[str], list[str]]:
+    """What each block of shell lines printed, in order, all of them pasted twice into one shell."""
+    blocks = [block.take() for block in LINES]
+    script = f"\nprintf '%s\\n' '{BETWEEN}'\n".join(blocks * 2)
+    assert script.count("sleep 2\n") == 2
     sleep = clone / "beside" / "sleep"
     sleep.parent.mkdir()
     sleep.write_text(SLEEP)
@@ -55,7 +56,13 @@ def said(clone: Path) -> list[str]:
     # A relay that stands still for seconds answers 503 and when to try again.
     (sleep.parent / ".curlrc").write_text("fail\nretry = 20\n")
     beside = {"PATH": f"{sleep.parent}:{os.environ['PATH']}", "CURL_HOME": str(sleep.parent)}
-    return run_shell(clone, script, **beside).split(f"{BETWEEN}\n")
+    said = run_shell(clone, script, **beside).split(f"{BETWEEN}\n")
+    return said[: len(blocks)], said[len(blocks) :]
+
+
+@pytest.fixture(params=[0, 1], ids=["pasted once", "pasted twice"])
+def said(pasted: tuple[list[str], list[str]], request: pytest.FixtureRequest) -> list[str]:
+    return pasted[request.param]
 
 
 def events_of(stream: str) -> list[dict]:
@@ -111,7 +118,14 @@ def test_the_conversation_and_its_cost_are_shown(said: list[str]):
     assert cost > 0
 
 
-def test_the_websocket_example_prints_an_answer_and_its_cost(clone: Path):
+def test_a_second_paste_asks_for_turns_of_its_own(pasted: tuple[list[str], list[str]]):
+    (first,), (second,) = (documents(said[1]) for said in pasted)
+    assert first["session_id"] != second["session_id"]
+    assert first["id"] != second["id"]
+
+
+@pytest.mark.parametrize("paste", ["first", "second"])
+def test_the_websocket_example_prints_an_answer_and_its_cost(clone: Path, paste: str):
     (example,) = (block.take() for block in allotted(__file__) if block.language == "python")
     finished = subprocess.run(
         [sys.executable, "-c", example],
@@ -123,7 +137,7 @@ def test_the_websocket_example_prints_an_answer_and_its_cost(clone: Path):
         timeout=LIMIT_SECONDS,
         check=False,
     )
-    assert finished.returncode == 0, finished.stderr
+    assert finished.returncode == 0, (paste, finished.stderr)
     *answer, end = finished.stdout.splitlines()
     assert "Stop" in "".join(answer)
     assert re.fullmatch(r"completed, [0-9.]+ USD", end)

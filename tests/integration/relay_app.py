@@ -6,13 +6,14 @@ The tests write the rows; what is under test is everything behind them.
 import json
 import os
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from flask import Flask, Response, jsonify, request
 
 from api.caller import Caller
+from api.relay.face import FaceKind
 from api.relay.hub import Hub
 from api.relay.places import StreamLimits
 from api.relay.sse import parse_cursor, stream_events
@@ -129,12 +130,17 @@ def create_app():
 
     @app.get("/health")
     def health():
-        counts = hub.counts()
+        counts, occurred = hub.counts(), hub.occurred
         return jsonify(
             pid=os.getpid(),
-            websockets=counts.websockets,
-            event_streams=counts.event_streams,
-            occurred=asdict(hub.occurred),
+            websockets=counts.streams[FaceKind.WEBSOCKET],
+            event_streams=counts.streams[FaceKind.EVENT_STREAM],
+            occurred={
+                "websockets": occurred.opened[FaceKind.WEBSOCKET],
+                "overflows": occurred.overflows,
+                "replays": occurred.replays,
+                "gaps": occurred.gaps,
+            },
         )
 
     @app.get("/v1/turns/<turn_id>/events")

@@ -16,7 +16,7 @@ from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason, StopReason
 from worker.turn.claim import claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
-from worker.turn.settle import Settlement, settle, settled_row
+from worker.turn.settle import Settlement, read_settled, settle
 
 pytestmark = pytest.mark.usefixtures("one_day")
 
@@ -170,7 +170,7 @@ def test_a_settled_turn_cannot_be_settled_again(ledgers, settings):
     )
     failed = Failed(ANSWER, Fault.INTERNAL, "again")
     assert settle(ledgers.database, settings.provider, settlement(claim), failed) is None
-    assert settled_row(ledgers.database, settlement(claim)).status == "completed"
+    assert read_settled(ledgers.database, settlement(claim)).status == "completed"
     assert len(ledgers.rows("select 1 from turnkeeper.ledger")) == 1
     assert ledgers.session_row().turn_count == 1
 

@@ -19,7 +19,7 @@ from shared.postgres.accounts import create_organization
 from shared.turn.turns import FinishReason
 from tests.integration.conftest import LONG_LEASES, until
 from tests.integration.test_worker import patient_worker
-from worker import runner
+from worker import ending, runner
 from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn
 from worker.turn.outcome import NOTHING, Completed
@@ -277,7 +277,7 @@ def test_a_worker_that_ends_leaves_the_next_turn_to_another_and_rings_for_it(
         worker.runner.drain()  # it is told to end while the first turn runs
         return settle(*arguments)
 
-    monkeypatch.setattr(runner, "settle", settle_while_draining)
+    monkeypatch.setattr(ending, "settle", settle_while_draining)
     worker.runner.run(floor.turns_of(own)[0].id, "")
     assert [row.status for row in floor.turns_of(own)] == ["completed", "queued"]
     with redis.Redis.from_url(redis_url) as client:

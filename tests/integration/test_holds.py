@@ -243,7 +243,7 @@ def test_turns_that_begin_and_end_at_once_never_pass_the_budget(bank, owner_url)
                 continue
             claim = bank.claim(turn)
             used = Usage(
-                input_tokens=own.randrange(100), output_tokens=own.randint(1, claim.row.max_output_tokens)
+                input_tokens=own.randrange(100), output_tokens=own.randint(1, claim.turn.max_output_tokens)
             )
             answer = Answer("text", "", called=True, usage=used, usage_source=UsageSource.PROVIDER)
             ending = own.choice(
@@ -298,7 +298,7 @@ def test_without_a_budget_nothing_is_held(bank):
     turn = bank.accepted()
     assert (bank.holds(), bank.totals()) == ([], {})
     claim = bank.claim(turn)
-    assert claim.row.hold_usd is None
+    assert claim.turn.hold_usd is None
     bank.settle(claim, Completed(ANSWER, FinishReason.STOP))
     assert bank.totals() == {"day": (COST, 0), "month": (COST, 0)}
 
@@ -346,7 +346,7 @@ def test_an_answer_is_shortened_to_what_the_rest_of_both_budgets_pays(bank):
     turn = bank.accepted(max_output_tokens=1000)
     assert bank.turn(turn).max_output_tokens == 200
     assert bank.holds() == [hold_of("question", 200)]
-    assert bank.claim(turn).row.hold_usd == hold_of("question", 200)
+    assert bank.claim(turn).turn.hold_usd == hold_of("question", 200)
 
 
 def test_sixteen_tokens_are_an_answer_and_fifteen_are_none_unless_asked_for(bank):
@@ -531,7 +531,7 @@ def test_a_new_attempt_takes_a_hold_of_its_own_and_the_old_one_is_billed(bank):
     assert row.status == "queued"
     assert (bank.holds(), bank.totals()["day"]) == ([held], (COST, held))
     again = bank.claim(turn)
-    assert (again.attempt, again.row.hold_usd) == (2, held)
+    assert (again.attempt, again.turn.hold_usd) == (2, held)
     bank.settle(again, Completed(ANSWER, FinishReason.STOP))
     assert (bank.holds(), bank.totals()["month"]) == ([], (2 * COST, 0))
 
@@ -567,7 +567,7 @@ def test_a_turn_that_is_handed_back_keeps_what_is_left_of_its_hold(bank):
     (held,) = bank.holds()
     bank.settle(bank.claim(turn), Requeued(ANSWER, handed_back=True))
     assert (bank.holds(), bank.totals()["day"]) == ([held - COST], (COST, held - COST))
-    assert bank.claim(turn).row.hold_usd == held - COST
+    assert bank.claim(turn).turn.hold_usd == held - COST
 
 
 def test_the_check_says_what_does_not_agree(bank, capsys):

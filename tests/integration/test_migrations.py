@@ -15,13 +15,21 @@ from shared.errors import UnavailableError
 from shared.postgres import migrate as migrating
 from shared.postgres.accounts import create_organization
 from shared.postgres.database import Database
-from shared.postgres.migrate import SCRIPTS, migrate
+from shared.postgres.migrate import SCRIPTS, head_revision, migrate
 from shared.turn.turns import FinishReason
 from tests.integration.test_claim_and_settle import ANSWER, Ledgers, settlement
 from turnkeeper.up.embedded import EmbeddedPostgres, temporary_postgres
 from worker.turn.claim import Claim
 from worker.turn.outcome import Completed
 from worker.turn.settle import settle
+
+NEWEST = int(head_revision())
+
+
+def later(number: int) -> str:
+    """The revision that many migrations after this release's newest."""
+    return f"{NEWEST + number:04}"
+
 
 HEAD = """
 from alembic import op
@@ -78,13 +86,13 @@ def scripts(tmp_path: Path, server):
         db.execute(
             "alter table turnkeeper.turns add column if not exists history_trimmed integer not null default 0"
         )
-        db.execute("update public.schema_version set version_num = '0001'")
+        db.execute("update public.schema_version set version_num = %s", (later(0),))
 
 
 def add(scripts: Path, *bodies: str) -> None:
-    for number, body in enumerate(bodies, start=2):
-        head = HEAD.format(revision=f"{number:04}", before=f"{number - 1:04}")
-        (scripts / "versions" / f"{number:04}_added.py").write_text(head + body)
+    for number, body in enumerate(bodies, start=1):
+        head = HEAD.format(revision=later(number), before=later(number - 1))
+        (scripts / "versions" / f"{later(number)}_added.py").write_text(head + body)
 
 
 def looked_up(server, query: str):
@@ -100,9 +108,9 @@ def test_a_migration_that_fails_leaves_those_before_it_and_nothing_of_itself(ser
     add(scripts, COLUMN, WRONG)
     with pytest.raises(Exception, match="division by zero"):
         migrate(server.owner_url, server.app_url, scripts=scripts)
-    assert version(server) == "0002"
+    assert version(server) == later(1)
     assert looked_up(server, "select to_regclass('turnkeeper.half')") == [(None,)]
-    (scripts / "versions" / "0003_added.py").unlink()
+    (scripts / "versions" / f"{later(2)}_added.py").unlink()
     migrate(server.owner_url, server.app_url, scripts=scripts)  # what went wrong keeps nobody out
 
 
@@ -123,7 +131,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_to_migrate(s
         thread.join(90)
         assert not thread.is_alive()
     assert failed == []
-    assert version(server) == "0003"
+    assert version(server) == later(2)
     assert looked_up(
         server, "select indisvalid from pg_index where indexrelid = 'turnkeeper.later'::regclass"
     ) == [(True,)]
@@ -141,12 +149,12 @@ def test_a_migration_that_does_not_get_its_lock_lets_the_service_serve_and_tries
         with pytest.raises(UnavailableError, match="did not get its locks"):
             migrate(server.owner_url, server.app_url, scripts=scripts)
         assert tried.is_set()
-        assert version(server) == "0001"
+        assert version(server) == later(0)
         # Nobody waits behind it.
         with psycopg.connect(server.owner_url, options="-c lock_timeout=5s") as db:
             db.execute("select * from turnkeeper.organizations")
     migrate(server.owner_url, server.app_url, scripts=scripts)
-    assert version(server) == "0002"
+    assert version(server) == later(1)
 
 
 @contextmanager
@@ -180,7 +188,7 @@ def test_this_release_runs_turns_while_and_after_the_next_one_expands_the_schema
     add(scripts, EXPANDS, INDEXES)
     with one_turn(server) as (ledgers, turn, claim):
         migrate(server.owner_url, server.app_url, scripts=scripts)
-        assert version(server) == "0003"
+        assert version(server) == later(2)
         settle_as(ledgers, server, claim)
         assert ledgers.turn(turn).status == "completed"
     with one_turn(server) as (ledgers, turn, claim):

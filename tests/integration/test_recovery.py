@@ -79,7 +79,7 @@ class RecoveringDesk(Desk):
             {"type": "turn_queued"},
             {"type": "title_updated", "title": "Title"},
             {"type": "turn_started"},
-            {"type": "message_start", "message_id": str(dead.row.answer_id)},
+            {"type": "message_start", "message_id": str(dead.turn.answer_id)},
             {"type": "content_delta", "delta": text},
             *end,
         )
@@ -344,7 +344,7 @@ def test_a_log_with_a_hole_is_not_continued(continuing):
     dead = continuing.claimed_elsewhere(turn)
     for seq, delta in ((1, "The "), (3, "end")):
         encoded = json.dumps({"type": "content_delta", "delta": delta, "session_id": "s", "turn_id": "t",
-                              "seq": seq, "attempt": 1, "message_id": str(dead.row.answer_id)})  # fmt: skip
+                              "seq": seq, "attempt": 1, "message_id": str(dead.turn.answer_id)})  # fmt: skip
         continuing.redis.xadd(log_key(continuing.session, turn), {"e": encoded}, id=f"1-{seq}")
     continuing.lapse(turn)
     until(lambda: continuing.row(turn).status == "queued")
@@ -362,7 +362,7 @@ def test_a_text_with_reasoning_is_begun_again(continuing):
 def test_a_worker_whose_provider_cannot_continue_declares_the_text_void(continuing, monkeypatch):
     turn = continuing.queue("[[tokens=20 eof=10 fail_times=1]]")
     continuing.waits_again(turn)
-    monkeypatch.setattr(continuing.worker.runner._provider, "capabilities", Capabilities())
+    monkeypatch.setattr(continuing.worker._provider, "capabilities", Capabilities())
     continuing.ended_after_rings(turn)
     assert continuing.kinds(turn)[3:6] == ["message_start", "message_reset", "turn_started"]
     continuing.is_whole(turn, continuing.shown(turn))

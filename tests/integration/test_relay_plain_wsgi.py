@@ -2,6 +2,7 @@
 
 import pytest
 
+from api.relay.face import FaceKind
 from shared.errors import UnavailableError
 from tests.integration.relay_app import create_app
 from tests.integration.relay_world import Rows, Worker, eventually
@@ -37,14 +38,14 @@ def test_a_response_that_is_closed_early_ends_the_stream(app, worker):
     response = app.test_client().get(f"/v1/turns/{worker.turn_id}/events", buffered=False)
     pieces = iter(response.response)
     assert next(pieces).startswith(b"retry: 1000\n\n")
-    assert app.extensions["hub"].counts().event_streams == 1
+    assert app.extensions["hub"].counts().streams[FaceKind.EVENT_STREAM] == 1
     response.close()
-    eventually(lambda: app.extensions["hub"].counts().event_streams == 0)
+    eventually(lambda: app.extensions["hub"].counts().streams[FaceKind.EVENT_STREAM] == 0)
 
 
 def test_an_application_that_serves_no_stream_starts_no_thread(app):
     counts = app.extensions["hub"].counts()
-    assert (counts.websockets, counts.is_connected) == (0, False)
+    assert (counts.streams.total(), counts.is_connected) == (0, False)
 
 
 def test_a_hub_that_has_shut_down_says_so(app, worker):

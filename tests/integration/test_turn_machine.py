@@ -32,7 +32,7 @@ from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason, StopReason
 from worker.providers.provider import Capabilities
 from worker.recovery import leases, sweeper
-from worker.recovery.left_behind import Left, source_of, usage_of
+from worker.recovery.left_behind import Left, read_left_behind, source_of, usage_of
 from worker.turn.claim import Claim, claim_turn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.settle import Settlement, UnpayableError, settle
@@ -316,9 +316,7 @@ class TurnMachine(RuleBasedStateMachine):
     def take_up(self, turn):
         row = self.before.turns[turn]
         with self.world.database.of(self.world.organization) as db:
-            found = db.execute(
-                sweeper._LEFT_BEHIND, {"organization_id": self.world.organization, "turn_id": turn}
-            ).one()
+            found = read_left_behind(db, self.world.organization, turn)
         content = found.content or ""
         usage = usage_of(found, content, "", 10_000)
         answer = Answer(content, "", called=bool(found.called), usage=usage, usage_source=source_of(found))

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from hashlib import sha256
 
 import httpx
@@ -20,7 +21,7 @@ from shared.metrics.registry import PLACES
 from shared.redis.log_scripts import APPEND, Appended
 from shared.redis.names import ABORT_CHANNEL, abort_key, call_key, events_channel, log_key
 from tests.integration.conftest import LONG_LEASES, be_patient, until
-from worker import runner
+from worker import ending
 from worker.main import Worker
 from worker.recovery import sweeper
 from worker.recovery.left_behind import left_behind
@@ -170,7 +171,7 @@ def patient_worker(settings):
 @pytest.fixture
 def patience(monkeypatch):
     """What is told reaches Redis, however long that takes here: what becomes of it otherwise is not asked."""
-    for module in (runner, sweeper):
+    for module in (ending, sweeper):
         for name in ("_TELL_SECONDS", "_TOLD_SECONDS", "_SHOWN_SECONDS"):
             monkeypatch.setattr(module, name, float(DEADLINE_SECONDS), raising=False)
 
@@ -269,7 +270,7 @@ def test_a_turn_whose_worker_died_is_run_again_and_its_readers_are_told(desk):
             {"type": "turn_queued"},
             {"type": "title_updated", "title": "Title"},
             {"type": "turn_started"},
-            {"type": "message_start", "message_id": str(dead.row.answer_id)},
+            {"type": "message_start", "message_id": str(dead.turn.answer_id)},
             {"type": "content_delta", "delta": "void"},
         ),
         start=1,
@@ -368,7 +369,7 @@ def test_a_dead_attempt_is_billed_the_prompt_that_its_provider_told(desk, noted,
     turn = desk.queue("[[tokens=3]]")
     dead = desk.claimed_elsewhere(turn)
     desk.redis.set(call_key(desk.session, turn), noted)
-    start = {"type": "message_start", "message_id": str(dead.row.answer_id)}
+    start = {"type": "message_start", "message_id": str(dead.turn.answer_id)}
     told_by(desk, dead, {"type": "turn_started"}, start, {"type": "content_delta", "delta": "void"})
     desk.lapse(turn)
     until(lambda: desk.row(turn).status == "queued")
@@ -609,7 +610,7 @@ def test_a_renewal_that_comes_between_the_settlement_and_done_costs_no_event(des
         is_shown.set()
         return row
 
-    monkeypatch.setattr(runner, "settle", settle_then_renew)
+    monkeypatch.setattr(ending, "settle", settle_then_renew)
     desk.ring(turn)
     if how == "handed back":
         until(lambda: (held := desk.worker._leases.attempt_of(turn)) and held.first_text_at)
@@ -627,7 +628,8 @@ def test_a_renewal_that_comes_between_the_settlement_and_done_costs_no_event(des
 def test_an_error_of_ours_in_the_loop_leaves_no_lease_that_is_renewed_for_nobody(desk, monkeypatch, caplog):
     turn = desk.queue("[[text=whole]]")
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR, "turnkeeper.runner"):
-        broken.setattr(desk.worker.runner, "_provider", None)
+        opener = desk.worker.runner._opener
+        broken.setattr(opener, "_parts", replace(opener._services, provider=None))
         desk.worker.runner.run(turn, "")
     assert [record.getMessage() for record in caplog.records] == ["an attempt failed"]
     assert desk.worker._leases.running() == 0  # what is not among them is not renewed

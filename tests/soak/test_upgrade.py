@@ -46,6 +46,15 @@ def change(clone: Path, name: str, *changes: tuple[str, str]) -> None:
     (clone / name).write_text(replaced((clone / name).read_text(), *changes))
 
 
+def in_place_of_history_trimmed(read: str) -> tuple[str, str]:
+    """The change after which the api reads something else where it reads turns."""
+    columns = 'columns(ShownTurn, "t", without=frozenset({"last_seq"'
+    return (
+        f"{columns}}}))",
+        f'{columns}, "history_trimmed"}})) + ", {read} as history_trimmed"',
+    )
+
+
 def upgrade(clone: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the clone's release beside the one before."""
     return subprocess.run(
@@ -75,7 +84,7 @@ def test_a_column_that_goes_while_the_release_before_writes_it_is_found(clone: P
         ("            history_trimmed = cast(:history_trimmed as integer),\n", ""),
         ('        "history_trimmed": settlement.history_trimmed,\n', ""),
     )
-    change(clone, "api/statements/turns.py", ("t.history_trimmed,", "0 as history_trimmed,"))
+    change(clone, "api/statements/turns.py", in_place_of_history_trimmed("0"))
     release(clone, CONTRACTS)
     done = upgrade(clone, "--limit", "30")
     *whole, found = done.stdout.splitlines()
@@ -94,7 +103,7 @@ def test_a_column_that_is_renamed_is_found(clone: Path):
         "worker/turn/settle.py",
         ("            history_trimmed = cast(", "            left_out = cast("),
     )
-    change(clone, "api/statements/turns.py", ("t.history_trimmed,", "t.left_out as history_trimmed,"))
+    change(clone, "api/statements/turns.py", in_place_of_history_trimmed("t.left_out"))
     release(clone, renamed)
     done = upgrade(clone, "--limit", "30")
     # Its own worker cannot write into the old schema, either.

@@ -126,6 +126,17 @@ def test_every_line_of_the_security_page_names_tests_that_exist_or_says_why_ther
         assert path or re.search(r"\bnot?\b|\bnone\b|\*\*not\*\*|Pin", line, re.IGNORECASE), line
 
 
+def test_the_map_names_every_module_once_and_no_other():
+    listed = re.findall(r"^\| `([\w/]+\.py)` \| \S.*\|$", ARCHITECTURE, re.MULTILINE)
+    there = [
+        str(source.relative_to(ROOT))
+        for folder in ("api", "worker", "shared", "turnkeeper")
+        for source in (ROOT / folder).rglob("*.py")
+        if source.name != "__init__.py" and source.parent.name != "versions"
+    ]
+    assert sorted(listed) == sorted(there)
+
+
 def test_the_code_cites_no_invariant_that_the_architecture_does_not_have():
     cited = set()
     for folder in ("api", "worker", "shared", "turnkeeper"):
@@ -135,14 +146,35 @@ def test_the_code_cites_no_invariant_that_the_architecture_does_not_have():
     assert cited <= set(INVARIANTS)
 
 
-def test_the_readme_has_the_place_for_measured_figures():
-    readme = (ROOT / "README.md").read_text()
-    assert readme.count("<!-- bench:table -->") == 1
-    assert readme.index("<!-- bench:table -->") < readme.index("<!-- /bench:table -->")
+def measured(page: Path) -> list[str]:
+    """The rows of a page's measured figures, without the heads of their tables."""
+    (table,) = re.findall(r"^<!-- bench:table -->$(.*)^<!-- /bench:table -->$", page.read_text(), re.M | re.S)
+    return [row for row in re.findall(r"^\| (?!what \|).*\|$", table, re.MULTILINE) if "---" not in row]
 
 
-def test_the_changelog_has_the_projects_version():
+def test_the_readme_quotes_measured_figures_as_their_page_has_them():
+    readme, page = measured(ROOT / "README.md"), measured(DOCS / "explanation" / "figures.md")
+    assert readme
+    assert set(readme) < set(page)
+
+
+def test_the_changelog_has_the_projects_version_and_its_day():
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert "## [Unreleased]" in changelog
-    assert f"## [{version}]" in changelog
+    assert "\n## Unreleased\n" in changelog
+    assert re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)
+
+
+def test_every_package_has_the_projects_version():
+    stated = re.compile(r'^(?:version = |  "version": |VERSION: Final = )"(.+)"', re.MULTILINE)
+    found = {
+        name: stated.findall((ROOT / name).read_text())
+        for name in (
+            "pyproject.toml",
+            "clients/python/pyproject.toml",
+            "clients/python/src/turnkeeper_client/address.py",
+            "clients/javascript/package.json",
+        )
+    }
+    assert len(found["pyproject.toml"]) == 1
+    assert found == dict.fromkeys(found, found["pyproject.toml"])

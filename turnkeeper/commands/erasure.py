@@ -4,6 +4,8 @@ Content goes as the application's role, which row-level security binds to one or
 only add to the ledger, so that no bill is ever changed by the service; the owner renames in it.
 """
 
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from redis import RedisError
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from api.caller import Caller
 from api.notices import Notices
@@ -20,6 +22,8 @@ from api.statements import sessions, turns
 from api.stops import tell_stop
 from shared.errors import UnavailableError
 from shared.postgres.database import Database, engine_for
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
 from shared.redis.names import abort_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.turns import ACTIVE, TERMINAL, StopReason
@@ -40,11 +44,39 @@ _SESSIONS: Final = text(
     order by s.id limit :most
     """
 )
-_TURNS: Final = text(
-    """
-    select t.id, t.session_id, t.status from turnkeeper.turns as t
-    where t.organization_id = :organization_id and t.session_id = :session_id
-    """
+
+
+@dataclass(frozen=True, slots=True)
+class _EndedTurn:
+    """A turn that is over, whose log may be deleted."""
+
+    id: UUID
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Forgotten:
+    """What was removed of a session, in counts."""
+
+    messages: int
+    checkpoints: int
+    idempotency_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a user has, in counts."""
+
+    sessions: int
+    messages: int
+
+
+_ENDED: Final = Statement(
+    f"""
+    select {columns(_EndedTurn, "t")} from turnkeeper.turns as t
+    where t.organization_id = :organization_id and t.session_id = :session_id and t.status = any(:terminal)
+    """,
+    _EndedTurn,
 )
 _UNFINISHED: Final = text(
     """
@@ -52,20 +84,22 @@ _UNFINISHED: Final = text(
     where t.organization_id = :organization_id and t.user_name = :user and t.status = any(:active)
     """
 )
-_FORGET: Final = text(
-    """
-    select messages, checkpoints, idempotency_keys
+_FORGET: Final = Statement(
+    f"""
+    select {columns(_Forgotten)}
     from turnkeeper.forget_content(:organization_id, array[cast(:session_id as uuid)])
-    """
+    """,
+    _Forgotten,
 )
-_COUNT: Final = text(
+_COUNT: Final = Statement(
     """
     select count(*) as sessions,
            (select count(*) from turnkeeper.messages as m
             where m.organization_id = :organization_id and m.session_id = any(array_agg(s.id))) as messages
     from turnkeeper.sessions as s
     where s.organization_id = :organization_id and s.user_name = :user
-    """
+    """,
+    _Written,
 )
 _KEYS: Final = text(
     """
@@ -148,8 +182,6 @@ class Erasure:
         owner_url: The owner's login.
         redis: Where the logs of turns are.
         notices: Tells workers and readers of stops.
-        organization_id: The organization.
-        user: The user.
     """
 
     def __init__(
@@ -171,8 +203,8 @@ class Erasure:
     def count(self) -> tuple[int, int]:
         """Return how many sessions and messages the user has."""
         with self._database.of(self._caller.organization_id) as db:
-            row = db.execute(_COUNT, self._names).one()
-        return int(row.sessions), int(row.messages)
+            written = _COUNT.one(db, self._names)
+        return written.sessions, written.messages
 
     def erase(self, wait_seconds: float) -> Erased:
         """Erase.
@@ -228,38 +260,42 @@ class Erasure:
 
     def _forget(self, session_id: UUID, erased: Erased) -> None:
         with self._database.of(self._caller.organization_id) as db:
-            row = db.execute(
-                _FORGET, {"organization_id": self._caller.organization_id, "session_id": session_id}
-            ).one()
+            forgotten = _FORGET.one(
+                db, {"organization_id": self._caller.organization_id, "session_id": session_id}
+            )
         erased.sessions += 1
-        erased.messages += row.messages
-        erased.checkpoints += row.checkpoints
-        erased.idempotency_keys += row.idempotency_keys
+        erased.messages += forgotten.messages
+        erased.checkpoints += forgotten.checkpoints
+        erased.idempotency_keys += forgotten.idempotency_keys
 
     def _delete_logs(self, session_id: UUID) -> int:
         """Delete the logs of a session's turns that have ended; a running one's would only be begun again."""
         with self._database.of(self._caller.organization_id) as db:
-            rows = db.execute(
-                _TURNS, {"organization_id": self._caller.organization_id, "session_id": session_id}
-            ).all()
-        ended = [row for row in rows if row.status in TERMINAL]
+            ended = _ENDED.all(
+                db,
+                {
+                    "organization_id": self._caller.organization_id,
+                    "session_id": session_id,
+                    "terminal": sorted(TERMINAL),
+                },
+            )
         try:
             self._await_done(ended)
-            for row in ended:
-                self._redis.delete(abort_key(row.session_id, row.id))
-            return sum(int(self._redis.delete(log_key(row.session_id, row.id))) for row in ended)
+            for turn in ended:
+                self._redis.delete(abort_key(turn.session_id, turn.id))
+            return sum(int(self._redis.delete(log_key(turn.session_id, turn.id))) for turn in ended)
         except RedisError as exc:
             raise UnavailableError("redis cannot be reached: run it again") from exc
 
-    def _await_done(self, ended: Sequence[Row[Any]]) -> None:
+    def _await_done(self, ended: Sequence[_EndedTurn]) -> None:
         """Wait until the last event of each turn is written: a worker begins a log again to write it."""
         give_up_at = time.monotonic() + _DONE_SECONDS
-        for row in ended:
-            while not self._is_done(row) and time.monotonic() < give_up_at:
+        for turn in ended:
+            while not self._is_done(turn) and time.monotonic() < give_up_at:
                 time.sleep(_POLL_SECONDS)
 
-    def _is_done(self, row: Row[Any]) -> bool:
-        newest: Any = self._redis.xrevrange(log_key(row.session_id, row.id), count=1)
+    def _is_done(self, turn: _EndedTurn) -> bool:
+        newest: Any = self._redis.xrevrange(log_key(turn.session_id, turn.id), count=1)
         return all(
             decode_header(event).type == EventType.DONE for _, fields in newest for event in fields.values()
         )

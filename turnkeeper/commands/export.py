@@ -3,18 +3,25 @@
 One session is read at a time, in a transaction of its own, so memory holds one and none is seen half.
 """
 
+# ruff: noqa: S608 -- statements are put together from constants of ours, once
+
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from api import resources
+from api.statements.messages import ShownMessage
 from shared.money.money import format_usd
+from shared.money.usage import ShownTokens
 from shared.postgres.database import Database
+from shared.postgres.rows import columns
+from shared.postgres.statement import Statement
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import usage_of
 
@@ -27,50 +34,90 @@ _SESSIONS: Final = text(
     order by s.id limit :most
     """
 )
-# The session first, and shared: whoever accepts or settles a turn of it waits until all three are read.
-_OF_SESSION: Final = {
-    name: text(
-        f"select * from turnkeeper.{name} where organization_id = :organization_id"  # noqa: S608 -- ours
-        f" and {column} = :session_id order by {order} {lock}"
-    )
-    for name, column, order, lock in (
-        ("sessions", "id", "id", "for share"),
-        ("turns", "session_id", "number", ""),
-        ("messages", "session_id", "position", ""),
-    )
-}
-_SESSION_FIELDS: Final = (
-    "status",
-    "title",
-    "system_prompt",
-    "max_turns",
-    "turn_count",
-    "flagged",
-    "flag_reason",
+
+
+@dataclass(frozen=True, slots=True)
+class _Session(ShownTokens):
+    """What of a session is written."""
+
+    id: UUID
+    user_name: str
+    status: str
+    title: str | None
+    system_prompt: str | None
+    max_turns: int
+    turn_count: int
+    flagged: bool
+    flag_reason: str | None
+    cost_usd: Decimal
+    metadata: dict[str, Any]
+    created_at: datetime
+    last_activity_at: datetime
+    closed_at: datetime | None
+    forgotten_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn(ShownTokens):
+    """What of a turn is written."""
+
+    id: UUID
+    message_id: UUID | None
+    user_message_id: UUID
+    number: int
+    status: str
+    attempt: int
+    provider: str | None
+    model: str | None
+    finish_reason: str | None
+    stop_reason: str | None
+    usage_source: str | None
+    error: dict[str, Any] | None
+    history_trimmed: int
+    cost_usd: Decimal
+    metadata: dict[str, Any]
+    queued_at: datetime
+    started_at: datetime | None
+    first_token_at: datetime | None
+    stop_requested_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Message(ShownMessage):
+    """What of a message is written."""
+
+    reasoning: str | None
+
+
+# The session is read first, and shared: whoever accepts or settles a turn of it waits until all three are read.
+_SESSION: Final = Statement(
+    f"""
+    select {columns(_Session)} from turnkeeper.sessions
+    where organization_id = :organization_id and id = :session_id for share
+    """,
+    _Session,
 )
-_SESSION_TIMES: Final = ("created_at", "last_activity_at", "closed_at", "forgotten_at")
-_TURN_FIELDS: Final = (
-    "number",
-    "status",
-    "attempt",
-    "provider",
-    "model",
-    "finish_reason",
-    "stop_reason",
-    "usage_source",
-    "error",
-    "history_trimmed",
+_TURNS: Final = Statement(
+    f"""
+    select {columns(_Turn)} from turnkeeper.turns
+    where organization_id = :organization_id and session_id = :session_id order by number
+    """,
+    _Turn,
 )
-_TURN_TIMES: Final = ("queued_at", "started_at", "first_token_at", "stop_requested_at", "finished_at")
+_MESSAGES: Final = Statement(
+    f"""
+    select {columns(_Message)} from turnkeeper.messages
+    where organization_id = :organization_id and session_id = :session_id order by position
+    """,
+    _Message,
+)
 
 
 def export_user(database: Database, organization_id: UUID, user: str) -> Iterator[str]:
     """Yield a line for each of a user's sessions, oldest first, without the line's end.
 
-    Args:
-        database: The database as the application's role.
-        organization_id: The organization.
-        user: The user.
+    `database` is asked as the application's role.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -81,48 +128,65 @@ def export_user(database: Database, organization_id: UUID, user: str) -> Iterato
             names = {"organization_id": organization_id, "user": user, "after": after, "most": _PAGE}
             page = db.execute(_SESSIONS, names).scalars().all()
         for session_id in page:
-            yield json.dumps(_session(database, organization_id, session_id), ensure_ascii=False)
+            yield json.dumps(_of_session(database, organization_id, session_id), ensure_ascii=False)
         if len(page) < _PAGE:
             return
         after = page[-1]
 
 
-def _session(database: Database, organization_id: UUID, session_id: UUID) -> Mapping[str, Any]:
+def _of_session(database: Database, organization_id: UUID, session_id: UUID) -> Mapping[str, Any]:
     names = {"organization_id": organization_id, "session_id": session_id}
     with database.of(organization_id) as db:
-        rows = {name: db.execute(statement, names).all() for name, statement in _OF_SESSION.items()}
-    (session,) = rows["sessions"]
+        session = _SESSION.one(db, names)
+        turns = _TURNS.all(db, names)
+        messages = _MESSAGES.all(db, names)
     return {
         "id": str(session.id),
         "user": session.user_name,
-        **{name: getattr(session, name) for name in _SESSION_FIELDS},
-        **_bill(session),
+        "status": session.status,
+        "title": session.title,
+        "system_prompt": session.system_prompt,
+        "max_turns": session.max_turns,
+        "turn_count": session.turn_count,
+        "flagged": session.flagged,
+        "flag_reason": session.flag_reason,
+        "usage": usage_of(session).as_dict(),
+        "cost_usd": format_usd(session.cost_usd),
         "metadata": session.metadata,
-        **{name: _time(getattr(session, name)) for name in _SESSION_TIMES},
-        "turns": [_turn(row) for row in rows["turns"]],
-        "messages": [_message(row) for row in rows["messages"]],
+        "created_at": timestamp(session.created_at),
+        "last_activity_at": timestamp(session.last_activity_at),
+        "closed_at": resources.time_or_none(session.closed_at),
+        "forgotten_at": resources.time_or_none(session.forgotten_at),
+        "turns": [_of_turn(turn) for turn in turns],
+        "messages": [_of_message(message) for message in messages],
     }
 
 
-def _turn(row: Row[Any]) -> Mapping[str, Any]:
+def _of_turn(turn: _Turn) -> Mapping[str, Any]:
     return {
-        "id": str(row.id),
-        "message_id": None if row.message_id is None else str(row.message_id),
-        "user_message_id": str(row.user_message_id),
-        **{name: getattr(row, name) for name in _TURN_FIELDS},
-        **_bill(row),
-        "metadata": row.metadata,
-        **{name: _time(getattr(row, name)) for name in _TURN_TIMES},
+        "id": str(turn.id),
+        "message_id": None if turn.message_id is None else str(turn.message_id),
+        "user_message_id": str(turn.user_message_id),
+        "number": turn.number,
+        "status": turn.status,
+        "attempt": turn.attempt,
+        "provider": turn.provider,
+        "model": turn.model,
+        "finish_reason": turn.finish_reason,
+        "stop_reason": turn.stop_reason,
+        "usage_source": turn.usage_source,
+        "error": turn.error,
+        "history_trimmed": turn.history_trimmed,
+        "usage": usage_of(turn).as_dict(),
+        "cost_usd": format_usd(turn.cost_usd),
+        "metadata": turn.metadata,
+        "queued_at": timestamp(turn.queued_at),
+        "started_at": resources.time_or_none(turn.started_at),
+        "first_token_at": resources.time_or_none(turn.first_token_at),
+        "stop_requested_at": resources.time_or_none(turn.stop_requested_at),
+        "finished_at": resources.time_or_none(turn.finished_at),
     }
 
 
-def _message(row: Row[Any]) -> Mapping[str, Any]:
-    return {**resources.message(row).model_dump(mode="json"), "reasoning": row.reasoning}
-
-
-def _bill(row: Row[Any]) -> Mapping[str, Any]:
-    return {"usage": usage_of(row).as_dict(), "cost_usd": format_usd(Decimal(row.cost_usd))}
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else timestamp(at)
+def _of_message(message: _Message) -> Mapping[str, Any]:
+    return {**resources.message(message).model_dump(mode="json"), "reasoning": message.reasoning}

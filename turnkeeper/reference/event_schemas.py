@@ -16,7 +16,7 @@ EventClass: TypeAlias = type[Event] | type[StreamEvent]
 SHOWN: Final[tuple[EventClass, ...]] = (*NUMBERED, Gap, Snapshot)
 """What a client gives to its caller; the others only keep a connection going."""
 NOT_OF_PLACE: Final = frozenset({"session_id", "ts"})
-"""What a client leaves out of an event in place of others: its reader needs only the place in the turn."""
+"""What a client leaves out of an event that replaces others: its reader needs only the place in the turn."""
 REF: Final = "#/components/schemas/"
 
 
@@ -60,7 +60,7 @@ def for_typescript() -> Mapping[str, Schema]:
     envelope = schemas[Envelope.__name__]
     events = {event.__name__: _shown(event, schemas[event.__name__], envelope) for event in SHOWN}
     any_of_them = {
-        "description": "Events of later versions come too: a program ignores the types that it does not know.",
+        "description": "Later versions may send other events: a program ignores the types that it does not know.",
         "anyOf": [{"$ref": REF + name} for name in events],
     }
     classes = {event.__name__ for event in (Envelope, *NUMBERED, *ONLY_ON_STREAMS)}

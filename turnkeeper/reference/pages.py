@@ -13,11 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
+from shared.configuration.environment import Section
 from shared.configuration.variables import VARIABLES
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turn.events import NUMBERED, ONLY_ON_STREAMS, Envelope
 from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
+from turnkeeper.reference.code_map import with_map
 from turnkeeper.reference.event_schemas import (
     REF,
     EventClass,
@@ -34,9 +36,14 @@ from turnkeeper.reference.redis_page import NAMES
 from turnkeeper.reference.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[2]
+_ARCHITECTURE: Final = "docs/ARCHITECTURE.md"
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
 _FORMATS: Final = {"date-time": "time (RFC 3339, UTC)", "decimal": "decimal string"}
 _PAGES: Final = {"TurnStatus": "[status](states.md)", "Fault": "[code](errors.md)"}
+_INTERNAL: Final = (
+    "No operator needs these: they bound memory and time inside the service, and their defaults fit together. "
+    "They can still be set."
+)
 
 
 def pages() -> Mapping[str, str]:
@@ -54,11 +61,12 @@ def pages() -> Mapping[str, str]:
         "clients/javascript/src/api.d.ts": declarations(document, for_typescript()),
         "clients/python/src/turnkeeper_client/event_types.py": python_events(),
         "docs/reference/redis-keys.md": redis_page(),
+        _ARCHITECTURE: with_map((ROOT / _ARCHITECTURE).read_text(encoding="utf-8"), ROOT),
     }
 
 
 def stale(root: Path) -> list[str]:
-    """Return the pages under `root` that are missing or not what they should be."""
+    """Return the pages under `root` that are missing or out of date."""
     return [
         name
         for name, text in pages().items()
@@ -87,10 +95,12 @@ def env_example() -> str:
     """Return `.env.example`: every variable, its meaning and its default."""
     parts = [
         "# Every variable that Turnkeeper reads, with its default. An empty variable counts as unset.",
-        "# Written by `python -m turnkeeper.reference` from shared/configuration/settings.py.",
+        "# Written by `python -m turnkeeper.reference` from shared/configuration.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
-        parts.append(f"\n# --- {group} ---")
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
+        parts.append(f"\n# --- {section} ---")
+        if section is Section.INTERNAL:
+            parts.append(f"\n# {_INTERNAL}")
         for variable in variables:
             parts.extend((f"\n# {variable.meaning}", f"#{variable.name}={variable.default}"))
     return "\n".join(parts) + "\n"
@@ -98,6 +108,7 @@ def env_example() -> str:
 
 def settings_page() -> str:
     """Return the page of environment variables."""
+    secrets = ", ".join(f"`{variable.name}`" for variable in VARIABLES if variable.secret)
     parts = [
         "# Settings\n",
         _NOTE,
@@ -105,15 +116,19 @@ def settings_page() -> str:
             "Environment variables, read once when a process starts. An empty variable counts as unset. All problems "
             "of a configuration are reported together, and a process with one does not start."
         ),
+        f"\nSecrets, or may hold one; the message about a refused configuration never repeats them: {secrets}.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
         rows = ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.meaning) for v in variables)
-        parts.append(f"\n## {group}\n\n{_table(('variable', 'default', 'meaning'), rows)}")
+        parts.append(f"\n## {section}\n")
+        if section is Section.INTERNAL:
+            parts.append(f"{_INTERNAL}\n")
+        parts.append(_table(("variable", "default", "meaning"), rows))
     return "\n".join(parts) + "\n"
 
 
 def states_page() -> str:
-    """Return the page of turn statuses, with a diagram of its table."""
+    """Return the page of turn statuses, with a diagram of the transition table."""
     rows = ((f"`{source}`", f"`{signal}`", f"`{target}`") for (source, signal), target in TRANSITIONS.items())
     return "\n".join(
         (
@@ -358,10 +373,10 @@ def _yes(is_so: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the pages, or with `--check` only say which are stale.
+    """Write the pages, or with `--check` only list the stale ones.
 
     Returns:
-        0 when all is well, 1 when a page is stale and was only to be checked.
+        0 if all is well, 1 if `--check` found a stale page.
     """
     parser = argparse.ArgumentParser(prog="python -m turnkeeper.reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is stale")

@@ -1,6 +1,7 @@
 """Writes the schemas of an OpenAPI document as TypeScript, for the JavaScript client.
 
-Only what our own document uses is known; anything else is refused, so that no type is silently too wide.
+It knows only the keywords that our own document uses and refuses all others, so that no type is silently too
+wide.
 """
 
 import json
@@ -29,7 +30,7 @@ def declarations(document: Mapping[str, Any], more: Mapping[str, Mapping[str, An
         more: Schemas that it does not have, which follow; where it has one of that name, its own counts.
 
     Raises:
-        ValueError: A schema says something that is not known here.
+        ValueError: A schema uses a keyword that is not known here.
     """
     schemas: Mapping[str, Mapping[str, Any]] = document["components"]["schemas"]
     all_schemas = {**schemas, **{name: more[name] for name in more if name not in schemas}}

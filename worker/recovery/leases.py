@@ -8,18 +8,19 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from shared.errors import UnavailableError
+from shared.postgres import rows
 from shared.postgres.database import Database
 from shared.turn.turns import StopReason
-from worker.providers.provider import Provider
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Answer
 
@@ -28,10 +29,21 @@ _log = logging.getLogger("turnkeeper.leases")
 _RENEW: Final = text(
     "select turn_id, stop_reason from turnkeeper.renew_leases(:worker_id, :lease_seconds, :turns, :attempts)"
 )
+_COUNTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "input_tokens": "inputs",
+        "cache_read_tokens": "cache_reads",
+        "cache_write_tokens": "cache_writes",
+        "output_tokens": "outputs",
+        "reasoning_tokens": "reasoning_counts",
+        "cache_write_1h_tokens": "cache_writes_1h",
+    }
+)
+"""How `save_checkpoints` names what it is given for each column."""
 _SAVE: Final = text(
-    """
-    select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings, :inputs,
-        :cache_reads, :cache_writes, :cache_writes_1h, :outputs, :reasoning_counts, :sources)
+    f"""
+    select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings,
+        {", ".join(f"{name} => :{name}" for name in _COUNTS.values())}, sources => :sources)
     """
 )
 _HEARTBEAT: Final = text(
@@ -52,6 +64,14 @@ _FORGET_DEAD_WORKERS: Final = text(
 _GOODBYE: Final = text("delete from turnkeeper.workers where id = :worker_id")
 
 
+@dataclass(frozen=True, slots=True)
+class _Renewed:
+    """A turn that is still owned; why it is asked to stop, where it is."""
+
+    turn_id: UUID
+    stop_reason: str | None
+
+
 @dataclass(slots=True)
 class _Held:
     session_id: UUID
@@ -64,9 +84,8 @@ class LeaseKeeper:
     """Renews what `hold` was told, until `release`.
 
     Args:
-        database: A pool of its own.
+        database: A pool of their own, so that a busy one costs no lease.
         worker_id: Who holds the leases.
-        provider: Says what usage its running figures stand for.
         loop: Where attempts live; stops and fences are handed to it.
         lease_seconds: How long a lease lasts.
         renew_seconds: How often it is renewed.
@@ -78,7 +97,6 @@ class LeaseKeeper:
         self,
         database: Database,
         worker_id: UUID,
-        provider: Provider,
         loop: asyncio.AbstractEventLoop,
         *,
         lease_seconds: float,
@@ -86,10 +104,8 @@ class LeaseKeeper:
         trust_seconds: float,
         silent_seconds: Callable[[], float],
     ) -> None:
-        """Prepare; `start` begins to renew."""
         self._database = database
         self._worker_id = worker_id
-        self._provider = provider
         self._loop = loop
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
@@ -166,16 +182,7 @@ class LeaseKeeper:
             UnavailableError: PostgreSQL cannot be reached.
         """
         with self._database.across() as db:
-            rows = db.execute(
-                _RENEW,
-                {
-                    "worker_id": self._worker_id,
-                    "lease_seconds": self._lease_seconds,
-                    "turns": [turn_id],
-                    "attempts": [attempt_number],
-                },
-            )
-            return rows.one_or_none() is not None
+            return bool(self._renew_all(db, {turn_id: attempt_number}))
 
     def _keep(self) -> None:
         while not self._stopping.wait(self._renew_seconds):
@@ -200,7 +207,8 @@ class LeaseKeeper:
                 },
             )
             db.execute(_FORGET_DEAD_WORKERS)
-            owned = self._renew_held(db, held) if held else {}
+            numbers = {turn_id: entry.attempt_number for turn_id, entry in held.items()}
+            owned = self._renew_all(db, numbers) if held else {}
             self._save(db, {turn_id: held[turn_id] for turn_id in owned})
         for turn_id, entry in held.items():
             if turn_id not in owned:
@@ -215,30 +223,32 @@ class LeaseKeeper:
         if self._held.get(turn_id) is entry:
             self._loop.call_soon_threadsafe(what)
 
-    def _renew_held(self, db: Any, held: Mapping[UUID, _Held]) -> dict[UUID, str | None]:
-        rows = db.execute(
+    def _renew_all(self, db: Connection, attempts: Mapping[UUID, int]) -> dict[UUID, str | None]:
+        """Renew the leases of turns by their attempts; return those still owned, with why they are to stop."""
+        found = db.execute(
             _RENEW,
             {
                 "worker_id": self._worker_id,
                 "lease_seconds": self._lease_seconds,
-                "turns": list(held),
-                "attempts": [entry.attempt_number for entry in held.values()],
+                "turns": list(attempts),
+                "attempts": list(attempts.values()),
             },
         )
-        return {row.turn_id: row.stop_reason for row in rows}
+        return {turn.turn_id: turn.stop_reason for turn in rows.every(_Renewed, found)}
 
-    def _save(self, db: Any, owned: Mapping[UUID, _Held]) -> None:
+    def _save(self, db: Connection, owned: Mapping[UUID, _Held]) -> None:
         """Checkpoint the texts that grew since they were last saved."""
         changed: dict[UUID, tuple[int, Answer]] = {}
         for turn_id, entry in owned.items():
             if entry.attempt.has_called() and entry.attempt.channel.seq != entry.saved_seq:
-                checkpoint = entry.attempt.checkpoint(self._provider)
+                checkpoint = entry.attempt.checkpoint()
                 if checkpoint is not None:
                     changed[turn_id] = checkpoint
         if not changed:
             return
         seqs = [seq for seq, _ in changed.values()]
         answers = [answer for _, answer in changed.values()]
+        used = [asdict(answer.usage) for answer in answers]
         db.execute(
             _SAVE,
             {
@@ -249,12 +259,7 @@ class LeaseKeeper:
                 "calls": [answer.called for answer in answers],
                 "contents": [answer.content for answer in answers],
                 "reasonings": [answer.reasoning for answer in answers],
-                "inputs": [answer.usage.input_tokens for answer in answers],
-                "cache_reads": [answer.usage.cache_read_tokens for answer in answers],
-                "cache_writes": [answer.usage.cache_write_tokens for answer in answers],
-                "cache_writes_1h": [answer.usage.cache_write_1h_tokens for answer in answers],
-                "outputs": [answer.usage.output_tokens for answer in answers],
-                "reasoning_counts": [answer.usage.reasoning_tokens for answer in answers],
+                **{name: [usage[column] for usage in used] for column, name in _COUNTS.items()},
                 "sources": [answer.usage_source.value for answer in answers],
             },
         )

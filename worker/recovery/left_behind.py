@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, cast
+from uuid import UUID
 
 import msgspec
 import redis
-from sqlalchemy import Row
+from sqlalchemy import Connection, text
 
-from shared.money.usage import Usage, UsageSource, estimate_tokens
+from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens
+from shared.postgres import rows
 from shared.redis.names import call_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
@@ -28,10 +31,68 @@ _ANSWERED: Final = frozenset({EventType.MESSAGE_START, EventType.CONTENT_DELTA, 
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What is known of a dead attempt: its row, what was shown and where its events ended."""
+class LeftBehindTurn:
+    """A turn whose lease ran out, with its checkpoint; None for all of that where there is none.
 
-    row: Row[Any]
+    Args:
+        called: Whether a request had reached the provider.
+        content: The text through `checkpoint_seq`.
+        reasoning: The thinking through there.
+        prompt_bytes: How long the system prompt, the history and the question are together.
+    """
+
+    id: UUID
+    session_id: UUID
+    status: str
+    attempt: int
+    handed_back: int
+    recovery: str
+    answer_id: UUID
+    stop_reason: str | None
+    last_seq: int
+    title: str | None
+    queued_at: datetime
+    max_output_tokens: int
+    traceparent: str
+    checkpoint_attempt: int | None
+    checkpoint_seq: int | None
+    called: bool | None
+    content: str | None
+    reasoning: str | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cache_write_1h_tokens: int | None
+    usage_source: str | None
+    prompt_bytes: int
+
+
+_OF_CHECKPOINT: Final = ("called", "content", "reasoning", *COLUMNS, "usage_source")
+_NOT_OF_TURN: Final = frozenset({"checkpoint_attempt", "checkpoint_seq", *_OF_CHECKPOINT, "prompt_bytes"})
+_LEFT_BEHIND: Final = text(
+    f"""
+    select {rows.columns(LeftBehindTurn, "t", without=_NOT_OF_TURN)},
+           c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
+           {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)},
+           (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
+            where m.organization_id = t.organization_id and m.session_id = t.session_id
+              and m.position <= t.number * 2)
+           + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
+              where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
+    from turnkeeper.turns as t
+    left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
+    where t.organization_id = :organization_id and t.id = :turn_id
+    """  # noqa: S608 -- the columns are ours
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is known of a dead attempt: its turn, what was shown and where its events ended."""
+
+    turn: LeftBehindTurn
     answer: Answer
     last_seq: int
     is_log_lost: bool = False
@@ -53,19 +114,25 @@ class _Told:
     is_open: bool
 
 
-def left_behind(row: Row[Any], log: "redis.Redis", context_tokens: int) -> Left:
+def read_left_behind(db: Connection, organization_id: UUID, turn_id: UUID) -> LeftBehindTurn:
+    """Read a turn and its checkpoint."""
+    found = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id})
+    return rows.one(LeftBehindTurn, found)
+
+
+def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -> Left:
     """Gather what a dead attempt left: the log knows more than the last checkpoint.
 
     Args:
-        row: The turn, with its checkpoint.
+        turn: With its checkpoint.
         log: Where its log is.
         context_tokens: What prompts are cut to.
     """
-    content, reasoning = row.content or "", row.reasoning or ""
-    last_seq = max(row.last_seq, row.checkpoint_seq or 0)
-    note = _note_of(row, log)
-    called = bool(row.called) or note is not None
-    told = _told(row, log)
+    content, reasoning = turn.content or "", turn.reasoning or ""
+    last_seq = max(turn.last_seq, turn.checkpoint_seq or 0)
+    note = _note_of(turn, log)
+    called = bool(turn.called) or note is not None
+    told = _told(turn, log)
     is_open = False
     if told is None:
         # With the log it was lost which numbers readers have seen: none of them is given again (I4).
@@ -75,59 +142,59 @@ def left_behind(row: Row[Any], log: "redis.Redis", context_tokens: int) -> Left:
         content, reasoning = told.transcript.content, told.transcript.reasoning
         called = called or told.is_answered
         is_open = told.is_open
-    usage = usage_of(row, content, reasoning, context_tokens) if called else Usage()
-    source = source_of(row)
+    usage = usage_of(turn, content, reasoning, context_tokens) if called else Usage()
+    source = source_of(turn)
     if note is not None and note.prompt is not None and source is not UsageSource.PROVIDER:
         usage, source = _with_prompt(usage, note.prompt), note.source
     answer = Answer(content, reasoning, called, usage, source)
-    return Left(row, answer, last_seq, is_log_lost=told is None, is_open=is_open)
+    return Left(turn, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 
 
-def _note_of(row: Row[Any], log: "redis.Redis") -> CallNote | None:
+def _note_of(turn: LeftBehindTurn, log: "redis.Redis") -> CallNote | None:
     """Return what the dead attempt noted in Redis of its call; a renewal does so later."""
     try:
-        kept = cast("bytes | None", log.get(call_key(row.session_id, row.id)))
+        kept = cast("bytes | None", log.get(call_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
         return None
     note = None if kept is None else read_note(kept)
-    return note if note is not None and note.attempt == row.attempt else None
+    return note if note is not None and note.attempt == turn.attempt else None
 
 
 def _with_prompt(usage: Usage, prompt: Usage) -> Usage:
     return replace(prompt, output_tokens=usage.output_tokens, reasoning_tokens=usage.reasoning_tokens)
 
 
-def _told(row: Row[Any], log: "redis.Redis") -> _Told | None:
+def _told(turn: LeftBehindTurn, log: "redis.Redis") -> _Told | None:
     """Fold the turn's log; None when Redis is away, or the log is spoiled or does not reach back far enough."""
     try:
-        entries = cast("list[Any]", log.xrange(log_key(row.session_id, row.id)))
+        entries = cast("list[Any]", log.xrange(log_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's log cannot be read: %s", type(error).__name__)
         return None
     encoded = [event for _, fields in entries for event in fields.values()]
     try:
-        return _fold(row, encoded) if encoded else None
+        return _fold(turn, encoded) if encoded else None
     except msgspec.DecodeError:
         # Whatever wrote that, the turn has to end: the checkpoint is what is known (I1).
-        _log.error("a lost turn's log holds what is no event", extra={"turn_id": str(row.id)})
+        _log.error("a lost turn's log holds what is no event", extra={"turn_id": str(turn.id)})
         return None
 
 
-def _fold(row: Row[Any], encoded: Sequence[bytes]) -> _Told | None:
+def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
     """Add the events to what was saved; None when some between them are missing."""
     first = decode_header(encoded[0])
     transcript = Transcript()
     if first.seq > 1 and first.type != EventType.SNAPSHOT:
-        if first.seq > (row.checkpoint_seq or 0) + 1:
+        if turn.checkpoint_seq is None or first.seq > turn.checkpoint_seq + 1:
             return None
         transcript = Transcript.resume(
-            seq=row.checkpoint_seq,
-            attempt=row.checkpoint_attempt,
-            status=row.status,
-            message_id=str(row.answer_id),
-            content=row.content,
-            reasoning=row.reasoning,
+            seq=turn.checkpoint_seq,
+            attempt=turn.checkpoint_attempt or 0,
+            status=turn.status,
+            message_id=str(turn.answer_id),
+            content=turn.content or "",
+            reasoning=turn.reasoning or "",
         )
     is_answered, is_open = False, True
     for event in encoded:
@@ -137,34 +204,34 @@ def _fold(row: Row[Any], encoded: Sequence[bytes]) -> _Told | None:
         is_open = is_open and header.type != EventType.MESSAGE_END
         if header.seq > transcript.seq:
             transcript.apply(event)
-        if header.attempt == row.attempt:
+        if header.attempt == turn.attempt:
             # A snapshot may be of what an earlier attempt left.
-            is_news = is_snapshot and transcript.content != (row.content or "")
+            is_news = is_snapshot and transcript.content != (turn.content or "")
             is_answered = is_answered or is_news or header.type in _ANSWERED
     return _Told(transcript, is_answered, is_open)
 
 
-def usage_of(row: Row[Any], content: str, reasoning: str, context_tokens: int) -> Usage:
+def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens: int) -> Usage:
     """Return what a dead attempt used: its checkpoint's figures, and an estimate for what came after them.
 
     Neither estimate is above what was sent: the prompt was cut to the context, the answer had its limit.
     A checkpoint that an earlier attempt left to be continued has no figures: its text is billed already.
     """
-    said = estimate_tokens(content.removeprefix(row.content or ""))
-    thought = estimate_tokens(reasoning.removeprefix(row.reasoning or ""))
-    counted = row.output_tokens or 0
-    output = within_limit(counted + said + thought, len(content) + len(reasoning), row.max_output_tokens)
-    most_input = max(0, context_tokens - row.max_output_tokens)
+    said = estimate_tokens(content.removeprefix(turn.content or ""))
+    thought = estimate_tokens(reasoning.removeprefix(turn.reasoning or ""))
+    counted = turn.output_tokens or 0
+    output = within_limit(counted + said + thought, len(content) + len(reasoning), turn.max_output_tokens)
+    most_input = max(0, context_tokens - turn.max_output_tokens)
     return Usage(
-        input_tokens=row.input_tokens or min(int(row.prompt_bytes) // _BYTES_PER_TOKEN, most_input),
-        cache_read_tokens=row.cache_read_tokens or 0,
-        cache_write_tokens=row.cache_write_tokens or 0,
-        cache_write_1h_tokens=row.cache_write_1h_tokens or 0,
+        input_tokens=turn.input_tokens or min(turn.prompt_bytes // _BYTES_PER_TOKEN, most_input),
+        cache_read_tokens=turn.cache_read_tokens or 0,
+        cache_write_tokens=turn.cache_write_tokens or 0,
+        cache_write_1h_tokens=turn.cache_write_1h_tokens or 0,
         output_tokens=max(counted, output),
-        reasoning_tokens=min((row.reasoning_tokens or 0) + thought, max(counted, output)),
+        reasoning_tokens=min((turn.reasoning_tokens or 0) + thought, max(counted, output)),
     )
 
 
-def source_of(row: Row[Any]) -> UsageSource:
+def source_of(turn: LeftBehindTurn) -> UsageSource:
     """Return what the figures of a dead attempt are worth."""
-    return UsageSource(row.usage_source or UsageSource.ESTIMATED)
+    return UsageSource(turn.usage_source or UsageSource.ESTIMATED)

@@ -4,9 +4,12 @@ In small batches and one transaction for each, so that it can be interrupted any
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, text
+
+from shared.postgres import rows
 
 _log = logging.getLogger("turnkeeper.retention")
 
@@ -16,16 +19,25 @@ _DAY_SECONDS: Final = 86_400
 _FORGET: Final = text("select sessions, messages from turnkeeper.forget_sessions(:older_than_seconds, :most)")
 
 
+@dataclass(frozen=True, slots=True)
+class _Forgotten:
+    """How much was removed."""
+
+    sessions: int
+    messages: int
+
+
 def forget_old_sessions(db: Connection, retention_days: int, most: int = _MOST_SESSIONS) -> int:
     """Remove the content of a batch of sessions that were closed or expired so many days ago.
 
     Returns:
         How many sessions it were; 0 when none is left.
     """
-    forgotten = db.execute(_FORGET, {"older_than_seconds": retention_days * _DAY_SECONDS, "most": most}).one()
+    found = db.execute(_FORGET, {"older_than_seconds": retention_days * _DAY_SECONDS, "most": most})
+    forgotten = rows.one(_Forgotten, found)
     if forgotten.sessions:
         _log.info(
             "the content of old sessions was removed",
-            extra={"sessions": int(forgotten.sessions), "messages": int(forgotten.messages)},
+            extra={"sessions": forgotten.sessions, "messages": forgotten.messages},
         )
-    return int(forgotten.sessions)
+    return forgotten.sessions

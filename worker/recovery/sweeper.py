@@ -10,17 +10,19 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import redis
-from sqlalchemy import Row, text
+from sqlalchemy import Connection, text
 
 from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
 from shared.metrics.registry import Registry
 from shared.observing.logs import log_ids
+from shared.postgres import rows
 from shared.postgres.database import Database
 from shared.redis.doorbell import QUEUE_KEY
 from shared.redis.log_scripts import RESTART
@@ -30,13 +32,14 @@ from shared.tracing.turns import record_turn
 from shared.turn.events import Event, MessageReset, StopRequested, TurnError, timestamp
 from shared.turn.events_of_turn import accept_events, done_event
 from shared.turn.transcript import Transcript
-from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, sources_of
+from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, in_sql, sources_of
 from worker.metrics import WorkerMetrics
 from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
-from worker.recovery.left_behind import Left, left_behind
+from worker.recovery.left_behind import Left, left_behind, read_left_behind
 from worker.recovery.retention import forget_old_sessions
 from worker.turn.continuation import is_continued
+from worker.turn.moved import ExpiredTurn, MovedTurn, SettledTurn
 from worker.turn.outcome import Requeued, Stopped
 from worker.turn.retry import MOST_ATTEMPTS
 from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, lost, settle
@@ -62,33 +65,17 @@ _NEXT_LEASE_END: Final = text("select turnkeeper.seconds_to_next_lease_end()")
 _OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
 _EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds, :age_seconds, :most)")
 _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
-_LEFT_BEHIND: Final = text(
-    """
-    select t.id, t.session_id, t.status, t.attempt, t.handed_back, t.recovery, t.answer_id, t.stop_reason,
-           t.last_seq, t.title, t.queued_at, t.max_output_tokens, t.traceparent,
-           c.attempt as checkpoint_attempt, c.seq as checkpoint_seq, c.called, c.content, c.reasoning,
-           c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.cache_write_1h_tokens, c.output_tokens,
-           c.reasoning_tokens, c.usage_source,
-           (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
-            where m.organization_id = t.organization_id and m.session_id = t.session_id
-              and m.position <= t.number * 2)
-           + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
-              where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
-    from turnkeeper.turns as t
-    left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
-    where t.organization_id = :organization_id and t.id = :turn_id
-    """
-)
 # A text that was kept to be continued is void then: its reset comes before `done`.
 _EXPIRE: Final = text(
-    """
+    f"""
     with expired as (
         update turnkeeper.turns as t
-        set status = 'expired', finished_at = clock_timestamp(),
+        set status = '{TurnStatus.EXPIRED.value}', finished_at = clock_timestamp(),
             last_seq = t.last_seq + 1 + (
                 select count(*) from turnkeeper.checkpoints as c
                 where c.organization_id = t.organization_id and c.turn_id = t.id)
-        where t.organization_id = :organization_id and t.id = :turn_id and t.status = any(:sources)
+        where t.organization_id = :organization_id and t.id = :turn_id
+          and t.status in ({in_sql(sources_of(Signal.EXPIRE))})
           and t.claimable_at < clock_timestamp() - make_interval(secs => :queue_seconds)
         returning t.*
     ), forgotten as (
@@ -96,9 +83,27 @@ _EXPIRE: Final = text(
         where c.organization_id = t.organization_id and c.turn_id = t.id
         returning c.turn_id
     )
-    select t.*, exists (select from forgotten) as has_void_text from expired as t
-    """
+    select {rows.columns(ExpiredTurn, "t", without=frozenset({"has_void_text"}))},
+           exists (select from forgotten) as has_void_text
+    from expired as t
+    """  # noqa: S608 -- the columns are ours
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A turn that a sweep is to look at."""
+
+    organization_id: UUID
+    turn_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Unheard:
+    """A turn that no worker has heard of."""
+
+    turn_id: UUID
+    traceparent: str
 
 
 class Sweeper:
@@ -126,7 +131,6 @@ class Sweeper:
         metrics: WorkerMetrics | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
         self._metrics = metrics or WorkerMetrics(Registry())
         self._recorder = recorder
         self._settings = settings
@@ -144,7 +148,7 @@ class Sweeper:
         self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to sweep, in a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -176,16 +180,19 @@ class Sweeper:
         with self._database.across() as db:
             if not db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
                 return _EVERY_SECONDS
-            lost_turns = db.execute(_LOST, {"most": _MOST_AT_ONCE}).all()
-            overdue = db.execute(
-                _OVERDUE, {"queue_seconds": self._settings.queue_timeout_seconds, "most": _MOST_AT_ONCE}
-            ).all()
+            lost_turns = rows.every(_Found, db.execute(_LOST, {"most": _MOST_AT_ONCE}))
+            overdue = rows.every(
+                _Found,
+                db.execute(
+                    _OVERDUE, {"queue_seconds": self._settings.queue_timeout_seconds, "most": _MOST_AT_ONCE}
+                ),
+            )
             if self._round % _HOUSEKEEPING_ROUNDS == 0:
                 self._keep_house(db)
-        for row in lost_turns:
-            self._each(self._recover, row)
-        for row in overdue:
-            self._each(self._expire, row)
+        for found in lost_turns:
+            self._each(self._recover, found)
+        for found in overdue:
+            self._each(self._expire, found)
         self._await_told()
         # Last, so that what was requeued or became its session's next just now is rung in this round.
         self._ring_again()
@@ -199,11 +206,11 @@ class Sweeper:
             lease_end = db.execute(_NEXT_LEASE_END).scalar_one()
         return _EVERY_SECONDS if lease_end is None else max(_SOONEST_SECONDS, min(_EVERY_SECONDS, lease_end))
 
-    def _each(self, step: Callable[[UUID, UUID], None], row: Row[Any]) -> None:
+    def _each(self, step: Callable[[UUID, UUID], None], found: _Found) -> None:
         """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""
-        with log_ids(turn_id=row.turn_id):
+        with log_ids(turn_id=found.turn_id):
             try:
-                step(row.organization_id, row.turn_id)
+                step(found.organization_id, found.turn_id)
             except UnavailableError:
                 raise  # it would be the same for all others
             except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
@@ -232,9 +239,10 @@ class Sweeper:
         if most <= 0:
             return
         with self._database.across() as db:
-            unheard = db.execute(_UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": most}).all()
-        for row in unheard:
-            self._ring(str(row.turn_id), row.traceparent)
+            found = db.execute(_UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": most})
+            unheard = rows.every(_Unheard, found)
+        for turn in unheard:
+            self._ring(str(turn.turn_id), turn.traceparent)
 
     def _doorbells(self) -> int:
         """Count the doorbells that no worker has heard; all that may be out when Redis does not say."""
@@ -244,7 +252,7 @@ class Sweeper:
             _log.warning("no turn is rung for: %s", type(error).__name__)
             return _MOST_DOORBELLS
 
-    def _keep_house(self, db: Any) -> None:
+    def _keep_house(self, db: Connection) -> None:
         db.execute(
             _EXPIRE_SESSIONS,
             {
@@ -261,8 +269,8 @@ class Sweeper:
     def _recover(self, organization_id: UUID, turn_id: UUID) -> None:
         """Settle or requeue a turn whose lease ran out; whoever is first wins (I2)."""
         with self._database.of(organization_id) as db:
-            row = db.execute(_LEFT_BEHIND, {"organization_id": organization_id, "turn_id": turn_id}).one()
-        left = left_behind(row, self._redis, self._settings.context_tokens)
+            turn = read_left_behind(db, organization_id, turn_id)
+        left = left_behind(turn, self._redis, self._settings.context_tokens)
         ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
         try:
             settled = self._settle(organization_id, left, ending)
@@ -277,33 +285,33 @@ class Sweeper:
         _log.warning("a lost turn was taken up", extra={"status": settled.status})
         done = None
         if not isinstance(ending, Requeued):
-            self._record(settled, row.traceparent)
+            self._record(settled, turn.traceparent)
             content = "" if settled.dropped else ending.answer.content
             done = done_event(settled, content)
         if left.is_log_lost:
             self._begin_log_again(left, settled.attempt)
         self._tell(settled, left.last_seq, events, done)
 
-    def _settle(self, organization_id: UUID, left: Left, ending: Ending) -> Row[Any] | None:
+    def _settle(self, organization_id: UUID, left: Left, ending: Ending) -> SettledTurn | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
         settlement = Settlement(
-            organization_id, left.row.id, left.row.attempt, last_seq, lost_to=self._worker_id
+            organization_id, left.turn.id, left.turn.attempt, last_seq, lost_to=self._worker_id
         )
         return settle(self._database, self._settings.provider, settlement, ending)
 
     def _begin_log_again(self, left: Left, attempt: int) -> None:
         """Tell readers the text so far under a number that none of them has passed."""
-        row, text = left.row, left.answer
+        turn, text = left.turn, left.answer
         transcript = Transcript.resume(
             seq=left.last_seq,
             attempt=attempt,
             status=TurnStatus.RUNNING,
-            message_id=str(row.answer_id),
+            message_id=str(turn.answer_id),
             content=text.content,
             reasoning=text.reasoning,
         )
-        snapshot = transcript.snapshot(row.session_id, row.id, timestamp(datetime.now(UTC)))
-        keys = (log_key(row.session_id, row.id), events_channel(row.session_id))
+        snapshot = transcript.snapshot(turn.session_id, turn.id, timestamp(datetime.now(UTC)))
+        keys = (log_key(turn.session_id, turn.id), events_channel(turn.session_id))
         try:
             self._redis.eval(
                 RESTART, 2, *keys, f"{attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
@@ -313,7 +321,7 @@ class Sweeper:
 
     def _tell(
         self,
-        row: Row[Any],
+        turn: MovedTurn,
         last_seq: int,
         events: Sequence[Event],
         done: bytes | None,
@@ -321,14 +329,14 @@ class Sweeper:
         """Show readers what was decided; all turns of a round at the same time."""
 
         async def tell() -> None:
-            await self._publisher.open(row.session_id, row.id, accept_events(row))
+            await self._publisher.open(turn.session_id, turn.id, accept_events(turn))
             channel = self._publisher.channel(
-                row.session_id, row.id, row.attempt, last_seq, row.id, lambda: None
+                turn.session_id, turn.id, turn.attempt, last_seq, turn.id, lambda: None
             )
             for event in events:
                 channel.event(event)
             if done is not None:
-                channel.encoded(row.last_seq, done)
+                channel.encoded(turn.last_seq, done)
                 channel.close()
             else:
                 await channel.drained(_SHOWN_SECONDS)
@@ -338,15 +346,15 @@ class Sweeper:
 
     def _expire(self, organization_id: UUID, turn_id: UUID) -> None:
         with self._database.of(organization_id) as db:
-            expired = db.execute(
+            found = db.execute(
                 _EXPIRE,
                 {
                     "organization_id": organization_id,
                     "turn_id": turn_id,
-                    "sources": sorted(sources_of(Signal.EXPIRE)),
                     "queue_seconds": self._settings.queue_timeout_seconds,
                 },
-            ).one_or_none()
+            )
+            expired = rows.one_or_none(ExpiredTurn, found)
         if expired is None:
             return
         self._metrics.expired()
@@ -354,9 +362,9 @@ class Sweeper:
         events = (MessageReset(Fault.WORKER_LOST),) if expired.has_void_text else ()
         self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
 
-    def _record(self, row: Row[Any], traceparent: str) -> None:
+    def _record(self, turn: MovedTurn, traceparent: str) -> None:
         if self._recorder is not None:
-            record_turn(self._recorder, row, traceparent)
+            record_turn(self._recorder, turn, traceparent)
 
 
 def _events(ending: Ending) -> Sequence[Event]:
@@ -372,10 +380,11 @@ def _events(ending: Ending) -> Sequence[Event]:
 
 
 def _ending(left: Left, capabilities: Capabilities) -> Ending:
-    row, answer = left.row, left.answer
-    if row.status == TurnStatus.STOPPING:
-        return Stopped(answer, StopReason(row.stop_reason))
+    turn, answer = left.turn, left.answer
+    if turn.status == TurnStatus.STOPPING:
+        assert turn.stop_reason is not None, "a turn that is to stop says why"
+        return Stopped(answer, StopReason(turn.stop_reason))
     has_text = bool(answer.content or answer.reasoning)
-    if row.attempt - row.handed_back >= MOST_ATTEMPTS or (row.recovery == Recovery.FAIL and has_text):
+    if turn.attempt - turn.handed_back >= MOST_ATTEMPTS or (turn.recovery == Recovery.FAIL and has_text):
         return lost(answer)
     return Requeued(answer, keeps_text=left.is_open and is_continued(answer, capabilities))

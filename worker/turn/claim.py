@@ -8,63 +8,139 @@ they were called.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row
-
+from shared.money.prices import Priced
 from shared.postgres.database import Database
+from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.turn.turns import Role
+from shared.turn.parts import parts_of
+from shared.turn.turns import Recovery, Role
+from worker.providers.provider import Capabilities
+from worker.turn.allowance import Allowance
 from worker.turn.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16
 """More than any text has; bounds what is read of a long history before its tokens are estimated."""
 
-_CLAIM: Final = Statement(
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTurn:
+    """A turn as it was when it was claimed: the columns that `read_claim` returns.
+
+    Args:
+        seconds_left: Until its deadline.
+        queued_seconds: Since it was accepted.
+        claimable_seconds: Since it could have been claimed.
+        checkpoint_seq: The number that an earlier attempt's checkpoint reached.
+        kept_text: The text of that checkpoint, which may be continued.
+        hold_usd: What the attempt may cost; None without a budget.
+        history: Number, role and text of the newest settled messages below this turn, then of its question.
+        all_messages: How many there are.
+        earlier_turns: How many turns they are of, without this one.
     """
-    select r.* from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
-    cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
-    """
-)
-_CLAIM_NEXT: Final = Statement(
-    """
-    select r.* from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
-    cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
-    """
-)
+
+    id: UUID
+    organization_id: UUID
+    session_id: UUID
+    number: int
+    attempt: int
+    status: str
+    recovery: str
+    answer_id: UUID
+    max_output_tokens: int
+    last_seq: int
+    title: str | None
+    queued_at: datetime
+    traceparent: str
+    seconds_left: float
+    queued_seconds: float
+    claimable_seconds: float
+    first_token_at: datetime | None
+    handed_back: int
+    system_prompt: str | None
+    checkpoint_seq: int | None
+    kept_text: str | None
+    hold_usd: Decimal | None
+    history: Sequence[tuple[int, str, str]] | None
+    all_messages: int
+    earlier_turns: int
+
+    def is_again(self) -> bool:
+        """Say whether an earlier attempt may have shown something."""
+        return self.attempt > 1
+
+    def told_seq(self) -> int:
+        """Return the number of the last event that PostgreSQL knows of."""
+        return max(self.last_seq, self.checkpoint_seq or 0)
+
+    def prefix(self, capabilities: Capabilities) -> str:
+        """Return the text to continue; empty when there is none, or the provider cannot."""
+        return self.kept_text or "" if capabilities.continuation else ""
+
+    def allowance(self, priced: Priced, context_tokens: int) -> Allowance | None:
+        """Return what the attempt may cost; None where there is no budget.
+
+        Args:
+            priced: The model that answers.
+            context_tokens: What prompts are cut to.
+        """
+        return None if self.hold_usd is None else Allowance(priced, self.hold_usd, context_tokens)
+
+    def counted_attempts(self) -> int | None:
+        """Return the attempt's number, those handed back left out; None when no other may follow its text."""
+        return None if self.recovery == Recovery.FAIL else self.attempt - self.handed_back
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A turn that this worker owns, as the row was when it was claimed.
+    """A turn that this worker owns.
 
     Args:
-        row: The turn's columns, with `seconds_left`, the session's `system_prompt`, the number
-            that an earlier attempt's checkpoint reached, its `kept_text`, which may be continued, and the `hold_usd`
-            that the attempt may cost, None without a budget.
+        turn: As it was when it was claimed.
         history: Settled messages below this turn, as far as the context could hold them, then the question.
         dropped_turns: Earlier turns that were not even read because the history is too long.
     """
 
-    row: Row[Any]
+    turn: ClaimedTurn
     history: Sequence[StoredMessage]
     dropped_turns: int
 
     @property
     def turn_id(self) -> UUID:
         """The turn."""
-        return UUID(str(self.row.id))
+        return self.turn.id
 
     @property
     def organization_id(self) -> UUID:
         """Whose turn it is."""
-        return UUID(str(self.row.organization_id))
+        return self.turn.organization_id
 
     @property
     def attempt(self) -> int:
         """The fencing token (I3)."""
-        return int(self.row.attempt)
+        return self.turn.attempt
+
+
+_CLAIM: Final = Statement(
+    f"""
+    select {columns(ClaimedTurn, "r")}
+    from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
+    cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
+    """,  # noqa: S608 -- the columns are ours
+    ClaimedTurn,
+)
+_CLAIM_NEXT: Final = Statement(
+    f"""
+    select {columns(ClaimedTurn, "r")}
+    from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
+    cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
+    """,  # noqa: S608
+    ClaimedTurn,
+)
 
 
 def claim_turn(
@@ -88,14 +164,10 @@ def claim_turn(
 def claim_next_turn(
     database: Database, worker_id: UUID, hint: UUID | None, *, lease_seconds: float, context_tokens: int
 ) -> Claim | None:
-    """Claim the turn that is to run next; None means that none can be claimed.
+    """Claim the turn that is to run next, for `lease_seconds`; None means that none can be claimed.
 
-    Args:
-        database: The pool.
-        worker_id: Who claims.
-        hint: The turn that a doorbell named: it is taken when its organization is as entitled as any.
-        lease_seconds: How long it is owned without renewing.
-        context_tokens: Most tokens of history that are read.
+    `hint` is the turn that a doorbell named: it is taken when its organization is as entitled as any. No more than
+    `context_tokens` of history are read.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -109,16 +181,16 @@ def claim_next_turn(
 
 
 def _claim(
-    database: Database, statement: Statement, context_tokens: int, parameters: Mapping[str, Any]
+    database: Database, statement: Statement[ClaimedTurn], context_tokens: int, parameters: Mapping[str, Any]
 ) -> Claim | None:
     with database.alone() as db:
-        row = statement.one_or_none(db, {**parameters, "most_bytes": context_tokens * _BYTES_PER_TOKEN})
-    if row is None:
+        turn = statement.one_or_none(db, {**parameters, "most_bytes": context_tokens * _BYTES_PER_TOKEN})
+    if turn is None:
         return None
-    history = [StoredMessage(turn, role, content) for turn, role, content in row.history or ()]
-    if len(history) == row.all_messages:
-        return Claim(row, history, 0)
+    history = [StoredMessage(number, role, parts_of(content)) for number, role, content in turn.history or ()]
+    if len(history) == turn.all_messages:
+        return Claim(turn, history, 0)
     while history and history[0].role != Role.USER:
         del history[0]  # its question did not fit
     turns_read = len({message.turn_number for message in history})
-    return Claim(row, history, max(0, row.earlier_turns - (turns_read - 1)) if turns_read else 0)
+    return Claim(turn, history, max(0, turn.earlier_turns - (turns_read - 1)) if turns_read else 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from shared.money.usage import estimate_tokens
 from shared.turn.turns import Role
-from worker.providers.provider import Capabilities, Prompt, PromptMessage
+from worker.providers.provider import Capabilities, Prompt, text_message
 from worker.turn.outcome import Answer
 
 
@@ -25,7 +25,7 @@ def continued(prompt: Prompt, text: str) -> Prompt:
         text: The answer so far; what it may still use of `max_output_tokens` is estimated.
     """
     # Without the space at its end: templates cut that off, and a model's words begin with their space.
-    message = PromptMessage(Role.ASSISTANT, text.rstrip())
+    message = text_message(Role.ASSISTANT, text.rstrip())
     left = max(1, prompt.max_output_tokens - estimate_tokens(text))
     return replace(prompt, messages=(*prompt.messages, message), max_output_tokens=left)
 

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from shared.errors import Fault
 from shared.money.usage import Usage, UsageSource
+from shared.turn.parts import Parts, parts_of
 from shared.turn.turns import FinishReason, StopReason
 
 
@@ -27,6 +28,11 @@ class Answer:
     usage: Usage
     usage_source: UsageSource
     longest: Usage | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """What the stored message is made of."""
+        return parts_of(self.content, self.reasoning)
 
 
 NOTHING = Answer("", "", called=False, usage=Usage(), usage_source=UsageSource.ESTIMATED)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shared.errors import Fault, TurnkeeperError
 from shared.money.usage import estimate_tokens
+from shared.turn.parts import Parts, join_parts, text_of
 from shared.turn.turns import Role
 from worker.providers.provider import Prompt, PromptMessage
 
@@ -23,7 +24,12 @@ class StoredMessage:
 
     turn_number: int
     role: str
-    content: str
+    parts: Parts
+
+    @property
+    def content(self) -> str:
+        """The text of its parts."""
+        return text_of(self.parts)
 
 
 class PromptRefusedError(TurnkeeperError):
@@ -106,7 +112,7 @@ def _alternating(messages: Iterable[StoredMessage]) -> tuple[PromptMessage, ...]
     for message in messages:
         role = Role(message.role)
         if joined and joined[-1].role is role:
-            joined[-1] = PromptMessage(role, f"{joined[-1].content}\n\n{message.content}")
+            joined[-1] = PromptMessage(role, join_parts(joined[-1].parts, message.parts))
         elif joined or role is Role.USER:
-            joined.append(PromptMessage(role, message.content))
+            joined.append(PromptMessage(role, message.parts))
     return tuple(joined)

@@ -5,38 +5,48 @@ hold's place in the day and month of the hold, where room was kept for it (I6).
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, assert_never
 from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, TurnProblem, fault_error
 from shared.ids import new_id
 from shared.money.prices import price_of
-from shared.money.usage import Usage
+from shared.money.usage import COLUMNS, SHOWN_COLUMNS, Usage
 from shared.postgres.database import Database
+from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.turn.turns import TERMINAL, Signal, TurnStatus, sources_into
+from shared.turn.turns import TERMINAL, MessageStatus, Role, Signal, TurnStatus, sources_into
+from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 
-_COLUMNS: Final = """
-    t.id, t.session_id, t.status, t.attempt, t.finish_reason, t.stop_reason, t.input_tokens, t.cache_read_tokens,
-    t.cache_write_tokens, t.output_tokens, t.reasoning_tokens, t.usage_source, t.cost_usd, t.error, t.last_seq, t.title,
-    t.queued_at, t.stop_requested_at, t.stop_observed_at, t.finished_at, t.worker_id, t.dropped
-"""
+_OF_TURN: Final = columns(SettledTurn, "t", without=frozenset({"released_usd", "charged_usd", "has_next"}))
+_COUNTED: Final = ", ".join(SHOWN_COLUMNS)
+_SPENT_COLUMNS: Final = tuple(name for name in SHOWN_COLUMNS if name != "reasoning_tokens")
+"""Those that `spend` adds up: thinking is among the tokens of the answer."""
 
+
+def _each(form: str, names: Iterable[str] = SHOWN_COLUMNS) -> str:
+    """Return SQL for each class of tokens, its column where `form` has `{0}`."""
+    return ", ".join(form.format(name) for name in names)
+
+
+# given: what is written, cast once. settled: moves the turn that the attempt still owns; all else hangs on its row.
+# released, rest: the hold is given back; what is left of it serves the next attempt of a turn that was handed back.
+# answer: the message, once the turn is over. billed: the ledger's row, for a call.
+# of_session, totals: sums of the session, then of month and day, on the day whose hold was released or else today.
+# Last: the turn as it is now, what was released and charged, and whether a later turn of the session waits.
 _SETTLE: Final = Statement(
     f"""
     with given as (
         select cast(:status as text) as status, cast(:is_terminal as boolean) as is_terminal,
             cast(:called as boolean) as called, cast(:content as text) as content,
-            cast(:input_tokens as bigint) as input_tokens, cast(:cache_read_tokens as bigint) as cache_read_tokens,
-            cast(:cache_write_tokens as bigint) as cache_write_tokens, cast(:output_tokens as bigint) as output_tokens,
-            cast(:reasoning_tokens as bigint) as reasoning_tokens, cast(:cost_usd as numeric) as cost_usd,
+            {_each("cast(:{0} as bigint) as {0}", COLUMNS)}, cast(:cost_usd as numeric) as cost_usd,
             cast(:provider as text) as provider, cast(:model as text) as model,
             cast(:usage_source as text) as usage_source, cast(:keeps_hold as boolean) as keeps_hold,
             cast(clock_timestamp() at time zone 'UTC' as date) as today
@@ -45,17 +55,13 @@ _SETTLE: Final = Statement(
             status = g.status,
             attempt = t.attempt + cast(:ends_attempt as integer),
             finish_reason = cast(:finish_reason as text),
-            stop_reason = case when g.status = 'stopped' then coalesce(t.stop_reason, cast(:stop_reason as text))
-                               else t.stop_reason end,
+            stop_reason = case when g.status = '{TurnStatus.STOPPED.value}'
+                               then coalesce(t.stop_reason, cast(:stop_reason as text)) else t.stop_reason end,
             error = cast(:error as jsonb),
             message_id = case when g.is_terminal and g.content <> '' then t.answer_id end,
             provider = g.provider,
             model = g.model,
-            input_tokens = t.input_tokens + g.input_tokens,
-            cache_read_tokens = t.cache_read_tokens + g.cache_read_tokens,
-            cache_write_tokens = t.cache_write_tokens + g.cache_write_tokens,
-            output_tokens = t.output_tokens + g.output_tokens,
-            reasoning_tokens = t.reasoning_tokens + g.reasoning_tokens,
+            {_each("{0} = t.{0} + g.{0}")},
             usage_source = coalesce(g.usage_source, t.usage_source),
             cost_usd = t.cost_usd + g.cost_usd,
             last_seq = cast(:last_seq as bigint),
@@ -73,7 +79,7 @@ _SETTLE: Final = Statement(
         where t.organization_id = :organization_id and t.id = :turn_id and t.attempt = :attempt
           and t.status = any(cast(:sources as text[]))
           and (not cast(:is_lost as boolean) or t.lease_expires_at < clock_timestamp())
-        returning {_COLUMNS}, t.organization_id, t.user_name, t.number, t.answer_id, t.max_output_tokens
+        returning {_OF_TURN}, t.organization_id, t.user_name, t.number, t.answer_id
     ), released as (
         delete from turnkeeper.holds as h using settled as s
         where h.organization_id = s.organization_id and h.turn_id = s.id
@@ -85,39 +91,32 @@ _SETTLE: Final = Statement(
         returning amount_usd
     ), answer as (
         insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content, reasoning,
-            status, finish_reason, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens)
-        select s.organization_id, s.answer_id, s.session_id, s.id, s.number * 2 + 1, 'assistant', g.content,
-            cast(:reasoning as text), case when g.status = 'completed' then 'complete' else 'partial' end,
-            s.finish_reason, g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens,
-            g.reasoning_tokens
+            status, finish_reason, {_COUNTED})
+        select s.organization_id, s.answer_id, s.session_id, s.id, s.number * 2 + 1, '{Role.ASSISTANT.value}',
+            g.content, cast(:reasoning as text), case when g.status = '{TurnStatus.COMPLETED.value}'
+                then '{MessageStatus.COMPLETE.value}' else '{MessageStatus.PARTIAL.value}' end,
+            s.finish_reason, {_each("g.{0}")}
         from settled as s, given as g where g.is_terminal and g.content <> ''
     ), billed as (
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
-            input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
-            reasoning_tokens, usage_source, price, cost_usd, day)
+            {", ".join(COLUMNS)}, usage_source, price, cost_usd, day)
         select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
-            g.provider, g.model, g.input_tokens, g.cache_read_tokens, g.cache_write_tokens,
-            cast(:cache_write_1h_tokens as bigint), g.output_tokens, g.reasoning_tokens, g.usage_source,
-            cast(:price as jsonb), g.cost_usd, coalesce(r.day, g.today)
+            g.provider, g.model, {_each("g.{0}", COLUMNS)}, g.usage_source, cast(:price as jsonb), g.cost_usd,
+            coalesce(r.day, g.today)
         from settled as s cross join given as g left join released as r on true where g.called
     ), of_session as (
         update turnkeeper.sessions as o set
             turn_count = o.turn_count + case when g.is_terminal and s.usage_source is not null then 1 else 0 end,
-            input_tokens = o.input_tokens + g.input_tokens,
-            cache_read_tokens = o.cache_read_tokens + g.cache_read_tokens,
-            cache_write_tokens = o.cache_write_tokens + g.cache_write_tokens,
-            output_tokens = o.output_tokens + g.output_tokens,
-            reasoning_tokens = o.reasoning_tokens + g.reasoning_tokens,
+            {_each("{0} = o.{0} + g.{0}")},
             cost_usd = o.cost_usd + g.cost_usd,
             last_activity_at = greatest(o.last_activity_at, clock_timestamp())
         from settled as s, given as g where o.organization_id = s.organization_id and o.id = s.session_id
         returning o.organization_id
     ), totals as (
-        insert into turnkeeper.spend as p (organization_id, period, starts_on, attempts, input_tokens,
-            cache_read_tokens, cache_write_tokens, output_tokens, spent_usd)
+        insert into turnkeeper.spend as p (organization_id, period, starts_on, attempts, {", ".join(_SPENT_COLUMNS)},
+            spent_usd)
         select s.organization_id, period, date_trunc(period, cast(coalesce(r.day, g.today) as timestamp))::date,
-            cast(g.called as integer), g.input_tokens, g.cache_read_tokens, g.cache_write_tokens, g.output_tokens,
-            g.cost_usd
+            cast(g.called as integer), {_each("g.{0}", _SPENT_COLUMNS)}, g.cost_usd
         -- From the session: its row is locked before those of the periods, and a month before its day, as everywhere.
         from of_session as s cross join given as g left join released as r on true
         cross join unnest(array['month', 'day']) as period
@@ -125,49 +124,57 @@ _SETTLE: Final = Statement(
         order by period desc
         on conflict (organization_id, period, starts_on) do update set
             attempts = p.attempts + excluded.attempts,
-            input_tokens = p.input_tokens + excluded.input_tokens,
-            cache_read_tokens = p.cache_read_tokens + excluded.cache_read_tokens,
-            cache_write_tokens = p.cache_write_tokens + excluded.cache_write_tokens,
-            output_tokens = p.output_tokens + excluded.output_tokens,
+            {_each("{0} = p.{0} + excluded.{0}", _SPENT_COLUMNS)},
             spent_usd = p.spent_usd + excluded.spent_usd,
             held_usd = p.held_usd - coalesce((select amount_usd from released), 0)
                 + coalesce((select amount_usd from rest), 0)
     )
-    select {_COLUMNS}, t.max_output_tokens, (select amount_usd from released) as released_usd,
+    select {_OF_TURN}, (select amount_usd from released) as released_usd,
         (select cost_usd from given) as charged_usd, exists (
             select from turnkeeper.turns as n
             where n.organization_id = t.organization_id and n.session_id = t.session_id
-              and n.status = 'queued' and n.number > t.number) as has_next
+              and n.status = '{TurnStatus.QUEUED.value}' and n.number > t.number) as has_next
     from settled as t
-    """  # noqa: S608 -- the columns are ours
+    """,  # noqa: S608 -- the columns are ours
+    SettledTurn,
 )
-_FORGET: Final = Statement(
+_FORGET: Final[Statement[None]] = Statement(
     "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
-_KEEP: Final = Statement(
-    """
+_KEEP: Final[Statement[None]] = Statement(
+    f"""
     insert into turnkeeper.checkpoints as c (organization_id, turn_id, attempt, seq, called, content, reasoning)
     values (:organization_id, :turn_id, :attempt, :last_seq, false, :content, '')
     on conflict (organization_id, turn_id) do update set
         attempt = excluded.attempt, seq = excluded.seq, called = false, content = excluded.content, reasoning = '',
-        input_tokens = 0, cache_read_tokens = 0, cache_write_tokens = 0, cache_write_1h_tokens = 0, output_tokens = 0,
-        reasoning_tokens = 0, usage_source = excluded.usage_source, saved_at = now()
-    """
+        {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, saved_at = now()
+    """  # noqa: S608
 )
 """The text that the next attempt goes on with. It is billed already: its figures are those of no attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """How many tokens of an answer a hold was taken for."""
+
+    tokens: int
+
+
 _HOLD_AGAIN: Final = Statement(
     """
     select tokens from turnkeeper.take_hold(:organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens)
-    """
+    """,
+    _Held,
 )
 _READ: Final = Statement(
     f"""
-    select {_COLUMNS}, true as has_next, (
+    select {_OF_TURN}, true as has_next, cast(null as numeric) as released_usd, (
             select l.cost_usd from turnkeeper.ledger as l
             where l.organization_id = t.organization_id and l.turn_id = t.id and l.attempt = t.attempt) as charged_usd
     from turnkeeper.turns as t
     where t.organization_id = :organization_id and t.id = :turn_id
-    """  # noqa: S608
+    """,  # noqa: S608
+    SettledTurn,
 )
 
 Ending: TypeAlias = Completed | Stopped | Failed | Requeued
@@ -207,40 +214,40 @@ class Settlement:
 
 def settle(
     database: Database, provider: ProviderSettings, settlement: Settlement, ending: Ending
-) -> Row[Any] | None:
+) -> SettledTurn | None:
     """Write the claimed turn's outcome once.
 
     A turn with a hold waits again only where the budget pays for a whole attempt more, or where a draining worker
     gave it back: then what is left of its hold serves the next attempt.
 
     Returns:
-        The settled row; None when the claim was lost and nothing was written.
+        The settled turn; None when the claim was lost and nothing was written.
 
     Raises:
         UnpayableError: The turn was to wait for an attempt that its budget does not pay. Nothing was written.
         UnavailableError: PostgreSQL did not answer; whether the outcome was written is not known until
-            `settled_row` tells.
+            `read_settled` tells.
     """
     with database.of(settlement.organization_id) as db:
-        row = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
-        if row is not None:
+        turn = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
+        if turn is not None:
             # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
             _forget_or_keep(db, settlement, ending)
-            if isinstance(ending, Requeued) and not ending.handed_back and row.released_usd is not None:
-                _hold_again(db, settlement, row)
-        return row
+            if isinstance(ending, Requeued) and not ending.handed_back and turn.released_usd is not None:
+                _hold_again(db, settlement, turn)
+        return turn
 
 
-def _hold_again(db: Connection, settlement: Settlement, row: Row[Any]) -> None:
+def _hold_again(db: Connection, settlement: Settlement, turn: SettledTurn) -> None:
     """Hold for the next attempt what was held for the one that ended: it asks the same."""
     held = _HOLD_AGAIN.one_or_none(
         db,
         {
             "organization_id": settlement.organization_id,
             "turn_id": settlement.turn_id,
-            "attempt": row.attempt,
-            "amount_usd": row.released_usd,
-            "max_output_tokens": row.max_output_tokens,
+            "attempt": turn.attempt,
+            "amount_usd": turn.released_usd,
+            "max_output_tokens": turn.max_output_tokens,
         },
     )
     if held is not None and held.tokens == 0:
@@ -256,14 +263,14 @@ def _forget_or_keep(db: Connection, settlement: Settlement, ending: Ending) -> N
         _FORGET.run(db, of_turn)
 
 
-def settled_row(database: Database, settlement: Settlement) -> Row[Any]:
+def read_settled(database: Database, settlement: Settlement) -> SettledTurn:
     """Read the turn again, after a commit whose answer was lost."""
     with database.of(settlement.organization_id) as db:
-        row = _READ.one_or_none(
+        turn = _READ.one_or_none(
             db, {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
         )
-    assert row is not None  # turns are never deleted
-    return row
+    assert turn is not None  # turns are never deleted
+    return turn
 
 
 def error_of(ending: Ending) -> TurnProblem | None:
@@ -310,8 +317,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "called": answer.called,
         "provider": provider.name.value,
         "model": provider.model,
-        **usage.as_dict(),
-        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
+        **asdict(usage),
         "usage_source": answer.usage_source.value if answer.called else None,
         "price": json.dumps(price.as_dict()),
         "cost_usd": price.cost(usage),

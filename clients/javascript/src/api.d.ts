@@ -753,7 +753,7 @@ export interface Gap {
   to: number;
 }
 
-/** The text through `seq`, instead of the events before: what was read of it is void. */
+/** The text up to `seq`, instead of the events before: any text read before it is void. */
 export interface Snapshot {
   type: "snapshot";
   turn_id: string;
@@ -770,5 +770,5 @@ export interface Snapshot {
   reasoning: string;
 }
 
-/** Events of later versions come too: a program ignores the types that it does not know. */
+/** Later versions may send other events: a program ignores the types that it does not know. */
 export type TurnEvent = TurnQueued | TurnStarted | MessageStart | ContentDelta | ReasoningDelta | MessageReset | MessageEnd | TitleUpdated | StopRequested | TurnError | Done | Gap | Snapshot;

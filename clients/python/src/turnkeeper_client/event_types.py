@@ -138,7 +138,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The text through `seq`, instead of the events before: what was read of it is void."""
+    """The text up to `seq`, instead of the events before: any text read before it is void."""
 
     turn_id: str
     seq: int

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shared.money.holds import least_tokens, most_prompt_tokens, most_text_tokens, payable_tokens
 from shared.money.price_table import Price
 from shared.money.prices import most_cost
+from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from turnkeeper.scripted.ask import Dialect, read_ask
 from worker.turn.prompt import StoredMessage, build_prompt, prompt_tokens
@@ -22,7 +23,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 def stored(texts):
     """Questions and answers in turn; the last is the question."""
     roles = (Role.USER, Role.ASSISTANT)
-    return [StoredMessage(number // 2 + 1, roles[number % 2], text) for number, text in enumerate(texts)]
+    return [
+        StoredMessage(number // 2 + 1, roles[number % 2], parts_of(text)) for number, text in enumerate(texts)
+    ]
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=9).filter(lambda texts: len(texts) % 2), TEXTS | st.none())

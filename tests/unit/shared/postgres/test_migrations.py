@@ -43,7 +43,7 @@ def complaints(text: str) -> list[str]:
 
 def releases() -> list[str]:
     """Return the versions of the changelog, the newest first."""
-    return re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    return re.findall(r"^## (\d+\.\d+\.\d+) - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def wrong_with(text: str, released: list[str]) -> list[str]:

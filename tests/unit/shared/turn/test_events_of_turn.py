@@ -5,7 +5,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 from uuid import UUID
 
-from shared.turn.events_of_turn import ROW_COLUMNS, accept_events, done_event, queued_stop_events
+from shared.turn.events_of_turn import accept_events, done_event, queued_stop_events
 
 AT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 SESSION = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -13,12 +13,13 @@ TURN = UUID("01890a5d-ac96-774b-bcce-b302099a8058")
 
 
 def row(**changes):
-    columns = dict.fromkeys(ROW_COLUMNS) | {
+    columns = {
         "id": TURN,
         "session_id": SESSION,
         "status": "completed",
         "attempt": 1,
         "finish_reason": "stop",
+        "stop_reason": None,
         "input_tokens": 3,
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
@@ -26,8 +27,11 @@ def row(**changes):
         "reasoning_tokens": 0,
         "usage_source": "provider",
         "cost_usd": Decimal("0.00123"),
+        "error": None,
         "last_seq": 9,
+        "title": None,
         "queued_at": AT,
+        "stop_requested_at": None,
         "finished_at": AT,
     }
     return SimpleNamespace(**columns | changes)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.secret import Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
@@ -15,9 +16,9 @@ from worker.providers.provider import (
     Finish,
     MessageStart,
     Prompt,
-    PromptMessage,
     ReasoningDelta,
     RunningUsage,
+    text_message,
 )
 from worker.providers.reading import Reading
 
@@ -207,7 +208,7 @@ def test_the_mark_may_have_blanks_around_it(mark):
 )
 def test_the_limit_has_the_name_that_the_server_obeys(base_url, name):
     # I6
-    prompt = Prompt((PromptMessage(Role.USER, "hi"),), None, 99)
+    prompt = Prompt((text_message(Role.USER, "hi"),), None, 99)
     body = json.loads(OpenAICompatible(settings(base_url)).body(prompt))
     assert body[name] == 99
     assert len({"max_tokens", "max_completion_tokens"} & body.keys()) == 1
@@ -215,7 +216,7 @@ def test_the_limit_has_the_name_that_the_server_obeys(base_url, name):
 
 
 def test_running_usage_is_asked_for_where_it_is_configured():
-    prompt = Prompt((PromptMessage(Role.USER, "hi"),), None, 99)
+    prompt = Prompt((text_message(Role.USER, "hi"),), None, 99)
     dialect = OpenAICompatible(settings(running_usage=True))
     assert json.loads(dialect.body(prompt))["stream_options"] == {
         "include_usage": True,
@@ -226,9 +227,9 @@ def test_running_usage_is_asked_for_where_it_is_configured():
 
 
 def test_a_text_to_continue_is_the_last_message_and_no_other_is_begun():
-    question = PromptMessage(Role.USER, "hi")
+    question = text_message(Role.USER, "hi")
     dialect = OpenAICompatible(settings(continuation=True))
-    body = json.loads(dialect.body(Prompt((question, PromptMessage(Role.ASSISTANT, "The sea")), None, 99)))
+    body = json.loads(dialect.body(Prompt((question, text_message(Role.ASSISTANT, "The sea")), None, 99)))
     assert body["messages"][-1] == {"role": "assistant", "content": "The sea"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
     plain = json.loads(dialect.body(Prompt((question,), None, 99)))

@@ -1,12 +1,10 @@
 """One attempt: every way in which it can end, in every phase."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-import msgspec
 import pytest
 
 from shared.errors import Fault, ProviderError
@@ -15,15 +13,16 @@ from shared.money.prices import PricedModel
 from shared.money.usage import Usage, UsageSource
 from shared.turn.events import EventType
 from shared.turn.turns import FinishReason, Role, StopReason
+from tests.unit.worker.turn.playing import Ahead, Playing, Tape
 from worker.providers.provider import (
     Capabilities,
     ContentDelta,
     Finish,
     MessageStart,
     Prompt,
-    PromptMessage,
     ReasoningDelta,
     RunningUsage,
+    text_message,
 )
 from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt
@@ -31,71 +30,8 @@ from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Requeued, Stopped
 from worker.turn.retry import RetryBudget
 
-PROMPT = Prompt((PromptMessage(Role.USER, "x" * 40),), None, 100)
+PROMPT = Prompt((text_message(Role.USER, "x" * 40),), None, 100)
 USED = Usage(input_tokens=3, output_tokens=2)
-
-
-class Tape:
-    """A channel that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple] = []
-        self.discarded = False
-        self.calls = 0
-        self.noted: list[tuple] = []
-
-    def note_call(self, *told):
-        self.calls += not told
-        self.noted += [told] if told else []
-
-    def delta(self, text, *, reasoning):
-        self.told.append(("reasoning" if reasoning else "content", text))
-
-    def event(self, event):
-        self.told.append((EventType(event.__struct_config__.tag), msgspec.structs.asdict(event)))
-
-    def fence(self):
-        self.discarded = True
-
-    def text_so_far(self):
-        return 7, "".join(text for kind, text in self.told if kind == "content"), ""
-
-
-class Playing:
-    """A provider that plays steps: a batch, an error to raise, or an event to wait for."""
-
-    name = "scripted"
-    model = "m"
-
-    def __init__(self, *steps, capabilities=None, sends=True, connects: asyncio.Event | None = None) -> None:
-        self.steps = steps
-        self.capabilities = capabilities or Capabilities()
-        self.sends = sends
-        self.connects = connects
-        self.opened = asyncio.Event()
-        self.closed = 0
-
-    @asynccontextmanager
-    async def stream(self, prompt, *, on_sent: Callable[[], None] | None = None):
-        self.opened.set()
-        try:
-            if self.connects is not None:
-                await self.connects.wait()
-            if self.sends and on_sent is not None:
-                on_sent()
-            yield self._batches()
-        finally:
-            self.closed += 1
-
-    async def _batches(self) -> AsyncIterator[list]:
-        for step in self.steps:
-            match step:
-                case Exception():
-                    raise step
-                case asyncio.Event():
-                    await step.wait()
-                case _:
-                    yield step
 
 
 class Once:
@@ -131,8 +67,8 @@ def breaker():
     return Breaker(lambda: 0.0, 10.0)
 
 
-def attempt(seconds_left=60.0):
-    return Attempt(Tape(), PROMPT, "message-id", seconds_left, Once(), breaker())
+def attempt(provider, seconds_left=60.0):
+    return Attempt(provider, Tape(), PROMPT, "message-id", seconds_left, Once(), breaker())
 
 
 def run(provider_of, *, during=None, seconds_left=60.0):
@@ -140,24 +76,15 @@ def run(provider_of, *, during=None, seconds_left=60.0):
 
     async def both():
         provider = provider_of()
-        one = attempt(seconds_left)
+        one = attempt(provider, seconds_left)
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 60)
+        outcome = await asyncio.wait_for(one.run(), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
 
     with asyncio.Runner(loop_factory=Ahead) as runner:
         return runner.run(both())
-
-
-class Ahead(asyncio.SelectorEventLoop):
-    """A loop whose clock a test may put forward."""
-
-    seconds_ahead = 0.0
-
-    def time(self):
-        return super().time() + self.seconds_ahead
 
 
 def test_a_whole_answer_is_completed_with_the_providers_usage():
@@ -229,9 +156,10 @@ def test_a_stop_closes_the_upstream_connection_in_every_phase(phase, make, condi
 
 def test_a_stop_that_came_before_the_start_opens_no_connection():
     async def both():
-        provider, one = Playing([MessageStart()]), attempt()
+        provider = Playing([MessageStart()])
+        one = attempt(provider)
         one.stop(StopReason.SESSION_CLOSED)
-        return provider, await one.run(provider)
+        return provider, await one.run()
 
     provider, outcome = asyncio.run(both())
     assert outcome == Stopped(outcome.answer, StopReason.SESSION_CLOSED)
@@ -356,10 +284,8 @@ def test_an_error_of_ours_ends_the_turn_and_says_nothing_of_itself(caplog):
 
 
 def test_a_checkpoint_is_what_was_shown_through_its_number():
-    one, provider, _ = run(
-        lambda: Playing([MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED)])
-    )
-    seq, answer = one.checkpoint(provider)
+    one, _, _ = run(lambda: Playing([MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED)]))
+    seq, answer = one.checkpoint()
     assert (seq, answer.content, answer.called) == (7, "ab", True)
 
 
@@ -400,9 +326,11 @@ class Moody(Playing):
 def run_again(calls, times=1, during=None, seconds=0.0, **options):
     async def both():
         provider = Moody(*calls)
-        one = Attempt(Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options)
+        one = Attempt(
+            provider, Tape(), PROMPT, "message-id", 60.0, Again(times, seconds), breaker(), **options
+        )
         beside = asyncio.create_task(during(one, provider)) if during else None
-        outcome = await asyncio.wait_for(one.run(provider), 60)
+        outcome = await asyncio.wait_for(one.run(), 60)
         if beside is not None:
             await beside
         return one, provider, outcome
@@ -544,8 +472,9 @@ def test_a_provider_that_is_not_called_for_a_moment_fails_the_turn_before_any_co
         guard = Breaker(lambda: 0.0, 10.0)
         for _ in range(20):
             guard.call().fail(Fault.PROVIDER_OVERLOADED, is_passing=True)
-        provider, one = Moody(*WHOLE), Attempt(Tape(), PROMPT, "m", 60.0, Again(5), guard, attempts=1)
-        return provider, await one.run(provider)
+        provider = Moody(*WHOLE)
+        one = Attempt(provider, Tape(), PROMPT, "m", 60.0, Again(5), guard, attempts=1)
+        return provider, await one.run()
 
     provider, outcome = asyncio.run(both())
     assert not provider.opened.is_set()
@@ -574,7 +503,7 @@ def test_a_continued_answer_is_the_text_so_far_and_its_rest_and_costs_the_rest()
     assert isinstance(outcome, Completed)
     assert outcome.answer.content == "The sea is blue."
     assert outcome.answer.usage == USED
-    assert provider.prompt.messages[-1] == PromptMessage(Role.ASSISTANT, "The sea is")
+    assert provider.prompt.messages[-1] == text_message(Role.ASSISTANT, "The sea is")
     assert provider.prompt.max_output_tokens == 97
     assert [kind for kind, _ in one.channel.told] == ["content", EventType.MESSAGE_END]
 
@@ -630,6 +559,7 @@ def run_on(hold_usd, provider, retries=None):
 
     async def in_loop():
         one = Attempt(
+            provider,
             Tape(),
             PROMPT,
             "message-id",
@@ -638,7 +568,7 @@ def run_on(hold_usd, provider, retries=None):
             breaker(),
             allowance=Allowance(MODEL, hold_usd, 10_000),
         )
-        return one, await asyncio.wait_for(one.run(provider), 60)
+        return one, await asyncio.wait_for(one.run(), 60)
 
     return asyncio.run(in_loop())
 

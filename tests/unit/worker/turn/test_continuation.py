@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import Role
-from worker.providers.provider import Capabilities, Prompt, PromptMessage
+from worker.providers.provider import Capabilities, Prompt, text_message
 from worker.turn.continuation import Seam, continued, is_continued
 from worker.turn.outcome import Answer
 
 ABLE = Capabilities(continuation=True)
-PROMPT = Prompt((PromptMessage(Role.USER, "question"),), None, 100)
+PROMPT = Prompt((text_message(Role.USER, "question"),), None, 100)
 
 
 def answer(content, reasoning=""):
@@ -35,7 +35,7 @@ def test_a_text_is_continued_when_the_provider_can_and_no_thought_was_shown(left
 
 def test_the_prompt_ends_with_the_text_and_leaves_what_it_did_not_use_of_the_limit():
     asked = continued(PROMPT, "x" * 40 + "\n\n")
-    assert asked.messages == (*PROMPT.messages, PromptMessage(Role.ASSISTANT, "x" * 40))
+    assert asked.messages == (*PROMPT.messages, text_message(Role.ASSISTANT, "x" * 40))
     assert asked.max_output_tokens == 89
     assert asked.continues()
     assert not PROMPT.continues()

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Fault
+from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from worker.turn.prompt import PromptRefusedError, StoredMessage, build_prompt, prompt_tokens
 
@@ -17,7 +18,7 @@ def stored(*texts):
     for index, text in enumerate(texts):
         if text is not None:
             role = "user" if index % 2 == 0 else "assistant"
-            messages.append(StoredMessage(index // 2 + 1, role, text))
+            messages.append(StoredMessage(index // 2 + 1, role, parts_of(text)))
     return messages
 
 
@@ -56,7 +57,11 @@ def test_a_question_that_alone_is_too_long_is_refused_before_any_call():
 
 
 def test_tool_use_in_the_history_is_refused_rather_than_silently_cut():
-    messages = [*stored("q1", "a1"), StoredMessage(1, "tool", "{}"), StoredMessage(2, "user", "q2")]
+    messages = [
+        *stored("q1", "a1"),
+        StoredMessage(1, "tool", parts_of("{}")),
+        StoredMessage(2, "user", parts_of("q2")),
+    ]
     with pytest.raises(PromptRefusedError) as refused:
         build(messages)
     assert refused.value.fault is Fault.TOOL_USE_IN_HISTORY

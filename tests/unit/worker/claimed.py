@@ -1,0 +1,158 @@
+"""A claimed turn and the parts that it meets, which remember in which order they were used."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from shared.configuration.settings import load_settings
+from shared.ids import new_id
+from shared.metrics.registry import Registry
+from worker.metrics import WorkerMetrics
+from worker.providers.provider import Capabilities
+from worker.services import Services
+from worker.turn.claim import ClaimedTurn
+
+TRUST_SECONDS = 10.0
+FIRST = ClaimedTurn(
+    id=new_id(),
+    organization_id=new_id(),
+    session_id=new_id(),
+    number=1,
+    attempt=1,
+    status="running",
+    recovery="restart",
+    answer_id=new_id(),
+    max_output_tokens=100,
+    last_seq=1,
+    title=None,
+    queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+    traceparent="",
+    seconds_left=60.0,
+    queued_seconds=1.0,
+    claimable_seconds=1.0,
+    first_token_at=None,
+    handed_back=0,
+    system_prompt=None,
+    checkpoint_seq=None,
+    kept_text=None,
+    hold_usd=None,
+    history=[(1, "user", "question")],
+    all_messages=1,
+    earlier_turns=0,
+)
+AGAIN = replace(FIRST, attempt=2, last_seq=5)
+
+
+class Tape:
+    """A channel that remembers what it was told."""
+
+    def __init__(self, seq=0):
+        self.seq = seq
+        self.told = []
+        self.goes_on_from = None
+        self.state = "open"
+
+    def go_on_from(self, text, *, is_in_log):
+        self.goes_on_from = (text, is_in_log)
+
+    def event(self, event):
+        self.seq += 1
+        self.told.append(event)
+
+    def encoded(self, seq, event):
+        self.told.append((seq, event))
+
+    def next_seq(self):
+        return self.seq + 1
+
+    async def drained(self, within_seconds):
+        self.told.append("drained")
+        return True
+
+    def fence(self):
+        self.state = "fenced"
+
+    def close(self):
+        self.state = "closed"
+
+    def discard(self):
+        self.state = "discarded"
+
+
+class World:
+    """Publisher, leases and stops in one, so that their order shows.
+
+    Args:
+        last_seq: What the log ends with.
+        stands: Whether it has text of an earlier attempt.
+    """
+
+    def __init__(self, last_seq=0, *, stands=False):
+        self.last_seq = last_seq
+        self.stands = stands
+        self.done = []
+        self.tapes = []
+        self.fence = None
+        self.trusted = True
+
+    # The publisher.
+
+    async def take_over(self, session_id, turn_id, attempt):
+        self.done.append(("shut out before", attempt))
+        return self.stands
+
+    async def open(self, session_id, turn_id, accepted):
+        self.done.append(("opened with", len(accepted)))
+        return self.last_seq
+
+    def channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced):
+        self.done.append(("numbers after", seq))
+        self.fence = on_fenced
+        self.tapes.append(Tape(seq))
+        return self.tapes[-1]
+
+    # The leases and the stops.
+
+    def hold(self, session_id, turn_id, number, attempt):
+        self.done.append(("held", "fenced" if attempt.is_fenced else "running"))
+
+    def check(self, turns):
+        self.done.append(("looked for stops of", len(turns)))
+
+    def running(self):
+        return 1
+
+    def is_trusted(self):
+        return self.trusted
+
+
+class Speaking:
+    """A provider of which nothing is asked here but its name and what it can."""
+
+    name, model = "scripted", "m"
+
+    def __init__(self, *, continuation=False):
+        self.capabilities = Capabilities(continuation=continuation)
+
+
+def services(world, *, continuation=False, loop=None, ring=None) -> Services:
+    settings = load_settings(
+        {
+            "DATABASE_URL": "postgresql://app@127.0.0.1:9/db",
+            "REDIS_URL": "redis://127.0.0.1:9",
+            "MCP_LLM_PROVIDER": "scripted",
+            "SCRIPTED_BASE_URL": "http://127.0.0.1:9/v1",
+        }
+    )
+    return Services(
+        settings=replace(settings, lease_trust_seconds=TRUST_SECONDS),
+        worker_id=new_id(),
+        database=None,
+        provider=Speaking(continuation=continuation),
+        publisher=world,
+        leases=world,
+        aborts=world,
+        loop=loop,
+        ring=ring,
+        metrics=WorkerMetrics(Registry()),
+        recorder=None,
+    )

@@ -1,0 +1,178 @@
+"""From a claim to a running attempt: what is asked, the log as it was found, the attempt, its lease, its first events.
+
+What is asked is decided in the task's thread; everything after it belongs to the loop's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from shared.errors import Fault
+from shared.turn.events import MessageReset, TurnStarted
+from shared.turn.events_of_turn import accept_events
+from worker.providers.provider import Capabilities, Prompt
+from worker.services import Services
+from worker.traces import AttemptTrace
+from worker.turn.attempt import Attempt
+from worker.turn.breaker import Breaker
+from worker.turn.claim import Claim, ClaimedTurn
+from worker.turn.outcome import NOTHING, Failed
+from worker.turn.prompt import PromptRefusedError, build_prompt
+from worker.turn.retry import Retries
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the provider is to be asked.
+
+    Args:
+        prompt: Without messages where it is refused.
+        trimmed: Earlier turns that were left out.
+        refused: How the turn ends where its history cannot be sent; else None.
+    """
+
+    prompt: Prompt
+    trimmed: int = 0
+    refused: Failed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLog:
+    """A turn's log as its attempt found it.
+
+    Args:
+        last_seq: The number of its last event; 0 when Redis did not answer.
+        stands: Whether readers may have text of an earlier attempt that nothing has reset.
+    """
+
+    last_seq: int
+    stands: bool
+
+
+def question_of(
+    claim: Claim, capabilities: Capabilities, context_tokens: int, traceparent: str | None
+) -> Question:
+    """Return what is asked for a turn, or why nothing can be.
+
+    Args:
+        claim: The turn and its history.
+        capabilities: The provider's.
+        context_tokens: The most that prompt and answer may hold together.
+        traceparent: Trace context for the provider.
+    """
+    turn = claim.turn
+    try:
+        prompt, trimmed = build_prompt(
+            claim.history,
+            system=turn.system_prompt,
+            max_output_tokens=turn.max_output_tokens,
+            context_tokens=context_tokens,
+            traceparent=traceparent,
+        )
+    except PromptRefusedError as error:
+        shown = replace(NOTHING, content=turn.prefix(capabilities))
+        return Question(
+            Prompt((), None, turn.max_output_tokens), refused=Failed(shown, error.fault, error.detail)
+        )
+    return Question(prompt, trimmed + claim.dropped_turns)
+
+
+def has_void_text(turn: ClaimedTurn, log: FoundLog) -> bool:
+    """Say whether readers may have text that a new answer must not follow (I5).
+
+    It was kept and not continued, told late by a dead worker, or its reset was lost.
+    """
+    return bool(turn.kept_text) or log.stands or (turn.is_again() and log.last_seq < turn.last_seq)
+
+
+class Opener:
+    """Takes a claimed turn to its running attempt, in the loop's thread.
+
+    Args:
+        parts: What turns are run with.
+        retries: The rule by which a call that failed is made again.
+        breaker: Says whether the provider is called at all.
+    """
+
+    def __init__(self, services: Services, retries: Retries, breaker: Breaker) -> None:
+        self._services = services
+        self._retries = retries
+        self._breaker = breaker
+
+    async def open(self, turn: ClaimedTurn, prompt: Prompt, asked_at: float, trace: AttemptTrace) -> Attempt:
+        """Return an attempt whose lease is renewed and whose readers know that it has begun.
+
+        Args:
+            turn: As it was claimed.
+            prompt: What the provider is sent.
+            asked_at: When the claim was asked for, by the monotonic clock.
+            trace: Told of the first text.
+        """
+
+        def showed_text() -> None:
+            self._services.metrics.showed_text(turn, asked_at)
+            trace.showed_text()
+
+        log = await self.find_log(turn)
+        attempt = self.begin(turn, prompt, log, showed_text)
+        self.hold(turn, attempt, asked_at)
+        self.announce(turn, log, attempt)
+        return attempt
+
+    async def find_log(self, turn: ClaimedTurn) -> FoundLog:
+        """Shut earlier attempts out of the turn's log and begin it, unless it is there (I3)."""
+        publisher = self._services.publisher
+        stands = turn.is_again() and await publisher.take_over(turn.session_id, turn.id, turn.attempt)
+        last_seq = await publisher.open(turn.session_id, turn.id, accept_events(turn))
+        return FoundLog(last_seq, stands)
+
+    def begin(
+        self, turn: ClaimedTurn, prompt: Prompt, log: FoundLog, on_first_text: Callable[[], None]
+    ) -> Attempt:
+        """Make the attempt and its channel, which numbers on from what readers may have (I4)."""
+        services, told = self._services, turn.told_seq()
+
+        def fence() -> None:
+            attempt.fence()  # told by a reply of Redis, later
+
+        channel = services.publisher.channel(
+            turn.session_id,
+            turn.id,
+            turn.attempt,
+            max(log.last_seq, told),
+            turn.answer_id,
+            fence,
+        )
+        prefix = turn.prefix(services.provider.capabilities)
+        if prefix:
+            channel.go_on_from(prefix, is_in_log=log.last_seq == told)
+        attempt = Attempt(
+            services.provider,
+            channel,
+            prompt,
+            str(turn.answer_id),
+            turn.seconds_left,
+            self._retries,
+            self._breaker,
+            attempts=turn.counted_attempts(),
+            prefix=prefix,
+            allowance=turn.allowance(services.settings.provider, services.settings.context_tokens),
+            on_first_text=on_first_text,
+        )
+        return attempt
+
+    def hold(self, turn: ClaimedTurn, attempt: Attempt, asked_at: float) -> None:
+        """Have the lease renewed and stops looked for, those asked for before now among them."""
+        services = self._services
+        services.leases.hold(turn.session_id, turn.id, turn.attempt, attempt)
+        if monotonic() - asked_at > services.settings.lease_trust_seconds:
+            attempt.fence()  # this process slept since: the lease may be another's by now (I3)
+        services.aborts.check([(turn.session_id, turn.id)])
+
+    def announce(self, turn: ClaimedTurn, log: FoundLog, attempt: Attempt) -> None:
+        """Tell readers that the attempt begins, and first what it makes void."""
+        provider = self._services.provider
+        if has_void_text(turn, log) and not turn.prefix(provider.capabilities):
+            # This attempt's text must not follow it (I5).
+            attempt.channel.event(MessageReset(Fault.WORKER_LOST))
+        attempt.channel.event(TurnStarted(provider.name, provider.model))

@@ -1,0 +1,84 @@
+"""An answer in the making: what readers see of it, over all the requests that bring it.
+
+It is announced once, joined to the text that it continues, and counted as it is shown.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+
+from shared.errors import Fault
+from shared.turn import events
+from worker.publishing.channel import Channel
+from worker.turn.consumption import Consumption
+from worker.turn.continuation import Seam
+
+
+class Draft:
+    """An attempt's answer. Belongs to the loop's thread.
+
+    Args:
+        channel: Where readers are shown it.
+        consumption: Where it is kept and counted.
+        message_id: The stored message's id, as `message_start` names it.
+        prefix: The text of an earlier attempt that this one continues, which readers have; empty to answer anew.
+        on_first_text: Called as the first text is shown.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_consumption",
+        "_is_announced",
+        "_message_id",
+        "_on_first_text",
+        "_seam",
+        "first_text_at",
+        "prefix",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        consumption: Consumption,
+        message_id: str,
+        *,
+        prefix: str = "",
+        on_first_text: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._channel = channel
+        self._consumption = consumption
+        self._message_id = message_id
+        self._on_first_text = on_first_text
+        self._seam = Seam(prefix)
+        self._is_announced = bool(prefix)
+        self.prefix = prefix
+        self.first_text_at: float | None = None
+
+    def announce(self) -> None:
+        """Announce the answer once: an earlier request may have done it, and a prefix was announced with its text."""
+        if not self._is_announced:
+            self._is_announced = True
+            self._channel.event(events.MessageStart(self._message_id))
+
+    def append(self, text: str) -> None:
+        """Show a piece of the answer."""
+        if self.prefix:
+            text = self._seam.join(text)
+        if text:
+            self._show(text, reasoning=False)
+
+    def append_reasoning(self, text: str) -> None:
+        """Show a piece of the thinking."""
+        self._show(text, reasoning=True)
+
+    def begin_anew(self, fault: Fault) -> None:
+        """Declare the prefix void, because of `fault`: nothing that was shown is dropped without this event (I5)."""
+        self.prefix, self._seam = "", Seam("")
+        self._is_announced = False
+        self._channel.event(events.MessageReset(fault))
+
+    def _show(self, text: str, *, reasoning: bool) -> None:
+        if self.first_text_at is None:
+            self.first_text_at = monotonic()
+            self._on_first_text()
+        self._consumption.add(reasoning, text)
+        self._channel.delta(text, reasoning=reasoning)

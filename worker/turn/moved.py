@@ -1,0 +1,69 @@
+"""A turn as the statement left it that moved it: what its last events, its span and its figures are written from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class MovedTurn:
+    """The columns that every such statement returns."""
+
+    id: UUID
+    session_id: UUID
+    status: str
+    attempt: int
+    finish_reason: str | None
+    stop_reason: str | None
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    usage_source: str | None
+    cost_usd: Decimal
+    error: Mapping[str, Any] | None
+    last_seq: int
+    title: str | None
+    queued_at: datetime
+    stop_requested_at: datetime | None
+    finished_at: datetime | None
+
+    def is_over(self) -> bool:
+        """Say whether it ended; else it waits for its next attempt."""
+        return self.finished_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SettledTurn(MovedTurn):
+    """A turn whose attempt was settled.
+
+    Args:
+        dropped: Whether a newer turn rolled it back, so that readers are not shown its text.
+        released_usd: What was held for the attempt; None where nothing was.
+        charged_usd: What the attempt cost; None when that is not known any more.
+        has_next: Whether a later turn of the session waits.
+    """
+
+    stop_observed_at: datetime | None
+    worker_id: UUID | None
+    dropped: bool
+    max_output_tokens: int
+    released_usd: Decimal | None
+    charged_usd: Decimal | None
+    has_next: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredTurn(MovedTurn):
+    """A turn that no worker took in time.
+
+    Args:
+        has_void_text: Whether readers have text of an attempt that was to be continued.
+    """
+
+    traceparent: str
+    has_void_text: bool

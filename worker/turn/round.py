@@ -1,0 +1,267 @@
+"""One request to the provider and its answer, with a named result; an attempt is one round, or several.
+
+It ends with the answer, at one of its limits, or when its attempt ends it, wherever it waits (connecting, silent,
+mid-stream): leaving the provider's context closes the upstream connection at once (I7).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeAlias, assert_never
+
+from shared import failpoints
+from shared.errors import Fault, ProviderError
+from shared.failpoints import Failpoint
+from shared.money.usage import Usage
+from shared.turn.turns import StopReason
+from worker.providers.provider import (
+    ContentDelta,
+    Finish,
+    Item,
+    MessageStart,
+    Prompt,
+    Provider,
+    ReasoningDelta,
+    RunningUsage,
+)
+from worker.publishing.channel import Channel
+from worker.turn.breaker import Permit
+from worker.turn.ceiling import Ceiling
+from worker.turn.consumption import Consumption, prompt_of
+from worker.turn.draft import Draft
+
+_log = logging.getLogger("turnkeeper.attempt")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a round may not pass.
+
+    Args:
+        ceiling: The most that its answer may have.
+        deadline: When it must have ended, by the monotonic clock.
+    """
+
+    ceiling: Ceiling
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The provider ended the answer."""
+
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """A stop was asked for, or the answer passed its ceiling, before it was whole."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The attempt was fenced, or was handed back before the answer was whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The answer is not whole, by a fault.
+
+    Args:
+        fault: The kind.
+        detail: Our own words.
+        retry_after_ms: What the provider asked for.
+        is_passing: Whether the fault says nothing about the request, so that another one may do.
+    """
+
+    fault: Fault
+    detail: str
+    retry_after_ms: int | None = None
+    is_passing: bool = False
+
+
+Result: TypeAlias = Whole | CutOff | Abandoned | Broken
+"""How a round ended; the upstream connection is closed, or free for the next request."""
+
+
+class Round:
+    """A request and its answer. Belongs to the loop's thread; made for one `run`.
+
+    Args:
+        provider: Sends the answer.
+        prompt: What the provider is sent.
+        permit: The breaker's leave to ask; it takes the verdict.
+        draft: What the answer's text is appended to.
+        channel: Where the call is noted.
+        consumption: Where its tokens are counted.
+        limits: Its ceiling and its deadline.
+    """
+
+    __slots__ = (
+        "_ceiling",
+        "_channel",
+        "_consumption",
+        "_deadline",
+        "_draft",
+        "_finish",
+        "_is_fenced",
+        "_is_handed_back",
+        "_permit",
+        "_prompt",
+        "_provider",
+        "_stop_reason",
+        "_task",
+    )
+
+    def __init__(
+        self,
+        provider: Provider,
+        prompt: Prompt,
+        permit: Permit,
+        draft: Draft,
+        channel: Channel,
+        consumption: Consumption,
+        limits: Limits,
+    ) -> None:
+        self._provider = provider
+        self._prompt = prompt
+        self._permit = permit
+        self._draft = draft
+        self._channel = channel
+        self._consumption = consumption
+        self._ceiling = limits.ceiling
+        self._deadline = limits.deadline
+        self._finish: Finish | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stop_reason: StopReason | None = None
+        self._is_fenced = False
+        self._is_handed_back = False
+
+    async def run(self) -> Result:
+        """Send the prompt, show the answer and return how it ended; never raises."""
+        try:
+            result = await self._stream_within_deadline()
+            match result:
+                case Whole():
+                    self._permit.succeed()
+                case Broken():
+                    self._permit.fail(result.fault, is_passing=result.is_passing)
+                case _:
+                    pass
+        finally:
+            self._permit.let_go()  # where there was no verdict
+        if self._consumption.is_refused():
+            # Should this worker die now, a sweeper would take it for a call that nobody has answered yet.
+            self._note_call()
+        return result
+
+    def stop(self, reason: StopReason) -> None:
+        """End it because a stop was asked for; the first reason counts, and a passed ceiling is one."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._cancel_soon()
+
+    def hand_back(self) -> None:
+        """End it because the worker ends."""
+        if self._stop_reason is None:
+            self._is_handed_back = True
+            self._cancel_soon()
+
+    def fence(self) -> None:
+        """End it at once: the lease is lost (I3)."""
+        self._is_fenced = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _cancel_soon(self) -> None:
+        """Cancel when what has arrived was read, which is generated and has its price.
+
+        In the loop's next round the socket is read, in the one after it the task takes that and ends by itself.
+        """
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, loop.call_soon, self._cancel)
+
+    async def _stream_within_deadline(self) -> Result:
+        self._task = asyncio.create_task(self._stream())
+        done, _ = await asyncio.wait({self._task}, timeout=max(0.0, self._deadline - monotonic()))
+        if not done:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        return self._result(self._task, timed_out=not done)
+
+    async def _stream(self) -> None:
+        async with self._provider.stream(self._prompt, on_sent=self._sent) as batches:
+            async for batch in batches:
+                self._take(batch)
+                if self._ceiling.is_passed(self._consumption):
+                    self._cut_off()
+                if self._stop_reason is not None:
+                    return  # leaving the context closes the connection (I7)
+
+    def _result(self, task: asyncio.Task[None], *, timed_out: bool) -> Result:
+        error = None if task.cancelled() else task.exception()
+        self._consumption.broke_off(error)
+        if self._is_fenced:
+            return Abandoned()
+        if self._finish is not None and error is None:
+            return Whole(self._finish)
+        if self._stop_reason is not None:
+            return CutOff(self._stop_reason)
+        if self._is_handed_back and task.cancelled():
+            return Abandoned()
+        if timed_out:
+            return Broken(Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
+        if isinstance(error, ProviderError):
+            return Broken(error.fault, error.detail, error.retry_after_ms, error.is_passing)
+        _log.error("the attempt ended by an error of ours", exc_info=error)
+        return Broken(Fault.INTERNAL, "an error inside the service ended the turn")
+
+    # What comes.
+
+    def _sent(self) -> None:
+        self._consumption.sent(self._prompt)
+        self._note_call()
+        failpoints.reach(Failpoint.AFTER_SENT)
+
+    def _take(self, batch: Sequence[Item]) -> None:
+        draft = self._draft
+        for item in batch:
+            match item:
+                case ContentDelta(text):
+                    draft.append(text)
+                case ReasoningDelta(text):
+                    draft.append_reasoning(text)
+                case RunningUsage(usage):
+                    self._follow(usage)
+                case MessageStart():
+                    self._consumption.begun()
+                    self._permit.answer()
+                    draft.announce()
+                case Finish():
+                    self._finish = item
+                    self._consumption.finished(item.usage)
+                case _:
+                    assert_never(item)
+
+    def _follow(self, usage: Usage) -> None:
+        """Note the provider's figures, and hold all of them against the hold (I6)."""
+        if self._consumption.follow(usage):
+            self._note_call()
+            self._ceiling.lower(prompt_of(usage), self._consumption.earlier, self._prompt.max_output_tokens)
+        if self._ceiling.is_passed_by(usage.output_tokens):
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """End the answer with the batch that passed what the hold pays (I6)."""
+        self._stop_reason = self._stop_reason or StopReason.BUDGET
+
+    def _note_call(self) -> None:
+        """Note the call and, with those before it, its prompt: should this worker die now, they are not forgotten."""
+        self._channel.note_call(*(self._consumption.prompts() or ()))
