@@ -1,1 +1,1 @@
-"""What the README's figures come from: a load generator of its own, and the raw results beside it."""
+"""The measurements behind the README's figures: a load generator of our own, and its raw results."""

@@ -12,15 +12,15 @@ from bench.measurements import EACH, add_all
 from bench.stack import allow_descriptors
 
 NOT_ASKED: Final = frozenset({"measure", "heads", "results", "limit"})
-"""What of the command line says nothing about the measurement."""
+"""Options that say nothing about the measurement."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one measurement, or with no arguments all of them; 1 when a turn was lost or spoiled."""
+    """Run one measurement, or with no arguments all of them; return 1 if a turn was lost or spoiled."""
     if not argv:
         return max([main([name]) for name in EACH])
     options = _parser().parse_args(argv)
-    # Both leave by the way that ends what was started.
+    # Both exit through the code that ends what was started.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGALRM, _leave)
     signal.alarm(options.limit)

@@ -12,13 +12,13 @@ from bench.stack import Stack, make_sessions
 
 LIMIT_SECONDS: Final = 60.0
 WAITERS: Final = 4
-"""Few, so that waiting for the turns takes nothing from running them."""
+"""Few, so that waiting for the turns does not slow them down."""
 TERMINAL: Final = frozenset({"completed", "stopped", "failed", "expired"})
 Call = Callable[[Connection, str], Awaitable[Answer]]
 
 
 async def measure(stack: Stack, requests: int, concurrency: int) -> dict[str, Any]:
-    """Post so many turns, a session each, so many at a time; then read each back."""
+    """Post `requests` turns, each in its own session, `concurrency` at a time; then read each of them back."""
     sessions = await make_sessions(stack, requests)
     ids: list[str] = []
 
@@ -34,7 +34,7 @@ async def measure(stack: Stack, requests: int, concurrency: int) -> dict[str, An
 
     async def wait(connection: Connection, turn: str) -> Answer:
         give_up_at = time.monotonic() + LIMIT_SECONDS
-        while True:  # a wait may be answered early where many wait
+        while True:  # under many waiters a wait may be answered early
             answer = await connection.expect(200, "GET", f"/v1/turns/{turn}?wait=10")
             if answer.body["status"] in TERMINAL or time.monotonic() > give_up_at:
                 return answer
@@ -59,7 +59,7 @@ async def measure(stack: Stack, requests: int, concurrency: int) -> dict[str, An
 async def _each(
     stack: Stack, items: Iterable[str], concurrency: int, call: Call
 ) -> tuple[list[Answer], float]:
-    """Call for each item over so many connections; return the answers and how long it all took."""
+    """Call for each item over `concurrency` connections; return the answers and the time that it all took."""
     waiting, answers = iter(list(items)), []
     connections = [stack.connection() for _ in range(concurrency)]
     for connection in connections:

@@ -1,8 +1,8 @@
 """One turn watched by many sockets, with and without two bad readers among them: what they cost the others.
 
-Two further sockets watch the same turn and a second one of large deltas. In one arm they read it; in the other
-one reads slower than it comes and one does not read at all, until the relay gives them up. All else is the same
-in both arms, and the arms take turns, so that what the machine does meanwhile falls on both.
+Two further sockets watch the same turn and a second one of large deltas. In one arm both read; in the other, one reads
+more slowly than the deltas arrive and one does not read at all, until the relay gives them up. Everything else is the
+same in both arms, and the arms alternate, so that disturbances of the machine affect both.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from bench.turns import Token, is_whole, judge
 AT_ONCE: Final = 32
 LIMIT_SECONDS: Final = 60.0
 MOST_SECONDS: Final = 20.0
-"""Who only keeps what comes answers no ping; two that nobody answers, 15 s apart, end a connection."""
+"""A reader that only collects data answers no ping; two unanswered pings, 15 s apart, end a connection."""
 LARGE: Final = "rate=80 pad=4000"
-"""320 KB a second: a megabyte, the bound of a mailbox, is full after some four seconds."""
+"""320 KB a second: a megabyte, the bound of a mailbox, is full after about four seconds."""
 LARGE_PER_SECOND: Final = 80
 SMALL_BUFFER: Final = 4096
 SMALL_SEGMENT: Final = 536
-"""Loopback's segments of 64 KiB make the system keep 2.5 MB for a reader; with small ones it keeps next to none."""
+"""With loopback's segments of 64 KiB the system buffers 2.5 MB for a reader; with small ones next to nothing."""
 SLOW_PAUSE_SECONDS: Final = 0.2
 POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """How many watch what, for how long."""
+    """How many sockets watch what, and for how long."""
 
     sockets: int = 1000
     rate: float = 20.0
@@ -48,7 +48,7 @@ class Audience:
 
 
 class LateStream(Stream):
-    """Keeps bytes with their time and cuts them when asked: a thousand readers must not be the bottleneck."""
+    """Keeps bytes with their time and cuts them on request: a thousand readers must not be the bottleneck."""
 
     def __init__(self) -> None:
         super().__init__(self._told)
@@ -59,11 +59,11 @@ class LateStream(Stream):
 
     @property
     def has_seen_the_end(self) -> bool:
-        """Whether `done` came, or the connection's end."""
+        """Whether `done` has arrived, or the connection has ended."""
         return self.closed.done() or any(b'"type":"done"' in data for _, data in self._kept[-2:])
 
     def be_late(self) -> None:
-        """Only keep from now on."""
+        """From now on only keep what arrives."""
         self._is_late = True
 
     def data_received(self, data: bytes) -> None:
@@ -73,7 +73,7 @@ class LateStream(Stream):
             super().data_received(data)
 
     def cut(self) -> None:
-        """Cut what was kept into frames, with the time at which each was there."""
+        """Cut what was kept into frames, with the time at which each was complete."""
         for received_ns, data in self._kept:
             self._buffer += data
             self._cut(received_ns)
@@ -90,7 +90,7 @@ class LateStream(Stream):
 
 
 async def measure(stack: Stack, audience: Audience, *, is_hindered: bool) -> dict[str, Any]:
-    """Stream one turn to the audience once; return the delays of those who read, and what it cost.
+    """Stream one turn to the audience; return the delays of those who read, and what it cost.
 
     Raises:
         ValueError: The answer takes so long that readers who answer no ping would be closed.
@@ -152,7 +152,7 @@ def _make_small(sock: socket.socket) -> None:
 
 
 async def _hinder(bad: Sequence[Stream]) -> None:
-    """Let the first read a little now and then, and the others nothing."""
+    """Let the first reader read a little now and then, and the others nothing."""
     slow = bad[0]
     for stream in bad:
         stream.pause()
@@ -174,7 +174,7 @@ async def _post(stack: Stack, session: str, other: str, audience: Audience) -> s
 
 
 async def _given_up(bad: Sequence[Stream]) -> int:
-    """Return how many the relay has closed; they learn of it by reading what is left, as fast as they can."""
+    """Return how many the relay has closed; they learn it by reading what is left, as fast as they can."""
     for stream in bad:
         if not stream.closed.done():
             stream.resume()
@@ -184,7 +184,7 @@ async def _given_up(bad: Sequence[Stream]) -> int:
 
 
 async def _until(is_true: Callable[[], bool], limit_seconds: float = LIMIT_SECONDS) -> None:
-    """Look now and then: whoever is told by each of a thousand sockets would be what is measured."""
+    """Poll: a notification from each of a thousand sockets would itself be measured."""
     give_up_at = time.monotonic() + limit_seconds
     while not is_true():
         if time.monotonic() > give_up_at:

@@ -1,4 +1,4 @@
-"""Percentiles of what was measured, rounded to what the measurement can tell."""
+"""Percentiles of measurements, rounded to their precision."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a quantity is spread, in the unit that its name says."""
+    """How a quantity is distributed, in the unit that its name says."""
 
     count: int
     least: float
@@ -19,12 +19,12 @@ class Spread:
     mean: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as it is stored."""
+        """Return it in the form in which it is stored."""
         return asdict(self)
 
 
 def figures(values: Sequence[float]) -> dict[str, Any] | None:
-    """Return how values are spread, as it is stored."""
+    """Return how values are distributed, in the form in which it is stored."""
     found = spread(values)
     return None if found is None else found.as_dict()
 
@@ -35,7 +35,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Return how values are spread; None when there are none."""
+    """Return how values are distributed; None if there are none."""
     if not values:
         return None
     ordered = sorted(values)

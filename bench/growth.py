@@ -13,11 +13,11 @@ from bench.short import Reader
 from bench.stack import Stack, make_sessions
 
 SATURATED: Final = 0.9
-"""Of what was offered: with less delivered, more turns say nothing new."""
+"""A share of the offered load: once less is delivered, more turns say nothing new."""
 
 
 async def turns(stack: Stack, least: int, most: int, rate: float, seconds: float) -> list[dict[str, Any]]:
-    """Double the turns from `least` to `most`; end early where the machine is saturated."""
+    """Double the turns from `least` to `most`; stop early if the machine is saturated."""
     runs: list[dict[str, Any]] = []
     count = least
     while count <= most:
@@ -33,9 +33,9 @@ async def turns(stack: Stack, least: int, most: int, rate: float, seconds: float
 
 
 async def history(stack: Stack, messages: int, step: int, sessions: int, tokens: int) -> list[dict[str, Any]]:
-    """Let sessions grow to so many messages, turn by turn; return a column for each `step` messages.
+    """Let sessions grow to `messages` messages, turn by turn; return a column for every `step` messages.
 
-    The sessions run side by side, so that a step has enough turns for counters of 10 ms.
+    The sessions run in parallel, so that a step has enough turns for counters of 10 ms.
     """
     ids = await make_sessions(stack, sessions, most_turns=messages // 2 + 1)
     readers = [Reader(stack, session, tokens) for session in ids]
@@ -68,5 +68,5 @@ async def history(stack: Stack, messages: int, step: int, sessions: int, tokens:
 
 
 def _input_tokens(readers: Sequence[Reader]) -> int:
-    """Return the longest prompt so far, as the provider counted it: it shows that the history was sent."""
+    """Return the longest prompt so far, as the provider counted it: it proves that the history was sent."""
     return max(int(done["usage"]["input_tokens"]) for reader in readers for done in reader.done.values())

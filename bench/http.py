@@ -1,4 +1,4 @@
-"""As much of an HTTP/1.1 client as a load generator needs: kept-alive connections and bodies of known length.
+"""The part of an HTTP/1.1 client that a load generator needs: kept-alive connections, bodies of known length.
 
 A full client costs more CPU per request than the service under test, and the two share the machine.
 """
@@ -12,16 +12,16 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 LIMIT_SECONDS: Final = 60.0
-"""For one answer; far above what is measured, so that a stuck service ends the run."""
+"""For one response; far above what is measured, so that a stuck service ends the run."""
 
 
 class HttpError(RuntimeError):
-    """An answer that the measurement does not allow for."""
+    """A response for which the measurement makes no allowance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and when it was there, on the monotonic clock in nanoseconds."""
+    """A response and the time at which it was complete, on the monotonic clock in nanoseconds."""
 
     status: int
     body: Any
@@ -35,7 +35,7 @@ class Answer:
 
 
 class Connection:
-    """One connection to the service; a request at a time, opened again when the service closed it.
+    """One connection to the service: one request at a time, opened again if the service has closed it.
 
     Args:
         url: The service, as `http://host:port`.
@@ -50,7 +50,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Send a request and return its answer, whatever its status.
+        """Send a request and return its response, whatever the status.
 
         Raises:
             HttpError: The connection broke, twice.
@@ -60,7 +60,7 @@ class Connection:
         if content:
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         request = head.encode() + b"\r\n" + content
-        for _ in range(2):  # a kept-alive connection may just have been closed by the other side
+        for _ in range(2):  # the other side may just have closed a kept-alive connection
             try:
                 async with asyncio.timeout(LIMIT_SECONDS):
                     return await self._exchange(request)
@@ -71,7 +71,7 @@ class Connection:
     async def expect(
         self, status: int, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> Answer:
-        """Send a request whose answer must have this status.
+        """Send a request whose response must have this status.
 
         Raises:
             HttpError: It has another.
@@ -83,7 +83,7 @@ class Connection:
 
     @property
     def local_port(self) -> int | None:
-        """Return our end's port while it is open: by it the process at the other end is found."""
+        """Return our port while the connection is open: it identifies the process at the other end."""
         return None if self._writer is None else int(self._writer.get_extra_info("sockname")[1])
 
     def close(self) -> None:

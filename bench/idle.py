@@ -1,7 +1,7 @@
-"""What an open websocket costs while nothing happens: memory of the relay by the system's own account, and CPU.
+"""What an open websocket costs while nothing happens: the relay's memory, as the system counts it, and CPU.
 
-The proportional set size is read before and after, so that what the process holds anyway is not counted. The
-kernel's own buffers of a socket are not a process's memory and are not in it; an idle one has none.
+The proportional set size is read before and after, so that what the process holds anyway is not counted. The kernel's
+buffers of a socket do not belong to a process's memory and are not included; an idle socket has none.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from bench.stack import Stack, allow_descriptors, make_sessions
 from bench.stream import Stream
 
 AT_ONCE: Final = 32
-"""Handshakes: a relay has as many threads for them as a web process for requests."""
+"""Concurrent handshakes: a relay has as many threads for them as a web process for requests."""
 WARM_SOCKETS: Final = 200
-"""Opened and closed first: what the first streams load is not theirs."""
+"""Opened and closed first: what the first streams load does not belong to them."""
 LIMIT_SECONDS: Final = 60.0
 SPARE_DESCRIPTORS: Final = 500
 
 
 async def measure(stack: Stack, sockets: int, seconds: float) -> dict[str, Any]:
-    """Open so many websockets, subscribe each to a session of its own, and leave them alone for so long."""
+    """Open `sockets` websockets, subscribe each to its own session, and leave them alone for `seconds`."""
     allowed = allow_descriptors()
     if allowed < sockets + SPARE_DESCRIPTORS:
         raise RuntimeError(f"{sockets} sockets need more open files than the {allowed} that are allowed")
@@ -64,7 +64,7 @@ async def measure(stack: Stack, sockets: int, seconds: float) -> dict[str, Any]:
 
 
 class Counted:
-    """Opens websockets and counts those that are caught up."""
+    """Opens websockets and counts those that have caught up."""
 
     def __init__(self) -> None:
         self.wanted = 0
@@ -72,7 +72,7 @@ class Counted:
         self.all_caught_up = asyncio.Event()
 
     async def open(self, stack: Stack, count: int) -> list[Stream]:
-        """Open so many."""
+        """Open `count` websockets."""
         streams = [Stream(self._told) for _ in range(count)]
         waiting = iter(streams)
 

@@ -1,4 +1,4 @@
-"""What can be measured: each command's options, and the service that it is measured on."""
+"""The measurements: each command's options, and the service on which it is measured."""
 
 import argparse
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -29,7 +29,7 @@ EACH: Final = (
     "fanout",
     "scaling",
 )
-"""What `make bench` runs; `peers` is asked for by name, since it installs what it compares with."""
+"""What `make bench` runs; `peers` must be requested by name, since it installs what it compares with."""
 ROOM_FOR_A_CROWD: Final = {"WORKER_TURNS": "1024"}
 
 
@@ -58,7 +58,7 @@ def _service(options: argparse.Namespace, environ: Mapping[str, str] | None = No
 
 
 def _add(commands: Commands, name: str, words: str, *, web: int = 1) -> argparse.ArgumentParser:
-    """Add a command that runs on a service of its own."""
+    """Add a command that runs on its own service."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=words)
     for kind, count in (("web", web), ("relay", 1), ("worker", 1)):
         parser.add_argument(f"--{kind}", type=int, default=count, help=f"{kind} processes (default: {count})")
@@ -144,7 +144,7 @@ def _add_crowd(commands: Commands) -> None:
     def measure(options: argparse.Namespace) -> Columns:
         columns = []
         for count in options.turns:
-            # A service of its own for each: the first crowd's rows and logs are no part of the second's figures.
+            # A separate service for each: the first crowd's rows and logs must not count in the second's figures.
             with _service(options, ROOM_FOR_A_CROWD) as stack:
                 load = turns.Load(count, options.tokens, options.rate, first_seconds=options.first)
                 run = uvloop.run(turns.measure(stack, load))

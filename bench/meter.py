@@ -1,4 +1,4 @@
-"""CPU seconds and memory of each group of processes, from the operating system's own counters."""
+"""CPU seconds and memory of each group of processes, from the operating system's counters."""
 
 import os
 import resource
@@ -10,7 +10,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Reads groups of processes; children count with their parents, the load generator is `client`.
+    """Reads groups of processes; children count with their parents, and the load generator is `client`.
 
     Args:
         pids: The processes of each group.
@@ -19,7 +19,7 @@ class Meter:
     pids: Mapping[str, Sequence[int]]
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Return what each group has used since it started."""
+        """Return what each group has used since it was started."""
         used = {
             group: sum(_cpu_seconds(process) for process in _family(pids))
             for group, pids in self.pids.items()
@@ -28,7 +28,7 @@ class Meter:
         return {**used, "client": own.ru_utime + own.ru_stime}
 
     def memory_mib(self) -> dict[str, float]:
-        """Return what each group holds; shared pages count with each process by its share."""
+        """Return what each group holds; each process counts its share of shared pages."""
         groups = {**self.pids, "client": [os.getpid()]}
         return {
             group: round(sum(_memory_bytes(process) for process in _family(pids)) / 2**20, 1)
@@ -56,7 +56,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
-    # A worker of Postgres that ended between two readings is kept by its parent.
+    # The parent keeps the figures of a PostgreSQL back end that ended between two readings.
     return float(
         times.user
         + times.system
@@ -68,7 +68,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 def _memory_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
-    except AttributeError:  # not every system knows it
+    except AttributeError:  # not every system has it
         return int(process.memory_info().rss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0

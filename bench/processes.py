@@ -1,4 +1,4 @@
-"""Starts what is measured and ends it: by its own number, tied to this process, with nothing left behind."""
+"""Starts and ends the measured programs: by their own pids, tied to this process, leaving nothing behind."""
 
 import os
 import signal
@@ -23,12 +23,12 @@ CONFIGURATION: Final = (
     "WORKER_",
     "WEB_",
 )
-"""A measurement does not depend on what the shell happens to have set."""
+"""A measurement must not depend on what the shell happens to have set."""
 ROOT: Final = Path(__file__).parent.parent
 
 
 def start(command: Sequence[str], log: Path, configured: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program that ends when this process does, however this process ends."""
+    """Start a program that ends together with this process, however this process ends."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CONFIGURATION)}
     tie = [sys.executable, "-I", "-S", f"{ROOT}/turnkeeper/up/parent_death.py", str(os.getpid())]
     with log.open("wb") as output:
@@ -49,10 +49,10 @@ def wait_until(
     logs: Path,
     limit_seconds: float = START_SECONDS,
 ) -> None:
-    """Wait until what was started is there.
+    """Wait until a started program is available.
 
     Raises:
-        RuntimeError: It ended, or took too long; the message has the ends of the logs in that folder.
+        RuntimeError: It ended, or took too long; the message contains the ends of the logs in that folder.
     """
     give_up_at = time.monotonic() + limit_seconds
     while not is_there():
@@ -63,7 +63,7 @@ def wait_until(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started.
+    """End a program and its children.
 
     Raises:
         RuntimeError: It had to be killed.

@@ -1,6 +1,6 @@
 """The load generator's reader alone: frames of the service's shape from a process that does nothing else.
 
-What it shows is the floor of every delay in the other measurements.
+Its result is the lower bound of every delay in the other measurements.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from bench.turns import judge
 
 TURN: Final = "0199f000-0000-7000-8000-{:012d}"
 TICK_SECONDS: Final = 0.001
-"""The sender wakes this often and sends what is due; at 0 it sends without a pause."""
+"""The sender wakes this often and sends what is due; with 0 it sends without a pause."""
 UNPACED_BLOCK: Final = 64
 ACCEPT_SECONDS: Final = 10.0
-"""After which a sender that nobody reads ends itself."""
+"""After this a sender that nobody reads ends itself."""
 
 
 async def measure(sockets: int, rate: float, seconds: float) -> dict[str, Any]:
-    """Read stamped frames from a sender of its own for some seconds."""
+    """Read stamped frames from a sender process for some seconds."""
     with socket.create_server(("127.0.0.1", 0), backlog=sockets) as listener:
         port = listener.getsockname()[1]
         sender = os.fork()
@@ -50,7 +50,7 @@ async def measure(sockets: int, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def send(listener: socket.socket, count: int, rate: float, seconds: float) -> None:
-    """Be the other side, in a process of its own, and end it."""
+    """Be the sender, in a process of its own, and end that process."""
     try:
         connections = []
         listener.settimeout(ACCEPT_SECONDS)

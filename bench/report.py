@@ -1,4 +1,4 @@
-"""Results as they are kept (JSON, with what they depend on) and as they are read (a table)."""
+"""Results as they are stored (JSON, with what they depend on) and as they are read (a table)."""
 
 import json
 import os
@@ -28,7 +28,7 @@ READ_OF_A_SPREAD: Final = ("p50", "p99", "most")
 
 
 def surroundings() -> dict[str, Any]:
-    """Return what a figure depends on besides the code."""
+    """Return everything that a figure depends on besides the code."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
@@ -49,7 +49,7 @@ def keep(
     runs: Sequence[Mapping[str, Any]],
     folder: Path = FOLDER,
 ) -> Path:
-    """Write a measurement beside the others; return its file."""
+    """Write a measurement next to the others; return its file."""
     folder.mkdir(exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = folder / f"{stamp}-{name}.json"
@@ -62,9 +62,9 @@ def table(runs: Sequence[Mapping[str, Any]], heads: str | None = None) -> str:
     """Return runs as a Markdown table: a row for each figure, a column for each run.
 
     Args:
-        runs: What was measured.
-        heads: The figure that heads each column, where the runs are not repetitions of one another; else they are
-            numbered, and their median is the last column.
+        runs: The results.
+        heads: The figure that heads each column if the runs are not repetitions of one another; otherwise they are
+            numbered, and the last column is their median.
     """
     flat = [dict(_flat(run)) for run in runs]
     names = [name for name in dict.fromkeys(name for run in flat for name in run) if name != heads]
@@ -84,7 +84,7 @@ def table(runs: Sequence[Mapping[str, Any]], heads: str | None = None) -> str:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the rows of a run; of a spread only what a reader compares, the file has the rest."""
+    """Return the rows of a run; of a spread only the values that a reader compares, since the file has the rest."""
     rows: list[tuple[str, Any]] = []
     for name, value in content.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""The capacity formula on trial: costs measured with one worker and one relay, and what two of each really take.
+"""A test of the capacity formula: costs measured with one worker and one relay, and what two of each really use.
 
 CPU seconds = what the processes use at rest + turns * cost of a turn + deltas * cost of a delta, for each kind of
-process by itself. A delta's cost is taken from turns that only stream, a turn's from turns of a single delta, each
-without what is used at rest. Both are then put to a load of neither kind.
+process separately. The cost of a delta comes from turns that only stream, that of a turn from turns with a single
+delta, each without the use at rest. Both are then applied to a load of neither kind.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from bench.meter import used
 from bench.stack import Stack
 
 GROUPS: Final = ("web", "relay", "worker", "redis", "postgres")
-"""What a deployment pays for; provider and load generator are not in the formula."""
+"""What a deployment pays for; the provider and the load generator are not in the formula."""
 SHORT_AT_ONCE: Final = 16
 
 
 async def costs(
     stack: Stack, streaming: int, rate: float, seconds: float, short_turns: int
 ) -> dict[str, Any]:
-    """Return what rest, a delta and a turn cost each kind of process."""
+    """Return what idling, a delta and a turn cost each kind of process."""
     at_rest = await _at_rest(stack, seconds)
     streamed = await steady.measure(stack, streaming, rate, seconds)
     brief = await short.measure(stack, short_turns, 1, min(SHORT_AT_ONCE, short_turns))
@@ -47,10 +47,10 @@ async def trial(stack: Stack, load: turns.Load, cost: Mapping[str, Any], times: 
     """Run the load and return predicted and measured CPU seconds, and how far off the prediction was.
 
     Args:
-        stack: The service, of `times` as many workers and relays as the costs were measured with.
-        load: What is run.
-        cost: What `costs` returned.
-        times: How often the cost of rest counts.
+        stack: The service, with `times` as many workers and relays as when the costs were measured.
+        load: The load.
+        cost: The result of `costs`.
+        times: How often the cost of idling counts.
     """
     run = await turns.measure(stack, load)
     predicted = {
@@ -76,7 +76,7 @@ async def trial(stack: Stack, load: turns.Load, cost: Mapping[str, Any], times: 
 
 
 async def _at_rest(stack: Stack, seconds: float) -> dict[str, float]:
-    """Return the cores that each kind of process uses while nothing is asked of it."""
+    """Return the cores that each kind of process uses while idle."""
     meter = stack.meter()
     before, began = meter.cpu_seconds(), time.monotonic()
     await asyncio.sleep(seconds)

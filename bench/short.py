@@ -16,7 +16,7 @@ LIMIT_SECONDS: Final = 60.0
 
 
 async def measure(stack: Stack, turns: int, tokens: int, concurrency: int) -> dict[str, Any]:
-    """Run so many turns, so many at a time, each watched by websocket to its `done`."""
+    """Run `turns` turns, `concurrency` at a time, each watched by websocket up to its `done`."""
     sessions = await make_sessions(stack, concurrency)
     per_session = -(-turns // concurrency)
     meter = stack.meter()
@@ -44,7 +44,7 @@ async def measure(stack: Stack, turns: int, tokens: int, concurrency: int) -> di
 
 
 class Reader:
-    """One session's turns, one after the other."""
+    """One session's turns, one after another."""
 
     def __init__(self, stack: Stack, session: str, tokens: int) -> None:
         self._stack = stack
@@ -58,7 +58,7 @@ class Reader:
         self.milliseconds: list[float] = []
 
     async def run(self, turns: int) -> None:
-        """Run so many turns, from a new websocket on."""
+        """Run `turns` turns on a new websocket."""
         await self.open()
         await self.turns(turns)
         self.close()
@@ -71,7 +71,7 @@ class Reader:
             await self._more()
 
     async def turns(self, turns: int) -> None:
-        """Run so many turns, each when the one before is done."""
+        """Run `turns` turns, each after the one before is done."""
         for _ in range(turns):
             answer = await self._connection.expect(
                 202, "POST", f"/v1/sessions/{self._session}/turns", {"content": self._content}
@@ -82,7 +82,7 @@ class Reader:
             self.milliseconds.append((done["received_ns"] - answer.sent_ns) / 1e6)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connections."""
         self._connection.close()
         self.stream.close()
 

@@ -1,6 +1,6 @@
-"""The service under measurement: a `turnkeeper up` of its own with the scripted provider behind it.
+"""The service under measurement: its own `turnkeeper up`, with the scripted provider behind it.
 
-The provider is the openai-compatible one on purpose: that is the path that products use.
+The provider is deliberately the OpenAI-compatible one: products use that path.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MOST_DESCRIPTORS: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How many of each kind."""
+    """The number of processes of each kind."""
 
     web: int = 1
     relay: int = 1
@@ -51,7 +51,7 @@ class Stack:
     pids: Mapping[str, Sequence[int]]
 
     def connection(self) -> Connection:
-        """Return a connection of a back end that acts for every user."""
+        """Return a connection as a back end that acts for every user."""
         return Connection(self.url, self.key)
 
     def meter(self) -> Meter:
@@ -59,13 +59,13 @@ class Stack:
         return Meter(self.pids)
 
     def provider(self, path: str) -> Any:
-        """Return a page of the provider's own account."""
+        """Return one of the provider's own pages."""
         with urllib.request.urlopen(self.provider_url + path, timeout=30) as answer:
             return json.load(answer)
 
 
 def allow_descriptors(wanted: int = MOST_DESCRIPTORS) -> int:
-    """Raise the limit on open files for this process and those it starts; return what it is now."""
+    """Raise the limit on open files for this process and its children; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if soft < allowed:
@@ -132,7 +132,7 @@ def _turnkeeper(arguments: Sequence[str]) -> list[str]:
 async def make_sessions(
     stack: Stack, count: int, user: str = "bench", most_turns: int | None = None
 ) -> list[str]:
-    """Make sessions, eight requests at a time; return their ids."""
+    """Create sessions, eight requests at a time; return their ids."""
     ids: list[str] = []
     waiting = iter(range(count))
 

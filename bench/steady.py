@@ -1,7 +1,7 @@
-"""Turns that all stream, looked at for some seconds in the middle: what a delta costs without its turn's start and end.
+"""Turns that all stream, observed for some seconds in the middle: what a delta costs, without starts and ends.
 
-Each is posted with more tokens than it will say and stopped when the look is over, so that no turn begins or
-ends while it lasts.
+Each turn is posted with more tokens than it will send and stopped after the observation, so that none begins or ends
+during it.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from bench.stack import Stack, make_sessions
 from bench.turns import POSTERS, Load, Run, is_whole, judge, post_all, subscribe
 
 MOST_TOKENS: Final = 4000
-"""Of an answer, below what `MAX_OUTPUT_TOKENS` allows by default; at 50 a second it is 80 s."""
+"""Of an answer, within what `MAX_OUTPUT_TOKENS` allows by default; at 50 a second it lasts 80 s."""
 BEGIN_SECONDS: Final = 60.0
-"""Until the last turn streams; then what does not stream has failed."""
+"""The time for the last turn to stream; after that, whatever does not stream has failed."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Watched(Run):
     all_begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     def told(self, message: Mapping[str, Any], received_ns: int) -> None:
-        """Take what a stream says besides text."""
+        """Take a message other than text."""
         if message["type"] == "message_start":
             self.begun.add(message["turn_id"])
             if len(self.begun) >= self.wanted:
@@ -38,7 +38,7 @@ class Watched(Run):
 
 
 async def measure(stack: Stack, turns: int, rate: float, seconds: float) -> dict[str, Any]:
-    """Let so many turns stream at so many tokens a second each, a websocket each, and look for so long.
+    """Stream `turns` turns at `rate` tokens a second, each on its own websocket, and observe for `seconds`.
 
     Raises:
         TimeoutError: They did not all begin to stream, or did not all end.

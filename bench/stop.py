@@ -1,7 +1,7 @@
-"""How long a Stop takes: from its request to the provider seeing its connection closed, in every phase.
+"""How long a Stop takes: from its request until the provider sees its connection closed, in every phase.
 
-The Stop is posted to another web process than the turn came in by, and the moment of the close is the
-provider's own account, on the same monotonic clock.
+The Stop is posted to another web process than the one that accepted the turn, and the time of the close is
+the provider's own, on the same monotonic clock.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "before_first_token": "first=60 tokens=5",
     "streaming": "tokens=100000 rate=50",
 }
-"""What the provider does when the Stop comes, by the phase that it makes last."""
+"""What the provider does when the Stop arrives, by the phase that this prolongs."""
 REACHED: Final[Mapping[str, str]] = {
     "connecting": "received_ns",
     "before_first_token": "first_byte_ns",
     "streaming": "first_token_ns",
 }
-"""By what the provider's record shows that the phase has begun."""
+"""The field in the provider's record that shows that the phase has begun."""
 LONG: Final = "[[tokens=100000 rate=50]] background"
 LIMIT_SECONDS: Final = 20.0
 
 
 @dataclass(slots=True)
 class Desk:
-    """What the stops share: two connections to different processes, and what the websocket told."""
+    """What the stops share: two connections to different processes, and the websocket's messages."""
 
     stack: Stack
     posting: Connection
@@ -50,7 +50,7 @@ class Desk:
     caught_up: int = 0
 
     def told(self, message: Mapping[str, Any], received_ns: int) -> None:
-        """Take a frame that is no text."""
+        """Take a frame that is not text."""
         match message["type"]:
             case "done":
                 self.done[message["turn_id"]] = (dict(message), received_ns)
@@ -59,7 +59,7 @@ class Desk:
 
 
 async def measure(stack: Stack, stops: int, background: int) -> dict[str, Any]:
-    """Stop so many turns, the phases in turn; return the spread of each phase in milliseconds."""
+    """Stop `stops` turns, with phases alternating; return the distribution of each phase in milliseconds."""
     desk = Desk(stack, stack.connection(), stack.connection())
     desk.stream = Stream(desk.told)
     await desk.stream.connect(stack.url, stack.key)
@@ -97,7 +97,7 @@ async def measure(stack: Stack, stops: int, background: int) -> dict[str, Any]:
 
 
 async def _stop_once(desk: Desk, session: str, phase: str) -> tuple[list[float], float, float]:
-    """Stop one turn; return the milliseconds to the close (none when queued), to `done` and to the answer."""
+    """Stop one turn; return the milliseconds to the close (none if queued), to `done` and to the response."""
     assert desk.stream is not None
     seen = desk.caught_up
     desk.stream.send({"op": "subscribe", "session_id": session})
@@ -138,14 +138,14 @@ async def _post(desk: Desk, session: str, content: str) -> str:
 
 
 def _record(desk: Desk, marker: str) -> dict[str, Any]:
-    """Return the provider's record of the request that holds `marker`; empty while there is none."""
+    """Return the provider's record of the request that contains `marker`; empty until there is one."""
     records = desk.stack.provider(f"/_log?text=0&contains={marker}")["data"]
     return dict(records[-1]) if records else {}
 
 
 @contextmanager
 def _paused(stack: Stack) -> Iterator[None]:
-    """Pause the workers, so that what is posted stays queued; far shorter than a lease."""
+    """Pause the workers, far more briefly than a lease lasts, so that posted turns stay queued."""
     for pid in stack.pids["worker"]:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -156,7 +156,7 @@ def _paused(stack: Stack) -> Iterator[None]:
 
 
 async def _use_another_process(desk: Desk) -> None:
-    """Open the stopping connection again until another web process than the posting one has it."""
+    """Reopen the stopping connection until it leads to another web process than the posting one."""
     if desk.stack.processes.web < 2:
         return
     for _ in range(20):
@@ -170,7 +170,7 @@ async def _use_another_process(desk: Desk) -> None:
 
 
 def _server(stack: Stack, port: int | None) -> int | None:
-    """Return the web process that holds the other end of our port."""
+    """Return the web process at the other end of our port."""
     for pid in stack.pids["web"]:
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
             if any(each.raddr and each.raddr.port == port for each in process.net_connections("tcp")):

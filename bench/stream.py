@@ -1,7 +1,7 @@
 """A websocket that is read as cheaply as Python can: frames are cut and stamped at receipt, and judged later.
 
-Only what is no text delta is decoded while the measurement runs, so the reader stays far from being
-what is measured; `python -m bench reader` shows it alone.
+Only frames that are not text deltas are decoded during the measurement, so the reader stays far from being the
+bottleneck; `python -m bench reader` measures it alone.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ HANDSHAKE_SECONDS: Final = 30.0
 
 @dataclass(slots=True)
 class Frame:
-    """A text frame as it came."""
+    """A text frame as received."""
 
     received_ns: int
     payload: bytes
@@ -32,7 +32,7 @@ class Frame:
 
 @dataclass(slots=True)
 class Judged:
-    """What one turn's frames came to."""
+    """The result of one turn's frames."""
 
     text: list[str] = field(default_factory=list)
     seqs: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Stream(asyncio.Protocol):
     """One websocket on a running loop.
 
     Args:
-        told: Called with each decoded frame that is no text delta, and its receipt.
+        told: Called with each decoded frame that is not a text delta, and its time of receipt.
     """
 
     def __init__(self, told: Callable[[dict[str, Any], int], None]) -> None:
@@ -68,7 +68,7 @@ class Stream(asyncio.Protocol):
         Args:
             url: The service, as `http://host:port`.
             key: The API key.
-            prepare: Called with the socket before it connects, when buffers can still be made small.
+            prepare: Called with the socket before it connects, while buffers can still be made small.
 
         Raises:
             ConnectionError: The service refused.
@@ -98,22 +98,22 @@ class Stream(asyncio.Protocol):
         self._write(TEXT, json.dumps(message).encode())
 
     def pause(self) -> None:
-        """Stop reading: what comes stays with the system, and then with the service."""
+        """Stop reading: incoming data stays with the system, and then with the service."""
         assert self._transport is not None
         self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
         assert self._transport is not None
         self._transport.resume_reading()
 
     def close(self) -> None:
-        """Leave without ceremony."""
+        """Close without a closing handshake."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._open.done():
@@ -142,7 +142,7 @@ class Stream(asyncio.Protocol):
         return True
 
     def _cut(self, received_ns: int) -> None:
-        """Cut complete frames off the buffer; a server's frames are not masked, ours are not fragmented."""
+        """Cut complete frames off the buffer; a server's frames are not masked, and ours are not fragmented."""
         buffer, at, end = self._buffer, 0, len(self._buffer)
         while end - at >= 2:
             opcode, size, start = buffer[at] & 15, buffer[at + 1] & 127, at + 2
@@ -161,7 +161,7 @@ class Stream(asyncio.Protocol):
     def _take(self, opcode: int, payload: bytes, received_ns: int) -> None:
         if opcode == TEXT:
             self.frames.append(Frame(received_ns, payload))
-            # Inside a JSON string every quote is escaped, so this finds the member and nothing else.
+            # Every quote inside a JSON string is escaped, so this finds only the member.
             if b'"content_delta"' not in payload:
                 self._told(json.loads(payload), received_ns)
         elif opcode == PING:
@@ -177,5 +177,5 @@ class Stream(asyncio.Protocol):
             if size < 126
             else bytes([128 | opcode, 254, *divmod(size, 256)])
         )
-        # The mask protects proxies from scripts; all zeros is as good as any here, and free.
+        # The mask protects proxies from scripts; here all zeros are as good as any, and free.
         self._transport.write(head + b"\0\0\0\0" + payload)

@@ -1,7 +1,7 @@
-"""Many turns at once: what Turnkeeper adds between the provider's socket and the reader's.
+"""Many turns at once: the delay that Turnkeeper adds between the provider's socket and the reader's.
 
-The provider writes its send time into every token and the reader stamps what it gets with the same
-monotonic clock of the same machine, so a delay is the whole way: worker, Redis, relay, websocket.
+The provider writes its send time into every token, and the reader stamps its receipt with the same monotonic
+clock of the same machine, so a delay covers the whole way: worker, Redis, relay, websocket.
 """
 
 import asyncio
@@ -23,27 +23,27 @@ from bench.stream import Judged, Stream
 STAMP: Final = re.compile(r"⟦(\d+)⟧")
 POSTERS: Final = 16
 GRACE_SECONDS: Final = 60.0
-"""Beyond the length of the answers themselves; then what is missing counts as failed."""
+"""In addition to the length of the answers; after that, what is missing counts as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many turns, how long, how fast."""
+    """How many turns, how long and how fast."""
 
     turns: int = 200
     tokens: int = 200
     rate: float = 50.0
     sockets: int = 0
-    """0 is one for each session, as browsers do."""
+    """0 means one for each session, as browsers have."""
     ramp_seconds: float = 0.0
-    """Over which the turns begin; 0 posts them as fast as the service takes them."""
+    """The time over which the turns begin; 0 posts them as fast as the service accepts them."""
     first_seconds: float = 0.0
-    """That the provider waits before its first token: long enough, all turns are with it at the same time."""
+    """How long the provider waits before its first token: if long enough, it has all turns at the same time."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What happened, as it is gathered."""
+    """What has happened so far."""
 
     turn_of_session: dict[str, str] = field(default_factory=dict)
     posted_ns: dict[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Run:
     wanted: int = 0
 
     def told(self, message: Mapping[str, Any], received_ns: int) -> None:
-        """Take what a stream says besides text."""
+        """Take a message other than text."""
         match message["type"]:
             case "caught_up":
                 self.caught_up += 1
@@ -72,19 +72,19 @@ class Run:
 
 
 class Token(NamedTuple):
-    """When a token was written by the provider and read by us, on one clock."""
+    """When the provider wrote a token and when we read it, on one clock."""
 
     sent_ns: int
     received_ns: int
 
     @property
     def delay_ms(self) -> float:
-        """Return what the whole way took."""
+        """Return the delay of the whole way."""
         return (self.received_ns - self.sent_ns) / 1e6
 
 
 class Envelope(msgspec.Struct):
-    """What is needed of an event."""
+    """The fields of an event that are needed."""
 
     type: str
     turn_id: str | None = None
@@ -108,7 +108,7 @@ async def measure(stack: Stack, load: Load) -> dict[str, Any]:
         async with asyncio.timeout(limit):
             await run.all_done.wait()
     except TimeoutError:
-        pass  # what did not finish is counted below
+        pass  # unfinished turns are counted below
     seconds, after = time.monotonic() - began, meter.cpu_seconds()
     for stream in streams:
         stream.close()
@@ -123,7 +123,7 @@ async def measure(stack: Stack, load: Load) -> dict[str, Any]:
 
 
 async def subscribe(stack: Stack, sessions: Sequence[str], sockets: int, run: Run) -> list[Stream]:
-    """Open so many websockets and share the sessions out among them; return them when all are caught up."""
+    """Open `sockets` websockets and distribute the sessions among them; return them once all have caught up."""
     streams = []
     for number in range(min(sockets, len(sessions))):
         stream = Stream(run.told)
@@ -161,7 +161,7 @@ async def post_all(stack: Stack, sessions: Sequence[str], load: Load, run: Run) 
 
 
 def judge(streams: Sequence[Stream]) -> tuple[dict[str, Judged], list[Token]]:
-    """Return each turn's text and numbers, and every token's receipt."""
+    """Return each turn's text and numbers, and every token's times."""
     decoder = msgspec.json.Decoder(Envelope)
     turns: dict[str, Judged] = {}
     tokens: list[Token] = []
@@ -190,7 +190,7 @@ def judge(streams: Sequence[Stream]) -> tuple[dict[str, Judged], list[Token]]:
 
 
 def is_whole(turn: Judged, done: Mapping[str, Any] | None) -> bool:
-    """Say whether a reader's text is the stored one, by the SHA-256 that came with `done`."""
+    """Return whether a reader's text is the stored one, by the SHA-256 in `done`."""
     text = "".join(turn.text)
     return done is not None and hashlib.sha256(text.encode()).hexdigest() == done["content_sha256"]
 

@@ -1,7 +1,7 @@
-"""The containers' health checks: `health.py http 8080` for what listens, `health.py worker` for what does not.
+"""The containers' health checks: `health.py http 8080` for processes that listen, `health.py worker` for workers.
 
-A worker is known by its work: it renews leases and sweeps every few seconds, so its own connections to
-PostgreSQL are never silent for long. Asking for any worker would call a dead one healthy while others live.
+A worker is recognised by its work: it renews leases and sweeps every few seconds, so its own connections to PostgreSQL
+are never silent for long. A check for any worker at all would call a dead one healthy while others live.
 """
 
 # ruff: noqa: INP001 -- a script of the image, not part of a package
@@ -15,9 +15,9 @@ from typing import Final
 import psycopg
 
 LIMIT_SECONDS: Final = 4
-"""Below the five seconds that docker-compose.yml gives a check."""
+"""Less than the five seconds that docker-compose.yml allows a check."""
 SILENCE_SECONDS: Final = 15
-"""Five renewals missed: what `/readyz` calls a missing worker, too."""
+"""Five missed renewals: `/readyz`, too, then reports a missing worker."""
 IS_WORKING: Final = """
     select exists (
         select from pg_stat_activity
@@ -28,7 +28,7 @@ IS_WORKING: Final = """
 
 
 def answers(port: int) -> bool:
-    """Say whether the process that listens on `port` answers."""
+    """Return whether the process that listens on `port` answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=LIMIT_SECONDS) as answer:
             return int(answer.status) == 200
@@ -37,7 +37,7 @@ def answers(port: int) -> bool:
 
 
 def works(database_url: str) -> bool:
-    """Say whether a worker at this address talked to PostgreSQL recently."""
+    """Return whether a worker at this address has talked to PostgreSQL recently."""
     try:
         with psycopg.connect(
             database_url, connect_timeout=LIMIT_SECONDS, application_name="turnkeeper-health"
@@ -49,7 +49,7 @@ def works(database_url: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Return 0 for healthy, 1 for not, 2 for a check that does not exist."""
+    """Return 0 for healthy, 1 for unhealthy, 2 for a check that does not exist."""
     match arguments:
         case ["http", port] if port.isdigit():
             return 0 if answers(int(port)) else 1

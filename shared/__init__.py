@@ -1,1 +1,1 @@
-"""What the api and the worker must agree on: states, events, names, rows and settings."""
+"""What the API and the worker must agree on: states, events, names, rows and settings."""

@@ -1,19 +1,19 @@
-"""Python's cycle collector, told what a long-running process is made of."""
+"""Python's cycle collector, tuned for a long-running process."""
 
 import gc
 from typing import Final
 
 _YOUNG: Final = 10_000
-"""Objects made and not freed before the youngest are looked through: at Python's 700 it is each turn's beginning."""
+"""Young objects before a collection: at Python's 700 there is one at the beginning of every turn."""
 _MIDDLE: Final = 20
 _OLD: Final = 100
 
 
 def calm_collector() -> None:
-    """Leave out of collections what exists now, and collect less often; called once a process is up.
+    """Exclude what exists now from collections, and collect less often; call it once a process is up.
 
-    What was imported lives as long as the process. A full collection looks through all of it, for tens of
-    milliseconds in which no delta moves.
+    What was imported lives as long as the process. A full collection would traverse all of it, for tens of milliseconds
+    in which no delta moves.
     """
     gc.collect()
     gc.freeze()

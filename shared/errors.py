@@ -1,4 +1,4 @@
-"""What can go wrong, drawn by who must act.
+"""What can go wrong, sorted by who must act.
 
     TurnkeeperError
     ├── RefusedError        the caller: a `ProblemCode`, rendered as problem+json
@@ -6,19 +6,19 @@
     ├── SettingsError       the operator: every problem of a configuration at once
     └── UnavailableError    infrastructure: PostgreSQL or Redis did not answer in time
 
-The map to HTTP is `PROBLEMS`; whether a retry can help is a property of the code or the fault,
-never of the call site.
+`PROBLEMS` maps codes to HTTP. Whether a retry can help is a property of the code or the fault, never of the
+call site.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict
 
 
 class ProblemCode(StrEnum):
-    """What a client's program branches on."""
+    """The code that a client's program branches on."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHORIZED = "unauthorized"
@@ -46,7 +46,7 @@ class ProblemCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """How a code is answered."""
+    """The HTTP status and title of a code, and whether the request may be repeated."""
 
     status: int
     title: str
@@ -125,7 +125,7 @@ PASSING_FAULTS: Final = frozenset(
         Fault.PROVIDER_TIMEOUT,
     }
 )
-"""Faults that say nothing about the request: the same one may well succeed a moment later."""
+"""Faults that say nothing about the request: the same request may succeed a moment later."""
 
 RETRYABLE_FAULTS: Final = frozenset(
     {
@@ -139,16 +139,27 @@ RETRYABLE_FAULTS: Final = frozenset(
         Fault.INTERNAL,
     }
 )
-"""Faults after which the same question, posted again, may well be answered."""
+"""Faults after which the same question may be answered if it is posted again."""
 
 
-def fault_error(fault: Fault, detail: str, retry_after_ms: int | None = None) -> dict[str, Any]:
-    """Return the `error` object of a failed turn: a problem without status and request id."""
-    error: dict[str, Any] = {
+class TurnProblem(TypedDict):
+    """Why a turn failed: a problem without status and request id."""
+
+    type: str
+    title: str
+    detail: str
+    code: Fault
+    retryable: bool
+    retry_after_ms: NotRequired[int]
+
+
+def fault_error(fault: Fault, detail: str, retry_after_ms: int | None = None) -> TurnProblem:
+    """Return the `error` object of a failed turn."""
+    error: TurnProblem = {
         "type": problem_type(fault),
         "title": FAULT_TITLES[fault],
         "detail": detail,
-        "code": fault.value,
+        "code": fault,
         "retryable": fault in RETRYABLE_FAULTS,
     }
     if retry_after_ms is not None:
@@ -162,7 +173,7 @@ def problem_type(code: ProblemCode | Fault) -> str:
 
 
 class TurnkeeperError(Exception):
-    """Anything that this system raises on purpose."""
+    """Any error that this system raises on purpose."""
 
 
 class RefusedError(TurnkeeperError):
@@ -171,10 +182,10 @@ class RefusedError(TurnkeeperError):
     Args:
         code: What the client's program branches on.
         detail: What a person reads: lower case, values quoted, the remedy named.
-        errors: Wrong fields, as `{"pointer", "detail"}`.
-        retry_after_ms: When another try makes sense.
-        members: The code's own members.
-        headers: Headers of the answer besides those that every problem has.
+        errors: The invalid fields, as `{"pointer", "detail"}`.
+        retry_after_ms: When another attempt makes sense.
+        members: Members that only this code has.
+        headers: Response headers in addition to those that every problem has.
     """
 
     def __init__(
@@ -187,7 +198,6 @@ class RefusedError(TurnkeeperError):
         members: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Keep what the answer needs."""
         super().__init__(detail)
         self.code = code
         self.detail = detail
@@ -205,7 +215,7 @@ class ProviderError(TurnkeeperError):
         detail: Our own words; never the provider's body, a key or a URL.
         retry_after_ms: What the provider asked for, in milliseconds.
         sent: Whether the request had been written to the connection, so tokens may have been used.
-        broke_off: The connection ended before the answer did, which is nobody's mistake.
+        broke_off: The connection ended before the answer did, through nobody's fault.
     """
 
     def __init__(
@@ -217,7 +227,6 @@ class ProviderError(TurnkeeperError):
         sent: bool = True,
         broke_off: bool = False,
     ) -> None:
-        """Keep what settling needs."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
@@ -227,10 +236,9 @@ class ProviderError(TurnkeeperError):
 
 
 class SettingsError(TurnkeeperError):
-    """A configuration that cannot run; `problems` names every one."""
+    """A configuration that cannot run; `problems` lists everything that is wrong with it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """Keep all problems and say them in one message."""
         super().__init__("configuration refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
         self.problems = tuple(problems)
 

@@ -1,7 +1,7 @@
-"""Named places where a test lets a process die, stand still or fail; off unless the environment names them.
+"""Named places where a test can make a process die, freeze or fail; off unless the environment names them.
 
-The wire has no name for a moment such as "after the commit, before the doorbell", so a few lines of the code are
-named here. They are reached a few times in a turn, never for a delta, and when off cost one look at an empty mapping.
+The wire has no name for a moment such as "after the commit, before the doorbell", so a few lines of the code are named
+here. They are reached a few times per turn, never for a delta, and when off cost one look at an empty mapping.
 """
 
 import os
@@ -20,22 +20,22 @@ ONCE_VARIABLE: Final = "TURNKEEPER_FAILPOINTS_ONCE"
 
 
 class Failpoint(StrEnum):
-    """The places, in the order in which a turn comes by."""
+    """The places, in the order in which a turn reaches them."""
 
     AFTER_ACCEPT = "after_accept"
-    """The api has committed the turn and has not rung."""
+    """The API has committed the turn and has not rung."""
     AFTER_CLAIM = "after_claim"
-    """The worker has committed its claim and has told nobody."""
+    """The worker has committed its claim and has published nothing."""
     AFTER_SENT = "after_sent"
-    """The provider was sent the prompt; no answer was read."""
+    """The prompt was sent to the provider; no answer has been read."""
     BEFORE_SETTLE = "before_settle"
-    """All of the answer was shown; nothing of it is stored but a checkpoint."""
+    """The whole answer was shown; only a checkpoint of it is stored."""
     AFTER_SETTLE = "after_settle"
-    """The outcome is committed and no reader was told."""
+    """The outcome is committed and no reader has been told."""
 
 
 class Action(StrEnum):
-    """What happens there."""
+    """What happens at a failpoint."""
 
     KILL = "kill"
     STOP = "stop"
@@ -43,7 +43,7 @@ class Action(StrEnum):
 
 
 class FailpointError(Exception):
-    """What a failpoint raises."""
+    """Raised by a failpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,18 @@ class _Armed:
 
 _armed: dict[Failpoint, _Armed] = {}
 _once: Path | None = None
-_random = Random()  # noqa: S311 -- chooses when to die, guards nothing
+_random = Random()  # noqa: S311 -- chooses when to die, protects nothing
 
 
 def arm(environ: Mapping[str, str], *, production: bool) -> None:
-    """Arm what the environment names, for the rest of this process.
+    """Arm the failpoints that the environment names, for the rest of this process.
 
     Args:
-        environ: `TURNKEEPER_FAILPOINTS` holds `place=action` or `place=action:chance`, separated by commas; the
-            action is `kill`, `stop` or `raise`, the chance a number above 0 and at most 1. With
-            `TURNKEEPER_FAILPOINTS_ONCE`, a folder, a place fails only while a file of its name lies there, and
-            takes it away: once, whichever process comes first.
-        production: Whether this is a service that has users.
+        environ: `TURNKEEPER_FAILPOINTS` holds `place=action` or `place=action:chance`, separated by commas; the action
+            is `kill`, `stop` or `raise`, the chance a number above 0 and at most 1. If `TURNKEEPER_FAILPOINTS_ONCE`
+            names a folder, a place fails only while the folder contains a file of its name, and removes that file:
+            once, in whichever process comes first.
+        production: Whether this service has users.
 
     Raises:
         SettingsError: A place or an action does not exist, or this is production.
@@ -82,7 +82,7 @@ def arm(environ: Mapping[str, str], *, production: bool) -> None:
 
 
 def reach(place: Failpoint) -> None:
-    """Say that `place` was reached; with nothing armed, do nothing.
+    """Mark that `place` was reached; does nothing if no failpoint is armed.
 
     Raises:
         FailpointError: The place is armed to raise.

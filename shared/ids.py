@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7, so that rows of one time lie together in an index."""
+"""Identifiers: UUIDv7, so that rows of the same time are neighbours in an index."""
 
 from datetime import datetime
 from uuid import UUID
@@ -14,15 +14,15 @@ def new_id() -> UUID:
 
 
 def first_id_of(moment: datetime) -> UUID:
-    """Return what sorts before every UUIDv7 that was made at `moment` or later, to the millisecond."""
+    """Return an id that sorts before every UUIDv7 made at `moment` or later, to the millisecond."""
     return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def parse_id(text: str) -> UUID | None:
     """Return the id that `text` spells in its canonical form, or None for anything else.
 
-    `uuid.UUID` also takes braces, URNs and missing dashes; two spellings of one id would be two
-    cache keys and two Redis names, so only the canonical one passes.
+    `uuid.UUID` also accepts braces, URNs and missing dashes; two spellings of one id would be two cache keys
+    and two Redis names, so only the canonical one is accepted.
     """
     try:
         parsed = UUID(text)

@@ -1,7 +1,7 @@
 """Text that PostgreSQL, Redis and JSON can all carry.
 
-A model can emit NUL and lone surrogate halves; PostgreSQL refuses the first and UTF-8 the second,
-so one of them unnoticed would lose the whole message at the end of the turn.
+A model can emit NUL and lone surrogates; PostgreSQL refuses the first and UTF-8 the second, so a single one
+that goes unnoticed would lose the whole message at the end of the turn.
 """
 
 from typing import Final
@@ -10,20 +10,19 @@ _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextCleaner:
-    r"""Makes a stream of text pieces safe: joins surrogate halves across pieces, drops NUL.
+    r"""Makes a stream of text pieces safe: joins surrogate pairs across pieces, drops NUL.
 
-    JSON may split one character over two `\uXXXX` escapes in two deltas; the first half waits
-    here for the second, and is replaced when that does not come.
+    JSON may split one character into two `\uXXXX` escapes in two deltas; the first half waits here for the
+    second, and is replaced if that does not come.
     """
 
     __slots__ = ("_half",)
 
     def __init__(self) -> None:
-        """Start with no half pending."""
         self._half = ""
 
     def feed(self, piece: str) -> str:
-        """Return what of `piece` is ready; it may be empty."""
+        """Return the part of `piece` that is ready; it may be empty."""
         if piece.isascii() and not self._half:
             return piece.replace("\0", "") if "\0" in piece else piece
         text = self._half + piece
@@ -40,7 +39,7 @@ class TextCleaner:
 
 
 def clean(text: str) -> str:
-    """Return `text` with surrogate pairs joined, lone halves replaced by U+FFFD and NUL dropped."""
+    """Return `text` with surrogate pairs joined, lone surrogates replaced by U+FFFD and NUL dropped."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -13,11 +13,11 @@ _CERTIFICATES = (
     ("other", "ca", "models.example", 2),
     ("unknown", "stranger", "localhost", 2),
 )
-"""Name of the file, who signed it, for which host, valid for how many days."""
+"""Each file's name, the authority that signed it, its host and the days that it is valid."""
 
 
 def make_certificates(folder: Path) -> Path:
-    """Make `ca.pem` and, with one key `leaf.key`, `good.pem`, `expired.pem`, `other.pem` and `unknown.pem`."""
+    """Create `ca.pem` and, with one key `leaf.key`, `good.pem`, `expired.pem`, `other.pem` and `unknown.pem`."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make certificates")
     for name in ("ca", "stranger"):
@@ -27,7 +27,7 @@ def make_certificates(folder: Path) -> Path:
         )
     _openssl(folder, f"req {_KEY} -keyout leaf.key -out leaf.csr -subj /CN=leaf")
     for name, authority, host, days in _CERTIFICATES:
-        # What RFC 5280 asks of a certificate: from Python 3.13 on less is refused.
+        # RFC 5280's requirements for a certificate: from Python 3.13 on, less is refused.
         (folder / "leaf.cnf").write_text(
             f"subjectAltName=DNS:{host}\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n"
             "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"

@@ -1,9 +1,9 @@
-"""What any process writes that a test starts is searched at its end for secrets and content (I10).
+"""Whatever the processes write that tests start is searched for secrets and content when they end (I10).
 
-`subprocess.Popen` itself is replaced for the tests' process, so that no fixture can forget it: a file that a child
-writes to is searched when it was waited for, what goes to /dev/null goes to such a file, and what comes through a pipe
-is searched where `run` or `communicate` reads it, or by `search_rest`. A service is searched with all logs in its data
-folder.
+`subprocess.Popen` itself is replaced in the tests' process, so that no fixture can forget it: a file that a child
+writes to is searched after the child was waited for, output to /dev/null goes to such a file instead, and output
+through a pipe is searched where `run` or `communicate` reads it, or by `search_rest`. For a service, all logs in its
+data folder are searched.
 """
 
 import os
@@ -17,17 +17,17 @@ from typing import Any
 from tests.marks import banner_of, leaks, leaks_in_files, secrets_of
 
 HEARD: list[str] = []
-"""Leaks that no test was told of yet."""
+"""Leaks that have not been reported to a test yet."""
 WRITTEN = ("logs/*", "*/server.log", "traces/*")
-"""Where in its data folder a service writes. The spans of a test's exporter belong into `traces/`."""
+"""Where a service writes in its data folder. The spans of a test's exporter belong in `traces/`."""
 FOLDERS = ("--data", "-p")
-"""Arguments before a folder with logs: of a service, and of nginx."""
+"""Arguments that precede a folder with logs: of a service, and of nginx."""
 
 _Popen = subprocess.Popen
 
 
 class SearchedPopen(_Popen):
-    """A child whose output is searched once, when it has ended."""
+    """A child whose output is searched once, after it has ended."""
 
     def __init__(self, args: Any, *more: Any, **options: Any) -> None:
         self._is_searched = False
@@ -42,7 +42,7 @@ class SearchedPopen(_Popen):
                         tempfile.NamedTemporaryFile("wb", prefix="tk-output-", delete=False)
                     )
                     self._ours.append(Path(target.name))
-                # A terminal, a pipe and what is not redirected have no name that is a file's.
+                # The name of a terminal, a pipe or an unredirected stream is not a file's.
                 name = getattr(target, "name", None)
                 self._files += [Path(name).absolute()] if isinstance(name, str) else []
             super().__init__(args, *more, **options)
@@ -60,7 +60,7 @@ class SearchedPopen(_Popen):
 
     def communicate(self, *more: Any, **options: Any) -> tuple[Any, Any]:
         said, complained = super().communicate(*more, **options)
-        # What a command prints is for who asked for it, who may be shown content.
+        # A command prints for the person who ran it, who may be shown content.
         for text, may_have_content in ((said, True), (complained, False)):
             decoded = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
             self._hear(leaks(decoded, secrets_of(self._environ, ""), content=not may_have_content))
@@ -79,7 +79,7 @@ class SearchedPopen(_Popen):
 
 
 def search_children() -> None:
-    """Have every process searched that this process starts from now on."""
+    """Search every process that this process starts from now on."""
     subprocess.Popen = SearchedPopen
 
 
@@ -87,8 +87,8 @@ def leaks_in_outputs(files: Iterable[Path], folder: Path | None, environ: Mappin
     """Return the leaks in what a process and its children wrote.
 
     Args:
-        files: Where its own output went.
-        folder: Its data folder, or nginx' folder; None where it has none.
+        files: The files that its own output went to.
+        folder: Its data folder, or nginx's folder; None if it has none.
         environ: Its environment variables.
     """
     found = set(files)
@@ -104,19 +104,19 @@ def leaks_in_outputs(files: Iterable[Path], folder: Path | None, environ: Mappin
 
 
 def leaks_in_sections(sections: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the leaks in what was captured; what was logged is heard by the listener, as the product writes it."""
+    """Return the leaks in captured output; the listener receives what was logged, as the product writes it."""
     return leaks("\n".join(text for title, text in sections if "log" not in title))
 
 
 def search_rest(child: subprocess.Popen[str]) -> None:
-    """Search what is left in the pipes of a child that has ended, which a fixture did not read."""
+    """Search what is left in the pipes of a child that has ended, if a fixture did not read them."""
     for pipe in (child.stdout, child.stderr):
         if pipe is not None:
             HEARD.extend(leaks(pipe.read()))
 
 
 def taken(heard: list[str]) -> list[str]:
-    """Return what was heard, which is then told."""
+    """Return the leaks so far, and mark them as reported."""
     found = heard[:]
     heard.clear()
     return found

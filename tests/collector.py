@@ -1,4 +1,4 @@
-"""A collector of traces that tests play, over OTLP/HTTP; it keeps what it is sent, and every body is searched (I10)."""
+"""A trace collector for tests, over OTLP/HTTP: it keeps what it receives, and every body is searched (I10)."""
 
 import gzip
 import threading
@@ -21,7 +21,7 @@ LIMIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Seen:
-    """A span as it arrived."""
+    """A span as received."""
 
     name: str
     trace: str
@@ -38,14 +38,14 @@ class Seen:
 
 @dataclass
 class Collector:
-    """What has arrived."""
+    """Everything that has arrived."""
 
     url: str
     spans: list[Seen] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
 
     def named(self, name: str, **attributes: Any) -> list[Seen]:
-        """Return the spans of a name whose attributes, with dots for underscores, have these values."""
+        """Return the spans with a name whose attributes, with dots for underscores, have these values."""
         wanted = {key.replace("__", "."): value for key, value in attributes.items()}
         return [
             span
@@ -54,7 +54,7 @@ class Collector:
         ]
 
     def await_spans(self, condition: Callable[[], object], what: str) -> Any:
-        """Wait for a condition over what has arrived."""
+        """Wait for a condition on what has arrived."""
         give_up_at = time.monotonic() + LIMIT_SECONDS
         while not (found := condition()):
             assert time.monotonic() < give_up_at, f"{what}: there are {[span.name for span in self.spans]}"
@@ -62,7 +62,7 @@ class Collector:
         return found
 
     def take(self, body: bytes) -> None:
-        """Keep what a request brings."""
+        """Keep the contents of a request."""
         self.told += leaks(body.decode(errors="replace"))
         sent = ExportTraceServiceRequest.FromString(body)
         for of_resource in sent.resource_spans:
@@ -73,7 +73,7 @@ class Collector:
 
 @contextmanager
 def playing() -> Iterator[Collector]:
-    """A collector that takes everything; nothing that it was sent may hold a secret or content."""
+    """Run a collector that accepts everything; nothing that it receives may contain a secret or content."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

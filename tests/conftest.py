@@ -1,7 +1,6 @@
 """Real servers for the tests that need them: started and migrated once, emptied before each test.
 
-Tests run as the application's role: an owner, whom row-level security does not bind, would hide what
-is missing.
+Tests run as the application's role: an owner is exempt from row-level security and would hide what is missing.
 """
 
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from tests import doorbells
 from tests.marks import leaks_in_files, leaks_in_redis
 from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis, temporary_postgres, temporary_redis
 
-# Before any of them is imported: their assertions say what they compared, as those of tests do.
+# Before any of them is imported: their assertions should show what they compared, as those of tests do.
 pytest.register_assert_rewrite("tests.e2e.protocol_client", "tests.faults.proxy", "tests.faults.world")
 
 
@@ -50,7 +49,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[EmbeddedRedis]:
-    """A Redis server; what is in it belongs to the running test."""
+    """A Redis server; its contents belong to the running test."""
     with temporary_redis() as server:
         with doorbells.listening(server.url):
             yield server
@@ -60,9 +59,9 @@ def redis_server() -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 def empty_postgres(postgres: EmbeddedPostgres) -> EmbeddedPostgres:
-    """The server with nothing in its tables and nobody else connected.
+    """The server with empty tables and nobody else connected.
 
-    Cloning a template for each test isolates no better and costs a checkpoint twice, some 0.2 s.
+    Cloning a template for each test isolates no better and costs two checkpoints, about 0.2 s.
     """
     with psycopg.connect(postgres.owner_url, connect_timeout=10) as db:
         # What an earlier test forgot to end must not write into this one.
@@ -101,7 +100,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> Iterator[str]:
-    """A Redis that holds nothing yet, and in the end no secret, and content in the logs of turns alone."""
+    """An empty Redis; at the end it may hold no secret, and content only in the logs of turns."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     yield redis_server.url
@@ -123,7 +122,7 @@ def keys(owner_url: str, organization: UUID) -> Keys:
 
 @pytest.fixture
 def strangers(owner_url: str) -> Keys:
-    """Keys of another organization, whose users have the same names."""
+    """Keys of another organization whose users have the same names."""
     return _keys(owner_url, create_organization(owner_url, "Globex"))
 
 
@@ -140,7 +139,7 @@ def environment(database_url: str, redis_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def settings(environment: dict[str, str]) -> Settings:
-    """The configuration that `environment` makes."""
+    """The configuration that results from `environment`."""
     return load_settings(environment)
 
 

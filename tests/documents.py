@@ -1,7 +1,7 @@
-"""The code blocks of the documentation: which test runs each, and why some are run by none.
+"""The code blocks of the documentation: which test runs each, and why some are not run.
 
-Tests get blocks from here alone, by what the table gives to their file. So the table cannot say more than what is run:
-what a file was given and did not take fails it (`conftest.py`), and what no file is given fails
+Tests get blocks only from here, as the table allots them to their files. So the table cannot claim more than what is
+run: a file that does not take one of its blocks fails (`conftest.py`), and blocks that are allotted to no file fail
 `tests/unit/test_docs_blocks.py`.
 """
 
@@ -27,11 +27,11 @@ class Block:
     """A fenced block.
 
     Args:
-        page: Its page, from the root of the repository.
-        line: Number of the line that opens it.
-        heading: The heading that it stands below.
-        language: What its fence says; may be empty.
-        text: Its lines, without the indentation of the fence.
+        page: Its page, relative to the root of the repository.
+        line: The number of its opening line.
+        heading: The heading above it.
+        language: The language of its fence; may be empty.
+        text: Its lines, without the fence's indentation.
     """
 
     page: str
@@ -42,18 +42,18 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Where it stands, for a person."""
+        """Its location, for people."""
         return f"{self.page}:{self.line}"
 
     def take(self) -> str:
-        """Return its text for a test to run, and remember that one has it."""
+        """Return its text for a test to run, and mark it as taken."""
         _taken.add(self)
         return self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Blocks of one language, of the pages that a pattern means; `begins` and `heading` choose among them."""
+    """Blocks in one language, from the pages that match a pattern; `begins` and `heading` narrow them down."""
 
     pages: str
     language: str
@@ -61,7 +61,7 @@ class Share:
     begins: str = ""
 
     def has(self, block: Block) -> bool:
-        """Say whether a block is one of them."""
+        """Return whether a block is one of them."""
         return (
             fnmatchcase(block.page, self.pages)
             and block.language == self.language
@@ -104,7 +104,7 @@ ALLOTTED: Final[Mapping[str, tuple[Share, ...]]] = MappingProxyType(
         "tests/unit/test_operate.py": (Share("docs/howto/monitor.md", "yaml"),),
     }
 )
-"""By the file that runs them. A block belongs to the first that it fits, unless it is one of `NOT_RUN`."""
+"""By the file that runs them. A block belongs to the first share that it fits, unless it is in `NOT_RUN`."""
 
 CONTAINERS: Final = "needs a container engine"
 CLUSTER: Final = "needs a cluster"
@@ -141,8 +141,9 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("docs/howto/use-vllm.md", "vllm serve"): MODEL,
     }
 )
-"""Why no test runs a block, by its page and its first words. Lines of a shell are rehearsed all the same, with programs
-that only note what they were asked for: `tests/unit/test_docs_rehearsed.py`."""
+"""Why no test runs a block, by its page and its first words. Shell lines are still rehearsed, with programs that only
+record how they were called: `tests/unit/test_docs_rehearsed.py`.
+"""
 
 INCOMPLETE: Final = pytest.StashKey[bool]()
 """On a module of tests: not all of them passed, so it need not have taken all of its blocks."""
@@ -151,7 +152,7 @@ _taken: set[Block] = set()
 
 
 def pages() -> list[Path]:
-    """Return every page of the repository that has documentation."""
+    """Return every page of documentation in the repository."""
     found = [page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md")]
     return sorted(page for page in [*ROOT.glob("*.md"), *found] if "node_modules" not in page.parts)
 
@@ -166,7 +167,7 @@ def blocks_in(text: str, page: str) -> list[Block]:
     """Return the blocks of a page's text.
 
     Raises:
-        AssertionError: One is never closed.
+        AssertionError: A block is never closed.
     """
     found: list[Block] = []
     heading, opened, inside = "", None, []
@@ -187,12 +188,12 @@ def blocks_in(text: str, page: str) -> list[Block]:
 
 
 def name_of(path: Path) -> str:
-    """Return a path from the root of the repository."""
+    """Return a path relative to the root of the repository."""
     return path.resolve().relative_to(ROOT).as_posix()
 
 
 def reasons_of(block: Block) -> list[str]:
-    """Return why it is not run; nothing where it is."""
+    """Return why it is not run; empty if it is."""
     return [
         reason
         for (page, begins), reason in NOT_RUN.items()
@@ -201,7 +202,7 @@ def reasons_of(block: Block) -> list[str]:
 
 
 def reader_of(block: Block) -> str | None:
-    """Return the file of the test that runs it."""
+    """Return the test file that runs it."""
     if reasons_of(block):
         return None
     return next(
@@ -210,13 +211,13 @@ def reader_of(block: Block) -> str | None:
 
 
 def allotted(file: str | Path) -> list[Block]:
-    """Return what a test's file is to run, in the order of the pages."""
+    """Return the blocks for a test file to run, in the order of the pages."""
     name = name_of(ROOT / file)
     return [block for block in blocks() if reader_of(block) == name]
 
 
 def untaken(file: Path) -> list[str]:
-    """Return where the blocks stand that a file was given and did not take."""
+    """Return the locations of the blocks that a file was allotted and did not take."""
     if not file.resolve().is_relative_to(ROOT) or name_of(file) not in ALLOTTED:
         return []
     return [block.place for block in allotted(file) if block not in _taken]

@@ -1,4 +1,4 @@
-"""What may stand in a message to a worker: names of ours, a turn's id and a trace context, and nothing else (I10)."""
+"""What a message to a worker may contain: names of ours, a turn's id and a trace context, and nothing else (I10)."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tests.monitor import Monitor
 FIXED = frozenset({TASK_NAME, CANARY_NAME, QUEUE_NAME, "application/json", "utf-8", "base64", "py"})
 FREE = (
     re.compile(r"[0-9a-f-]*"),
-    # Celery's own: the arguments again, and which of its processes sent them.
+    # Celery's own: the arguments again, and the process that sent them.
     re.compile(r"[(\[](?:'[0-9a-f-]*'(?:, |,)?)*[)\]]"),
     re.compile(r"gen\d+@[\w.-]+"),
     re.compile(r"\{\}"),
@@ -60,13 +60,13 @@ NAMES = frozenset(
 )
 PUSHES = frozenset({"LPUSH", "RPUSH"})
 PUSH = b'USH" '
-"""In each line of `MONITOR` that shows one."""
+"""Part of each line of `MONITOR` that shows a push."""
 OURS = "tk:"
-"""Begins the names of lists that no worker takes messages from."""
+"""Prefix of the names of lists that no worker takes messages from."""
 
 
 class WrongMessageError(Exception):
-    """A message says more than it may; it is not repeated here."""
+    """A message contains more than it may; it is not repeated here."""
 
 
 def listening(redis_url: str) -> Monitor:
@@ -75,25 +75,25 @@ def listening(redis_url: str) -> Monitor:
 
 
 def check_push(words: Sequence[str]) -> None:
-    """Check a command that Redis was told, as `MONITOR` shows it.
+    """Check a command that Redis received, as `MONITOR` shows it.
 
     Raises:
-        WrongMessageError: It pushes what is no doorbell.
+        WrongMessageError: It pushes something that is not a doorbell.
     """
     if words[0].upper() in PUSHES and not words[1].startswith(OURS):
         for word in words[2:]:
-            if not word.isdigit():  # a moment in a rate's window
+            if not word.isdigit():  # a time in a rate window
                 check_message(json.loads(f'"{word}"'))
 
 
 def check_message(message: str) -> None:
-    """Check a message as it stands in the queue.
+    """Check a message as it is in the queue.
 
     Raises:
-        WrongMessageError: It says more than which task, which turn and which trace.
+        WrongMessageError: It contains more than a task, a turn and a trace.
     """
     envelope = json.loads(message)
-    # The api writes the body as it is, Celery in a worker as base64.
+    # The API writes the body as it is, Celery in a worker as base64.
     is_encoded = envelope["properties"].get("body_encoding") == "base64"
     body = base64.b64decode(envelope["body"]) if is_encoded else envelope["body"]
     for place, word in _words(envelope | {"body": json.loads(body)}, ""):

@@ -1,7 +1,7 @@
-"""Every secret that tests make carries a mark, and whatever they start is searched for it at its end (I10).
+"""Every secret that tests create carries a mark, and whatever they start is searched for it at the end (I10).
 
-The mark is put into the one function that makes secrets, so that no fixture can forget it. Content needs none: what
-tests ask begins with a directive to the scripted provider, which stands in no log either.
+The mark is built into the one function that creates secrets, so that no fixture can forget it. Content needs none: the
+tests' questions begin with a directive to the scripted provider, which appears in no log either.
 """
 
 import json
@@ -17,10 +17,10 @@ import redis
 from shared.observing.logs import JsonFormatter
 
 MARK = f"mark{secrets.token_hex(6)}"
-"""Another one in each run: no source line that a log may quote has it."""
+"""Different in each run: no source line that a log may quote contains it."""
 DIRECTIVE = re.compile(r"\[\[\w+[= \]]")
 SHORTEST_SECRET = 8
-"""Of what is looked for; a shorter word stands anywhere."""
+"""The shortest word to look for; anything shorter may appear anywhere."""
 OURS = ("turnkeeper", "api", "worker", "shared", "turnkeeper_client")
 KEYS = ("service_key", "user_key", "admin_key")
 URLS = ("database_url", "database_owner_url", "redis_url")
@@ -34,7 +34,7 @@ def marked(what: str) -> str:
 
 
 def mark_new_secrets() -> None:
-    """Let every password, key and ticket that this process makes from now on carry the mark."""
+    """Put the mark into every password, key and ticket that this process creates from now on."""
 
     def token_urlsafe(size: int | None = None) -> str:
         plain = _plain_token(size)
@@ -44,7 +44,7 @@ def mark_new_secrets() -> None:
 
 
 def leaks(text: str, known: Iterable[str] = (), *, content: bool = True) -> list[str]:
-    """Return lines of `text` with a mark, another known secret or content in it, without what they hold."""
+    """Return the lines of `text` that contain a mark, another known secret or content, with that part hidden."""
     is_told = [secret for secret in (MARK, *known) if len(secret) >= SHORTEST_SECRET and secret in text]
     if not is_told and not (content and DIRECTIVE.search(text)):
         return []
@@ -59,7 +59,7 @@ def leaks(text: str, known: Iterable[str] = (), *, content: bool = True) -> list
 
 
 class Listener(logging.Handler):
-    """Hears what this process logs, as the product would write it; `heard` are the leaks."""
+    """Receives what this process logs, as the product would write it; `heard` are the leaks."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -71,7 +71,7 @@ class Listener(logging.Handler):
 
 
 def listen() -> Listener:
-    """Hear all that our loggers say from now on, whatever the level that a test sets for its own handlers."""
+    """Receive everything that our loggers log from now on, whatever level a test sets for its own handlers."""
     listener = Listener()
     logging.getLogger().addHandler(listener)
     for name in OURS:
@@ -80,9 +80,9 @@ def listen() -> Listener:
 
 
 def leaks_in_redis(url: str, known: Iterable[str] = ()) -> list[str]:
-    """Return the key names and messages with a secret or content, and the other values with a secret.
+    """Return the key names and messages that contain a secret or content, and the other values with a secret.
 
-    A turn's log holds content, as it must.
+    A turn's log contains content, as it must.
     """
     with redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=60) as client:
         return [leak for text, content in _texts(client) for leak in leaks(text, known, content=content)]
@@ -105,7 +105,7 @@ def _texts(client: redis.Redis) -> Iterator[tuple[str, bool]]:
 def leaks_in_files(
     files: Iterable[Path], known: Iterable[str] = (), *, shown: Iterable[str] = ()
 ) -> list[str]:
-    """Return the leaks in files, each behind its name; a line of `shown` is what the command line shows on purpose."""
+    """Return the leaks in files, each with its name; lines of `shown` are what the command line shows on purpose."""
     known, shown = list(known), set(shown)
     found = []
     for file in files:
@@ -116,7 +116,7 @@ def leaks_in_files(
 
 
 def secrets_of(environ: Mapping[str, str], state: str) -> list[str]:
-    """Return the secrets of a service: those of its variables and those that its state file names."""
+    """Return the secrets of a service: those in its variables and those in its state file."""
     told = json.loads(state) if state else {}
     urls = [environ.get(name.upper()) or told.get(name) or "" for name in URLS]
     return [
@@ -127,6 +127,6 @@ def secrets_of(environ: Mapping[str, str], state: str) -> list[str]:
 
 
 def banner_of(state: str) -> list[str]:
-    """Return the lines in which `turnkeeper up` shows the keys that it made."""
+    """Return the lines in which `turnkeeper up` shows the keys that it created."""
     told = json.loads(state) if state else {}
     return [f"  {name.removesuffix('_key'):7}  {told[name]}" for name in KEYS if name in told]

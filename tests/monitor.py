@@ -1,4 +1,4 @@
-"""Overhears everything that Redis is told, whoever tells it: `MONITOR` on a connection of its own."""
+"""Records every command that Redis receives, whoever sends it: `MONITOR` on a connection of its own."""
 
 import re
 import socket
@@ -17,18 +17,18 @@ _SECONDS: Final = 60.0
 """For what Redis answers at once."""
 _AGAIN_SECONDS: Final = 0.5
 _SILENT_SECONDS: Final = 3600.0
-"""Longer than any test listens while Redis is told nothing."""
+"""Longer than any test listens while Redis receives nothing."""
 
 
 class Monitor:
-    """Hears all commands but AUTH, which Redis does not show, from one thread for as long as the context lasts.
+    """Receives all commands except AUTH, which Redis does not show, in one thread for as long as the context lasts.
 
-    One whose connection is killed listens again; a Redis that ends is heard until then.
+    If its connection is killed, it listens again; if Redis ends, it has received everything until then.
 
     Args:
-        url: Which Redis.
+        url: The Redis to listen to.
         take: Called with the words of each command, as Redis shows them.
-        only: Bytes that a line must hold to be split at all; empty for all of them.
+        only: Bytes that a line must contain to be split at all; empty for all lines.
     """
 
     def __init__(self, url: str, take: Callable[[list[str]], None], only: bytes = b"") -> None:
@@ -45,11 +45,11 @@ class Monitor:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Return when all that was sent before has been heard; raise what `take` raised."""
+        """Return once everything sent before has been received; raise what `take` raised."""
         give_up_at = time.monotonic() + _SECONDS
-        # One that is gone is heard no more, and the thread knows.
+        # A Redis that has ended sends nothing more, and the thread knows.
         with suppress(redis.RedisError), redis.Redis.from_url(self._url, socket_timeout=_SECONDS) as client:
-            # Said again to a thread that was between two connections.
+            # Sent again for a thread that was between two connections.
             while self._thread.is_alive() and time.monotonic() < give_up_at:
                 client.echo(self._end)
                 self._thread.join(_AGAIN_SECONDS)
@@ -75,14 +75,14 @@ class Monitor:
                 self._close()
                 self._listen()
         except OSError:
-            pass  # it is gone
+            pass  # Redis has ended
         except Exception as error:  # noqa: BLE001 -- raised where the context is left
             self._error = error
         finally:
             self._close()
 
     def _hear(self) -> bool:
-        """Take what is said; False when the connection was lost."""
+        """Take the commands; return False once the connection is lost."""
         end = self._end.encode()
         with suppress(ConnectionError):
             for line in self._lines:

@@ -1,4 +1,4 @@
-"""nginx with the configuration of deploy/, on other addresses: an ordinary process with a folder of its own."""
+"""nginx with the configuration from deploy/, on other addresses: an ordinary process with a folder of its own."""
 
 import contextlib
 import re
@@ -26,14 +26,14 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 GROUPS, TLS = allotted("tests/integration/test_nginx.py")
-"""Of the how-to page: groups of several processes, and the lines for TLS."""
+"""From the how-to page: groups of several processes, and the lines for TLS."""
 LIMIT_SECONDS = 60.0
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 MISSING = "nginx is not installed here: apt-get install nginx-light"
 
 
 def replaced(text: str, *changes: tuple[str, str]) -> str:
-    """The text with each of these changed; one that is not there is a mistake."""
+    """Return the text with each of these replaced; one that is missing is a mistake."""
     for ours, here in changes:
         assert ours in text, ours
         text = text.replace(ours, here)
@@ -41,7 +41,7 @@ def replaced(text: str, *changes: tuple[str, str]) -> str:
 
 
 def configuration(port: int, web: Sequence[int], relay: Sequence[int], *changes: tuple[str, str]) -> str:
-    """The file as it is, with the page's groups of several processes, on these ports."""
+    """Return the file as it is, with the page's groups of several processes, on these ports."""
     ours = {8080: web[0], 8082: web[-1], 8081: relay[0], 8083: relay[-1]}
     groups = replaced(
         GROUPS.take(), *((f"127.0.0.1:{one} ", f"127.0.0.1:{here} ") for one, here in ours.items())
@@ -65,7 +65,7 @@ def configuration(port: int, web: Sequence[int], relay: Sequence[int], *changes:
 
 @contextlib.contextmanager
 def running_nginx(folder: Path, port: int, text: str) -> Iterator[subprocess.Popen]:
-    """Run it in a folder, in which its files end up; it has ended when this has."""
+    """Run nginx in a folder that receives its files; it has ended when the context has."""
     (folder / "temporary").mkdir()
     folder.chmod(0o755)
     (folder / "nginx.conf").write_text(text)

@@ -1,7 +1,7 @@
-"""Ports for processes that must be told theirs before they start, and ports on which nobody listens.
+"""Ports for processes that must know theirs before they start, and ports on which nobody listens.
 
-They lie below those that the system hands out by itself, to whoever connects or listens at port 0: a port from there
-that was free a moment ago may be somebody's client's by now. None is given out twice.
+They lie below those that the system assigns to whoever connects or listens at port 0: a port from there that was free a
+moment ago may already be somebody's client port. No port is returned twice.
 """
 
 import random
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row that nobody uses."""
+    """Return the first of `count` consecutive ports that nobody uses."""
     dice = random.SystemRandom()
     for _ in range(_TRIES):
         first = dice.randrange(LEAST, _end() - count)
@@ -54,7 +54,7 @@ def _are_free(ports: range) -> bool:
 
 
 def _end() -> int:
-    """Return the first port that the system hands out; where these begin too early there is no better than any."""
+    """Return the first port that the system assigns; if those begin too early, there is nothing better."""
     with suppress(OSError, ValueError):
         first = int(_RANGE.read_text().split()[0])
         return first if first > LEAST + _TRIES else 60_000

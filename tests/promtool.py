@@ -1,4 +1,4 @@
-"""promtool, Prometheus' own checker of rules, configurations and metrics."""
+"""promtool, Prometheus's own checker of rules, configurations and metrics."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ LIMIT_SECONDS = 60.0
 
 
 def required_promtool() -> str:
-    """Where it is. Only a machine of one's own may go without it."""
+    """Return its path. Only a developer's own machine may go without it."""
     found = shutil.which("promtool")
     if found is None:
         if os.environ.get("CI") == "true":
@@ -21,7 +21,7 @@ def required_promtool() -> str:
 
 
 def checked(promtool: str, *arguments: str | Path, given: str = "") -> str:
-    """Return what it says, once it has found nothing wrong."""
+    """Return its output, once it has found nothing wrong."""
     done = subprocess.run(
         [promtool, *arguments],
         input=given,

@@ -1,4 +1,4 @@
-"""A Sentry that tests play: it takes envelopes over HTTP and keeps the events in them."""
+"""A Sentry for tests: it receives envelopes over HTTP and keeps the events in them."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ LIMIT_SECONDS = 60.0
 
 @dataclass
 class Sentry:
-    """What has arrived: events, and the bodies that they came in."""
+    """Everything that has arrived: events, and the bodies that they came in."""
 
     dsn: str
     events: list[dict] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Sentry:
 
 @contextmanager
 def playing() -> Iterator[Sentry]:
-    """A Sentry that takes everything."""
+    """Run a Sentry that accepts everything."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""Two organizations with a row in every table, and what PostgreSQL's catalogue says of the tables."""
+"""Two organizations with a row in every table, and what PostgreSQL's catalogue says about the tables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ TENANT_TABLES = {
     "idempotency_keys",
     "refusals",
 }
-"""Written out by hand: a table that is forgotten here is caught by the catalogue."""
+"""Written out by hand: the catalogue reveals a table that is forgotten here."""
 
 _ROWS = """
 insert into turnkeeper.api_keys (organization_id, id, role, prefix, secret_sha256)
@@ -59,7 +59,7 @@ values (:o, '2026-01-02', 'ada', 'rate_limited', 1, now())
 
 
 def two_organizations(owner_url: str, as_owner: AsOwner) -> list[UUID]:
-    """Make two organizations with a row in every table."""
+    """Create two organizations with a row in every table."""
     both = [create_organization(owner_url, name) for name in ("Acme", "Globex")]
     for organization in both:
         names = {"o": organization, "s": uuid4(), "t": uuid4(), "m": uuid4(), "a": uuid4()}
@@ -75,16 +75,16 @@ class Table:
     name: str
     grants: frozenset[str]
     parents: Mapping[str, str]
-    """The columns that point at a row of the same organization, each with the table that it points at."""
+    """The columns that refer to a row of the same organization, each with the table that it refers to."""
 
     @property
     def own(self) -> str:
-        """The column that says whose a row is."""
+        """The column that says which organization a row belongs to."""
         return "id" if self.name == "organizations" else "organization_id"
 
 
 def tables_of(db: Connection) -> list[Table]:
-    """Return every table of the schema that holds organizations' rows, as the connection's role has it."""
+    """Return every table in the schema that holds organizations' rows, as the connection's role sees it."""
     found = db.execute(
         text(
             "select c.relname as name, array(select verb from unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE'])"

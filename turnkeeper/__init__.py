@@ -1,1 +1,1 @@
-"""The command line: the whole service from one command, its parts one by one, and what operators need."""
+"""The command line: the whole service in one command, its parts one by one, and what operators need."""

@@ -14,8 +14,8 @@ from typing import Final
 from shared import failpoints
 from shared.errors import Fault, UnavailableError
 from shared.failpoints import Failpoint
-from shared.turn.events import EventType
-from shared.turn.events_of_turn import done_event
+from shared.turn.events import MessageReset, TurnError
+from shared.turn.events_of_turn import done_event, stop_requested
 from shared.turn.turns import Recovery, StopReason
 from worker.process.admission import Admission
 from worker.providers.provider import Capabilities
@@ -108,7 +108,7 @@ async def tell_end(channel: Channel, ending: Ending, turn: SettledTurn) -> None:
     """Tell readers how the turn ended, after what they were told."""
     error = error_of(ending)
     if error is not None:
-        channel.event(EventType.ERROR, {"error": error})
+        channel.event(TurnError(error))
     content = "" if turn.dropped else ending.answer.content  # a newer turn rolled it back
     channel.encoded(turn.last_seq, done_event(turn, content))
     channel.close()
@@ -116,14 +116,14 @@ async def tell_end(channel: Channel, ending: Ending, turn: SettledTurn) -> None:
 
 async def tell_stop(channel: Channel, stopped: Stopped, turn: SettledTurn) -> None:
     """Tell readers of a stop that the attempt did not know of, and the end."""
-    channel.event(EventType.STOP_REQUESTED, {"stop_reason": turn.stop_reason})
+    channel.event(stop_requested(turn))
     await tell_end(channel, stopped, turn)
 
 
 async def tell_reset(channel: Channel, reset: Fault | None) -> None:
     """Show readers the last of an attempt that another follows."""
     if reset is not None:
-        channel.event(EventType.MESSAGE_RESET, {"reason": reset.value})
+        channel.event(MessageReset(reset))
     await channel.drained(_SHOWN_SECONDS)
     channel.discard()
 

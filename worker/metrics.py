@@ -88,8 +88,8 @@ class WorkerMetrics:
                 stopped_after = turn.stop_observed_at - turn.stop_requested_at
                 self._stop_seconds.observe(max(0.0, stopped_after.total_seconds()))
         if ending.answer.called:
-            for name, tokens in ending.answer.usage.as_dict().items():
-                self._tokens[name].add(tokens)
+            for name, counter in self._tokens.items():
+                counter.add(getattr(ending.answer.usage, name))
             self._cost.add(float(turn.charged_usd or 0))
 
     def expired(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from shared.errors import Fault
-from shared.turn.events import EventType
+from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.events_of_turn import accept_events
 from worker.providers.provider import Capabilities, Prompt
 from worker.services import Services
@@ -174,5 +174,5 @@ class Opener:
         provider = self._services.provider
         if has_void_text(turn, log) and not turn.prefix(provider.capabilities):
             # This attempt's text must not follow it (I5).
-            attempt.channel.event(EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value})
-        attempt.channel.event(EventType.TURN_STARTED, {"provider": provider.name, "model": provider.model})
+            attempt.channel.event(MessageReset(Fault.WORKER_LOST))
+        attempt.channel.event(TurnStarted(provider.name, provider.model))

@@ -25,6 +25,7 @@ from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
 from shared.errors import ProblemCode, UnavailableError
 from shared.ids import parse_id
+from shared.turn import events
 from shared.turn.replay import Outgoing
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _FRAMES_PER_SECOND: Final = 50.0
 _BURST_FRAMES: Final = 600.0
 """All subscriptions again after a reconnect, and some."""
 _MOST_UNANSWERED: Final = 2
-_PING: Final = encode_text(b'{"type":"ping"}') + encode(Opcode.PING, b"")
+_PING: Final = encode_text(events.Ping().encoded()) + encode(Opcode.PING, b"")
 """The one is for scripts in browsers, which cannot see the other."""
 _PONG: Final = encode_text(b'{"type":"pong"}')
 
@@ -245,11 +246,12 @@ class Conversation:
         self._delivery.set_newest(session_id, newest)
         if state is None and newest is not None:
             self._delivery.pass_over(member, session_id, newest)
-        self._say(
-            type="subscribed",
-            session_id=str(session_id),
-            turn_id=None if state is None else str(state.turn_id),
-            last_seq=0 if state is None else state.last_seq,
+        self._send(
+            events.Subscribed(
+                session_id=str(session_id),
+                turn_id=None if state is None else str(state.turn_id),
+                last_seq=0 if state is None else state.last_seq,
+            ).encoded()
         )
         self._delivery.bring(
             member,
@@ -277,8 +279,11 @@ class Conversation:
                 pass  # nothing else can be refused
 
     def _say(self, **frame: str | int | None) -> None:
+        self._send(msgspec.json.encode(frame))
+
+    def _send(self, frame: bytes) -> None:
         if self._connection.phase is Phase.OPEN:
-            self._connection.send(encode_text(msgspec.json.encode(frame)))
+            self._connection.send(encode_text(frame))
 
 
 def _ids_of(operation: Operation) -> dict[str, str]:

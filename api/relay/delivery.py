@@ -24,6 +24,7 @@ from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks, report
 from shared.errors import UnavailableError
 from shared.redis.names import events_channel
+from shared.turn.events import CaughtUp
 from shared.turn.replay import Outgoing, Position, RowState
 
 _log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Delivery:
             feed.leave(member.connection)
 
     def _go_live(self, member: Member, audience: Audience, replayed: UUID | None) -> None:
-        caught_up = b'{"type":"caught_up","session_id":"%b"}' % str(audience.session_id).encode()
+        caught_up = CaughtUp(str(audience.session_id)).encoded()
         member.connection.send(member.connection.face.event(Outgoing(caught_up, None)))
         member.is_live = True
         for key, feed in audience.feeds.items():

@@ -1,1 +1,1 @@
-"""The same load on other ways to carry a stream: what they add, where they end, what they cost."""
+"""The same load on other ways to carry a stream: their added delay, their limit and their cost."""

@@ -1,4 +1,4 @@
-"""Who is compared, each started on a provider of its own of the same kind, and how each is asked."""
+"""The candidates: each is started on a provider of its own of the same kind, and has its own way to be asked."""
 
 import os
 import secrets
@@ -20,16 +20,16 @@ from bench.stack import Processes, Provider, Stack, make_sessions, provider_runn
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
 PROCESSES: Final = 2
-"""Of each proxy: as many as the cores that figures are quoted for."""
+"""Of each proxy: as many as the cores for which figures are quoted."""
 PROBE_SECONDS: Final = 1.0
 IMPORT_SECONDS: Final = 180.0
 """LiteLLM imports for ten seconds on a quiet machine, once in the parent and once in each child."""
 MOST_TURNS: Final = 10_000
-"""Of a session: more than are asked of it."""
+"""Of a session: more than are ever posted."""
 
 
 class Candidate(Protocol):
-    """A running candidate; its meter reads its processes as the group `peer`, and `provider`."""
+    """A running candidate; its meter reads its processes as the groups `peer` and `provider`."""
 
     @property
     def meter(self) -> Meter:
@@ -39,7 +39,7 @@ class Candidate(Protocol):
         """Run streams that begin within a second."""
 
     async def repeat(self, at_once: int, tokens: int, seconds: float) -> Seen:
-        """Ask for short answers without a pause, so many at a time, for so long."""
+        """Request short answers without a pause, `at_once` at a time, for `seconds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Asked:
     """A candidate that is asked over HTTP.
 
     Attributes:
-        prepare: Gets how many streams there will be at a time, and returns how each is asked.
-        meter: As of any candidate.
+        prepare: Takes the number of concurrent streams and returns how to ask each of them.
+        meter: As for any candidate.
     """
 
     prepare: Callable[[int], Awaitable[Ask]]
@@ -59,7 +59,7 @@ class Asked:
         return await stream(await self.prepare(load.count), load)
 
     async def repeat(self, at_once: int, tokens: int, seconds: float) -> Seen:
-        """Ask for short answers without a pause."""
+        """Request short answers without a pause."""
         return await repeat(await self.prepare(at_once), at_once, tokens, seconds)
 
 
@@ -68,14 +68,14 @@ Started: TypeAlias = Callable[[], AbstractContextManager[Candidate]]
 
 @contextmanager
 def provider_alone() -> Iterator[Asked]:
-    """Ask the provider itself: the floor of the reader and of the provider."""
+    """Ask the provider directly: the lower bound, set by the reader and the provider."""
     with _provider() as (provider, _):
         yield _completions(provider.url, Meter({"peer": [], "provider": [provider.pid]}))
 
 
 @contextmanager
 def turnkeeper() -> Iterator[Asked]:
-    """Ask Turnkeeper: everything queued, stored and billed; a session for each stream, its events as SSE."""
+    """Ask Turnkeeper: everything is queued, stored and billed; a session for each stream, its events as SSE."""
     with running(Processes()) as stack:
         parts = ("web", "relay", "worker", "redis", "postgres")
         pids = [pid for part in parts for pid in stack.pids[part]]
@@ -88,7 +88,7 @@ def turnkeeper() -> Iterator[Asked]:
 
 
 def fastapi_httpx() -> AbstractContextManager[Asked]:
-    """Ask a proxy that passes bytes on with httpx."""
+    """Ask a proxy that forwards bytes with httpx."""
     return _served(_uvicorn("fastapi_httpx"), _completions)
 
 
@@ -111,7 +111,7 @@ def litellm() -> AbstractContextManager[Asked]:
 
 
 def langgraph() -> AbstractContextManager[Asked]:
-    """Ask LangGraph's in-memory server: one process, a run for each answer, nothing kept."""
+    """Ask LangGraph's in-memory server: one process, a run for each answer, nothing stored."""
 
     def command(port: int) -> Sequence[str]:
         program = str(LANGGRAPH.python.with_name("langgraph"))
@@ -146,9 +146,9 @@ def _served(
     asked: Callable[[str, Meter, str], Asked],
     environment: Environment = PROXIES,
 ) -> Iterator[Asked]:
-    """Run a program that serves at a port that is given to it."""
+    """Run a program that serves on a given port."""
     with _provider() as (provider, folder):
-        # LangGraph keeps its files beside its configuration.
+        # LangGraph stores its files next to its configuration.
         for program in ("graph.py", "langgraph.json"):
             shutil.copy(PROGRAMS / program, folder)
         port, key = _free_port(), f"sk-{secrets.token_hex(32)}"
@@ -157,7 +157,7 @@ def _served(
             "PATH": f"{environment.python.parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": "",
             "LITELLM_MASTER_KEY": key,  # it does not start without one
-            # Nobody is to fetch prices or report use.
+            # It must not fetch prices or report usage.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_TELEMETRY": "False",
             "LITELLM_LOG": "ERROR",

@@ -1,7 +1,7 @@
 """`python -m bench peers`: added delay, saturation, CPU per delta and short turns of each candidate, in one run.
 
-The steps double. The first is the load that delay and CPU are compared at; the last that a candidate carries says
-where it saturates. Each candidate is alone on the machine with its own provider and the same reader.
+The load doubles at each step. Delay and CPU are compared at the first step; the last one that a candidate can carry
+says where it saturates. Each candidate is alone on the machine, with its own provider and the same reader.
 """
 
 import argparse
@@ -39,11 +39,11 @@ NEEDS: Final[dict[str, Environment]] = {
     "langgraph": LANGGRAPH,
 }
 CARRIED: Final = 0.9
-"""Of the rate of a stream; what delivers it slower is saturated, however long it took to begin."""
+"""As a share of a stream's rate; a candidate that is slower is saturated, however long it took to begin."""
 WARM_SECONDS: Final = 1.0
 ONCE_SECONDS: Final = 0.1
 MOST_DELAY_MS: Final = 250.0
-"""At the 99th percentile; what is later is a queue."""
+"""At the 99th percentile; beyond this there is a queue."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure each candidate in turn; what does not run is a column that says why."""
+    """Measure each candidate in turn; for one that does not run, the column says why."""
     needed = list(dict.fromkeys(NEEDS[name] for name in options.only if name in NEEDS))
     for environment in needed:
         environment.ensure()
@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 async def _measure(candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
     await _until_it_answers(candidate)
     await candidate.repeat(options.at_once, options.short_tokens, WARM_SECONDS)
-    # First: what a crowd leaves behind, such as hundreds of idle connections to search, would be measured too.
+    # First: otherwise the remains of a crowd, such as hundreds of idle connections to search, would be measured too.
     short = await _short(candidate, options)
     steps: list[dict[str, Any]] = []
     count = options.streams
@@ -141,7 +141,7 @@ async def _step(candidate: Candidate, streams: load.Streams) -> dict[str, Any]:
 
 
 def _pace(seen: load.Seen, streams: load.Streams) -> float:
-    """Return how fast the middle stream came, from its first token to its last, as a share of its rate."""
+    """Return the rate of the median stream, from its first token to its last, as a share of the ideal rate."""
     took = [(each.received_ns[-1] - each.received_ns[0]) / 1e9 for each in seen.answers]
     return min(1.0, (streams.tokens - 1) / streams.rate / median(took)) if took else 0.0
 

@@ -1,4 +1,4 @@
-"""httpx without any service in between: a program of its own, which is client and candidate in one."""
+"""httpx without any service in between: a separate program that is client and candidate in one."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ class Direct:
     @classmethod
     @contextmanager
     def running(cls) -> Iterator["Direct"]:
-        """Have a provider for as long as the context lasts."""
+        """Keep a provider running for as long as the context lasts."""
         with (
             tempfile.TemporaryDirectory(prefix="turnkeeper-bench-") as name,
             provider_running(Path(name)) as own,
@@ -42,7 +42,7 @@ class Direct:
         return await self._run(asked, load.tokens, load.ideal_seconds)
 
     async def repeat(self, at_once: int, tokens: int, seconds: float) -> Seen:
-        """Ask for short answers without a pause."""
+        """Request short answers without a pause."""
         content = f"[[tokens={tokens} stamp=1]] short"
         asked = {"turns": at_once, "content": content, "ramp_seconds": 0, "seconds": seconds}
         return await self._run(asked, tokens, seconds)

@@ -1,4 +1,4 @@
-"""The candidates' own environments: exact versions, installed from the Python index, apart from ours."""
+"""The candidates' own environments: exact versions, installed from PyPI, separate from ours."""
 
 import subprocess
 import sys
@@ -14,11 +14,11 @@ INSTALL_SECONDS: Final = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment and what it holds.
+    """A virtual environment and its packages.
 
     Attributes:
-        name: Of its requirements file and its folder.
-        shown: The packages whose versions stand in a result.
+        name: The name of its requirements file and its folder.
+        shown: The packages whose versions appear in a result.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Environment:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is installed, with what is required now."""
+        """Whether it is installed, with the current requirements."""
         return self._installed.exists() and self._installed.read_text() == self._requirements.read_text()
 
     def ensure(self) -> None:
-        """Make it, unless it is ready.
+        """Create it, unless it is ready.
 
         Raises:
-            subprocess.CalledProcessError: Something could not be installed; pip has said what.
+            subprocess.CalledProcessError: Something could not be installed; pip has printed what.
         """
         if self.is_ready:
             return
@@ -51,7 +51,7 @@ class Environment:
         self._installed.write_text(self._requirements.read_text())
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of what is shown, as they are required."""
+        """Return the required versions of the shown packages."""
         lines = self._requirements.read_text().splitlines()
         required = dict(line.split("==") for line in lines if "==" in line)
         return {name: required[name] for name in self.shown}

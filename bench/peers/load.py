@@ -1,4 +1,4 @@
-"""The load that every candidate gets: streams that begin within a second, and short turns one after the other."""
+"""The load that every candidate gets: streams that begin within a second, and short turns one after another."""
 
 import asyncio
 import time
@@ -11,14 +11,14 @@ from bench.peers.reader import Answer
 
 RAMP_SECONDS: Final = 1.0
 LIMIT_SECONDS: Final = 30.0
-"""Beyond the answers' own length."""
+"""In addition to the answers' own length."""
 Ask: TypeAlias = Callable[[int, str], Awaitable[Answer]]
-"""Asks the candidate: number of the stream and what is said."""
+"""Asks the candidate: the stream's number and the question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """So many streams at a time, so many tokens each at so many a second."""
+    """A number of concurrent streams, each with a number of tokens at a rate per second."""
 
     count: int
     tokens: int
@@ -26,24 +26,24 @@ class Streams:
 
     @property
     def content(self) -> str:
-        """What the provider is told."""
+        """The directives for the provider."""
         return f"[[tokens={self.tokens} rate={self.rate:g} stamp=1]] stream"
 
     @property
     def ideal_seconds(self) -> float:
-        """How long it takes where nothing takes time."""
+        """How long it takes if nothing adds any time."""
         return RAMP_SECONDS + self.tokens / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What came of a load."""
+    """The results of a load."""
 
     answers: Sequence[Answer]
     failures: Sequence[str]
     seconds: float
     cpu_seconds: float | None = None
-    """The candidate's own account, where it is a process that has ended by now."""
+    """The candidate's own account, if it is a process that has already ended."""
 
 
 async def stream(ask: Ask, load: Streams) -> Seen:
@@ -60,7 +60,7 @@ async def stream(ask: Ask, load: Streams) -> Seen:
 
 
 async def repeat(ask: Ask, at_once: int, tokens: int, seconds: float) -> Seen:
-    """Ask for short answers without a pause, so many at a time, for so long."""
+    """Request short answers without a pause, `at_once` at a time, for `seconds`."""
     answers: list[Answer | BaseException] = []
     began = time.monotonic()
 
@@ -75,7 +75,7 @@ async def repeat(ask: Ask, at_once: int, tokens: int, seconds: float) -> Seen:
 
 
 def seen(done: Sequence[Answer | BaseException], seconds: float, tokens: int) -> Seen:
-    """Sort out what is whole: status 200, every token, once and in order."""
+    """Select the complete answers: status 200, every token, once and in order."""
     answers, failures = [], []
     for each in done:
         if isinstance(each, BaseException):
@@ -88,7 +88,7 @@ def seen(done: Sequence[Answer | BaseException], seconds: float, tokens: int) ->
 
 
 def delays(happened: Seen) -> dict[str, Any]:
-    """Return what was added to the first token, from the POST on, and to each delta."""
+    """Return the delay added to the first token, counted from the POST, and to each delta."""
     first = [(each.received_ns[0] - each.posted_ns) / 1e6 for each in happened.answers]
     every = [
         (received - sent) / 1e6

@@ -1,6 +1,6 @@
-"""One streamed answer over HTTP, kept as it came: the same reader for every candidate, whatever events it sends.
+"""One streamed answer over HTTP, kept as received: the same reader for every candidate, whatever its events.
 
-The stamps in the text are found in the body's bytes, so no candidate's form of event costs the reader more.
+The stamps are found in the body's bytes, so no candidate's event format costs the reader more than another's.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 import httptools
 
 STAMP: Final = re.compile(rb"(?:\xe2\x9f\xa6|\\u27e6)(\d+)")
-"""A candidate may write the bracket as it is or escaped."""
+"""A candidate may send the bracket as it is or escaped."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came of one request, on the monotonic clock in nanoseconds."""
+    """The response to one request, on the monotonic clock in nanoseconds."""
 
     posted_ns: int
     sent_ns: list[int] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Exchange(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     async def ask(self, url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
-        """Send a POST and read its answer; whoever calls limits the time.
+        """Send a POST and read its answer; the caller limits the time.
 
         Raises:
             OSError: The connection failed.
@@ -81,11 +81,11 @@ class Exchange(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        """Begin: called by the parser."""
+        """Start: called by the parser."""
         self._ends_with_connection = True
 
     def on_header(self, name: bytes, _: bytes) -> None:
-        """Look for what says where the body ends: called by the parser."""
+        """Look for the header that says where the body ends: called by the parser."""
         if name.lower() in {b"content-length", b"transfer-encoding"}:
             self._ends_with_connection = False
 
@@ -99,7 +99,7 @@ class Exchange(asyncio.Protocol):
             self._ended.set_result(None)
 
     def _judge(self, answer: Answer) -> None:
-        """Find each stamp and when its last byte was there; it may lie across two pieces."""
+        """Find each stamp and the time of its last byte; a stamp may span two pieces."""
         ends = list(accumulate(len(piece) for _, piece in self._pieces))
         for found in STAMP.finditer(b"".join(piece for _, piece in self._pieces)):
             answer.sent_ns.append(int(found[1]))

@@ -1,1 +1,1 @@
-"""What operators are shown: figures that every process keeps in memory, and one answer for all of a service."""
+"""Metrics: the figures that every process keeps in memory, and one scrape that answers for a whole service."""

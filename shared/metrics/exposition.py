@@ -1,4 +1,4 @@
-"""The answer to a scrape, in the form that Prometheus reads."""
+"""The answer to a scrape, in the format that Prometheus reads."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,12 +21,12 @@ _TOTAL: Final = "_total"
 
 @dataclass(frozen=True, slots=True)
 class Exposition(Collector):
-    """Answers scrapes of one service.
+    """Answers the scrapes of one service.
 
     Args:
-        service: Whose.
+        service: The service.
         total: Adds up what its processes counted.
-        known: Says what PostgreSQL and Redis know; a figure that nobody knows is not in it.
+        known: Returns what PostgreSQL and Redis know; a figure that neither knows is left out.
     """
 
     service: Service
@@ -34,7 +34,7 @@ class Exposition(Collector):
     known: Callable[[], Known]
 
     def answer(self, accept: str) -> tuple[bytes, str]:
-        """Return the figures, and their content type, in a form that `accept` names."""
+        """Return the figures and their content type, in a format that `accept` names."""
         encode, content_type = choose_encoder(accept)
         registry = CollectorRegistry()
         registry.register(self)
@@ -57,7 +57,7 @@ class Exposition(Collector):
                 yield _plain(metric, series)
 
     def describe(self) -> Iterable[Family]:
-        """Yield nothing: a registry would read all figures to learn names that stand in the table."""
+        """Yield nothing: a registry would read all figures to learn the names, which are in the table."""
         return ()
 
 

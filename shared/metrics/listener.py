@@ -1,7 +1,7 @@
-"""`GET /metrics`, at an address of its own that only operators reach.
+"""`GET /metrics`, on an address of its own that only operators can reach.
 
-Every process of a service listens at the same port (`SO_REUSEPORT`) and answers for all of them, so it does not matter
-which one is asked. One thread does it, one request after the other: a client has two seconds, and Prometheus is the
+Every process of a service listens on the same port (`SO_REUSEPORT`) and answers for all of them, so it does not matter
+which one is asked. One thread answers the requests one after another: a client has two seconds, and Prometheus is the
 only one.
 """
 
@@ -33,18 +33,18 @@ _STOP_SECONDS: Final = 5.0
 
 
 def metrics_port(settings: Settings, service: Service) -> int | None:
-    """Return where a service's figures are; None where metrics are off."""
+    """Return the port of a service's metrics, or None if metrics are off."""
     if settings.metrics_port is None:
         return None
     return settings.metrics_port + list(Service).index(service)
 
 
 def begin(settings: Settings, service: Service, registry: Registry) -> "MetricsListener | None":
-    """Share what this process counts and listen, where METRICS_PORT says so. Call it after a fork.
+    """Share this process's figures and listen, if METRICS_PORT is set. Call it after a fork.
 
     Returns:
-        The listener, to be stopped at the end; None where metrics are off, or cannot be had: a service without figures
-        is better than none.
+        The listener, to be stopped at the end; None if metrics are off or cannot start: a service without figures is
+        better than no service.
     """
     port = metrics_port(settings, service)
     if port is None or settings.metrics_port is None:
@@ -69,13 +69,13 @@ class _Request:
 
 
 class MetricsListener:
-    """Answers scrapes, and samples once a second what is looked at.
+    """Answers scrapes, and runs the samplers once a second.
 
     Args:
-        host: The address to listen at.
+        host: The address to listen on.
         port: The port.
         registry: What this process counts.
-        answer: Gives the figures of all processes, and their content type, for an `Accept` header.
+        answer: Returns the figures of all processes and their content type, for an `Accept` header.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class MetricsListener:
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def start(self) -> None:
-        """Listen.
+        """Start listening.
 
         Raises:
-            OSError: The address is taken by something else.
+            OSError: The address is already in use.
         """
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -109,10 +109,11 @@ class MetricsListener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Listen no more; the last figures are shared."""
+        """Stop listening and share the last figures."""
         self._stopping.set()
         if self._socket is not None:
-            # Wakes the thread, which closing would not. Where that is refused, it wakes within a second.
+            # Wakes the thread, which closing the socket would not. If shutdown is refused, the thread wakes within a
+            # second.
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._thread.join(_STOP_SECONDS)
@@ -128,7 +129,7 @@ class MetricsListener:
             except TimeoutError:
                 connection = None
             except OSError:
-                # Out of descriptors, or closed: a moment, and again until it is told to stop.
+                # Out of descriptors, or closed: wait a moment and try again until told to stop.
                 self._stopping.wait(_SAMPLE_SECONDS)
                 connection = None
             if connection is not None or monotonic() - sampled_at >= _SAMPLE_SECONDS:
@@ -147,7 +148,7 @@ class MetricsListener:
             connection.sendall(self._response(request))
         except OSError as error:
             _log.info("a scrape failed: %s", type(error).__name__)
-        except Exception:  # noqa: BLE001 -- the next scrape finds this thread alive
+        except Exception:  # noqa: BLE001 -- the thread must survive for the next scrape
             _log.exception("a scrape failed")
 
     def _response(self, request: _Request) -> bytes:
@@ -164,7 +165,7 @@ class MetricsListener:
 
 
 def _read(connection: socket.socket) -> _Request | None:
-    """Read a request without a body; None for what is none, or is not there in time."""
+    """Read a request without a body; None if it is not valid HTTP or does not arrive in time."""
     until = monotonic() + _REQUEST_SECONDS
     received = b""
     while b"\r\n\r\n" not in received:

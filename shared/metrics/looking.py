@@ -1,4 +1,4 @@
-"""What is looked at once a second, in every kind of process: pools of connections, and how soon the loop answers."""
+"""What is sampled once a second in every kind of process: connection pools, and how soon the event loop answers."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -9,7 +9,7 @@ from shared.postgres.database import Database
 
 
 def looking_at_pool(registry: Registry, database: Database, name: str) -> Callable[[], None]:
-    """Return what looks at a pool; `name` is its label."""
+    """Return a sampler of a connection pool; `name` is its label."""
     size, opened, in_use = (
         registry.gauge(metric, name) for metric in (table.POOL_SIZE, table.POOL_OPEN, table.POOL_IN_USE)
     )
@@ -28,11 +28,11 @@ def looking_at_pool(registry: Registry, database: Database, name: str) -> Callab
 def looking_at_loop(
     registry: Registry, call_soon: Callable[[Callable[[], None]], bool]
 ) -> Callable[[], None]:
-    """Return what asks an event loop, unless it owes an answer.
+    """Return a sampler that asks an event loop to answer, unless its last answer is still due.
 
     Args:
         registry: Where the lag is counted.
-        call_soon: Has the loop call something; False when there is no loop.
+        call_soon: Schedules a call in the loop; returns False if there is no loop.
     """
     lag = registry.histogram(table.LOOP_LAG)
     is_asked = False

@@ -1,8 +1,8 @@
-"""The figures of all processes of a service on one host: a page for each, in a folder that they share.
+"""The figures of all processes of a service on one host: one page per process, in a folder that they share.
 
-A page is a small file in memory that its process maps and holds a lock on. The kernel lets go of the lock however the
-process ends, so nobody has to trust a process number. What a dead one counted is added to `gone`, and no counter
-goes backwards; what it showed of the moment is forgotten with it.
+A page is a small file in memory that its process maps and keeps locked. The kernel releases the lock however the
+process ends, so nobody has to trust a process id. What a dead process counted is added to `gone`, so no counter goes
+backwards; its gauges are forgotten with it.
 """
 
 import fcntl
@@ -30,11 +30,11 @@ _BYTES: Final = 8 * SIZE
 _LAYOUT: Final = sha256(
     repr([(m.name, m.labels, m.series, m.buckets) for m in METRICS]).encode()
 ).hexdigest()[:12]
-"""A page of another version has other places; it is in nobody's sum."""
+"""A page of another version has another layout and is left out of every sum."""
 _SUFFIX: Final = f".{_LAYOUT}.page"
 _GONE: Final = "gone.json"
 _LOCK_SECONDS: Final = 2.0
-"""Whoever holds the folder's lock reads some files of 3 KB."""
+"""Whoever holds the folder's lock reads a few files of 3 KB."""
 _LOCK_PAUSE_SECONDS: Final = 0.002
 
 
@@ -47,8 +47,8 @@ class Sum:
     """The figures of a service.
 
     Args:
-        values: As in a `Registry`; what only rises with that of processes which are gone.
-        processes: How many keep figures now.
+        values: As in a `Registry`; counters include those of processes that have ended.
+        processes: How many processes keep figures now.
     """
 
     values: "array[float]"
@@ -56,8 +56,8 @@ class Sum:
 
 
 def folder_of(port: int, service: Service) -> Path:
-    """Return where the processes of this user keep a service's figures; in memory where there is such a folder."""
-    shared_memory = Path("/dev/shm")  # noqa: S108 -- the folder below is ours alone, or is not used
+    """Return the folder where this user's processes keep a service's figures, in memory where possible."""
+    shared_memory = Path("/dev/shm")  # noqa: S108 -- the folder below must be this user's alone, or it is not used
     top = shared_memory if os.access(shared_memory, os.W_OK) else Path(tempfile.gettempdir())
     return top / f"turnkeeper-metrics-{os.geteuid()}-{port}" / service.value
 
@@ -66,10 +66,10 @@ class Pages:
     """A service's folder.
 
     Args:
-        folder: It is made when it is missing, for this user alone.
+        folder: Created if it is missing, for this user alone.
 
     Raises:
-        PagesError: It is another user's, or cannot be made.
+        PagesError: The folder is another user's, or cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,7 +79,7 @@ class Pages:
             _make(each)
 
     def open(self) -> Figures:
-        """Return this process's own page, all zero. Call it in the process that counts, not before a fork."""
+        """Return this process's own page, all zeros. Call it in the process that counts, not before a fork."""
         assert self._own is None
         with self._locked():
             path = self._folder / f"{uuid4().hex}{_SUFFIX}"
@@ -95,7 +95,7 @@ class Pages:
 
         Raises:
             PagesError: The folder could not be locked in time.
-            OSError: It cannot be read.
+            OSError: The folder cannot be read.
         """
         with self._locked():
             return self._total()
@@ -135,7 +135,7 @@ class Pages:
         return found
 
     def _fold(self, of_gone: "array[float]", dead: list[Path]) -> None:
-        """Keep what dead processes counted; whoever is killed in the middle has it counted once all the same."""
+        """Keep what dead processes counted; if the writer is killed halfway, they are still counted once."""
         figures = {name: of_gone[place] for name, place in _NAMES.items() if place in _RISING}
         fresh = self._folder / f"{_GONE}.new"
         fresh.write_text(json.dumps({"folded": [path.name for path in dead], "figures": figures}))
@@ -171,10 +171,10 @@ _RISING: Final = frozenset(
 
 
 def _make(folder: Path) -> None:
-    """Make a folder that nobody else can write to; one that is there must be such a one.
+    """Create a folder that nobody else can write to; an existing one must already be such a folder.
 
     Raises:
-        PagesError: It is not.
+        PagesError: It is not, or cannot be created.
     """
     try:
         with suppress(FileExistsError):
@@ -199,7 +199,7 @@ def _lock(lock: int) -> None:
 
 
 def _read(path: Path) -> "tuple[array[float], bool]":
-    """Return a page, and whether its process lives."""
+    """Return a page and whether its process is alive."""
     page = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -210,7 +210,7 @@ def _read(path: Path) -> "tuple[array[float], bool]":
         content = os.read(page, _BYTES)
     finally:
         os.close(page)
-    # A process that was killed before it had made its page long enough had counted nothing.
+    # A process that was killed before it had extended its page had counted nothing.
     return array("d", content.ljust(_BYTES, b"\0")), is_alive
 
 

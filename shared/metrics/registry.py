@@ -1,8 +1,8 @@
 """A process's own figures, as plain numbers in one piece of memory.
 
-Counting is an addition: no lock where one thread counts, no call of a library, no write of a file. Where metrics are
-on, the memory is a page (`shared.metrics.pages`), which whoever is scraped reads and which outlives a process that
-is killed. Where they are off, it is the process's own, and costs the same.
+Counting is an addition: no lock where one thread counts, no library call, no file write. If metrics are on, the memory
+is a page (`shared.metrics.pages`): any process of the service can read it for a scrape, and it outlives a process that
+is killed. If they are off, the memory is private and costs the same.
 """
 
 import logging
@@ -41,13 +41,12 @@ class Registry:
     """A process's figures, all zero at first."""
 
     def __init__(self) -> None:
-        """Count in memory of its own."""
         self.values: Figures = memoryview(bytearray(8 * SIZE)).cast("d")
         self.lock = threading.Lock()
         self._samplers: list[Callable[[], None]] = []
 
     def move(self, values: Figures) -> None:
-        """Count in `values` from now on; before anything counts in another thread."""
+        """Count in `values` from now on. Call it before another thread counts."""
         values[:] = self.values
         self.values = values
 
@@ -64,15 +63,15 @@ class Registry:
         return Histogram(self, _place(metric, Kind.HISTOGRAM, ()), metric.buckets)
 
     def on_sample(self, sampler: Callable[[], None]) -> None:
-        """Call `sampler` before figures are read and once a second, in a thread of its own: for what is looked at."""
+        """Call `sampler` once a second and before figures are read, in a thread of its own."""
         self._samplers.append(sampler)
 
     def sample(self) -> None:
-        """Call all samplers; one that fails keeps none of the others."""
+        """Call all samplers; one that fails does not stop the others."""
         for sampler in self._samplers:
             try:
                 sampler()
-            except Exception:  # noqa: BLE001 -- a figure is worth no process
+            except Exception:  # noqa: BLE001 -- a figure is not worth a process
                 _log.exception("a figure could not be taken")
 
 
@@ -82,47 +81,45 @@ def _place(metric: Metric, kind: Kind, labels: tuple[str, ...]) -> int:
 
 
 class Counter:
-    """What only rises."""
+    """A number that only rises."""
 
     __slots__ = ("_place", "_registry")
 
     def __init__(self, registry: Registry, place: int) -> None:
-        """Count at `place`."""
         self._registry = registry
         self._place = place
 
     def add(self, amount: float = 1.0) -> None:
-        """Count, from any thread."""
+        """Add to the counter, from any thread."""
         with self._registry.lock:
             self._registry.values[self._place] += amount
 
     def set(self, total: float) -> None:
-        """Hand over what one thread counts by itself, in a plain number."""
+        """Set the total that one thread counts by itself, in a plain number."""
         self._registry.values[self._place] = total
 
 
 class Gauge:
-    """What rises and falls."""
+    """A number that rises and falls."""
 
     __slots__ = ("_place", "_registry")
 
     def __init__(self, registry: Registry, place: int) -> None:
-        """Show at `place`."""
         self._registry = registry
         self._place = place
 
     def set(self, value: float) -> None:
-        """Say what it is now."""
+        """Set the current value."""
         self._registry.values[self._place] = value
 
 
 class Histogram:
-    """How often values were how large."""
+    """A distribution: how many values fell into each bucket."""
 
     __slots__ = ("_bounds", "_place", "_registry", "_sum")
 
     def __init__(self, registry: Registry, place: int, bounds: tuple[float, ...]) -> None:
-        """Count from `place` on: the buckets, that without a bound, the sum."""
+        """Count from `place` on: the buckets, the one without a bound, the sum."""
         self._registry = registry
         self._place = place
         self._bounds = bounds

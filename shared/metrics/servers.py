@@ -1,7 +1,7 @@
 """What PostgreSQL and Redis know: the queue, the holds, the workers.
 
-Asked at a scrape, at most every few seconds however often that is, over connections that are closed again. A scrape
-waits a second for each: a server that hangs costs one thread, and the answer lacks what it knows.
+They are queried on a scrape, but at most once every few seconds, over connections that are closed afterwards. A scrape
+waits a second for each: a server that hangs costs one thread, and its figures are left out.
 """
 
 import logging
@@ -39,22 +39,22 @@ _log = logging.getLogger("turnkeeper.metrics")
 Known: TypeAlias = Mapping[Metric, Mapping[tuple[str, ...], float]]
 
 FRESH_SECONDS: Final = 5.0
-"""Two scrapes within this time cost the servers one reading."""
+"""Scrapes within this time share one reading."""
 WAIT_SECONDS: Final = 1.0
 """How long a scrape waits for a reading."""
 _CONNECT_SECONDS: Final = 2
-"""The least that libpq takes."""
+"""The least that libpq accepts."""
 _FIGURES: Final = text("select * from turnkeeper.service_figures()")
 _LIMIT: Final = text("set local statement_timeout = 1000")
 _NAME: Final = "turnkeeper-metrics"
-"""Not that of the pools: the health check tells a worker by its pools' connections."""
+"""Not the pools' name: the health check recognises a worker by its pools' connections."""
 
 
 class Reading:
-    """One server's figures, at most so old, read in a thread of their own.
+    """One server's figures, cached for a few seconds and read in a thread of their own.
 
     Args:
-        read: Asks the server.
+        read: Queries the server.
         up: The metric that says whether it answered.
         clock: Monotonic seconds.
     """
@@ -69,7 +69,7 @@ class Reading:
         self._is_reading = False
 
     def get(self, wait_seconds: float = WAIT_SECONDS) -> Known:
-        """Return what the server knows, none of it while it does not answer."""
+        """Return what the server knows; only that it is down if it does not answer."""
         with self._changed:
             if not self._is_fresh() and not self._is_reading:
                 self._is_reading = True
@@ -96,11 +96,7 @@ class Reading:
 
 
 class Servers:
-    """PostgreSQL and Redis together.
-
-    Args:
-        settings: Where they are.
-    """
+    """PostgreSQL and Redis together."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -108,7 +104,7 @@ class Servers:
         self._redis = Reading(self._ask_redis, REDIS_UP)
 
     def known(self) -> Known:
-        """Return what they know; within two seconds."""
+        """Return what both know, within two seconds."""
         return {**self._postgres.get(), **self._redis.get()}
 
     def _ask_postgres(self) -> Known:

@@ -1,7 +1,7 @@
 """Every metric: its name, what it counts, its labels with all their values, and which services have it.
 
-Handles, the answer to a scrape and the reference page are made from this table. Every value of a label stands here,
-so nothing that a client sends can make a new series, and no id or content can become one (I10).
+Handles, the answer to a scrape and the reference page are made from this table. It lists every value of every label, so
+nothing that a client sends can create a new series, and no id or content can become one (I10).
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from shared.turn.turns import TERMINAL, TurnStatus
 
 
 class Kind(StrEnum):
-    """What Prometheus calls its type."""
+    """A metric's type, as Prometheus names it."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 
 class Service(StrEnum):
-    """Whose `/metrics` shows it; the number added to METRICS_PORT is its place here."""
+    """The services with a `/metrics`; a service's position here is added to METRICS_PORT."""
 
     WEB = "web"
     RELAY = "relay"
@@ -36,12 +36,12 @@ class Metric:
     Args:
         name: With the suffix of its unit, and `_total` for a counter.
         kind: Its type.
-        help: What it says, as one sentence.
-        services: Who shows it.
+        help: Its meaning, in one sentence.
+        services: The services that expose it.
         labels: The names of its labels.
         series: All combinations of their values.
-        buckets: Upper bounds of a histogram, rising; that without a bound follows by itself.
-        is_of_servers: Whether PostgreSQL or Redis knows it: read at a scrape, kept by no process.
+        buckets: Upper bounds of a histogram, rising; the bucket without a bound is implied.
+        is_of_servers: Whether PostgreSQL or Redis knows it: read on a scrape, kept by no process.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Metric:
 
     @property
     def width(self) -> int:
-        """Figures that one series has: one, or of a histogram a count for each bucket and the sum."""
+        """The number of figures in one series: one, or for a histogram a count for each bucket and the sum."""
         return len(self.buckets) + 2 if self.kind is Kind.HISTOGRAM else 1
 
 
@@ -354,4 +354,4 @@ DOORBELLS: Final = _gauge(
 )
 
 METRICS: Final = tuple(each for each in list(globals().values()) if isinstance(each, Metric))
-"""All of them, in the order above: none can be forgotten."""
+"""All metrics, in the order above, so that none can be forgotten."""

@@ -1,1 +1,1 @@
-"""What a turn uses, costs, and may cost. No I/O but the price table's file."""
+"""What a turn uses, what it costs and what it may cost. No I/O except reading the price table's file."""

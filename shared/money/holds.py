@@ -1,7 +1,7 @@
-"""The most that a turn can cost, without the provider's tokenizer: what its hold is computed from (I6).
+"""The most that a turn can cost, without the provider's tokenizer; its hold is computed from this (I6).
 
-Every tokenizer in use falls back to bytes, so a text has no more tokens than bytes. What is counted here is
-never below what a provider counts of the same prompt, and often four times it.
+Every tokenizer in use falls back to bytes, so a text never has more tokens than bytes. What is counted here is never
+below what a provider counts for the same prompt, and often four times as much.
 """
 
 from decimal import Decimal
@@ -11,20 +11,21 @@ from shared.money.price_table import Price
 from shared.money.prices import most_cost
 
 LEAST_OUTPUT_TOKENS: Final = 16
-"""An answer of fewer is none: where a budget pays for less, the turn is refused. One that asked for less has that."""
+"""A shorter answer is useless: if a budget pays for less, the turn is refused, unless it asked for less itself."""
 MESSAGE_TOKENS: Final = 8
-"""What a chat template puts around a message: its role and marks, 3 to 6 tokens in the templates in use. It also
-covers the empty line between two questions that are joined."""
+"""What a chat template puts around a message: its role and marks, 3 to 6 tokens in the templates in use. It also covers
+the empty line between two questions that are joined.
+"""
 REQUEST_TOKENS: Final = 128
-"""What a template puts before the first message where no system prompt is given: a day's date, a default prompt."""
+"""What a template puts before the first message if no system prompt is given: a date, a default prompt."""
 MOST_BYTES_PER_TOKEN: Final = 16
-"""More than any text has on average: what is longer has more tokens than that says."""
+"""More than any text has on average: a longer text has more tokens than this says."""
 _MOST_TOKENS_PER_ESTIMATED: Final = 4
-"""A prompt is cut to `CONTEXT_TOKENS` by an estimate of a token for four bytes."""
+"""A prompt is cut to `CONTEXT_TOKENS` by an estimate of one token for four bytes."""
 
 
 def most_text_tokens(text: str) -> int:
-    """Return the most tokens of a message with this text; 0 for none."""
+    """Return the most tokens of a message with this text; 0 for an empty text."""
     return len(text.encode("utf-8", "replace")) + MESSAGE_TOKENS if text else 0
 
 
@@ -33,7 +34,7 @@ def most_prompt_tokens(text_tokens: int, context_tokens: int) -> int:
 
     Args:
         text_tokens: The sum of `most_text_tokens` of all that could be sent, the system prompt included.
-        context_tokens: The setting that the prompt is cut to.
+        context_tokens: The setting to which the prompt is cut.
     """
     return min(text_tokens, context_tokens * _MOST_TOKENS_PER_ESTIMATED) + REQUEST_TOKENS
 
@@ -44,16 +45,13 @@ def output_token_usd(price: Price) -> Decimal:
 
 
 def payable_tokens(price: Price, usd: Decimal, prompt_tokens: int, most: int) -> int:
-    """Return how many tokens of an answer an amount pays for.
+    """Return how many tokens of an answer an amount pays for, from 0 to `most`.
 
     Args:
-        price: What holds for a prompt of that length.
-        usd: What there is.
-        prompt_tokens: The most tokens of the prompt, which is paid first.
-        most: What is asked for.
-
-    Returns:
-        From 0 to `most`.
+        price: The price for a prompt of that length.
+        usd: The amount.
+        prompt_tokens: The most tokens of the prompt, which is paid for first.
+        most: How many tokens are asked for.
     """
     left = usd - most_cost(price, prompt_tokens, 0)
     if left < 0:
@@ -63,5 +61,5 @@ def payable_tokens(price: Price, usd: Decimal, prompt_tokens: int, most: int) ->
 
 
 def least_tokens(asked: int) -> int:
-    """Return the fewest tokens that are worth a call, of those asked for."""
+    """Return the fewest tokens that are worth a call when `asked` tokens are asked for."""
     return min(asked, LEAST_OUTPUT_TOKENS)

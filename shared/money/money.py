@@ -1,6 +1,6 @@
-"""Money on the wire: decimal strings, exact.
+"""Money on the wire: exact decimal strings.
 
-A cheap model's turn costs less than a millionth of a dollar; rounding it away made such turns free.
+A turn of a cheap model costs less than a millionth of a dollar; rounding would make it free.
 """
 
 from decimal import Decimal
@@ -12,11 +12,8 @@ _LEAST_DECIMALS: Final = 6
 def format_usd(amount: Decimal) -> str:
     """Format US dollars in plain digits.
 
-    Args:
-        amount: Any finite amount.
-
     Returns:
-        At least 6 decimals, more where the amount has them, never an exponent: `0.001230`, `0.00000012`.
+        At least 6 decimals, more if the amount has them, never an exponent: `0.001230`, `0.00000012`.
 
     Raises:
         ValueError: `amount` is not finite.

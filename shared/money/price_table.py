@@ -1,7 +1,7 @@
-"""What providers ask for their models, read from a file and validated as a whole.
+"""What providers charge for their models, read from a file and validated as a whole.
 
-A price belongs to a provider and a model and holds from a day on, so that a change can be written down
-before it comes.
+A price belongs to a provider and a model and is valid from a day on, so that a change can be entered in
+advance.
 """
 
 import tomllib
@@ -19,16 +19,16 @@ SHIPPED: Final = Path(__file__).with_name("prices.toml")
 _MILLION: Final = Decimal(1_000_000)
 _MOST_FILE_BYTES: Final = 1 << 20
 _MOST_USD: Final = Decimal(1_000_000)
-"""For a million tokens; a rate above is a misplaced point."""
+"""Per million tokens; a higher rate is a misplaced point."""
 _MOST_PLACES: Final = 9
-"""With more of them a cost would not fit into the 28 digits of Python's decimals, and be rounded."""
+"""With more decimals a cost would not fit into the 28 digits of Python's decimals and would be rounded."""
 RATE: Final = f"a number from 0 to {_MOST_USD} with at most {_MOST_PLACES} places"
-"""What `is_rate` takes, in words."""
+"""What `is_rate` accepts, in words."""
 _REQUIRED: Final[Mapping[str, frozenset[str]]] = {
     "anthropic": frozenset({"input", "output", "cache_read", "cache_write_5m", "cache_write_1h"}),
     "openai-compatible": frozenset({"input", "output"}),
 }
-"""Providers that a file may price, and the rates that each must have."""
+"""The providers that a file may price, and the rates that each must have."""
 _RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 _ENTRY_KEYS: Final = frozenset({"provider", "model", "valid_from", "long_prompt", *_RATES})
 _FILE_KEYS: Final = frozenset({"source", "as_of", "prices"})
@@ -36,7 +36,7 @@ _FILE_KEYS: Final = frozenset({"source", "as_of", "prices"})
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens, one rate for each class that does not overlap."""
+    """US dollars per million tokens: one rate for each class of tokens; the classes do not overlap."""
 
     input: Decimal
     output: Decimal
@@ -44,7 +44,7 @@ class Price:
     cache_write_5m: Decimal
     cache_write_1h: Decimal
     assumed: bool = False
-    """True when the model has no price, and the most expensive one of its provider stands in."""
+    """True if the model has no price and the most expensive one of its provider stands in."""
 
     def cost(self, usage: Usage) -> Decimal:
         """Return the exact cost of `usage` in US dollars; nothing is rounded."""
@@ -57,7 +57,7 @@ class Price:
         ) / _MILLION
 
     def is_free(self) -> bool:
-        """Say whether no token costs anything."""
+        """Return whether every token is free."""
         return not any(self.rates().values())
 
     def rates(self) -> dict[str, Decimal]:
@@ -65,7 +65,7 @@ class Price:
         return {name: getattr(self, name) for name in _RATES}
 
     def as_dict(self) -> dict[str, str | bool]:
-        """Return what the ledger keeps."""
+        """Return what the ledger stores."""
         kept = {f"{name}_per_m_usd": f"{rate:f}" for name, rate in self.rates().items()}
         return {**kept, "assumed": self.assumed}
 
@@ -75,7 +75,7 @@ FREE: Final = Price(Decimal(0), Decimal(0), Decimal(0), Decimal(0), Decimal(0))
 
 @dataclass(frozen=True, slots=True)
 class LongPrompt:
-    """What every token of a request costs whose prompt, cached or not, is longer."""
+    """The rates for every token of a request whose prompt, cached or not, is longer than a limit."""
 
     above_tokens: int
     price: Price
@@ -83,7 +83,7 @@ class LongPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One price of a file."""
+    """One price in a file."""
 
     provider: str
     model: str
@@ -92,7 +92,7 @@ class Entry:
     long_prompt: LongPrompt | None = None
 
     def of(self, usage: Usage) -> Price:
-        """Return the rates that a request with this usage is billed at."""
+        """Return the rates at which a request with this usage is billed."""
         if self.long_prompt is not None and usage.prompt_tokens() > self.long_prompt.above_tokens:
             return self.long_prompt.price
         return self.price
@@ -100,12 +100,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """The prices of a file.
+    """The prices in a file.
 
     Args:
-        source: Where they were read, in the file's own words; else the file's name.
-        as_of: When that was.
-        entries: All of them, those that no longer or do not yet hold included.
+        source: Where they come from, in the file's own words; otherwise the file's name.
+        as_of: The date of that source.
+        entries: All prices, including those that are no longer or not yet valid.
     """
 
     source: str
@@ -118,7 +118,7 @@ class PriceTable:
         A model without a price is billed as the most expensive one of its provider, marked as assumed.
 
         Returns:
-            None when the provider has no price at all.
+            None if the provider has no price at all.
         """
         holding = self.holding(provider, day)
         for name in (model, family(model)):
@@ -130,7 +130,7 @@ class PriceTable:
         return replace(max(prices, key=lambda price: (price.output, price.input)), assumed=True)
 
     def holding(self, provider: str, day: date) -> dict[str, Entry]:
-        """Return the entry of each model that holds on a day; before its first day a model has its first."""
+        """Return each model's entry for a day; before the first day of its prices, the first one."""
         found: dict[str, Entry] = {}
         by_day = sorted(self.entries, key=lambda entry: entry.valid_from or date.min)
         for entry in by_day:
@@ -142,13 +142,13 @@ class PriceTable:
 
 
 def is_rate(value: Decimal) -> bool:
-    """Say whether a number can be a price of a million tokens; see `RATE`."""
+    """Return whether a number can be a price for a million tokens; see `RATE`."""
     exponent = value.as_tuple().exponent
     return isinstance(exponent, int) and exponent >= -_MOST_PLACES and 0 <= value <= _MOST_USD
 
 
 def family(model: str) -> str:
-    """Return the name that a dated model is priced by: `claude-opus-4-5-20251101` is `claude-opus-4-5`."""
+    """Return the name under which a dated model is priced: `claude-opus-4-5` for `claude-opus-4-5-20251101`."""
     name, _, last = model.rpartition("-")
     return name if name and (last == "latest" or (len(last) == 8 and last.isdigit())) else model
 
@@ -157,11 +157,11 @@ def read_price_table(path: Path, problems: list[str]) -> PriceTable:
     """Read a file of prices.
 
     Args:
-        path: The file, in the form of `shared/money/prices.toml`.
-        problems: Gets a line for everything that is wrong with it.
+        path: The file, in the format of `shared/money/prices.toml`.
+        problems: Receives a line for everything that is wrong with it.
 
     Returns:
-        What could be read of it; not to be used when there were problems.
+        What could be read; not to be used if there were problems.
     """
     try:
         with path.open("rb") as file:
@@ -184,7 +184,7 @@ def read_price_table(path: Path, problems: list[str]) -> PriceTable:
 
 
 class _Reading:
-    """Reads one file and gathers what is wrong with it."""
+    """Reads one file and collects what is wrong with it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -235,7 +235,8 @@ class _Reading:
             above = 1
         long = self._price(where, row, required)
         for name, rate in long.rates().items():
-            # A hold is computed from the most tokens that a prompt can have: they must be the dearer ones.
+            # A hold is computed from the most tokens that a prompt can have, so long prompts must be the
+            # dearer ones.
             if rate < price.rates()[name]:
                 self._problem(f"{where}: {name} is less than for a short prompt")
         return LongPrompt(above, long)

@@ -1,6 +1,6 @@
-"""What the configured model costs: by the variables that declare it, else by the table of prices.
+"""What the configured model costs: by the variables that declare a price, otherwise by the price table.
 
-A price is kept with the ledger row that used it, so a later change of the table changes no bill.
+The price is stored in the ledger row that used it, so changing the table changes no bill.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from shared.money.usage import Usage
 
 _MILLION: Final = Decimal(1_000_000)
 _SCRIPTED: Final = Price(Decimal(3), Decimal(15), Decimal("0.30"), Decimal("3.75"), Decimal(6))
-"""The scripted provider costs nothing; a price lets a demonstration show costs."""
+"""The scripted provider is free; a price lets a demonstration show costs."""
 
 
 class Priced(Protocol):
-    """A model that costs something, and what is known about that."""
+    """A model that costs something, and what is known about its price."""
 
     @property
     def name(self) -> str:
-        """Name the provider as settings do."""
+        """Return the provider's name, as in the settings."""
 
     @property
     def model(self) -> str:
-        """Name the model."""
+        """Return the model's name."""
 
     @property
     def prices(self) -> PriceTable:
@@ -33,12 +33,12 @@ class Priced(Protocol):
 
     @property
     def declared_price(self) -> Price | None:
-        """Return what the variables say, None when they say nothing."""
+        """Return the price that the variables declare, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class PricedModel:
-    """A `Priced` and nothing else."""
+    """A plain implementation of `Priced`."""
 
     name: str
     model: str
@@ -47,12 +47,12 @@ class PricedModel:
 
 
 def price_of(priced: Priced, usage: Usage, at: datetime) -> Price:
-    """Return the price that `usage` of the configured model is billed at.
+    """Return the price at which `usage` of the configured model is billed.
 
     Args:
-        priced: Which model.
-        usage: Its prompt's length may decide; for an upper bound give the most tokens it can have.
-        at: When it is settled; the day in UTC counts.
+        priced: The model.
+        usage: The prompt's length may decide; for an upper bound pass the most tokens that it can have.
+        at: When the turn is settled; the day in UTC counts.
     """
     if priced.declared_price is not None:
         return priced.declared_price
@@ -62,23 +62,23 @@ def price_of(priced: Priced, usage: Usage, at: datetime) -> Price:
 
 
 def is_known(priced: Priced) -> bool:
-    """Say whether the model has a price of its own, now or at another time."""
+    """Return whether the model has a price of its own, now or at another time."""
     return not price_of(priced, Usage(), datetime.now(UTC)).assumed
 
 
 def is_free(priced: Priced) -> bool:
-    """Say whether nothing is known of what the model costs, or that it costs nothing."""
+    """Return whether the model costs nothing, or no price for it is known."""
     return price_of(priced, Usage(), datetime.now(UTC)).is_free()
 
 
 def most_cost(price: Price, input_tokens_upper_bound: int, max_output_tokens: int) -> Decimal:
     """Return the most that a call can cost, in US dollars.
 
-    Every token of the prompt counts as its dearest class: whether the provider reads it from a cache,
-    writes it to one or does neither is known afterwards only.
+    Every token of the prompt counts as its dearest class: only afterwards is it known whether the provider
+    read it from a cache, wrote it to one or did neither.
 
     Args:
-        price: As `price_of` gives it for a usage of `input_tokens_upper_bound` input tokens.
+        price: From `price_of`, for a usage of `input_tokens_upper_bound` input tokens.
         input_tokens_upper_bound: The most tokens that the prompt can have.
         max_output_tokens: The limit that the provider is sent, reasoning included.
     """

@@ -1,12 +1,12 @@
-"""Tokens that a turn used, in classes that do not overlap.
+"""The tokens that a turn used, in classes that do not overlap.
 
-Dialects count differently (OpenAI's prompt tokens contain its cached ones, Anthropic's do
-not); an adapter translates once, and everything behind it adds up plain numbers.
+Dialects count differently (OpenAI's prompt tokens include the cached ones, Anthropic's do not). Each adapter
+translates once; everything behind it adds up plain numbers.
 """
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypedDict
 
 
 class UsageSource(StrEnum):
@@ -17,15 +17,25 @@ class UsageSource(StrEnum):
     PARTIAL = "partial"
     """The provider's running figures, up to where the stream ended."""
     ESTIMATED = "estimated"
-    """Our estimate: the provider sent none."""
+    """Our estimate: the provider sent no figures."""
+
+
+class UsageCounts(TypedDict):
+    """Tokens by class, as they stand on the wire."""
+
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts in classes that are disjoint, but for two.
+    """Token counts in disjoint classes, with two exceptions.
 
     `reasoning_tokens` are part of `output_tokens`; `cache_write_1h_tokens`, which cost more, are part of
-    `cache_write_tokens` and not on the wire.
+    `cache_write_tokens` and are not on the wire.
     """
 
     input_tokens: int = 0
@@ -45,7 +55,7 @@ class Usage:
             self.cache_write_1h_tokens + other.cache_write_1h_tokens,
         )
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> UsageCounts:
         """Return the wire form."""
         return {
             "input_tokens": self.input_tokens,
@@ -56,11 +66,11 @@ class Usage:
         }
 
     def prompt_tokens(self) -> int:
-        """Return the tokens of the prompt, cached or not."""
+        """Return the number of tokens in the prompt, cached or not."""
         return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
 
     def is_empty(self) -> bool:
-        """Say whether no token was used at all."""
+        """Return whether no token was used at all."""
         return self == Usage()
 
 
@@ -82,15 +92,9 @@ SHOWN_COLUMNS: Final = tuple(field.name for field in fields(ShownTokens))
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of `text` without the provider's tokenizer.
+    """Estimate the tokens of `text` without the provider's tokenizer: at least 1 unless it is empty.
 
-    Four characters of English are about a token (OpenAI's and Anthropic's rule of thumb); other
-    scripts take more tokens for each character, which counting UTF-8 bytes follows.
-
-    Args:
-        text: What was sent or received.
-
-    Returns:
-        At least 1 for text that is not empty.
+    Four characters of English are about one token (OpenAI's and Anthropic's rule of thumb); other scripts
+    take more tokens per character, and counting UTF-8 bytes follows that.
     """
     return -(-len(text.encode("utf-8", "replace")) // 4)

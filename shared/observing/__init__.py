@@ -1,1 +1,1 @@
-"""How a process is seen: its log, and its errors at Sentry."""
+"""How a process is observed: its log, and its errors in Sentry."""

@@ -1,4 +1,4 @@
-"""Lets a process be seen: its log, what nothing caught, and its errors at Sentry; the same in all of them."""
+"""Starts the observation of a process, the same in all of them: its log, uncaught exceptions, errors in Sentry."""
 
 from shared.configuration.settings import Settings
 from shared.observing.error_reports import begin_error_reports
@@ -6,12 +6,7 @@ from shared.observing.logs import configure_logging, log_uncaught
 
 
 def begin_observing(settings: Settings, process: str) -> None:
-    """Begin, before anything else of the process does.
-
-    Args:
-        settings: The configuration.
-        process: Which process speaks: `web`, `relay` or `worker`.
-    """
+    """Start before anything else in the process; `process` is `web`, `relay` or `worker`."""
     configure_logging(settings.log_level, process, form=settings.log_format)
     log_uncaught()
     begin_error_reports(settings, process)

@@ -1,7 +1,7 @@
-"""Errors at Sentry: what the log says of them, and nothing else (I10).
+"""Errors in Sentry: what the log says about them, and nothing else (I10).
 
 Sentry's own integrations collect what is near an error: local variables, bodies, headers, arguments, lines of code.
-None of them is switched on. An event is put together here, from a log record, of what a log line may say; the package
+None of them is enabled. An event is built here from a log record and contains only what a log line may say; the package
 queues and sends it.
 """
 
@@ -21,28 +21,28 @@ from shared.version import version
 
 _OURS: Final = ("turnkeeper.", "api.", "worker.", "shared.")
 _NOT_REPORTED: Final = ("sentry_sdk", "urllib3")
-"""Who reports must not be reported."""
+"""Errors of the reporter itself must not be reported."""
 _MOST_FRAMES: Final = 50
 _LAST_SECONDS: Final = 2.0
 _PERIOD_SECONDS: Final = 60.0
 _MOST_IN_PERIOD: Final = 60
-"""With PostgreSQL away every request logs an error: an event a second says as much."""
+"""While PostgreSQL is down every request logs an error; one event per second says as much."""
 _LEVELS: Final[Mapping[int, str]] = MappingProxyType({logging.ERROR: "error", logging.CRITICAL: "fatal"})
 
 
 class Client(Protocol):
-    """What is used of `sentry_sdk.Client`."""
+    """The part of `sentry_sdk.Client` that is used."""
 
     def capture_event(self, event: Any) -> object:
         """Queue an event; never waits."""
 
 
 def begin_error_reports(settings: Settings, process: str) -> None:
-    """Report this process's errors, where SENTRY_DSN says to whom. Call it once.
+    """Report this process's errors if SENTRY_DSN is set. Call it once.
 
     Args:
         settings: The configuration.
-        process: Which process speaks: `web`, `relay` or `worker`.
+        process: The process's name: `web`, `relay` or `worker`.
     """
     if not settings.sentry_dsn:
         return
@@ -73,8 +73,8 @@ class ErrorReports(logging.Handler):
     """Sends what is logged as an error, at most one event a second on average.
 
     Args:
-        client: Takes the events.
-        process: Which process speaks.
+        client: Receives the events.
+        process: The process's name.
     """
 
     def __init__(self, client: Client, process: str) -> None:
@@ -86,12 +86,12 @@ class ErrorReports(logging.Handler):
         self._sent = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Report a record; whatever goes wrong here must not reach who logged it."""
+        """Report a record; a failure here must not reach the code that logged it."""
         if record.name.startswith(_NOT_REPORTED) or not self._may_send():
             return
         try:
             self._client.capture_event(event_of(record, self._process))
-        except Exception:  # noqa: BLE001 -- logging's own answer to this would print the record
+        except Exception:  # noqa: BLE001 -- logging's own way would print the record
             return
 
     def _may_send(self) -> bool:
@@ -104,7 +104,7 @@ class ErrorReports(logging.Handler):
 
 
 def event_of(record: logging.LogRecord, process: str) -> dict[str, Any]:
-    """Return what Sentry is told of a record: our own words, ids, types of exceptions and places in the code."""
+    """Return what Sentry is told about a record: our own words, ids, exception types and places in the code."""
     # Another library's words may quote whatever it was working on.
     is_ours = f"{record.name}.".startswith(_OURS)
     event: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Structured logs on standard error: one JSON object a line, or text for a terminal; ids and never content (I10).
+"""Structured logs on standard error: one JSON object per line, or text for a terminal; ids, never content (I10).
 
-An exception's own words may quote a row, an argument or a header, so only ours are written; of the
-others a line has the type, the place and PostgreSQL's code.
+An exception's message may quote a row, an argument or a header, so only our own messages are written; for all others a
+line has the type, the place and PostgreSQL's code.
 """
 
 import json
@@ -26,7 +26,7 @@ ID_NAMES: Final = frozenset({"request_id", "session_id", "turn_id", "attempt", "
 _ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
 
 _SECRETS: Final = (
-    # Our keys keep the prefix that people recognise them by; tickets live for a minute and have none.
+    # Keys keep the prefix by which people recognise them; tickets live for a minute and have none.
     (re.compile(r"\b(tsk_[a-z0-9]{8})_[A-Za-z0-9_-]+"), r"\1_***"),
     (re.compile(r"\btkt_[A-Za-z0-9_-]+"), "tkt_***"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{6,}"), "sk-***"),
@@ -52,18 +52,18 @@ _QUIET: Final = (
     "amqp",
     "asyncio",
 )
-"""Libraries that say at INFO what we say ourselves, some with URLs."""
+"""Libraries that log at INFO what we log ourselves, some with URLs."""
 
 
 class _StandardErrorHandler(logging.StreamHandler[TextIO]):
-    """Ours, to be found again when logging is configured twice."""
+    """Marks our handler, so that it is found when logging is configured twice."""
 
 
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object.
 
     Args:
-        process: Which process speaks: `web`, `relay`, `worker` …
+        process: The process's name: `web`, `relay`, `worker` …
     """
 
     def __init__(self, process: str) -> None:
@@ -71,12 +71,12 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its newline."""
-        # ASCII keeps a line one line whatever a reader takes for a line's end.
+        """Return the line without its newline."""
+        # ASCII keeps each record on one line, whatever a reader takes for a line's end.
         return json.dumps(self.fields(record))
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return what the line says."""
+        """Return the fields of the line."""
         line: dict[str, Any] = {
             "ts": timestamp(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -94,10 +94,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(JsonFormatter):
-    """Formats a record for a person at a terminal: the same fields, and below them an exception's."""
+    """Formats a record for a person at a terminal: the same fields, followed by those of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines, without the last one's newline."""
+        """Return the lines without the last newline."""
         fields = self.fields(record)
         time, level, process, message = (fields.pop(name) for name in ("ts", "level", "process", "message"))
         fields.pop("logger")
@@ -115,9 +115,9 @@ def configure_logging(level: str, process: str, stream: TextIO | None = None, *,
 
     Args:
         level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
-        process: Which process speaks: `web`, `relay`, `worker` …
-        stream: Where to write instead.
-        form: `json`, `text`, or `auto`: text where a terminal is attached.
+        process: The process's name: `web`, `relay`, `worker` …
+        stream: Where to write instead of standard error.
+        form: `json`, `text`, or `auto`: text if a terminal is attached.
     """
     to = stream or sys.stderr
     handler = _StandardErrorHandler(to)
@@ -135,18 +135,18 @@ def configure_logging(level: str, process: str, stream: TextIO | None = None, *,
 
 
 def bind_log_ids(**ids: str | UUID) -> Token[Mapping[str, str]]:
-    """Put ids on every line that is logged from here on, until `unbind_log_ids` gets the first of the tokens."""
+    """Put ids on every line logged from here on, until `unbind_log_ids` is called with the first of the tokens."""
     return _ids.set({**_ids.get(), **{name: str(value) for name, value in ids.items()}})
 
 
 def unbind_log_ids(token: Token[Mapping[str, str]]) -> None:
-    """Take off what was put on since `token` was given out."""
+    """Remove the ids that were bound since `token` was issued."""
     _ids.reset(token)
 
 
 @contextmanager
 def log_ids(**ids: str | UUID) -> Iterator[None]:
-    """Put ids on every line that is logged inside, such as `request_id` and `turn_id`."""
+    """Put ids such as `request_id` and `turn_id` on every line that is logged inside the block."""
     token = bind_log_ids(**ids)
     try:
         yield
@@ -155,7 +155,7 @@ def log_ids(**ids: str | UUID) -> Iterator[None]:
 
 
 def log_uncaught() -> None:
-    """Log what nothing caught; Python's own way would print an exception's words, which may be content (I10)."""
+    """Log uncaught exceptions; Python's own way would print their messages, which may be content (I10)."""
     uncaught = logging.getLogger("turnkeeper.uncaught")
 
     def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -176,7 +176,7 @@ def log_uncaught() -> None:
 
 
 def ids_of(record: logging.LogRecord) -> dict[str, str]:
-    """Return the ids that a record has, of its own or by where it was logged."""
+    """Return a record's ids: its own and those bound where it was logged."""
     own = {name: value for name, value in vars(record).items() if name in ID_NAMES}
     return {name: str(_shown(value)) for name, value in {**_ids.get(), **own}.items()}
 
@@ -189,7 +189,7 @@ def redact(text: str) -> str:
 
 
 def describe(error: BaseException) -> list[dict[str, Any]]:
-    """Describe an exception and what caused it, the outermost first, without foreign words."""
+    """Describe an exception and its causes, the outermost first, without messages that are not ours."""
     described: list[dict[str, Any]] = []
     for current in chain_of(error):
         entry: dict[str, Any] = {"type": f"{type(current).__module__}.{type(current).__qualname__}"}
@@ -205,7 +205,7 @@ def describe(error: BaseException) -> list[dict[str, Any]]:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what caused it, the outermost first, at most thirty."""
+    """Yield an exception and its causes, the outermost first, at most thirty."""
     current: BaseException | None = error
     for _ in range(_MOST_FRAMES):
         if current is None:
@@ -222,11 +222,11 @@ def said_by(record: logging.LogRecord) -> object:
 def _message(record: logging.LogRecord) -> str:
     try:
         if record.name == "asyncio":
-            # Behind the first line it shows the task or the transport, with the words of its exception.
+            # After its first line it shows the task or the transport, with its exception's message.
             return record.getMessage().partition("\n")[0]
         return record.getMessage()
     except (TypeError, ValueError):
-        # A wrong format string must not lose the line, nor print its arguments elsewhere.
+        # A wrong format string must neither lose the line nor print its arguments elsewhere.
         return f"{record.msg} (its arguments do not fit)"
 
 
@@ -238,7 +238,7 @@ def _shown(value: object) -> object:
 
 
 def _printable(value: object) -> str:
-    """Show a value without what would move a terminal's cursor or begin a line."""
+    """Show a value without characters that would move a terminal's cursor or start a line."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(value)
     )

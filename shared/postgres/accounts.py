@@ -1,7 +1,7 @@
-"""Organizations and API keys, as the operator's commands make them.
+"""Organizations and API keys, as the operator's commands create them.
 
-A key is shown once: `tsk_<8 characters to recognise it by>_<256 random bits>`. Only its SHA-256 is
-kept; a secret of that entropy needs no slow hash.
+A key is shown once: `tsk_<8 characters to recognise it by>_<256 random bits>`. Only its SHA-256 is stored; a
+secret with that much entropy needs no slow hash.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class KeyRole(StrEnum):
     SERVICE = "service"
     """A product's back end; names any user, sees all sessions of its organization."""
     ADMIN = "admin"
-    """Service, plus budgets, keys, usage and flags."""
+    """Like service, plus budgets, keys, usage and flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ def create_key(
     """Create a key.
 
     Args:
-        owner_url: The owner's login.
-        organization_id: Whose key it is.
+        owner_url: The schema owner's login.
+        organization_id: The key's organization.
         role: `user`, `service` or `admin`.
         user: The user that a `user` key is bound to; None for the others.
-        name: What a person calls it.
+        name: A name for people.
 
     Returns:
         The key. It is not stored and cannot be shown again.
@@ -155,7 +155,7 @@ def list_keys(owner_url: str, organization_id: UUID) -> Sequence[KeyRow]:
 
 
 def revoke_key(owner_url: str, key_id: UUID) -> bool:
-    """Revoke a key; False when there is no such key or it was revoked before."""
+    """Revoke a key; False if it does not exist or was already revoked."""
     with _owner(owner_url) as db:
         result = db.execute(
             text("update turnkeeper.api_keys set revoked_at = now() where id = :id and revoked_at is null"),

@@ -1,7 +1,7 @@
 """PostgreSQL: one pool, and transactions that belong to one organization.
 
-The organization is set inside each transaction and nowhere else, so a pooled connection carries
-nothing over, and code that forgets it reads nothing (I9).
+The organization is set inside each transaction and nowhere else, so a pooled connection carries nothing over, and code
+that forgets to set it reads nothing (I9).
 """
 
 import logging
@@ -27,18 +27,18 @@ _log = logging.getLogger("turnkeeper.database")
 
 _CONNECT_SECONDS: Final = 3
 REQUEST_WAIT_SECONDS: Final = 2.0
-"""How long a request waits for a connection before it is told 503: longer waits only queue up."""
-# A host that vanishes says nothing: no limit of the server's ends the wait, and the kernel's own takes a quarter of an
-# hour for what was sent and two hours for what is awaited.
+"""How long a request waits for a connection before it is answered 503: longer waits only queue up."""
+# A host that vanishes sends nothing: no limit of the server ends the wait, and the kernel's own limits are a quarter of
+# an hour for what was sent and two hours for what is awaited.
 LIVENESS: Final[Mapping[str, int]] = MappingProxyType(
     {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 )
 """libpq's own names: seconds, seconds, probes and milliseconds."""
 _RECYCLE_SECONDS: Final = 300
 _TRUSTED_SECONDS: Final = 5.0
-"""A connection that was used so lately, and that has nothing to say, is alive; another is asked first."""
+"""A connection that was used this recently and has nothing to read is alive; any other is asked first."""
 _FIRST_PLANS_LAST: Final = 16
-"""Uses of a new connection after which its plans are made anew for the first time."""
+"""Uses of a new connection after which its plans are dropped for the first time."""
 _SESSION_OPTIONS: Final = " ".join(
     f"-c {name}"
     for name in (
@@ -63,7 +63,7 @@ _ROLE: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """What a pool holds now: the most connections, those that are open, those in use; and waits that were given up."""
+    """A pool's state: its maximum, connections open, connections in use, and waits that were given up."""
 
     size: int
     opened: int
@@ -78,7 +78,7 @@ class Database:
         url: `postgresql://…`; the driver is psycopg.
         pool_size: Most connections at once.
         prepare: Whether statements are prepared on the server after their first uses.
-        pool_wait_seconds: Longest wait for a connection that is free.
+        pool_wait_seconds: Longest wait for a free connection.
     """
 
     def __init__(
@@ -89,7 +89,6 @@ class Database:
         prepare: bool = True,
         pool_wait_seconds: float = REQUEST_WAIT_SECONDS,
     ) -> None:
-        """Describe the pool; nothing connects before it is used."""
         self._engine = _engine(url, pool_size=pool_size, prepare=prepare, pool_wait_seconds=pool_wait_seconds)
         self._pool_size = pool_size
         self._timeouts = 0
@@ -107,7 +106,7 @@ class Database:
 
     @contextmanager
     def across(self) -> Iterator[Connection]:
-        """Open a transaction without an organization: for the functions that look across them.
+        """Open a transaction without an organization, for the functions that work across organizations.
 
         Raises:
             UnavailableError: As for `of`.
@@ -117,7 +116,7 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """Open a connection on which each statement is a transaction of its own; for a `Statement`, as `across` is.
+        """Open a connection on which each `Statement` is a transaction of its own, without an organization.
 
         Raises:
             UnavailableError: As for `of`.
@@ -133,7 +132,7 @@ class Database:
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
-        """Tell a database that is away from a statement that is wrong."""
+        """Tell a database that is down from a statement that is wrong."""
         try:
             yield
         except PoolTimeoutError as exc:
@@ -147,7 +146,7 @@ class Database:
             raise
 
     def refuse_powerful_role(self) -> None:
-        """Refuse to run as a role that row-level security does not bind.
+        """Refuse to run as a role that is exempt from row-level security.
 
         Raises:
             SettingsError: The role is a superuser, bypasses row-level security or owns the tables, or
@@ -171,7 +170,7 @@ class Database:
             raise SettingsError(problems)
 
     def usage(self) -> PoolUsage:
-        """Return what the pool holds now."""
+        """Return the pool's current state."""
         pool = self._engine.pool
         assert isinstance(pool, QueuePool)
         in_use = pool.checkedout()
@@ -186,9 +185,9 @@ def engine_for(url: str, *, connect: Mapping[str, Any] | None = None, **options:
     """Describe connections that notice a vanished host; nothing connects before they are used.
 
     Args:
-        url: `postgresql://…`; what its query says of a connection holds.
+        url: `postgresql://…`; connection parameters in its query are honoured.
         connect: More of libpq's parameters.
-        options: SQLAlchemy's own, of the engine.
+        options: SQLAlchemy's own, for the engine.
     """
     parsed = make_url(url).set(drivername="postgresql+psycopg")
     asked = {**LIVENESS, **(connect or {})}
@@ -239,10 +238,10 @@ def _remember_use(_connection: Any, record: Any) -> None:
 
 
 def _refuse_dead(connection: Any, record: Any, _proxy: Any) -> None:
-    """Look before a connection is used again; asking the server each time would cost a round trip of each transaction.
+    """Check a connection before it is used again, without a round trip unless it was idle for long.
 
     Raises:
-        DisconnectionError: It is dead; the pool connects anew.
+        DisconnectionError: It is dead; the pool opens another.
     """
     trusted_until = record.info.get("used_at", monotonic()) + _TRUSTED_SECONDS
     if monotonic() < trusted_until and not _has_news(connection):
@@ -253,14 +252,14 @@ def _refuse_dead(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def _plan_anew(connection: Any, record: Any, _proxy: Any) -> None:
-    """Drop the plans that PostgreSQL keeps for a connection, each time that it was used twice as often.
+    """Drop the plans that PostgreSQL keeps for a connection, each time its number of uses has doubled.
 
-    A plan is made for the tables as they are then. For small ones all indexes look alike, and one that reads every row
-    of an organization stays until statistics are gathered, a minute later at best: too late for a first crowd, and for
-    a database that was restored.
+    A plan is made for the tables as they are at that moment. For small ones all indexes look alike, and a plan that
+    reads every row of an organization stays until statistics are gathered, a minute later at best: too late for a first
+    crowd, and for a database that was restored.
 
     Raises:
-        DisconnectionError: The connection is dead; the pool connects anew.
+        DisconnectionError: The connection is dead; the pool opens another.
     """
     uses = record.info["uses"] = record.info.get("uses", 0) + 1
     if uses >= record.info.setdefault("plans_last_until", _FIRST_PLANS_LAST):
@@ -270,7 +269,7 @@ def _plan_anew(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def _has_news(connection: Any) -> bool:
-    """Say whether the idle server has sent something: most often that it ends."""
+    """Return whether the idle server has sent something: usually that it is closing the connection."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""Brings the schema up to date and makes the roles that row-level security needs."""
+"""Brings the schema up to date and creates the roles that row-level security needs."""
 
 import logging
 import time
@@ -23,33 +23,34 @@ _log = logging.getLogger("turnkeeper.migrate")
 
 SCRIPTS: Final = Path(__file__).parents[1] / "migrations"
 _LOCK: Final = 0x7475726E
-"""Advisory lock of migrations: several processes may start at once."""
+"""The migrations' advisory lock: several processes may start at once."""
 _LOCK_TIMEOUT_MS: Final = 2000
-"""A migration that waits for a table has all of its readers and writers wait behind it; so it waits no longer than
-they do without noticing, and tries again."""
+"""While a migration waits for a table, all of its readers and writers wait behind it; so it waits no longer than they
+can without noticing, and tries again.
+"""
 _TRIES: Final = 15
 _PAUSE_SECONDS: Final = 2.0
 _TURN_SECONDS: Final = 600.0
-"""How long it waits for another process that migrates; one may build a large index."""
+"""How long to wait for another process that migrates; it may be building a large index."""
 _TURN_PAUSE_SECONDS: Final = 0.2
 
 _GROUPS: Final = ("turnkeeper_app", "turnkeeper_across")
 
 
 def migrate(owner_url: str, app_url: str = "", *, scripts: Path = SCRIPTS) -> None:
-    """Migrate to the newest schema; safe to repeat, to run from several places at once, and while the service serves.
+    """Migrate to the newest schema; safe to repeat, to run from several places at once, and while the service is up.
 
-    Each migration is a transaction of its own, so one that fails leaves those before it, and it is begun again by the
-    next run.
+    Each migration is a transaction of its own: one that fails leaves the earlier ones in place, and the next run starts
+    with it.
 
     Args:
-        owner_url: Login that owns the schema and may create roles.
-        app_url: The application's login; made with its password when it is missing, and put into the
-            group role that the policies are written for.
-        scripts: Where the migrations are.
+        owner_url: The login that owns the schema and may create roles.
+        app_url: The application's login; created with its password if it is missing, and made a member of the group
+            role that the policies are written for.
+        scripts: The folder of the migrations.
 
     Raises:
-        UnavailableError: Others kept the locks that a migration needs, or the right to migrate, for too long.
+        UnavailableError: Others held the locks that a migration needs, or the right to migrate, for too long.
     """
     engine = engine_for(owner_url)
     try:
@@ -72,7 +73,7 @@ def migrate(owner_url: str, app_url: str = "", *, scripts: Path = SCRIPTS) -> No
                     )
                     time.sleep(_PAUSE_SECONDS)
             with engine.begin() as db:
-                # So that `turnkeeper doctor` can tell an old schema, without the owner's login.
+                # So that `turnkeeper doctor` can recognise an old schema without the owner's login.
                 db.execute(text("grant select on public.schema_version to turnkeeper_app"))
                 if app_url:
                     _admit(db, make_url(app_url))
@@ -84,8 +85,8 @@ def migrate(owner_url: str, app_url: str = "", *, scripts: Path = SCRIPTS) -> No
 def _alone(holder: Connection) -> Iterator[None]:
     """Keep other migrating processes out, on a connection that is in no transaction meanwhile.
 
-    One that waited in a statement would have a snapshot, which CREATE INDEX CONCURRENTLY waits for: for ever, if it is
-    the one that holds this lock. So it is asked for again and again.
+    A statement that waits has a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots: for ever, if it holds this
+    lock itself. So instead of waiting we try again and again.
     """
     holder = holder.execution_options(isolation_level="AUTOCOMMIT")
     give_up_at = time.monotonic() + _TURN_SECONDS
@@ -100,10 +101,11 @@ def _alone(holder: Connection) -> Iterator[None]:
 
 
 def _upgrade(engine: Engine, scripts: Path) -> None:
-    """Run what is missing, each migration in a transaction of its own (`migrations/env.py`)."""
+    """Run the missing migrations, each in a transaction of its own (`migrations/env.py`)."""
     config = _config(scripts)
     with engine.connect() as db:
-        # For the connection: also for what a migration does outside of its transaction, in `autocommit_block`.
+        # Set on the connection, so that it also covers what a migration does outside its transaction, in
+        # `autocommit_block`.
         db.execute(text(f"set lock_timeout = {_LOCK_TIMEOUT_MS}"))
         db.commit()
         config.attributes["connection"] = db
@@ -111,7 +113,7 @@ def _upgrade(engine: Engine, scripts: Path) -> None:
 
 
 def head_revision() -> str:
-    """Return the revision of the newest migration of this release."""
+    """Return the revision of this release's newest migration."""
     return ScriptDirectory.from_config(_config(SCRIPTS)).get_current_head() or ""
 
 
@@ -126,7 +128,7 @@ def _create_groups(db: Connection) -> None:
     for name in _GROUPS:
         if not _role_exists(db, name):
             db.execute(text(f"create role {name} nologin nosuperuser nobypassrls"))
-    # Handing functions to the role takes membership in it; a superuser needs none.
+    # Handing functions to the role requires membership in it; a superuser needs none.
     db.execute(
         text(
             "do $$ begin if not pg_has_role(current_user, 'turnkeeper_across', 'member') then "
@@ -136,7 +138,7 @@ def _create_groups(db: Connection) -> None:
 
 
 def _admit(db: Connection, app: URL) -> None:
-    """Make the application's login where it is missing, and a member of its group."""
+    """Create the application's login if it is missing, and make it a member of its group."""
     name = sql.Identifier(app.username or "")
     raw = db.connection.driver_connection
     if not _role_exists(db, app.username or ""):

@@ -55,7 +55,7 @@ class Statement(Generic[R]):
         return self._run(db, parameters).fetchall()
 
     def run(self, db: Connection, parameters: Mapping[str, Any]) -> None:
-        """Run it for what it does; raises as `one_or_none`."""
+        """Run it and ignore its result; raises as `one_or_none`."""
         self._run(db, parameters)
 
     def _run(self, db: Connection, parameters: Mapping[str, Any]) -> psycopg.RawCursor[R]:

@@ -1,1 +1,1 @@
-"""Redis: its names, its scripts, the raw connection and the doorbell."""
+"""Redis: names of keys and channels, scripts, the raw connection and the doorbell."""

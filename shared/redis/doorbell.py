@@ -1,8 +1,8 @@
 """The message that wakes a worker: a task's name and two arguments, never authority or content.
 
-Celery on Redis loses and repeats messages by design, so the row decides; the doorbell only says
-where to look. It is written here as Celery and kombu would write it, because all that differs
-from one to the next is two strings: the api rings in the round trip that opens a turn's log, without Celery.
+Celery on Redis loses and repeats messages by design, so the row decides; the doorbell only says where to look. It is
+written here exactly as Celery and kombu would write it, since two messages differ in only two strings: the API rings in
+the same round trip that opens a turn's log, without Celery.
 """
 
 import json
@@ -13,12 +13,12 @@ TASK_NAME: Final = "turnkeeper.run_turn"
 """Called with `(turn_id, traceparent)`, both strings; `traceparent` may be empty."""
 
 CANARY_NAME: Final = "turnkeeper.canary"
-"""Called without arguments, by workers: whoever hears it knows that it hears."""
+"""Called without arguments, by workers: a worker that receives one knows that it still receives."""
 
 QUEUE_NAME: Final = "turns"
 KEY_PREFIX: Final = "turns:"
 QUEUE_KEY: Final = f"{KEY_PREFIX}{QUEUE_NAME}"
-"""The list in Redis that is the queue: `LPUSH` rings, Celery's workers wait at its end."""
+"""The list in Redis that is the queue: `LPUSH` rings, and Celery's workers wait at the other end."""
 
 _NO_CALLBACKS: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -31,7 +31,7 @@ def doorbell(turn_id: UUID, traceparent: str) -> bytes:
 
     Args:
         turn_id: The turn.
-        traceparent: The W3C trace context that goes with it; empty for none.
+        traceparent: The W3C trace context to pass on; may be empty.
     """
     named = str(turn_id)
     return json.dumps(_envelope(named, [named, traceparent]), separators=(",", ":")).encode()
@@ -42,7 +42,7 @@ def arguments_of(body: bytes | str) -> list[Any]:
 
     Raises:
         ValueError: It is not JSON.
-        TypeError: It is no such body.
+        TypeError: It does not have the shape of such a body.
     """
     arguments, *_ = json.loads(body)
     if not isinstance(arguments, list):

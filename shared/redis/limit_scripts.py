@@ -1,14 +1,14 @@
-"""The two scripts of rate limits: take a place in every window at once, give it back.
+"""The two scripts of rate limits: take a place in every window at once, and give it back.
 
-A window's log is a list with the time of each accepted request, in microseconds by Redis's clock, oldest
-first. A request is let through where fewer than the limit lie within the window: exact at every moment, and
-the log never holds more than the limit.
+A window's log is a list of the times of accepted requests, in microseconds by Redis's clock, oldest first. A request is
+let through if fewer than the limit lie within the window: the limit is exact at every moment, and the log never holds
+more entries than the limit.
 """
 
 from typing import Final
 
 MOST_TURNS: Final = 1_000_000
-"""Highest limit of a window: its log takes some 11 bytes for each request, so 11 MB."""
+"""The highest limit of a window: its log takes about 11 bytes per request, so 11 MB."""
 
 TAKE: Final = """
 local time = redis.call('TIME')
@@ -59,16 +59,16 @@ return answer
 """
 """Take a place in every window, or in none.
 
-A clock that was set back counts from the newest entry on; set back by more than a window, the log begins
-again. What left the window is found by halving, so that a million entries cost no more than twenty looks.
+If the clock was set back, time counts from the newest entry on; if by more than a window, the log starts again. Expired
+entries are found by binary search, so a million entries cost at most twenty look-ups.
 
-KEYS: the windows' logs, of one hash slot. ARGV: limit and length of each, in requests and microseconds.
-Returns the window that refuses, counted from 1 (the one to wait for the longest), 0 when none does; then for
-each window how many more it would take, the microseconds until it takes one more than now (until it takes one
-at all, where it refuses) and the time under which the request was written.
+KEYS: the windows' logs, in one hash slot. ARGV: limit and length of each, in requests and microseconds. Returns the
+window that refuses, counted from 1 (the one with the longest wait), 0 if none does; then for each window how many more
+requests it would take, the microseconds until it takes one more than now (or one at all, if it refuses) and the time
+under which the request was written.
 """
 
 GIVE_BACK: Final = """
 for i, key in ipairs(KEYS) do redis.call('LREM', key, -1, ARGV[i]) end
 """
-"""Take requests out of their windows. KEYS: the logs. ARGV: the time under which each was written."""
+"""Remove requests from their windows. KEYS: the logs. ARGV: the time under which each was written."""

@@ -1,8 +1,8 @@
-"""The scripts that write a turn's log, each append and its publication in one step.
+"""The scripts that write a turn's log: each append and its publication are one step.
 
-Ids are `<attempt>-<seq>` and Redis refuses one that is not larger than the last, so a retried append
-changes nothing and a worker that lost its lease cannot write (I3). Because the publication stands in
-the same script, what was refused was not shown either.
+Ids are `<attempt>-<seq>`, and Redis refuses one that is not larger than the last, so a retried append changes
+nothing and a worker that lost its lease cannot write (I3). Since the publication is in the same script,
+nothing that was refused has been shown.
 """
 
 import hashlib
@@ -11,19 +11,19 @@ from typing import Final
 
 
 def sha_of(script: str) -> str:
-    """Return the name by which Redis knows a script that it was given."""
+    """Return the SHA-1 by which Redis calls a loaded script."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class Appended(IntEnum):
-    """What `APPEND` answers."""
+    """What `APPEND` returns."""
 
     WRITTEN = 1
-    """All events are in the log, from this call or an earlier one whose reply was lost."""
+    """All events are in the log, from this call or from an earlier one whose reply was lost."""
     LOG_GONE = 0
     """There is no log: Redis lost it. Nothing was written or published."""
     FENCED = -1
-    """A newer attempt has written; this one is void."""
+    """A newer attempt has written; this attempt is void."""
 
 
 OPEN: Final = """
@@ -38,10 +38,10 @@ local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #last == 0 then return '0-0' end
 return last[1][1]
 """
-"""Begin a turn's log with the events of its acceptance, unless it is there already.
+"""Start a turn's log with the events of its acceptance, unless it already exists.
 
-KEYS: log, channel. ARGV: most entries, seconds to live, then an id and an event by turns.
-Returns the id of the log's last entry, `0-0` when it has none.
+KEYS: log, channel. ARGV: most entries, seconds to live, then alternately an id and an event. Returns the id
+of the log's last entry, `0-0` if it has none.
 """
 
 TAKE_OVER: Final = """
@@ -63,11 +63,11 @@ end
 if #newest == 64 then return 1 end
 return 0
 """
-"""Refuse from now on what earlier attempts sent and Redis has not yet executed.
+"""Refuse from now on what earlier attempts sent and Redis has not executed yet.
 
-An entry that is deleted again leaves its id behind as the log's last one.
-KEYS: log. ARGV: the attempt that begins. Returns 1 when text of an earlier attempt stands in the log or may
-have stood there, 0 when there is none or it was reset.
+An entry that is deleted again leaves its id behind as the log's last one. KEYS: log. ARGV: the attempt that
+begins. Returns 1 if the log contains, or may have contained, text of an earlier attempt; 0 if there was none
+or it was reset.
 """
 
 APPEND: Final = """
@@ -90,8 +90,8 @@ return 1
 """
 """Append consecutive events of one attempt to the log and publish those that are new.
 
-KEYS: log, channel. ARGV: attempt, seq of the first event, most entries, seconds to live or 0 to leave
-it, then the events. Returns a value of `Appended`.
+KEYS: log, channel. ARGV: attempt, seq of the first event, most entries, seconds to live or 0 to leave it
+unchanged, then the events. Returns a value of `Appended`.
 """
 
 RESTART: Final = """
@@ -104,11 +104,11 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', KEYS[2], ARGV[2])
 return 1
 """
-"""Begin a log that was lost again, with a snapshot of the text so far.
+"""Start a lost log again, with a snapshot of the text so far.
 
-KEYS: log, channel. ARGV: the id `<attempt>-<seq>` that the snapshot reaches, the snapshot, seconds to
-live. Returns 1, or -1 when the log has moved past it.
+KEYS: log, channel. ARGV: the id `<attempt>-<seq>` up to which the snapshot goes, the snapshot, seconds to
+live. Returns 1, or -1 if the log has moved past it.
 """
 
 ALL_SCRIPTS: Final = (OPEN, TAKE_OVER, APPEND, RESTART)
-"""What a connection to Redis loads, to call it by name."""
+"""The scripts that a connection to Redis loads, to call them by their SHA-1."""

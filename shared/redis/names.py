@@ -1,7 +1,7 @@
 """Every key and channel in Redis, in one place.
 
-All names of a session share the hash tag `{session id}`, so Redis Cluster keeps them in one slot
-and a script may touch them together; so do an organization's limits, by `{organization id}`.
+All names of a session share the hash tag `{session id}`, so Redis Cluster keeps them in one slot and a script may touch
+them together; an organization's limits share `{organization id}` in the same way.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ def events_channel(session_id: UUID | str) -> str:
 def abort_key(session_id: UUID | str, turn_id: UUID | str) -> str:
     """Name the abort flag of a turn; its value is the stop reason.
 
-    Remembered: a worker asks for the flags of all its turns four times a second.
+    Cached: a worker reads the flags of all its turns four times a second.
     """
     return f"tk:{{{session_id}}}:abort:{turn_id}"
 
 
 def call_key(session_id: UUID | str, turn_id: UUID | str) -> str:
-    """Name the note that an attempt called the provider; its value is the attempt and what it told of its prompt."""
+    """Name the note that an attempt called the provider; its value is the attempt and what it said of its prompt."""
     return f"tk:{{{session_id}}}:call:{turn_id}"
 
 
@@ -48,6 +48,6 @@ def organization_turns_key(organization_id: UUID) -> str:
 
 
 def user_turns_key(organization_id: UUID, user: str) -> str:
-    """Name the log of a user's accepted turns of the last minute; the name itself stays out of it (I10)."""
+    """Name the log of a user's accepted turns of the last minute; the user's name is not part of it (I10)."""
     digest = hashlib.sha256(f"{organization_id}/{user}".encode()).hexdigest()
     return f"tk:{{{organization_id}}}:turns:minute:{digest[:32]}"

@@ -1,8 +1,8 @@
 """One raw connection to Redis, for the path that every delta takes.
 
-A pipeline of redis-py costs 130 µs for a delta; a socket, hiredis and nothing between cost a few.
-It neither reconnects nor retries: what a lost connection means differs for a publisher and for a
-subscription, so their owners decide.
+A pipeline of redis-py costs 130 µs for a delta; a bare socket with hiredis costs a few. It neither reconnects
+nor retries: a lost connection means one thing to a publisher and another to a subscription, so the owner
+decides.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ _KEEPALIVE_IDLE_SECONDS: Final = 15
 _KEEPALIVE_INTERVAL_SECONDS: Final = 5
 _KEEPALIVE_PROBES: Final = 3
 _UNACKNOWLEDGED_MILLISECONDS: Final = 15_000
-"""So long without an acknowledgement, the kernel gives the connection up: keepalive, with data on its way."""
+"""After so long without an acknowledgement the kernel gives the connection up: keepalive, for data in flight."""
 _CLOSE_SECONDS: Final = 1.0
-"""What was written may leave within this time after `close`; then the socket is dropped."""
+"""After `close`, what was written has this long to leave; then the socket is dropped."""
 
 
 def pack(*arguments: str | bytes | float) -> bytes:
-    """Encode one command in RESP; the results may be joined and written at once."""
+    """Encode one command in RESP; the results may be concatenated and written at once."""
     return cast("bytes", hiredis.pack_command(cast("Any", arguments)))
 
 
 class Wire(asyncio.Protocol):
-    """One connection: what is written goes out, each reply goes to `on_reply`, in order.
+    """One connection: what is written is sent, and each reply goes to `on_reply`, in order.
 
     Open it with `Wire.open`. All methods belong to the loop's thread.
     """
@@ -56,7 +56,6 @@ class Wire(asyncio.Protocol):
         on_lost: Callable[[], None],
         on_read: Callable[[], None] | None,
     ) -> None:
-        """Prepare an unconnected wire; use `open`."""
         self._on_reply = on_reply
         self._on_lost = on_lost
         self._on_read = on_read
@@ -79,16 +78,16 @@ class Wire(asyncio.Protocol):
         """Connect, authenticate and select the database.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://` as redis-py reads it.
-            on_reply: Gets every reply after the greeting; an error reply is a `hiredis.ReplyError` value.
+            url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+            on_reply: Receives every reply after the greeting; an error reply is a `hiredis.ReplyError` value.
             on_lost: Called once when the connection is lost; not after `close`.
-            client_name: How `CLIENT LIST` names the connection.
-            connect_timeout_seconds: The limit for all of it, TLS and authentication included.
+            client_name: The connection's name in `CLIENT LIST`.
+            connect_timeout_seconds: The limit for everything, TLS and authentication included.
             on_read: Called after the replies of one network read, where a batch may be flushed.
 
         Raises:
             UnavailableError: Redis cannot be reached, did not answer in time or refused the login.
-            ValueError: `url` is not one of Redis.
+            ValueError: `url` is not a Redis URL.
         """
         options = dict(parse_url(url))
         wire = cls(on_reply, on_lost, on_read)
@@ -105,23 +104,23 @@ class Wire(asyncio.Protocol):
         return wire
 
     def write(self, packed: bytes) -> None:
-        """Send commands that `pack` encoded; nothing happens when the connection is lost."""
+        """Send commands that `pack` encoded; does nothing if the connection is lost."""
         if self._transport is not None and not self._is_closed:
             self._transport.write(packed)
 
     def buffered(self) -> int:
-        """Return how many bytes the kernel has not yet taken."""
+        """Return how many bytes the kernel has not accepted yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def is_open(self) -> bool:
-        """Say whether writing makes sense: neither lost nor closed."""
+        """Return whether the connection is neither lost nor closed."""
         return self._transport is not None and not self._is_closed
 
     def close(self) -> None:
-        """Close when what was written has left, at most a second later; `on_lost` is not called.
+        """Close once everything written has left, at most a second later; `on_lost` is not called.
 
-        Only a reply proves that a command arrived: with replies unread the kernel may reset the connection
-        over what Redis has not read yet.
+        Only a reply proves that a command arrived: while replies are unread, the kernel may reset the
+        connection and discard what Redis has not read yet.
         """
         transport, self._is_closed = self._transport, True
         if transport is None:
@@ -136,12 +135,12 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Tune the socket (asyncio)."""
+        """Set the socket's options (asyncio)."""
         self._transport = cast("asyncio.Transport", transport)
         _tune(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the replies that `data` completes (asyncio)."""
+        """Pass on the replies that `data` completes (asyncio)."""
         reader = self._reader
         try:
             reader.feed(data)
@@ -151,14 +150,14 @@ class Wire(asyncio.Protocol):
                 elif self._greeting.is_complete(reply):
                     self._greeting = None
         except hiredis.ProtocolError:
-            # Nothing after a garbled reply can be matched to its command.
+            # After a garbled reply, no reply can be matched to its command.
             self._lose()
             return
         if self._on_read is not None and self._greeting is None:
             self._on_read()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner (asyncio)."""
+        """Notify the owner (asyncio)."""
         del exc
         self._lose()
 
@@ -183,7 +182,7 @@ class Wire(asyncio.Protocol):
             self.write(pack("SELECT", database))
             greeting.expect("SELECT")
         self.write(pack("CLIENT", "SETNAME", client_name))
-        # A name is a courtesy; some managed Redis refuse CLIENT.
+        # The name is a courtesy; some managed Redis services refuse CLIENT.
         greeting.expect("CLIENT", may_fail=True)
         await greeting.finished
 
@@ -201,11 +200,11 @@ class _Greeting:
         self._expected.append((command, may_fail))
 
     def is_complete(self, reply: object) -> bool:
-        """Take one reply; True when it was the last and all went well."""
+        """Take one reply; return True if it was the last and all succeeded."""
         if self.finished.done():
-            return False  # refused or given up: what still comes is nobody's
+            return False  # refused or given up: later replies belong to nobody
         command, may_fail = self._expected.popleft()
-        # Only an error's first word is kept: the rest may repeat what was sent.
+        # Keep only the first word of an error: the rest may repeat what was sent.
         kind = str(reply).split(" ", 1)[0] if isinstance(reply, hiredis.ReplyError) else ""
         if kind == "NOAUTH" or (kind and not may_fail):
             self.finished.set_exception(UnavailableError(f"redis refused {command}: {kind}"))
@@ -217,7 +216,7 @@ class _Greeting:
     def fail(self) -> None:
         if not self.finished.done():
             self.finished.set_exception(ConnectionResetError("connection lost while logging in"))
-            self.finished.exception()  # whoever still waits gets it; nobody has to
+            self.finished.exception()  # marked as retrieved: there may be nobody waiting for it
 
 
 async def _connect(wire: Wire, options: dict[str, Any]) -> None:
@@ -240,7 +239,7 @@ def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
     if certificate := options.get("ssl_certfile"):
         context.load_cert_chain(certificate, options.get("ssl_keyfile"))
     if options.get("ssl_cert_reqs") in ("none", "CERT_NONE"):
-        # Only where the URL itself asks for it, as it does for redis-py and Celery.
+        # Only if the URL itself asks for it, as redis-py and Celery do.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -257,6 +256,6 @@ def _tune(sock: socket.socket | None) -> None:
         ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
         ("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MILLISECONDS),
     ):
-        if hasattr(socket, name):  # Linux has them all, other systems some
+        if hasattr(socket, name):  # Linux has all of them, other systems some
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

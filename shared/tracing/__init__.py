@@ -1,1 +1,1 @@
-"""Traces: what a request, a turn and its attempts took, as spans that a collector is sent."""
+"""Traces: how long a request, a turn and its attempts took, as spans for an OpenTelemetry collector."""

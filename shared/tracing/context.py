@@ -1,7 +1,7 @@
-"""W3C trace context: where in which trace something stands, as one header of text.
+"""W3C trace context: the position of a span in a trace, as the text of one header.
 
-A turn's place follows from its id, so that whoever ends it can write its span, and whoever runs it can hang an attempt
-below that span before it is written; no process tells another.
+A turn's span id follows from the turn's id. So whoever ends the turn can write its span, and whoever runs it can put an
+attempt below that span before it is written; no process has to pass it on.
 """
 
 import re
@@ -16,7 +16,7 @@ _SPAN_BITS: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """A span's place.
+    """A span's position in a trace.
 
     Args:
         trace_id: 128 bits, not 0.
@@ -29,12 +29,12 @@ class TraceContext:
     is_sampled: bool
 
     def traceparent(self) -> str:
-        """Return the header that names it."""
+        """Return it as the text of a `traceparent` header."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{_SAMPLED if self.is_sampled else 0:02x}"
 
 
 def parse_traceparent(text: str) -> TraceContext | None:
-    """Return the place that a `traceparent` names; None when it is no valid one (or empty)."""
+    """Return the context that a `traceparent` header names; None if it is invalid or empty."""
     found = _TRACEPARENT.fullmatch(text)
     if found is None:
         return None
@@ -43,5 +43,5 @@ def parse_traceparent(text: str) -> TraceContext | None:
 
 
 def span_id_of(turn_id: UUID) -> int:
-    """Return the id of a turn's span: the second half of its id, random but for two bits that are never both 0."""
+    """Return the id of a turn's span: the second half of its id, random except for two bits that are never both 0."""
     return turn_id.int & _SPAN_BITS

@@ -1,6 +1,6 @@
-"""A span as we tell it: a value that is made when what it describes is over.
+"""A span as the rest of the code describes it: a value, made when what it describes is over.
 
-Its attributes are names and numbers of ours; nothing that a user, a model or a provider said is ever one (I10).
+Attributes are our own names and numbers, never what a user, a model or a provider said (I10).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Value: TypeAlias = str | int | float | bool | Sequence[str]
 
 
 class Kind(StrEnum):
-    """Which side of a conversation a span is."""
+    """Which side of a request a span is on."""
 
     INTERNAL = "internal"
     SERVER = "server"
@@ -26,15 +26,15 @@ class Span:
     """Something that took time.
 
     Args:
-        name: Of a small set: spans are grouped by it.
-        context: Its place.
-        parent: What it is a part of; None for the first of a trace.
+        name: One of a small set: spans are grouped by it.
+        context: Its position in the trace.
+        parent: The span of which it is a part; None for the first of a trace.
         began_ns: In nanoseconds since 1970.
-        ended_ns: Likewise.
-        kind: Which side.
-        attributes: Without None: what is not known is left out.
-        events: Names and moments, in nanoseconds since 1970.
-        error: The code of what went wrong; empty for nothing.
+        ended_ns: In nanoseconds since 1970.
+        kind: Its side of the request.
+        attributes: Without None: an unknown value is left out.
+        events: Names and times, in nanoseconds since 1970.
+        error: The error's code; empty if there was none.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Span:
 
 
 class Recorder(Protocol):
-    """Where spans go; every method may be called from any thread, none waits, none raises."""
+    """Where spans go. Every method may be called from any thread; none waits and none raises."""
 
     def begin(self, parent: TraceContext | None) -> TraceContext:
-        """Return the place of a new span; without a parent it begins a trace, which may not be sampled."""
+        """Return the context of a new span; without a parent it begins a trace, which may not be sampled."""
 
     def samples(self, trace_id: int) -> bool:
-        """Say whether a trace that begins with this id is recorded."""
+        """Return whether a trace with this id is recorded."""
 
     def record(self, span: Span) -> None:
-        """Have a span sent, if its trace is recorded; with a collector that is away it may be dropped."""
+        """Queue a span to be sent, if its trace is recorded; it may be dropped while the collector is down."""
 
 
 def known(attributes: Mapping[str, Value | None]) -> Mapping[str, Value]:

@@ -1,7 +1,8 @@
-"""Sends spans to an OpenTelemetry collector, over HTTP, from a thread of its own.
+"""Sends spans to an OpenTelemetry collector over HTTP, from a thread of its own.
 
-The batch processor of the SDK waits half a minute for a collector that hangs when the process ends, and logs each batch
-that fails with the words of the collector; so queue and thread are ours. Encoding, sampling and sending are the SDK's.
+At the end of a process the SDK's batch processor waits half a minute for a collector that hangs, and it logs each
+failed batch with the collector's own words; so the queue and the thread are ours. Encoding, sampling and sending are
+the SDK's.
 """
 
 import atexit
@@ -25,11 +26,11 @@ from shared.tracing.span import Kind, Span
 _log = logging.getLogger("turnkeeper.traces")
 
 MOST_WAITING: Final = 4096
-"""Some 4 MB; the oldest is dropped first."""
+"""About 4 MB; the oldest is dropped first."""
 MOST_AT_ONCE: Final = 512
 EVERY_SECONDS: Final = 1.0
 LAST_SECONDS: Final = 2.0
-"""How long the end of the process waits for the last spans."""
+"""How long the process waits for the last spans when it ends."""
 _TOLD_SECONDS: Final = 60.0
 _SCOPE: Final = InstrumentationScope("turnkeeper")
 _KINDS: Final = {
@@ -42,7 +43,7 @@ _KINDS: Final = {
 class Tracer:
     """A `Recorder` whose thread starts with the first span.
 
-    What the SDK's own variables say holds: OTEL_EXPORTER_OTLP_HEADERS, _TIMEOUT and _CERTIFICATE, OTEL_SERVICE_NAME,
+    The SDK's own variables apply: OTEL_EXPORTER_OTLP_HEADERS, _TIMEOUT and _CERTIFICATE, OTEL_SERVICE_NAME,
     OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER.
 
     Args:
@@ -51,7 +52,7 @@ class Tracer:
     """
 
     def __init__(self, endpoint: str, process: str) -> None:
-        # It would log what a collector answers, which is not ours to repeat (I10); `_told` says what is to be said.
+        # The SDK would log the collector's answers, which are not ours to repeat (I10); `_tell` logs what was lost.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": f"turnkeeper-{process}"}
         self._resource = Resource.create({"service.namespace": "turnkeeper", **named})
@@ -69,7 +70,7 @@ class Tracer:
         self._told_at = monotonic() - _TOLD_SECONDS
 
     def begin(self, parent: TraceContext | None) -> TraceContext:
-        """Return the place of a new span."""
+        """Return the context of a new span."""
         span_id = self._ids.generate_span_id()
         if parent is None:
             trace_id = self._ids.generate_trace_id()
@@ -94,7 +95,7 @@ class Tracer:
             self._changed.set()
 
     def stop(self) -> None:
-        """Send what waits, for at most two seconds."""
+        """Send what is queued, for at most two seconds."""
         self._is_closed = True
         thread, exporter = self._thread, self._exporter
         if thread is None or exporter is None or self._pid != os.getpid():
@@ -105,7 +106,7 @@ class Tracer:
         atexit.unregister(self.stop)
 
     def _start(self) -> None:
-        """Start the thread, once for each process: a fork copies the object and not its thread."""
+        """Start the thread, once per process: a fork copies the object but not its thread."""
         with self._starting:
             if self._pid == os.getpid():
                 return
@@ -130,7 +131,7 @@ class Tracer:
             spans = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
             try:
                 result = exporter.export([self._readable(span) for span in spans])
-            except Exception as error:  # noqa: BLE001 -- whatever it was: the spans are lost and the next may not be
+            except Exception as error:  # noqa: BLE001 -- whatever it was: these spans are lost, the next may not be
                 _log.debug("spans could not be sent: %s", type(error).__name__)
                 result = SpanExportResult.FAILURE
             if result is not SpanExportResult.SUCCESS:
@@ -138,7 +139,7 @@ class Tracer:
             self._tell()
 
     def _tell(self) -> None:
-        """Say what was lost, at most once a minute."""
+        """Log how many spans were lost, at most once a minute."""
         if self._lost and monotonic() - self._told_at >= _TOLD_SECONDS:
             _log.warning("the trace collector did not take all spans", extra={"lost": self._lost})
             self._lost, self._told_at = 0, monotonic()

@@ -13,12 +13,12 @@ _NS: Final = 1_000_000_000
 
 
 def context_of_turn(recorder: Recorder, turn_id: UUID, traceparent: str) -> TraceContext:
-    """Return the place of a turn's span.
+    """Return the context of a turn's span.
 
     Args:
         recorder: Decides whether a trace that begins here is recorded.
         turn_id: The turn.
-        traceparent: What its row has; empty where it was accepted without: then the turn begins a trace, of its own id.
+        traceparent: What its row has; if that is empty, the turn begins a trace, with its own id.
     """
     parent = parse_traceparent(traceparent)
     if parent is None:
@@ -53,5 +53,5 @@ def record_turn(recorder: Recorder, row: RecordedRow, traceparent: str) -> None:
 
 
 def nanoseconds(moment: datetime) -> int:
-    """Return a moment as spans have it, in nanoseconds since 1970."""
+    """Return a moment in nanoseconds since 1970, as spans have it."""
     return int(moment.timestamp() * _NS)

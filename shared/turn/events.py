@@ -2,15 +2,23 @@
 
 The same bytes are the log's entry, the pub/sub payload and the websocket frame, so what a relay
 forwards is what the worker wrote.
+
+One class for each type says what the type adds, what that means and whether it may be null; the reference page and the
+clients' types are written from these classes. A field that a type gets later needs a default, and is left out where
+it has it: logs that were written before lack it.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
+
+from shared.errors import Fault, TurnProblem
+from shared.money.usage import UsageCounts, UsageSource
+from shared.turn.turns import FinishReason, StopReason, TurnStatus
 
 
 class EventType(StrEnum):
@@ -35,6 +43,176 @@ class EventType(StrEnum):
     GAP = "gap"
 
 
+_Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+_Usd = Annotated[str, Meta(extra_json_schema={"format": "decimal"})]
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What every event of a turn has: `(turn_id, seq)` identifies it."""
+
+    session_id: str
+    turn_id: str
+    seq: Annotated[
+        int, Meta(description="From 1, and one more with each event of the turn, across attempts.")
+    ]
+    attempt: Annotated[int, Meta(description="The attempt that tells it; 0 before the first.")]
+    ts: Annotated[_Time, Meta(description="When it was told.")]
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """What an event's type adds to the envelope; `EventEncoder` puts the two together."""
+
+
+class TurnQueued(Event, frozen=True, tag=EventType.TURN_QUEUED.value):
+    """The turn is committed."""
+
+
+class TurnStarted(Event, frozen=True, tag=EventType.TURN_STARTED.value):
+    """A worker claimed the turn; comes again with each attempt."""
+
+    provider: str
+    model: str
+
+
+class MessageStart(Event, frozen=True, tag=EventType.MESSAGE_START.value):
+    """The provider answered."""
+
+    message_id: Annotated[str, Meta(description="The stored message's id.")]
+
+
+class ContentDelta(Event, frozen=True, tag=EventType.CONTENT_DELTA.value):
+    """Text of the answer; consecutive deltas may arrive as one."""
+
+    delta: Annotated[str, Meta(description="Never empty.")]
+
+
+class ReasoningDelta(Event, frozen=True, tag=EventType.REASONING_DELTA.value):
+    """Thinking text, which is kept apart from the answer."""
+
+    delta: Annotated[str, Meta(description="Never empty.")]
+
+
+class MessageReset(Event, frozen=True, tag=EventType.MESSAGE_RESET.value):
+    """The text of the earlier attempt is void; a new `message_start` follows."""
+
+    reason: Annotated[Fault, Meta(description="What ended that attempt.")]
+
+
+class MessageEnd(Event, frozen=True, tag=EventType.MESSAGE_END.value):
+    """The provider ended the message."""
+
+    usage: Annotated[UsageCounts | None, Meta(description="What the attempt used.")]
+    finish_reason: Annotated[FinishReason | None, Meta(description="Why the model stopped.")]
+
+
+class TitleUpdated(Event, frozen=True, tag=EventType.TITLE_UPDATED.value):
+    """The session got its title from its first message."""
+
+    title: str
+
+
+class StopRequested(Event, frozen=True, tag=EventType.STOP_REQUESTED.value):
+    """The turn was asked to end."""
+
+    stop_reason: Annotated[StopReason | None, Meta(description="Who asked, or what.")]
+
+
+class TurnError(Event, frozen=True, tag=EventType.ERROR.value):
+    """Why the turn failed; `done` follows."""
+
+    error: TurnProblem
+
+
+class Done(Event, frozen=True, tag=EventType.DONE.value):
+    """The turn is over: exactly one, and the last, after the message, usage and cost are committed."""
+
+    status: TurnStatus
+    finish_reason: Annotated[
+        FinishReason | None, Meta(description="Why the model stopped; null unless it did.")
+    ]
+    stop_reason: Annotated[
+        StopReason | None, Meta(description="Who asked the turn to end, or what; null unless asked.")
+    ]
+    usage: Annotated[UsageCounts, Meta(description="What all attempts used.")]
+    usage_source: Annotated[
+        UsageSource | None, Meta(description="Who says how much was used; null if no provider was called.")
+    ]
+    cost_usd: Annotated[_Usd, Meta(description="US dollars, exact.")]
+    error: Annotated[TurnProblem | None, Meta(description="Null unless the turn failed.")]
+    content_sha256: Annotated[
+        str,
+        Meta(
+            description="Of the stored answer in UTF-8, in hexadecimal; of the empty text when none is stored."
+        ),
+    ]
+
+
+class Snapshot(Event, frozen=True, tag=EventType.SNAPSHOT.value):
+    """The text through `seq`, instead of the events before: what was read of it is void."""
+
+    status: TurnStatus
+    message_id: Annotated[str | None, Meta(description="Null before the provider answered.")]
+    content: Annotated[str, Meta(description="The answer so far.")]
+    reasoning: Annotated[str, Meta(description="The thinking so far.")]
+
+
+class StreamEvent(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """An event that has no envelope: it is whole as it is."""
+
+    def encoded(self) -> bytes:
+        """Return JSON in UTF-8."""
+        return msgspec.json.encode(self)
+
+
+class Subscribed(StreamEvent, frozen=True, tag=EventType.SUBSCRIBED.value):
+    """A websocket's subscription is made."""
+
+    session_id: str
+    turn_id: Annotated[str | None, Meta(description="The turn that is replayed.")]
+    last_seq: Annotated[int, Meta(description="That turn's newest number; 0 without one.")]
+
+
+class CaughtUp(StreamEvent, frozen=True, tag=EventType.CAUGHT_UP.value):
+    """The replay is over; what follows is live."""
+
+    session_id: str
+
+
+class Ping(StreamEvent, frozen=True, tag=EventType.PING.value):
+    """The connection lives."""
+
+
+class Gap(StreamEvent, frozen=True, tag=EventType.GAP.value):
+    """Events that are no longer held; a `snapshot` follows."""
+
+    session_id: str
+    turn_id: str
+    first: Annotated[int, Meta(description="The first `seq` that is missing.")] = msgspec.field(name="from")
+    last: Annotated[int, Meta(description="The last `seq` that is missing.")] = msgspec.field(name="to")
+
+
+NUMBERED: Final[tuple[type[Event], ...]] = (
+    TurnQueued,
+    TurnStarted,
+    MessageStart,
+    ContentDelta,
+    ReasoningDelta,
+    MessageReset,
+    MessageEnd,
+    TitleUpdated,
+    StopRequested,
+    TurnError,
+    Done,
+)
+ONLY_ON_STREAMS: Final[tuple[type[Event] | type[StreamEvent], ...]] = (
+    Subscribed,
+    CaughtUp,
+    Ping,
+    Snapshot,
+    Gap,
+)
+
+
 class Header(msgspec.Struct, frozen=True):
     """What a relay must know of an event to deliver it; all else is forwarded unread."""
 
@@ -45,7 +223,8 @@ class Header(msgspec.Struct, frozen=True):
     attempt: int
 
 
-_decode_header = msgspec.json.Decoder(Header).decode
+_TYPE_BEGINS: Final = len(b'{"type":"')
+_decode_header: Final = msgspec.json.Decoder(Header).decode
 
 
 def decode_header(encoded: bytes) -> Header:
@@ -74,35 +253,28 @@ class EventEncoder:
         self._content = f'{{"type":"content_delta",{ids}'.encode()
         self._reasoning = f'{{"type":"reasoning_delta",{ids}'.encode()
 
-    def encode(
-        self,
-        event_type: EventType,
-        seq: int,
-        attempt: int,
-        ts: str,
-        fields: Mapping[str, Any] | None = None,
-    ) -> bytes:
+    def encode(self, event: Event, seq: int, attempt: int, ts: str) -> bytes:
         """Encode any event.
 
         Args:
-            event_type: Its type.
+            event: What its type adds to the envelope.
             seq: Its number in the turn, from 1.
             attempt: The attempt that says it; 0 before the first.
             ts: When, as `timestamp` gives it.
-            fields: The type's own fields.
 
         Returns:
-            JSON in UTF-8.
+            JSON in UTF-8: the type, the envelope, the type's own fields.
         """
-        tail = msgspec.json.encode(fields) if fields else b"{}"
-        head = b'{"type":"%b",%b%d,"attempt":%d,"ts":"%b"' % (
-            event_type.value.encode(),
+        own = msgspec.json.encode(event)
+        type_ends = own.index(b'"', _TYPE_BEGINS) + 1
+        return b'%b,%b%d,"attempt":%d,"ts":"%b"%b' % (
+            own[:type_ends],
             self._ids,
             seq,
             attempt,
             ts.encode(),
+            own[type_ends:],
         )
-        return head + b"}" if tail == b"{}" else head + b"," + tail[1:]
 
     def delta(self, reasoning: bool, seq: int, attempt: int, ts: str, text: str) -> bytes:
         """Encode a `content_delta` or `reasoning_delta`; the delta path's share of `encode`."""

@@ -5,15 +5,17 @@ same row, so whoever comes second changes nothing.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final, cast
 
+from shared.errors import TurnProblem
 from shared.money.money import format_usd
-from shared.money.usage import Usage
-from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.money.usage import Usage, UsageSource
+from shared.turn.events import Done, EventEncoder, StopRequested, TitleUpdated, TurnQueued, timestamp
 from shared.turn.rows import AcceptedRow, CountedRow, EndedRow
+from shared.turn.turns import FinishReason, StopReason, TurnStatus
 
 _BEFORE_ANY_ATTEMPT: Final = 0
 
@@ -25,10 +27,9 @@ def accept_events(row: AcceptedRow) -> list[tuple[int, bytes]]:
     """
     encoder = EventEncoder(row.session_id, row.id)
     at = timestamp(row.queued_at)
-    events = [(1, encoder.encode(EventType.TURN_QUEUED, 1, _BEFORE_ANY_ATTEMPT, at))]
+    events = [(1, encoder.encode(TurnQueued(), 1, _BEFORE_ANY_ATTEMPT, at))]
     if row.title is not None:
-        fields = {"title": row.title}
-        events.append((2, encoder.encode(EventType.TITLE_UPDATED, 2, _BEFORE_ANY_ATTEMPT, at, fields)))
+        events.append((2, encoder.encode(TitleUpdated(row.title), 2, _BEFORE_ANY_ATTEMPT, at)))
     return events
 
 
@@ -41,13 +42,17 @@ def queued_stop_events(row: EndedRow, content: str = "") -> Sequence[bytes]:
     """
     encoder = EventEncoder(row.session_id, row.id)
     requested = encoder.encode(
-        EventType.STOP_REQUESTED,
+        stop_requested(row),
         row.last_seq - 1,
         row.attempt,
         timestamp(_known(row.stop_requested_at)),
-        {"stop_reason": row.stop_reason},
     )
     return requested, done_event(row, content)
+
+
+def stop_requested(row: EndedRow) -> StopRequested:
+    """Return the event of the stop that the row knows."""
+    return StopRequested(cast("StopReason | None", row.stop_reason))
 
 
 def done_event(row: EndedRow, content: str | None) -> bytes:
@@ -57,28 +62,19 @@ def done_event(row: EndedRow, content: str | None) -> bytes:
         row: The settled row.
         content: The stored answer's text; None or empty when none is stored.
     """
-    encoder = EventEncoder(row.session_id, row.id)
-    return encoder.encode(
-        EventType.DONE,
-        row.last_seq,
-        row.attempt,
-        timestamp(_known(row.finished_at)),
-        done_fields(row, content),
+    done = Done(
+        # As they stand: a newer release may have written a word that this one does not know.
+        status=cast("TurnStatus", row.status),
+        finish_reason=cast("FinishReason | None", row.finish_reason),
+        stop_reason=cast("StopReason | None", row.stop_reason),
+        usage=usage_of(row).as_dict(),
+        usage_source=cast("UsageSource | None", row.usage_source),
+        cost_usd=format_usd(Decimal(row.cost_usd)),
+        error=cast("TurnProblem | None", row.error),
+        content_sha256=hashlib.sha256((content or "").encode()).hexdigest(),
     )
-
-
-def done_fields(row: EndedRow, content: str | None) -> Mapping[str, Any]:
-    """Return the fields of a terminal turn's `done`; see `done_event`."""
-    return {
-        "status": row.status,
-        "finish_reason": row.finish_reason,
-        "stop_reason": row.stop_reason,
-        "usage": usage_of(row).as_dict(),
-        "usage_source": row.usage_source,
-        "cost_usd": format_usd(Decimal(row.cost_usd)),
-        "error": row.error,
-        "content_sha256": hashlib.sha256((content or "").encode()).hexdigest(),
-    }
+    encoder = EventEncoder(row.session_id, row.id)
+    return encoder.encode(done, row.last_seq, row.attempt, timestamp(_known(row.finished_at)))
 
 
 def usage_of(row: CountedRow) -> Usage:

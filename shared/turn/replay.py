@@ -13,9 +13,7 @@ from enum import Enum, auto
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
 
-import msgspec
-
-from shared.turn.events import EventType
+from shared.turn.events import Gap
 from shared.turn.transcript import Transcript
 
 _TYPE_PREFIX: Final = b'{"type":"'
@@ -369,14 +367,8 @@ def _reset(position: Position, turn: Turn, ts: str, text: Transcript, *, asked: 
 
 
 def _gap(turn: Turn, first: int, last: int) -> Outgoing:
-    frame = {
-        "type": EventType.GAP,
-        "session_id": str(turn.session_id),
-        "turn_id": str(turn.turn_id),
-        "from": first,
-        "to": last,
-    }
-    return Outgoing(msgspec.json.encode(frame), None)
+    gap = Gap(session_id=str(turn.session_id), turn_id=str(turn.turn_id), first=first, last=last)
+    return Outgoing(gap.encoded(), None)
 
 
 def _transcript_of(row: RowState, seq: int) -> Transcript:

@@ -4,12 +4,12 @@ The worker, the relay and a reader that starts from a snapshot all fold the same
 a reader assembles is the text that is stored (I4, I5).
 """
 
-from typing import Any, Final, Self
+from typing import Final, Self, cast
 from uuid import UUID
 
 import msgspec
 
-from shared.turn.events import EventEncoder, EventType
+from shared.turn.events import EventEncoder, EventType, Snapshot
 from shared.turn.parts import Parts, parts_of
 from shared.turn.turns import TurnStatus
 
@@ -114,14 +114,9 @@ class Transcript:
 
     def snapshot(self, session_id: UUID, turn_id: UUID, ts: str) -> bytes:
         """Encode the text as a `snapshot` event; `ts` is as `timestamp` gives it."""
-        fields: dict[str, Any] = {
-            "status": self.status,
-            "message_id": self.message_id,
-            "content": self.content,
-            "reasoning": self.reasoning,
-        }
-        encoder = EventEncoder(session_id, turn_id)
-        return encoder.encode(EventType.SNAPSHOT, self.seq, self.attempt, ts, fields)
+        status = cast("TurnStatus", self.status)  # one of a later version is passed on as it is
+        text = Snapshot(status, self.message_id, self.content, self.reasoning)
+        return EventEncoder(session_id, turn_id).encode(text, self.seq, self.attempt, ts)
 
     def _forget(self) -> None:
         self.message_id = None

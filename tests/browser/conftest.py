@@ -1,4 +1,4 @@
-"""A real Chromium for the page, and the page served from its folder for what needs no service behind it."""
+"""A real Chromium for the page, and the page served from its folder for tests that need no service behind it."""
 
 import os
 import shutil
@@ -28,22 +28,22 @@ ARGUMENTS = [
 ]
 LIMIT_SECONDS = 60.0
 BROWSER_START_SECONDS = 120
-"""A browser that is not yet in memory takes half a minute from a slow disk; it is not what is tested."""
+"""A browser that is not in memory yet takes half a minute from a slow disk; that is not what is tested."""
 ORIGIN = "http://localhost"
-"""A secure context for the browser, as https is: hashes and the clipboard are there."""
+"""A secure context for the browser, as https is: hashes and the clipboard are available."""
 CONTENT_SECURITY_POLICY = content_security_policy("localhost")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 DOCUMENTS = {"/": "index.html", "/usage": "administration.html"}
 
 
 def chromium_path() -> str | None:
-    """Where Chromium is, on this machine."""
+    """Return Chromium's path on this machine."""
     names = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Chromium."""
+    """Mark the tests that need Chromium."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.browser)
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium. Of a module, not of the run: while it lives, no other test can start an event loop."""
+    """Chromium. Per module, not per run: while it lives, no other test can start an event loop."""
     path = chromium_path()
     if path is None:
         if os.environ.get("CI") == "true":
@@ -61,7 +61,7 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=path,
-            headless=False,  # its own flag chooses the new headless mode, which is the real browser
+            headless=False,  # its own flag selects the new headless mode, which is the real browser
             args=ARGUMENTS,
             timeout=BROWSER_START_SECONDS * 1000,
         )
@@ -94,7 +94,7 @@ def profile(browser: Browser) -> Iterator[BrowserContext]:
 
 @contextmanager
 def clean_tab(context: BrowserContext) -> Iterator[Page]:
-    """A tab in which no script may fail, no rule of the content security policy be broken and nothing told (I10)."""
+    """A tab in which no script may fail, no content security policy be violated, and nothing leak (I10)."""
     tab = context.new_page()
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
@@ -108,7 +108,7 @@ def clean_tab(context: BrowserContext) -> Iterator[Page]:
 
 
 SHARED = ExitStack()
-"""What runs for all browser tests and for no other: a session's fixture would run until the last test of all."""
+"""What runs for all browser tests and for no others: a session fixture would run until the very last test."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -119,19 +119,19 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """End it, too, where the run was broken off: after a failure with `-x`, or by hand."""
+    """Also end it if the run was interrupted: after a failure with `-x`, or by hand."""
     SHARED.close()
 
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """The whole service, for all modules: to start it takes longer than most of their tests."""
+    """The whole service, for all modules: starting it takes longer than most of their tests."""
     return SHARED.enter_context(running_service(tmp_path_factory.mktemp("up")))
 
 
 @pytest.fixture
 def service(browser: Browser, request: pytest.FixtureRequest) -> Service:
-    """The whole service; asked for after the browser, so that nothing is started where there is none."""
+    """The whole service; requested after the browser, so that nothing is started if there is none."""
     found: Service = request.getfixturevalue("running")
     return found
 
@@ -154,7 +154,7 @@ def serve_page(route: Route) -> None:
 
 @pytest.fixture(scope="module")
 def site(browser: Browser) -> Iterator[Page]:
-    """The page's files at ORIGIN with nothing behind them; one tab for all tests that keep nothing in it."""
+    """The page's files at ORIGIN with nothing behind them; one tab for all tests that store nothing in it."""
     with profile(browser) as context, clean_tab(context) as tab:
         tab.route(f"{ORIGIN}/**", serve_page)
         tab.goto(ORIGIN)
@@ -163,7 +163,7 @@ def site(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def origin(page: Page) -> str:
-    """Where a test's own tab finds the page's files; what is routed later comes before them."""
+    """Let a test's own tab find the page's files; routes that are added later take precedence."""
     page.route(f"{ORIGIN}/**", serve_page)
     return ORIGIN
 
@@ -173,7 +173,7 @@ Until = Callable[..., None]
 
 @pytest.fixture
 def until(page: Page) -> Until:
-    """Wait until a JavaScript expression holds; Playwright's own way needs `eval`, which the policy forbids."""
+    """Wait until a JavaScript expression is true; Playwright's own way needs `eval`, which the policy forbids."""
 
     def wait(expression: str, argument: object = None) -> None:
         deadline = time.monotonic() + LIMIT_SECONDS

@@ -1,4 +1,4 @@
-"""What all contracts of a provider's side need: certificates, and little to trust."""
+"""What all contracts with a provider need: certificates, and a small set of authorities to trust."""
 
 import shutil
 
@@ -15,9 +15,9 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_trust(request):
-    """Trust one authority: reading all that browsers trust takes 20 ms for each test's client.
+    """Trust one authority: reading all those that browsers trust takes 20 ms for each test's client.
 
-    Of a module, not of the run: whatever is started after these tests would trust no other.
+    Per module, not per run: whatever is started after these tests would trust no other.
     """
     if shutil.which("openssl") is None:
         yield

@@ -16,7 +16,7 @@ import pytest
 
 from shared.configuration.settings import load_settings
 from shared.money.usage import UsageSource
-from shared.turn.events import EventType
+from shared.turn.events import MessageStart, StopRequested
 from shared.turn.turns import Role, StopReason
 from tests.children import search_rest
 from worker.providers import build_provider
@@ -110,7 +110,7 @@ class Counting:
         self.deltas = 0
         self.first_shown, self.all_shown = asyncio.Event(), asyncio.Event()
 
-    def delta(self, reasoning, text):
+    def delta(self, text, *, reasoning):
         self.deltas += 1
         self.first_shown.set()
         if self.deltas == SENT:
@@ -119,8 +119,8 @@ class Counting:
     def note_call(self, *_told):
         pass
 
-    def event(self, event_type, fields=None):
-        assert event_type in {EventType.MESSAGE_START, EventType.STOP_REQUESTED}
+    def event(self, event):
+        assert isinstance(event, MessageStart | StopRequested)
 
 
 def stopped(url, marker, script, *, gate=None, **environ):

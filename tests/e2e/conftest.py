@@ -1,7 +1,7 @@
 """A whole service for the tests that need real processes: started once, and nothing of it may stay behind.
 
-Its provider is the scripted one as an openai-compatible endpoint of its own process, whose account of
-what it was asked is the tests' oracle.
+Its provider is the scripted one, as an OpenAI-compatible endpoint in a process of its own, whose record of what it was
+asked is the tests' oracle.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from tests.marks import banner_of, leaks_in_files, leaks_in_redis, marked, secre
 HERE = Path(__file__).parent
 START_LIMIT_SECONDS = 150.0
 END_LIMIT_SECONDS = 120.0
-"""Above what `up` grants those that it ends, one kind after another."""
+"""More than the time that `up` grants the processes it ends, one kind after another."""
 PROVIDER_KEY = marked("provider")
 OURS = (
     "MCP_",
@@ -52,7 +52,7 @@ QUICK = {
     "PROVIDER_IDLE_TIMEOUT_SECONDS": "20",
 }
 CALM = {
-    # Where nothing is to run out: longer than a machine may stand still. Who kills a worker lets its lease run out.
+    # Where no lease may run out: longer than a machine may stall. A test that kills a worker makes its lease run out.
     "LEASE_SECONDS": "40",
     "LEASE_RENEW_SECONDS": "1",
     "LEASE_TRUST_SECONDS": "35",
@@ -62,7 +62,7 @@ CALM = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `soak` unless it is asked for."""
+    """Deselect tests marked `soak` unless they are asked for."""
     if "soak" in config.getoption("markexpr"):
         return
     long = [item for item in items if HERE in item.path.parents and item.get_closest_marker("soak")]
@@ -99,7 +99,7 @@ class Service:
         return self.apis[-1]
 
     def api_beside(self, api: Api) -> Api:
-        """Return a client whose connection another web process serves, as far as that can be known before."""
+        """Return a client whose connection another web process serves, as far as that can be known beforehand."""
         for _ in range(20):
             other = self.api()
             if other.server_of(self.pids("web")) != api.server_of(self.pids("web")):
@@ -108,7 +108,7 @@ class Service:
         raise AssertionError("all connections went to one web process")
 
     def await_pids(self, kind: str, gone: list[int]) -> None:
-        """Wait until processes were replaced and the service is ready again."""
+        """Wait until processes have been replaced and the service is ready again."""
         wait_until(
             lambda: len(self.pids(kind)) == len(gone) and not set(gone) & set(self.pids(kind)),
             f"other {kind} processes",
@@ -117,11 +117,11 @@ class Service:
         wait_until(lambda: api.call("GET", "/readyz").status_code == 200, "the service to be ready")
 
     def kill_workers(self, turn_id: str) -> list[int]:
-        """Kill all workers while one has this turn, whose lease then runs out at once; return who was killed."""
+        """Kill all workers while one has this turn, whose lease then runs out at once; return the killed pids."""
         processes = [psutil.Process(pid) for pid in self.pids("worker")]
         for process in processes:
             process.kill()
-        # What they had begun to write must not come after.
+        # What they had begun to write must not arrive later.
         psutil.wait_procs(processes, timeout=LIMIT_SECONDS)
         with psycopg.connect(self.state["database_owner_url"], connect_timeout=int(LIMIT_SECONDS)) as db:
             lost = db.execute(
@@ -133,16 +133,16 @@ class Service:
         return [process.pid for process in processes]
 
     def log_files(self) -> list[Path]:
-        """Return where any of its processes writes, its servers included."""
+        """Return the files that any of its processes writes to, including its servers."""
         servers = (self.folder / "data").glob("*/server.log")
         return [*(self.folder / "data" / "logs").glob("*"), *servers, self.folder / "output"]
 
     def logs(self) -> str:
-        """Return all that any of its processes wrote."""
+        """Return everything that its processes wrote."""
         return "\n".join(file.read_text(errors="replace") for file in self.log_files())
 
     def logs_with(self, word: str) -> str | None:
-        """Return what its own processes logged; None while a word is not in it."""
+        """Return what its own processes logged; None until it contains `word`."""
         files = (self.folder / "data" / "logs").glob("*")
         logs = "\n".join(file.read_text(errors="replace") for file in files)
         return logs if word in logs else None
@@ -151,7 +151,7 @@ class Service:
         return (self.folder / "output").read_text(errors="replace")
 
     def end(self, number: signal.Signals = signal.SIGINT) -> list[psutil.Process]:
-        """Ask it to end; return what it left behind, which is then killed."""
+        """Ask it to end; return the processes that it left behind, which are then killed."""
         for api in self.apis:
             api.close()
         if self.process.poll() is not None:
@@ -209,7 +209,7 @@ def await_file(path: Path, process: subprocess.Popen) -> str:
 
 @contextlib.contextmanager
 def running_service(folder: Path, processes: int = 1, **environ: str) -> Iterator[Service]:
-    """Run a service on the data in `folder`; it must leave no process behind, and have told nothing (I10)."""
+    """Run a service on the data in `folder`; it must leave no process behind, and leak nothing (I10)."""
     kinds = [word for kind in ("web", "relay", "worker") for word in (f"--{kind}", str(processes))]
     where = ["--data", str(folder / "data"), "--state", str(folder / "state.json"), "--port", "0"]
     service = Service(spawn(folder, ["up", *where, *kinds], {**CALM, **environ}), folder)
@@ -217,7 +217,7 @@ def running_service(folder: Path, processes: int = 1, **environ: str) -> Iterato
     try:
         state = await_file(folder / "state.json", service.process)
         yield service
-        # One that a test ended, or that is away, has told what it told.
+        # A Redis that a test ended, or that is down, can no longer be searched.
         with contextlib.suppress(redis.RedisError):
             told += leaks_in_redis(json.loads(state)["redis_url"], secrets_of(environ, state))
     finally:
@@ -229,7 +229,7 @@ def running_service(folder: Path, processes: int = 1, **environ: str) -> Iterato
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder with a short path that root's PostgreSQL, who is another user, can walk through."""
+    """A folder with a short path that PostgreSQL, which root runs as another user, can pass through."""
     with tempfile.TemporaryDirectory(prefix="tk-e2e-") as name:
         folder = Path(name)
         folder.chmod(0o711)
@@ -238,20 +238,20 @@ def temporary_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def start_service() -> StartService:
-    """`start_service(folder, processes, VARIABLE=...)` runs a service of a test's own."""
+    """`start_service(folder, processes, VARIABLE=...)` runs a test's own service."""
     return running_service
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder for a service of a test's own."""
+    """A folder for a test's own service."""
     with temporary_folder() as path:
         yield path
 
 
 @pytest.fixture(scope="session")
 def scripted() -> Iterator[Oracle]:
-    """The scripted provider in a process of its own, and its account."""
+    """The scripted provider in a process of its own, and its record."""
     with temporary_folder() as path:
         process = spawn(path, ["provider", "--port-file", str(path / "port")], {})
         port = await_file(path / "port", process).strip()
@@ -264,7 +264,7 @@ def scripted() -> Iterator[Oracle]:
 
 @pytest.fixture(scope="session")
 def openai_compatible(scripted: Oracle) -> dict[str, str]:
-    """The variables that make the scripted provider an openai-compatible one, with a price."""
+    """The variables that make the scripted provider an OpenAI-compatible one, with a price."""
     return {
         "MCP_LLM_PROVIDER": "openai-compatible",
         "MCP_LLM_BASE_URL": f"{scripted.url}/v1",

@@ -1,4 +1,4 @@
-"""A service behind proxies, one for all modules of faults that set nothing besides.
+"""A service behind proxies, shared by all modules of faults that set no variables of their own.
 
 `make test` runs the quick rows; `make faults`, which is `-m "soak or not soak"`, all of them.
 """
@@ -22,7 +22,7 @@ from turnkeeper.up.embedded import EmbeddedPostgres, temporary_redis
 
 HERE = Path(__file__).parent
 QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})
-"""Rows that `make test` runs: a minute or two. `make faults` runs all of them."""
+"""The rows that `make test` runs: a minute or two. `make faults` runs all of them."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if long:
             config.hook.pytest_deselected(items=long)
             items[:] = [item for item in items if item not in long]
-    # Modules that set nothing come one after the other: they share a service, which starts for longer than they run.
+    # Modules without variables of their own run in sequence: they share a service, which takes longer to start than
+    # they run.
     places = [place for place, item in enumerate(items) if HERE in item.path.parents]
     ours = sorted(
         (items[place] for place in places), key=lambda item: not hasattr(item.module, "more_environment")
@@ -49,7 +50,7 @@ def is_long(item: pytest.Item) -> bool:
 
 @contextmanager
 def running_oracle() -> Iterator[Oracle]:
-    """The scripted provider in a process of its own, which no fault touches."""
+    """The scripted provider in a process of its own, which no fault affects."""
     with temporary_folder() as path:
         process = spawn(path, ["provider", "--port-file", str(path / "port")], {})
         account = Oracle(f"http://127.0.0.1:{await_file(path / 'port', process).strip()}")
@@ -68,12 +69,12 @@ def oracle() -> Iterator[Oracle]:
 
 @pytest.fixture(scope="module")
 def more_environment() -> dict[str, str]:
-    """What a module sets besides; override it there."""
+    """A module's additional variables; override it there."""
     return {}
 
 
 class Shared:
-    """The world that runs, and what it was given; another one takes its place, so that there is one at most."""
+    """The running world and its variables; another one replaces it, so that there is at most one."""
 
     def __init__(self) -> None:
         self._world: World | None = None
@@ -97,19 +98,19 @@ SHARED = Shared()
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """End what is shared after the last test of faults: a session's fixture would run until the last test of all."""
+    """End what is shared after the last test of faults: a session fixture would run until the very last test."""
     if nextitem is None or HERE not in nextitem.path.parents:
         SHARED.end()
 
 
 def pytest_sessionfinish() -> None:
-    """End it, too, where the run was broken off: after a failure with `-x`, or by hand."""
+    """Also end it if the run was interrupted: after a failure with `-x`, or by hand."""
     SHARED.end()
 
 
 @pytest.fixture(scope="module")
 def world(more_environment: dict[str, str]) -> World:
-    """Two of each process, a proxy before PostgreSQL and one before Redis."""
+    """Two of each process, a proxy in front of PostgreSQL and one in front of Redis."""
     return SHARED.world(more_environment)
 
 
@@ -118,7 +119,7 @@ def running_world(more_environment: dict[str, str]) -> Iterator[World]:
     with ExitStack() as stack:
         oracle = stack.enter_context(running_oracle())
         data = stack.enter_context(temporary_folder())
-        # What it has committed it must still have when it was killed.
+        # What it has committed must survive when it is killed.
         postgres = stack.enter_context(EmbeddedPostgres(data / "postgres"))
         redis_server = stack.enter_context(temporary_redis())
         postgres_proxy = stack.enter_context(Proxy(urlsplit(postgres.app_url).port or 0))
@@ -136,7 +137,7 @@ def running_world(more_environment: dict[str, str]) -> Iterator[World]:
             "DATABASE_URL": through(postgres.app_url, postgres_proxy),
             "DATABASE_OWNER_URL": through(postgres.owner_url, postgres_proxy),
             "REDIS_URL": through(redis_server.url, redis_proxy),
-            # Armed and waiting for a file that `World.failing` puts there.
+            # Armed, and waiting for a file that `World.failing` creates there.
             "TURNKEEPER_FAILPOINTS": ",".join(f"{place}=kill" for place in Failpoint),
             "TURNKEEPER_FAILPOINTS_ONCE": str(failpoints),
             **SHORT_LEASE,
@@ -149,7 +150,7 @@ def running_world(more_environment: dict[str, str]) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def readers_end(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A reader that a failed test left behind must not read into the next."""
+    """A reader that a failed test left behind must not read during the next."""
     yield
     if "world" in request.fixturenames:
         world: World = request.getfixturevalue("world")

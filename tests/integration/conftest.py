@@ -22,15 +22,15 @@ from shared.money.price_table import FREE
 from shared.postgres.database import Database
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
-"""A well-formed id of nothing."""
+"""A well-formed id that belongs to nothing."""
 LIMIT_SECONDS = 60.0
-"""For whatever a test waits for; a busy machine is no fault of the service."""
+"""For everything that a test waits for; a busy machine is not the service's fault."""
 LONG_LEASES = {"LEASE_SECONDS": "240", "LEASE_TRUST_SECONDS": "200", "LEASE_RENEW_SECONDS": "0.2"}
-"""Leases that outlast any pause of this process: a test that wants one to run out lets it."""
+"""Leases that outlast any pause of this process: a test that needs one to run out makes it run out."""
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Wait for a condition and return what it gave."""
+    """Wait for a condition and return its value."""
     give_up_at = time.monotonic() + LIMIT_SECONDS
     while not (value := condition()):
         assert time.monotonic() < give_up_at, "the condition did not come true in time"
@@ -78,9 +78,9 @@ class Api:
 
 
 def be_patient(database: Database) -> None:
-    """Let all that is asked of a database wait as long as a busy machine needs.
+    """Let every request to a database wait as long as a busy machine needs.
 
-    The limits of a service, after which the database is unavailable for it, are not what other tests ask for.
+    A service's own limits, after which it treats the database as unavailable, are tested elsewhere.
     """
     engine = database._engine
     engine.pool._timeout = LIMIT_SECONDS
@@ -98,7 +98,7 @@ def be_patient(database: Database) -> None:
         options["connect_timeout"] = int(LIMIT_SECONDS)
 
     for connection in [engine.connect() for _ in range(engine.pool.checkedin())]:
-        connection.invalidate()  # made before, with the service's own limits
+        connection.invalidate()  # opened before, with the service's own limits
         connection.close()
 
 
@@ -113,19 +113,19 @@ def api(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture
 def one_day() -> None:
-    """Let no test begin in the last seconds of a day: budgets, refusals and reports are of UTC days and months."""
+    """Let no test begin in the last seconds of a day: budgets, refusals and reports are by UTC day and month."""
     until(lambda: time.time() % 86_400 < 86_400 - 50)
 
 
 @pytest.fixture
 def missing_id() -> str:
-    """A well-formed id of nothing."""
+    """A well-formed id that belongs to nothing."""
     return MISSING_ID
 
 
 @pytest.fixture
 def as_owner(owner_url: str) -> Iterator[Callable[..., list[Any]]]:
-    """Runs a statement as the owner: for what only a worker or the passing of time would do."""
+    """Run statements as the owner: for what only a worker or the passage of time would do."""
     engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
 
     def run(statement: str, **parameters: Any) -> list[Any]:
@@ -139,7 +139,7 @@ def as_owner(owner_url: str) -> Iterator[Callable[..., list[Any]]]:
 
 @pytest.fixture
 def bill(as_owner: Callable[..., list[Any]], organization: UUID) -> Callable[..., str]:
-    """Writes a row of the ledger at a moment of the test's choice and returns its id."""
+    """Write a row of the ledger at a time of the test's choice and return its id."""
 
     def write(at: str, cost: str = "0.5", **columns: Any) -> str:
         row = {

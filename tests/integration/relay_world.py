@@ -17,8 +17,9 @@ from websockets.sync.client import connect
 
 from shared.redis.log_scripts import APPEND, OPEN, RESTART, Appended
 from shared.redis.names import events_channel, log_key
-from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.events import ContentDelta, EventEncoder, MessageStart, TurnQueued, TurnStarted, timestamp
 from shared.turn.transcript import Transcript
+from tests.ends import done
 from tests.marks import leaks_in_files
 from tests.ports import free_port
 
@@ -83,32 +84,30 @@ class Worker:
             "done": None,
         }
 
-    def encode(self, kind, attempt=None, **fields):
+    def encode(self, event, attempt=None):
         attempt = self.attempt if attempt is None else attempt
-        encoded = self.encoder.encode(
-            kind, self.text.seq + 1, attempt, timestamp(datetime.now(UTC)), fields or None
-        )
+        encoded = self.encoder.encode(event, self.text.seq + 1, attempt, timestamp(datetime.now(UTC)))
         self.text.apply(encoded)
         return encoded
 
     def accept(self):
-        first = self.encode(EventType.TURN_QUEUED, attempt=0)
+        first = self.encode(TurnQueued(), attempt=0)
         self.save()
         self.redis.eval(OPEN, 2, *self.keys, MOST_ENTRIES, TTL, "0-1", first)
         return self
 
     def begin(self):
-        self.say(EventType.TURN_STARTED, provider="p", model="m")
-        self.say(EventType.MESSAGE_START, message_id=str(uuid4()))
+        self.say(TurnStarted("p", "m"))
+        self.say(MessageStart(str(uuid4())))
         return self
 
-    def say(self, kind, **fields):
-        encoded = self.encode(kind, **fields)
+    def say(self, event):
+        encoded = self.encode(event)
         self.append([encoded])
 
     def deltas(self, count, size=0):
         for _ in range(count):
-            self.say(EventType.CONTENT_DELTA, delta=f"<{self.text.seq}>" + "x" * size)
+            self.say(ContentDelta(f"<{self.text.seq}>" + "x" * size))
 
     def append(self, events):
         first = self.text.seq - len(events) + 1
@@ -133,10 +132,10 @@ class Worker:
 
     def settle(self):
         """Commit the end; say nothing."""
-        done = self.encode(EventType.DONE, status="completed", error=None)
-        self.row["done"] = done.decode()
+        last = self.encode(done())
+        self.row["done"] = last.decode()
         self.save()
-        return done
+        return last
 
     def finish(self):
         self.append([self.settle()])

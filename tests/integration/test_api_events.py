@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from shared.redis.names import log_key
-from shared.turn.events import EventEncoder, EventType
+from shared.turn.events import ContentDelta, EventEncoder
 
 
 @pytest.fixture
@@ -28,13 +28,7 @@ def log(redis_url, turn):
 
             def append(self, first, last, attempt=1):
                 for seq in range(first, last + 1):
-                    event = encoder.encode(
-                        EventType.CONTENT_DELTA,
-                        seq,
-                        attempt,
-                        "2026-01-31T09:30:00.000Z",
-                        {"delta": f"{seq} "},
-                    )
+                    event = encoder.encode(ContentDelta(f"{seq} "), seq, attempt, "2026-01-31T09:30:00.000Z")
                     client.xadd(self.key, {"e": event}, id=f"{attempt}-{seq}")
 
             def trim(self, keep):

@@ -9,14 +9,27 @@ from time import monotonic
 import pytest
 import redis
 
+from shared.errors import Fault
 from shared.ids import new_id
 from shared.redis.names import log_key
-from shared.turn.events import EventEncoder, EventType
+from shared.turn.events import (
+    EventEncoder,
+    MessageEnd,
+    MessageReset,
+    MessageStart,
+    StopRequested,
+    TurnStarted,
+)
+from shared.turn.turns import FinishReason, StopReason
+from tests.ends import done
 from worker.publishing.channel import Channel
 from worker.publishing.publisher import Publisher
 
 DEADLINE_SECONDS = 60
 ACCEPTED = [(1, b'{"seq":1}'), (2, b'{"seq":2}')]
+STARTED = TurnStarted("p", "m")
+VOID = MessageReset(Fault.WORKER_LOST)
+ENDED = MessageEnd(None, FinishReason.STOP)
 
 
 class Fences:
@@ -114,9 +127,9 @@ def test_events_are_numbered_without_a_hole_and_published_as_they_are_logged(sta
 
     async def work(stage):
         channel = await stage.open()
-        channel.event(EventType.TURN_STARTED, {"provider": "p", "model": "m"})
+        channel.event(STARTED)
         for word in ("a", "b", "c"):
-            channel.delta(False, word)
+            channel.delta(word, reasoning=False)
             await until(channel.is_idle)
         channel.encoded(7, b'{"type":"done","seq":7}')
         channel.close()
@@ -134,7 +147,7 @@ def test_deltas_that_come_together_leave_as_one_event_but_never_mixed_with_think
     async def work(stage):
         channel = await stage.open()
         for reasoning, text in ((True, "hm"), (True, "m"), (False, "a"), (False, "b"), (True, "x")):
-            channel.delta(reasoning, text)
+            channel.delta(text, reasoning=reasoning)
         await until(channel.is_idle)
 
     play(stage, work)
@@ -146,7 +159,7 @@ def test_killed_connections_lose_and_double_nothing(stage):
     async def work(stage):
         channel = await stage.open()
         for number in range(400):
-            channel.delta(False, f"{number} ")
+            channel.delta(f"{number} ", reasoning=False)
             if number % 40 == 7:
                 stage.redis.client_kill_filter(_type="normal", skipme=True)
             await asyncio.sleep(0)
@@ -161,12 +174,12 @@ def test_killed_connections_lose_and_double_nothing(stage):
 def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before ")
+        channel.delta("before ", reasoning=False)
         await until(channel.is_idle)
         stage.redis.flushall()
-        channel.delta(False, "after")
+        channel.delta("after", reasoning=False)
         await until(channel.is_idle)
-        channel.delta(False, " and on")
+        channel.delta(" and on", reasoning=False)
         await until(channel.is_idle)
 
     play(stage, work)
@@ -182,16 +195,16 @@ def test_a_log_that_redis_lost_begins_again_with_a_snapshot_and_goes_on(stage):
 
 
 def encoded_done(stage, seq: int) -> bytes:
-    return EventEncoder(stage.session, stage.turn).encode(EventType.DONE, seq, 1, "", {"status": "completed"})
+    return EventEncoder(stage.session, stage.turn).encode(done(), seq, 1, "")
 
 
 def test_done_follows_the_snapshot_of_a_log_that_was_lost_before_it(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before")
+        channel.delta("before", reasoning=False)
         await until(channel.is_idle)
         stage.redis.flushall()
-        channel.delta(False, " after")
+        channel.delta(" after", reasoning=False)
         seq = channel.next_seq()
         channel.encoded(seq, encoded_done(stage, seq))
         channel.close()
@@ -208,7 +221,7 @@ def test_done_follows_the_snapshot_of_a_backlog_that_was_over_its_bound(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False  # nothing leaves
-        channel.delta(False, "x" * 5000)
+        channel.delta("x" * 5000, reasoning=False)
         seq = channel.next_seq()
         channel.encoded(seq, encoded_done(stage, seq))
         await until(lambda: not channel._pending)
@@ -225,11 +238,11 @@ def test_done_follows_the_snapshot_of_a_backlog_that_was_over_its_bound(stage):
 def test_a_worker_that_lost_its_lease_cannot_begin_a_log_again(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "before")
+        channel.delta("before", reasoning=False)
         await until(channel.is_idle)
         stage.fences.held = False
         stage.redis.flushall()
-        channel.delta(False, "after")
+        channel.delta("after", reasoning=False)
         await until(lambda: stage.fences.fenced == 1)
 
     play(stage, work)
@@ -242,11 +255,11 @@ def test_an_older_attempt_can_neither_write_nor_publish(stage):
     async def work(stage):
         old = await stage.open(attempt=1)
         new = await stage.open(attempt=2)
-        new.delta(False, "new")
+        new.delta("new", reasoning=False)
         await until(new.is_idle)
         heard.subscribe(f"tk:{{{stage.session}}}:events")
         assert heard.get_message(timeout=DEADLINE_SECONDS)["type"] == "subscribe"
-        old.delta(False, "old")
+        old.delta("old", reasoning=False)
         await until(lambda: stage.fences.fenced == 1)
 
     play(stage, work)
@@ -261,17 +274,17 @@ def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stag
 
     async def work(stage):
         old = await stage.open(attempt=1)
-        old.event(EventType.TURN_STARTED)
+        old.event(STARTED)
         await until(old.is_idle)
         assert await stage.publisher.take_over(stage.session, stage.turn, 2) is False
         before = stage.redis.xrange(stage.key)
         heard.subscribe(f"tk:{{{stage.session}}}:events")
         assert heard.get_message(timeout=DEADLINE_SECONDS)["type"] == "subscribe"
-        old.delta(False, "late")
+        old.delta("late", reasoning=False)
         await until(old.is_idle)
         assert stage.redis.xrange(stage.key) == before
         new = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
-        new.delta(False, "new")
+        new.delta("new", reasoning=False)
         await until(new.is_idle)
 
     heard = stage.redis.pubsub()
@@ -284,11 +297,11 @@ def test_what_an_older_attempt_sent_is_refused_once_the_next_has_taken_over(stag
     ("told", "stands"),
     [
         (("delta",), True),
-        (("delta", EventType.MESSAGE_END), True),
-        (("delta", EventType.MESSAGE_RESET), False),
-        (("delta", EventType.MESSAGE_RESET, EventType.TURN_STARTED, "delta"), True),
-        ((EventType.TURN_STARTED, EventType.MESSAGE_START), False),
-        ((EventType.STOP_REQUESTED,) * 70, True),  # too many to look at all of them
+        (("delta", ENDED), True),
+        (("delta", VOID), False),
+        (("delta", VOID, STARTED, "delta"), True),
+        ((STARTED, MessageStart("m")), False),
+        ((StopRequested(StopReason.USER),) * 70, True),  # too many to look at all of them
     ],
 )
 def test_who_takes_over_learns_whether_text_stands_in_the_log(stage, told, stands):
@@ -296,7 +309,7 @@ def test_who_takes_over_learns_whether_text_stands_in_the_log(stage, told, stand
         old = await stage.open(attempt=1)
         for one in told:
             if one == "delta":
-                old.delta(False, "text")
+                old.delta("text", reasoning=False)
             else:
                 old.event(one)
         await until(old.is_idle)
@@ -312,7 +325,7 @@ def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False
-        channel.delta(False, "zombie")
+        channel.delta("zombie", reasoning=False)
         for _ in range(20):
             await asyncio.sleep(0)
         assert stage.text() == ""
@@ -326,14 +339,14 @@ def test_a_process_whose_leases_are_stale_by_its_own_clock_shows_nothing(stage):
 def test_a_discarded_channel_tells_nothing_any_more(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "shown")
+        channel.delta("shown", reasoning=False)
         await until(channel.is_idle)
         channel.discard()
-        channel.event(EventType.MESSAGE_END)
-        channel.delta(False, "late")
+        channel.event(ENDED)
+        channel.delta("late", reasoning=False)
         channel.encoded(channel.next_seq(), b'{"type":"done"}')
         other = stage.publisher.channel(stage.session, stage.turn, 2, 3, stage.message, stage.fences.fence)
-        other.event(EventType.MESSAGE_RESET)
+        other.event(VOID)
         await until(other.is_idle)
 
     play(stage, work)
@@ -357,7 +370,7 @@ def test_a_channel_that_is_being_settled_is_fenced_no_more(stage):
     async def work(stage):
         channel = await stage.open()
         stage.fences.trusted = False
-        channel.delta(False, "last words")
+        channel.delta("last words", reasoning=False)
         channel.end()
         channel.fence()
         stage.fences.trusted = True
@@ -370,16 +383,16 @@ def test_a_channel_that_is_being_settled_is_fenced_no_more(stage):
 def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "a")
+        channel.delta("a", reasoning=False)
         await until(channel.is_idle)
         stage.fences.trusted = False  # nothing leaves, as if Redis hung
         for _ in range(100):
-            channel.delta(False, "x" * 100)
+            channel.delta("x" * 100, reasoning=False)
         await until(lambda: channel.wants_restart(monotonic()))
         stage.fences.trusted = True
         stage.redis.client_kill_filter(_type="normal", skipme=True)
         await until(channel.is_idle)
-        channel.delta(False, "z")
+        channel.delta("z", reasoning=False)
         await until(channel.is_idle)
 
     play(stage, work, buffer_bytes=5000)
@@ -390,7 +403,7 @@ def test_a_backlog_over_its_bound_becomes_a_snapshot(stage):
 def test_a_second_opening_of_a_log_changes_nothing(stage):
     async def work(stage):
         first = await stage.open()
-        first.delta(False, "a")
+        first.delta("a", reasoning=False)
         await until(first.is_idle)
         assert await stage.publisher.open(stage.session, stage.turn, ACCEPTED) == 3
 
@@ -401,9 +414,9 @@ def test_a_second_opening_of_a_log_changes_nothing(stage):
 def test_what_another_thread_reads_is_text_exactly_through_its_number(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "seen")
+        channel.delta("seen", reasoning=False)
         await until(channel.is_idle)
-        channel.delta(False, " pending")
+        channel.delta(" pending", reasoning=False)
         seq, content, reasoning = channel.text_so_far()
         assert (seq, content, reasoning) == (3, "seen", "")
         await until(channel.is_idle)
@@ -416,7 +429,7 @@ def test_a_text_to_continue_stands_in_a_lost_log_before_its_continuation_and_its
         stage.fences.held = False  # settled by the time that PostgreSQL would be asked
         channel = await stage.open(attempt=2)
         channel.go_on_from("so far", is_in_log=False)
-        channel.delta(False, " and on")
+        channel.delta(" and on", reasoning=False)
         channel.encoded(channel.next_seq(), b'{"type":"done","seq":5}')
         channel.close()
         await until(channel.is_idle)
@@ -431,7 +444,7 @@ def test_a_text_to_continue_stands_in_a_lost_log_before_its_continuation_and_its
 def test_a_lost_log_of_a_turn_that_is_settled_meanwhile_begins_again(stage):
     async def work(stage):
         channel = await stage.open()
-        channel.delta(False, "text")
+        channel.delta("text", reasoning=False)
         await until(channel.is_idle)
         stage.fences.while_asked = channel.close
         stage.fences.held = False

@@ -13,7 +13,7 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 
-from shared.turn.events import EventType
+from shared.turn.events import ContentDelta, TurnQueued
 from tests.integration.relay_world import (
     LIMIT_SECONDS,
     Service,
@@ -153,7 +153,7 @@ def test_without_redis_the_text_and_the_end_come_from_the_row(tmp_path):
                 for frame in frames[:-1]:
                     text.take(frame)
                 server.stop()
-                worker.encode(EventType.CONTENT_DELTA, delta="said to nobody")
+                worker.encode(ContentDelta("said to nobody"))
                 worker.save()
                 while "snapshot" not in text.types:
                     text.take(receive(ws))
@@ -174,8 +174,8 @@ def test_turns_that_came_and_went_unheard_are_delivered(service, worker, redis_s
         subscribe(ws, worker)
         read_until(ws, "caught_up")
         unheard = Worker(service.rows, redis_server.url, worker.session_id)
-        unheard.encode(EventType.TURN_QUEUED, attempt=0)
-        unheard.encode(EventType.CONTENT_DELTA, delta="unheard")
+        unheard.encode(TurnQueued(), attempt=0)
+        unheard.encode(ContentDelta("unheard"))
         unheard.settle()
         kill_subscriptions(client)
         frames = read_until(ws, "done")

@@ -1,4 +1,4 @@
-"""What is marked `soak` runs when it is asked for: `pytest tests/soak -m soak`."""
+"""Tests marked `soak` run only when they are asked for: `pytest tests/soak -m soak`."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""`turnkeeper doctor`: looks at everything that the service needs, and says what to do about what is wrong."""
+"""`turnkeeper doctor`: checks everything that the service depends on, and says how to fix what is wrong."""

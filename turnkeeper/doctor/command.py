@@ -1,4 +1,4 @@
-"""The command: which checks there are, and how what they found is shown."""
+"""The command: which checks there are, and how their findings are printed."""
 
 import argparse
 import json
@@ -18,13 +18,13 @@ from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, State, read_state
 LIMIT_SECONDS: Final = 20.0
 _MOST_LIMIT_SECONDS: Final = 300.0
 _PROCFILE: Final = {"web": 2, "relay": 2, "worker": 1}
-"""As many as the Procfile starts."""
+"""The numbers that the Procfile starts."""
 _PORTS: Final = (8080, 8081)
 _COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.WRONG: "bold red"}
 
 
 def add_doctor(doctor_parser: argparse.ArgumentParser) -> None:
-    """Give `doctor` its options."""
+    """Add the options of `doctor`."""
     doctor_parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     doctor_parser.add_argument(
         "--limit",
@@ -62,7 +62,7 @@ def limit_seconds(words: str) -> float:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Run every check and say what was found; 1 when something is wrong."""
+    """Run every check and print the findings; return 1 if something is wrong."""
     from turnkeeper.doctor.findings import examine
 
     state = read_state(options.data / STATE_NAME)
@@ -75,14 +75,15 @@ def doctor(options: argparse.Namespace) -> int:
         show(found)
     code = 1 if worst is Level.WRONG else 0
     if is_late:
-        # A name server that does not answer holds a thread, which the interpreter would wait for at its end.
+        # A thread may hang on a name server that does not answer, and the interpreter would wait for it at
+        # exit.
         sys.stdout.flush()
         os._exit(code)
     return code
 
 
 def as_run_here(environ: Mapping[str, str], state: State | None) -> dict[str, str]:
-    """Return the environment that the processes have: of a running `up` with the servers that it started."""
+    """Return the processes' environment; that of a running `up` includes the servers that it started."""
     if state is None:
         return dict(environ)
     from turnkeeper.up.up import names_provider
@@ -97,7 +98,7 @@ def as_run_here(environ: Mapping[str, str], state: State | None) -> dict[str, st
 def all_checks(
     environ: Mapping[str, str], state: State | None, options: argparse.Namespace
 ) -> Mapping[str, Check]:
-    """Return every check; a server that nobody named is one of the settings' problems."""
+    """Return every check; a server that is not configured is one of the settings' problems."""
     from shared.configuration.environment import Reader
     from turnkeeper.doctor.connections import check_connections, connections_of
     from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
@@ -131,17 +132,17 @@ def all_checks(
 
 
 def now() -> datetime:
-    """Return our time."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 def ports_of(state: State | None) -> Sequence[int]:
-    """Return where the service listens."""
+    """Return the ports on which the service listens."""
     return _PORTS if state is None else (int(state.url.rpartition(":")[2]),)
 
 
 def show(found: Sequence[Finding]) -> None:
-    """Print a line for each finding, and below it what to do."""
+    """Print a line for each finding, and below it the remedy."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""How many connections the processes may open, and what lies between them and PostgreSQL."""
+"""How many connections the processes may open, and whether a pooler stands between them and PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,25 +28,25 @@ _LIMITS: Final = """
 
 
 def connections_of(web: int, relay: int, worker: int, pool_size: int) -> int:
-    """Return the most connections that so many processes open."""
+    """Return the most connections that this many processes open."""
     return (web + relay) * pool_size + worker * WORKER_CONNECTIONS
 
 
 def check_connections(url: str, wanted: int, *, prepares: bool, owner_url: str = "") -> Iterator[Finding]:
-    """Look for a pooler, and compare the pools with what the server has.
+    """Look for a pooler, and compare the pools with the server's limit.
 
     Args:
-        url: The application's.
-        wanted: What `connections_of` says.
+        url: The application's URL.
+        wanted: The result of `connections_of`.
         prepares: Whether the processes prepare statements.
-        owner_url: Where it is known: it must not lead through the pooler.
+        owner_url: The owner's URL, if known: it must not lead through the pooler.
     """
     try:
         with _connect(url) as db:
             is_pooled = _is_pooled(db)
             most, others = db.execute(_LIMITS).fetchone() or (0, 0)
     except (psycopg.Error, ArgumentError, ValueError):
-        return  # that it cannot be reached is said elsewhere
+        return  # another check reports that it cannot be reached
     if is_pooled:
         yield from _of_pooler(url, prepares=prepares)
         if owner_url:
@@ -75,7 +75,7 @@ def _connect(url: str) -> psycopg.Connection[Any]:
 
 
 def _is_pooled(db: psycopg.Connection[Any]) -> bool:
-    """Say whether the process that we were told of is another than the one that answers."""
+    """Return whether the server process that we were told of is not the one that answers."""
     return _backend(db) != db.info.backend_pid
 
 
@@ -86,7 +86,7 @@ def _backend(db: psycopg.Connection[Any]) -> int:
 
 
 def _of_pooler(url: str, *, prepares: bool) -> Iterator[Finding]:
-    """Find out how it lends connections: in transaction mode the next client gets the one that was just given back."""
+    """Find out how the pooler lends connections: in transaction mode, the next client gets the one just returned."""
     name = "postgres.pooler"
     try:
         with ExitStack() as stack:
@@ -112,7 +112,7 @@ def _of_pooler(url: str, *, prepares: bool) -> Iterator[Finding]:
 
 
 def _of_prepared(url: str) -> Iterator[Finding]:
-    """Find out whether it keeps prepared statements apart: look at one from the next client."""
+    """Find out whether the pooler keeps prepared statements apart: look for one from the next client."""
     name = "postgres.prepared_statements"
     try:
         with ExitStack() as stack:
@@ -121,7 +121,7 @@ def _of_prepared(url: str) -> Iterator[Finding]:
             lent = _backend(first)
             with second.transaction():
                 if _backend(second) != lent:
-                    return  # it is busy, and this shows nothing
+                    return  # it is busy, so this shows nothing
                 raw = second.execute(
                     "select name from pg_prepared_statements where name like '\\_pg3\\_%'"
                 ).fetchall()

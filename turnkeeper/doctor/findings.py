@@ -1,4 +1,4 @@
-"""What a check found, and how checks are run: side by side, each within a time, none able to stop another."""
+"""What a check finds, and how checks are run: in parallel, each within a time limit, none able to stop another."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.errors import UnavailableError
 
 _MOST_REASON: Final = 200
-"""Characters of a server's own words: a line on a terminal."""
+"""How much of a server's own words is shown: one line on a terminal."""
 
 
 class Level(StrEnum):
@@ -29,10 +29,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: What was looked at: `redis.eviction`.
+        name: What was checked: `redis.eviction`.
         level: How bad it is.
         says: What was found.
-        remedy: What to do about it; empty when it is ok.
+        remedy: How to fix it; empty if it is ok.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 Check: TypeAlias = Callable[[], Iterator[Finding]]
-"""Looks at one thing, and yields what it finds as it finds it."""
+"""Checks one thing, and yields each finding as soon as it is known."""
 
 
 @dataclass(slots=True)
@@ -52,17 +52,17 @@ class _Run:
 
 
 def fine(name: str, says: str) -> Finding:
-    """Return what is as it should be."""
+    """Return a finding that something is as it should be."""
     return Finding(name, Level.OK, says)
 
 
 def warning(name: str, says: str, remedy: str) -> Finding:
-    """Return what works, and not as it should."""
+    """Return a finding that something works, but not as it should."""
     return Finding(name, Level.WARNING, says, remedy)
 
 
 def wrong(name: str, says: str, remedy: str) -> Finding:
-    """Return what does not work, or breaks a promise."""
+    """Return a finding that something does not work, or breaks a promise."""
     return Finding(name, Level.WRONG, says, remedy)
 
 
@@ -72,7 +72,7 @@ def judged(name: str, says: str, level: Level, remedy: str) -> Finding:
 
 
 def reason(failure: BaseException) -> str:
-    """Return a failure in one line; a server's words name hosts and logins, never passwords."""
+    """Return a failure in one line; a server's own message names hosts and logins, never passwords."""
     while failure.__cause__ is not None and isinstance(failure, UnavailableError):
         failure = failure.__cause__
     words = failure.orig if isinstance(failure, DBAPIError) and failure.orig is not None else failure
@@ -81,7 +81,7 @@ def reason(failure: BaseException) -> str:
 
 
 def looked_at(name: str, question: Callable[[], Finding]) -> Finding:
-    """Return a question's answer; one that cannot be answered is a finding, too."""
+    """Return a question's answer; a failure to answer is also a finding."""
     try:
         return question()
     except (UnavailableError, DBAPIError, RedisError, OSError) as failure:
@@ -91,18 +91,18 @@ def looked_at(name: str, question: Callable[[], Finding]) -> Finding:
 
 
 def examine(checks: Mapping[str, Check], limit_seconds: float) -> tuple[list[Finding], bool]:
-    """Run checks side by side.
+    """Run checks in parallel.
 
     Args:
-        checks: Each with its name.
-        limit_seconds: For all of them; what is found until then is kept.
+        checks: The checks by name.
+        limit_seconds: For all of them; what is found by then is kept.
 
     Returns:
-        What was found, in the checks' order, and whether one of them still runs.
+        The findings, in the checks' order, and whether a check is still running.
     """
     runs = {name: _Run(check) for name, check in checks.items()}
     threads = {
-        # Daemons: one that hangs must not keep the process.
+        # Daemons: a thread that hangs must not keep the process alive.
         name: threading.Thread(target=_run, args=(name, run), name=name, daemon=True)
         for name, run in runs.items()
     }

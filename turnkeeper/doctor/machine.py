@@ -1,4 +1,4 @@
-"""What needs no server: the settings, the prices, the ports and the page's files."""
+"""Checks that need no server: the settings, the prices, the ports and the page's files."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ _MOST_ANSWER_BYTES: Final = 4096
 
 
 def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Load them as a process does."""
+    """Load the settings as a process does."""
     try:
         settings = load_settings(environ)
     except SettingsError as refused:
@@ -46,7 +46,7 @@ def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_prices(environ: Mapping[str, str], now: Clock) -> Iterator[Finding]:
-    """Look at what the configured model is billed at; what is wrong with its price is among the settings."""
+    """Check how the configured model is billed; errors in its price are reported with the settings."""
     try:
         priced, warnings = load_priced_model(environ)
     except SettingsError as refused:
@@ -74,7 +74,7 @@ def check_prices(environ: Mapping[str, str], now: Clock) -> Iterator[Finding]:
 
 
 def check_ports(ports: Sequence[int], host: str = "127.0.0.1") -> Iterator[Finding]:
-    """See that each port is free or has a process of ours."""
+    """Check that each port is free or taken by one of our processes."""
     for port in ports:
         name = f"port {port}"
         if _is_free(host, port):
@@ -105,7 +105,7 @@ def _is_ours(host: str, port: int) -> bool:
 
 
 def check_page(folder: Path = PAGE) -> Iterator[Finding]:
-    """Follow the chat's and the administrators' page from their first files to every file that they load."""
+    """Follow the chat's and the administration's pages from their first files to every file that they load."""
     waiting, seen, missing = ["index.html", "administration.html"], set[str](), []
     while waiting:
         name = waiting.pop()

@@ -1,4 +1,4 @@
-"""PostgreSQL as the application's role sees it: only that shows what the service will see."""
+"""Checks PostgreSQL as the application's role: only that shows what the service will see."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,7 +15,7 @@ from turnkeeper.doctor.findings import Finding, Level, fine, judged, looked_at, 
 
 OLDEST_VERSION: Final = 15
 LONGEST_STATEMENT_SECONDS: Final = 60
-"""A statement may hold its connection for so long before it is a danger to the others."""
+"""A statement that holds its connection for longer is a danger to the others."""
 _HEARD_SECONDS: Final = 15
 _DEAF_SECONDS: Final = 60
 """Both as `/readyz` counts them."""
@@ -54,7 +54,7 @@ _WORKERS: Final = """
 
 
 def check_postgres(url: str, now: Clock) -> Iterator[Finding]:
-    """Look at the server, the role, the schema and the workers that say in it that they live."""
+    """Check the server, the role, the schema and the workers that report there that they are alive."""
     try:
         database = Database(url, pool_size=1, prepare=False)
     except (ArgumentError, ValueError):
@@ -177,7 +177,7 @@ def _timeouts(database: Database) -> Finding:
 
 def _clock(database: Database, now: Clock) -> Finding:
     with database.across() as db:
-        db.execute(text("select 1"))  # what is measured is no connecting
+        db.execute(text("select 1"))  # connecting is not measured
         before = now()
         theirs = db.execute(text("select clock_timestamp()")).scalar_one()
         after = now()

@@ -1,4 +1,4 @@
-"""The provider: whether a worker here may and can connect to it. Nothing is asked, so nothing is billed."""
+"""The provider: whether a worker here may and can connect to it. No request is sent, so nothing is billed."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,16 @@ from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, war
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 
 PLACEHOLDER: Final = "only-the-worker-has-it"
-"""What docker-compose.yml and the Kubernetes example give those that call nobody."""
+"""The key that docker-compose.yml and the Kubernetes example give to processes that call no provider."""
 _SLOW_SECONDS: Final = 1.0
 
 
 def check_provider(environ: Mapping[str, str], resolver: Resolver | None = None) -> Iterator[Finding]:
-    """Look at the key, the host and the way there.
+    """Check the key, the host and the connection.
 
     Args:
-        environ: The environment; other settings than the provider's may be wrong.
-        resolver: Asked for addresses in place of the operating system.
+        environ: The environment; settings other than the provider's may be wrong.
+        resolver: Asked for addresses instead of the operating system.
     """
     read = Reader(environ)
     production = read.text("ENVIRONMENT") == "production"
@@ -44,7 +44,7 @@ def _key(settings: ProviderSettings) -> Finding:
 
 
 async def _connection(settings: ProviderSettings, resolver: Resolver) -> Finding:
-    """Connect as the worker's transports do: resolved, checked, and to the address that was checked."""
+    """Connect as the worker's transports do: resolve, check, and connect to the address that was checked."""
     name = "provider"
     parts = urlsplit(settings.base_url)
     host, is_tls = parts.hostname or "", parts.scheme == "https"

@@ -1,4 +1,4 @@
-"""Redis, or Valkey: it may lose everything, but must never drop a key by itself or refuse a write."""
+"""Redis or Valkey: it may lose everything, but must never drop a key by itself or refuse a write."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,21 +18,21 @@ OLDEST_VERSION: Final = (7, 0)
 _TIMEOUT_SECONDS: Final = 2.0
 _PINGS: Final = 9
 _SLOW_SECONDS: Final = 0.005
-"""Every event makes this way twice."""
+"""Every event makes this trip twice."""
 _LATE_SECONDS: Final = 0.05
-"""The limits give Redis so long before each web process counts alone."""
+"""How long the limits wait for Redis before each web process counts alone."""
 _LEAST_BUFFER_BYTES: Final = 8 * 1024 * 1024
-"""A relay that is held up for a second, at what a worker may publish in it."""
+"""What a worker may publish while a relay is held up for a second."""
 
 
 def check_redis(url: str, now: Clock) -> Iterator[Finding]:
-    """Look at the server."""
+    """Check the server."""
     try:
         client = Redis.from_url(
             url,
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
-            # What fails once is what we are to say.
+            # A single failure is what this check is to report.
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
@@ -138,7 +138,7 @@ def _output_buffer(redis: Any) -> Finding:
 
 
 def _setting(redis: Any, name: str) -> str | None:
-    """Return a setting; None where a managed server keeps them to itself."""
+    """Return a setting; None if a managed server does not reveal it."""
     try:
         found = redis.config_get(name)
     except ResponseError:

@@ -1,1 +1,1 @@
-"""The pages of docs/reference and the types that are made from the code."""
+"""The parts of the documentation that are generated from the code: docs/reference, the map of the code, types."""

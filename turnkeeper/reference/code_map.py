@@ -1,4 +1,4 @@
-"""The map of the code in docs/ARCHITECTURE.md: every module with the first sentence that it says of itself."""
+"""The map of the code in docs/ARCHITECTURE.md: every module with the first paragraph of its docstring."""
 
 import ast
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ FOLDERS: Final = ("api", "worker", "shared", "turnkeeper")
 BEGIN: Final = "<!-- map: written by `python -m turnkeeper.reference` from the modules' docstrings -->\n"
 END: Final = "<!-- /map -->"
 _NO_MODULES: Final = frozenset({"versions", "__pycache__"})
-"""Migrations are files that alembic runs by their number."""
+"""Migrations are files that alembic runs by number."""
 
 
 def with_map(page: str, root: Path) -> str:
-    """Return the page with the map of today's tree between its marks.
+    """Return the page with the map of the current tree between its marks.
 
     Raises:
         ValueError: The page has no marks.
@@ -27,7 +27,7 @@ def with_map(page: str, root: Path) -> str:
 
 
 def _folder(folder: Path, root: Path) -> Iterator[str]:
-    """Describe one folder, then those below it."""
+    """Describe one folder, then the folders below it."""
     modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
     if modules:
         yield f"\n### `{folder.relative_to(root)}/`\n\n{_first_sentence(folder / '__init__.py')}\n"

@@ -84,7 +84,7 @@ def pages() -> Mapping[str, str]:
 
 
 def stale(root: Path) -> list[str]:
-    """Return the pages under `root` that are missing or not what they should be."""
+    """Return the pages under `root` that are missing or out of date."""
     return [
         name
         for name, text in pages().items()
@@ -139,7 +139,7 @@ def settings_page() -> str:
 
 
 def states_page() -> str:
-    """Return the page of turn statuses, with a diagram of its table."""
+    """Return the page of turn statuses, with a diagram of the transition table."""
     rows = ((f"`{source}`", f"`{signal}`", f"`{target}`") for (source, signal), target in TRANSITIONS.items())
     return "\n".join(
         (
@@ -337,10 +337,10 @@ def _yes(is_so: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the pages, or with `--check` only say which are stale.
+    """Write the pages, or with `--check` only list the stale ones.
 
     Returns:
-        0 when all is well, 1 when a page is stale and was only to be checked.
+        0 if all is well, 1 if `--check` found a stale page.
     """
     parser = argparse.ArgumentParser(prog="python -m turnkeeper.reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is stale")

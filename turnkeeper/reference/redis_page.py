@@ -1,4 +1,4 @@
-"""The page of what is kept in Redis: names from the functions that make them, and for each what is lost with it."""
+"""The page of what is kept in Redis: names, from the functions that make them, and for each what its loss means."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,11 +19,11 @@ class Name:
     """A key or channel, as documented.
 
     Args:
-        pattern: Its name, with what differs in angle brackets.
+        pattern: Its name, with the variable parts in angle brackets.
         kind: Redis' type, or `channel`.
-        holds: What it is.
-        lives: For how long.
-        without: What happens where it is lost.
+        holds: What it holds.
+        lives: How long it lives.
+        without: What happens if it is lost.
     """
 
     pattern: str

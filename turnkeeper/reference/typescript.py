@@ -1,6 +1,7 @@
 """Writes the schemas of an OpenAPI document as TypeScript, for the JavaScript client.
 
-Only what our own document uses is known; anything else is refused, so that no type is silently too wide.
+It knows only the keywords that our own document uses and refuses all others, so that no type is silently too
+wide.
 """
 
 import json
@@ -23,7 +24,7 @@ def declarations(document: Mapping[str, Any]) -> str:
     """Return every schema as an exported type.
 
     Raises:
-        ValueError: A schema says something that is not known here.
+        ValueError: A schema uses a keyword that is not known here.
     """
     schemas: Mapping[str, Mapping[str, Any]] = document["components"]["schemas"]
     return _NOTE + "".join(_declaration(name, schema) for name, schema in schemas.items())

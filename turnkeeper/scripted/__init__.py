@@ -1,7 +1,7 @@
-"""The scripted provider: an HTTP server that plays a model, and remembers exactly what it was asked and said.
+"""The scripted provider: an HTTP server that plays a model and remembers exactly what it received and sent.
 
-It speaks the OpenAI and the Anthropic dialect over real HTTP, misbehaves on demand, and is the
-independent oracle of tests, chaos runs and benchmarks. `directives` lists what a script can say.
+It speaks the OpenAI and the Anthropic dialect over real HTTP, misbehaves on demand, and is the independent
+oracle of tests, chaos runs and benchmarks. `directives` lists what a script can direct.
 """
 
 from collections.abc import Sequence

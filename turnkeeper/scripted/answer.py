@@ -16,12 +16,12 @@ _DEFAULT_TOKENS: Final = 64
 
 
 def answer_tokens(ask: Ask, script: Script, directed: bool) -> Iterator[Delta]:
-    """Yield the answer a token at a time, without what the request already holds of it.
+    """Yield the answer one token at a time, without the part that the request already contains.
 
     Args:
-        ask: What was asked.
+        ask: The request.
         script: How to answer.
-        directed: Whether the request itself brought directives; one that did not is answered in prose.
+        directed: Whether the request itself had directives; one without them is answered in prose.
     """
     if script.empty:
         return
@@ -51,7 +51,7 @@ def _content(ask: Ask, script: Script, seed: int | str, directed: bool) -> Itera
 
 
 def _without(prefix: str, tokens: Iterator[str]) -> Iterator[str]:
-    """Drop `prefix` from the text; a text that does not begin so is said in full."""
+    """Drop `prefix` from the text; a text that does not start with it is yielded in full."""
     dropped: list[str] = []
     left = prefix
     for token in tokens:
@@ -70,7 +70,7 @@ def _without(prefix: str, tokens: Iterator[str]) -> Iterator[str]:
 
 
 def _specials(script: Script) -> list[Delta]:
-    """Return the awkward deltas that a script asks for."""
+    """Return the awkward deltas for which a script asks."""
     deltas: list[Delta] = []
     if script.split_surrogates:
         deltas += [Delta(" \ud83d", 1, reasoning=False), Delta("\ude00", 1, reasoning=False)]
@@ -86,7 +86,7 @@ def _specials(script: Script) -> list[Delta]:
 
 
 def limited(tokens: Iterator[Delta], limit: int | None, tally: Tally) -> Iterator[Delta]:
-    """Pass at most `limit` tokens on, and note when there were more."""
+    """Yield at most `limit` tokens, and note if there were more."""
     if limit is None:
         yield from tokens
         return

@@ -33,16 +33,16 @@ class AnthropicWire:
         self.reported: dict[str, Any] | None = None
 
     def opening(self) -> bytes:
-        """Return `message_start`, which tells the input's usage."""
+        """Return `message_start`, which reports the input's usage."""
         message = self._message([], None)
         if self._script.usage is not UsageMode.NONE:
-            # As a real one does: the first token is counted here, and again in `message_delta`'s total.
+            # As the real API does: the first token is counted here, and again in `message_delta`'s total.
             silent = self._script.empty or self._script.tokens == 0 or self._script.text == ""
             message["usage"] = self._report(told(self._script.usage, self._usage(0 if silent else 1))[0])
         return _event("message_start", {"message": message}) + _PING
 
     def affixes(self, delta: Delta, tally: Tally) -> tuple[bytes, bytes]:
-        """Return what stands around a delta's text, opening its block where it is the first."""
+        """Return what surrounds a delta's text; the first delta also opens its block."""
         opened = b""
         if self._index < 0 or delta.reasoning is not self._thinking:
             opened = self._close_block() + self._open_block(delta.reasoning)
@@ -53,7 +53,7 @@ class AnthropicWire:
         return head, b"}}\n\n" + self._message_delta(None, usage)
 
     def closing(self, finish: Finish, tally: Tally) -> list[bytes]:
-        """Return the block's end, the tool call, `message_delta` and the mark, as the script has them."""
+        """Return the block's end, the tool call, `message_delta` and the mark, as the script directs."""
         events = [self._close_block()] if self._index >= 0 else []
         if self._script.tool_call:
             events.append(self._tool_use())
@@ -79,7 +79,7 @@ class AnthropicWire:
         return b"event: error\ndata: " + self.error_body(500, "Overloaded", error_type, code) + b"\n\n"
 
     def error_body(self, status: int, message: str, error_type: str | None, code: str | None) -> bytes:
-        """Return the body of an HTTP error; the dialect has no code besides the type."""
+        """Return the body of an HTTP error; the dialect has no code, only the type."""
         del code
         return anthropic_error(status, message, error_type)
 

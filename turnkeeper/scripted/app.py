@@ -1,4 +1,4 @@
-"""What each path answers: the two dialects, and the oracle's own pages under `/_`."""
+"""Routes requests: the two dialects, and the oracle's own pages under `/_`."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _PLAIN: Final = Script()
 _LOG_LIMIT: Final = 1000
 _MAX_LOG_LIMIT: Final = 10_000
 _MAX_PAGE_BYTES: Final = 4 * 2**20
-"""A page is made in one go, while no token leaves."""
+"""A page is built in one go, and no token leaves meanwhile."""
 _MODEL: Final = "scripted"
 _MODEL_CREATED: Final = 1_767_225_600
 _MODEL_CREATED_AT: Final = "2026-01-01T00:00:00Z"
@@ -58,7 +58,7 @@ class App:
         self.open_connections: Callable[[], int] = lambda: 0
 
     def answer(self, request: Request) -> Part:
-        """Return what is to be performed for `request`."""
+        """Return the response to perform for `request`."""
         dialect = _DIALECTS.get(request.path)
         if dialect is not None and request.method == "POST":
             return self._answer_ask(dialect, request)
@@ -139,7 +139,7 @@ class App:
         return _json(self._default)
 
     def _log(self, request: Request) -> Steps:
-        """Answer a page of the log, as `{"data", "last_id"}` or, with `format=lines`, a record a line."""
+        """Return a page of the log, as `{"data", "last_id"}` or, with `format=lines`, as one record per line."""
         try:
             after = int(request.query.get("after", "0"))
             limit = min(int(request.query.get("limit", _LOG_LIMIT)), _MAX_LOG_LIMIT)
@@ -171,7 +171,7 @@ class HeadersError(ValueError):
 def _check_headers(dialect: Dialect, headers: Mapping[str, str]) -> None:
     if dialect is not Dialect.ANTHROPIC:
         return
-    # The official client of 2026 sends its key as a bearer token, the earlier ones as x-api-key.
+    # The official client of 2026 sends its key as a bearer token, earlier ones as x-api-key.
     if not _key(headers):
         raise HeadersError(401, "x-api-key header is required")
     if not headers.get("anthropic-version"):
@@ -184,7 +184,7 @@ def _key(headers: Mapping[str, str]) -> str:
 
 
 def _shown_headers(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return the headers of interest; a key is shown by the start of its hash alone."""
+    """Return the interesting headers; of a key only the beginning of its hash is shown."""
     key = _key(headers)
     shown: dict[str, Any] = {name: headers.get(name) for name in _SHOWN_HEADERS}
     shown["authorization"] = "authorization" in headers
@@ -194,7 +194,7 @@ def _shown_headers(headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _settings(script: Script) -> dict[str, Any]:
-    """Return what a script sets, which is how it is shown and told from others."""
+    """Return the values that a script sets, which is how it is shown and told from others."""
     return {
         field.name: getattr(script, field.name)
         for field in fields(script)
@@ -218,7 +218,7 @@ def _note(record: Record, ask: Ask, script: Script) -> None:
 
 
 def _wanted(record: Record, query: Mapping[str, str]) -> bool:
-    """Say whether a record passes the filters `conversation`, `outcome`, `trace` and `contains`."""
+    """Return whether a record passes the filters `conversation`, `outcome`, `trace` and `contains`."""
     conversation, outcome, trace = query.get("conversation"), query.get("outcome"), query.get("trace")
     contains = query.get("contains")
     return (

@@ -1,4 +1,4 @@
-"""A request as both dialects mean it: the question, the limit, what is counted and what it continues."""
+"""A request as both dialects mean it: the question, the limit, the input's tokens and the text to continue."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Final
 import msgspec
 
 MAX_MESSAGES: Final = 10_000
-"""More than a client's own limit on history; it bounds the work that one request can ask for."""
+"""More than a client's own limit on its history; it bounds the work that one request can cause."""
 
 
 class Dialect(StrEnum):
-    """Whose API a request speaks."""
+    """The API that a request speaks."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
@@ -26,8 +26,8 @@ class AskError(ValueError):
 class Ask:
     """One request for an answer.
 
-    `prefix` is the start of the answer that the request already holds (a last message of the
-    assistant), which the answer continues.
+    `prefix` is the beginning of the answer if the request already contains it (as a final message of the
+    assistant); the answer continues it.
     """
 
     dialect: Dialect
@@ -92,7 +92,7 @@ def read_ask(dialect: Dialect, body: bytes) -> Ask:
     """Read a request's body.
 
     Raises:
-        AskError: It is not JSON, or lacks or misuses what this dialect requires.
+        AskError: It is not JSON, or lacks or misuses a field that this dialect requires.
     """
     try:
         read = _decode_body(body)
@@ -161,12 +161,12 @@ def _conversation(system: str, messages: list[_Message]) -> str:
 
 
 def _count(system: str, messages: list[_Message]) -> int:
-    """Count input tokens by words, on purpose unlike the estimate of anyone who gets no usage."""
+    """Count input tokens by words, deliberately unlike the estimate of a client that receives no usage."""
     total = len(system.split()) + 3
     return total + sum(len(message.said().split()) + 4 for message in messages)
 
 
 def roles_alternate(roles: tuple[str, ...]) -> bool:
-    """Say whether, after system messages, the roles begin with a user and take turns."""
+    """Return whether, after system messages, the roles alternate, beginning with a user."""
     talk = [role for role in roles if role not in {"system", "developer"}]
     return all(role == ("user", "assistant")[position % 2] for position, role in enumerate(talk))

@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
         argv: The command line, without the program's name.
 
     Returns:
-        0 after a signal, 1 when the address is taken; argparse exits with 2 on a wrong command line.
+        0 after a signal, 1 if the address is taken; argparse exits with 2 on a wrong command line.
     """
     options = _parser().parse_args(argv)
     oracle = Oracle(keep_text=not options.no_text)
@@ -41,7 +41,8 @@ def run(argv: Sequence[str]) -> int:
         return 1
 
     def announce() -> None:
-        # From inside the loop: uvloop loses a signal that comes between its handler and its first round.
+        # From inside the loop: uvloop loses a signal that arrives between its handler and its first
+        # iteration.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, loop.stop)
         if options.port_file is not None:
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
         print(f"scripted provider on http://{options.host}:{server.port}", flush=True)
 
     loop.call_soon(announce)
-    # Records live long and hold no cycles: full collections over them would only stall the streams.
+    # Records live long and have no cycles: full collections over them would only stall the streams.
     gc.freeze()
     gc.set_threshold(50_000, 20, 1_000)
     try:
@@ -114,7 +115,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _allow_descriptors() -> None:
-    """Raise the limit on open files to what the system allows: a stream is a descriptor."""
+    """Raise the limit on open files to the system's maximum: each stream is a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
     if soft < wanted:

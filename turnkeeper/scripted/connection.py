@@ -1,4 +1,4 @@
-"""One client's connection: its requests in turn, each answered before the next."""
+"""One client's connection: its requests are answered one after another."""
 
 import asyncio
 import socket
@@ -15,19 +15,19 @@ from turnkeeper.scripted.performance import Part, Performance
 from turnkeeper.scripted.steps import Head
 
 KEEP_ALIVE_SECONDS: Final = 75.0
-"""How long a connection may take to bring its next request, or to finish sending one."""
+"""How long a client may take to send its next request, or to finish sending one."""
 
 
 class Connection:
-    """A link, what is read from it and what is performed on it.
+    """A link, the requests read from it and the responses performed on it.
 
     Args:
         sock: Accepted, non-blocking.
         loop: Drives it.
         pacer: Shared by all connections.
-        app: Answers.
-        closed: Is told once, when the link is closed.
-        keep_alive_seconds: The limit on waiting for a request.
+        app: Answers the requests.
+        closed: Called once, when the link is closed.
+        keep_alive_seconds: How long to wait for a request.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Connection:
         self._idle: asyncio.TimerHandle | None = loop.call_later(self._seconds, self._close)
 
     def received(self, chunk: bytes) -> None:
-        """Take bytes as they came."""
+        """Process received bytes."""
         try:
             self._reader.feed(chunk)
         except RequestError as error:
@@ -73,7 +73,7 @@ class Connection:
         self._answer_next()
 
     def drained(self) -> None:
-        """Let the performance go on."""
+        """Continue the performance."""
         if self._performance is not None:
             self._performance.drained()
 
@@ -82,7 +82,7 @@ class Connection:
         self._finish(Outcome.CLIENT_DISCONNECTED)
 
     def stop(self) -> None:
-        """End what is being performed and close."""
+        """End the current performance and close."""
         self._link.reset()
         self._finish(Outcome.SERVER_STOPPED)
 
@@ -104,7 +104,7 @@ class Connection:
                 if not keep:
                     self._close()
                 elif not self._link.closed:
-                    # Not from inside the performance that just ended: its stack would grow with each request.
+                    # Not from inside the performance that just ended: the stack would grow with each request.
                     self._loop.call_soon(self._answer_next)
 
             self._performance = Performance(part, self._link, self._loop, self._pacer, ended)

@@ -1,14 +1,14 @@
-"""The script of an answer: what a request, a model's name or an operator can ask the provider to do.
+"""The script of an answer: what a request, a model's name or an operator can direct the provider to do.
 
 `script.Script` is the table of directives. One is written
 
 - in the last user message, as `[[key=value key="a value"]]` anywhere, or as a first or last line
-  `@script {"key": value}`; where there are several, the last one alone counts, since a repaired
-  history may carry those of earlier messages along,
+  `@script {"key": value}`; if there are several, only the last counts, since a repaired history may repeat
+  those of earlier messages,
 - in the model's name, as `scripted:key=value,key=value`,
-- as a default, with `--script` or `PUT /_script`;
+- as a default, with `--script` or `PUT /_script`.
 
-key by key, the first of these that sets it wins.
+For each key, the first of these that sets it wins.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ MODEL_PREFIX: Final = "scripted:"
 
 
 class DirectiveError(ValueError):
-    """A directive that does not exist or cannot have this value."""
+    """A directive that does not exist, or a value that it cannot have."""
 
 
 _HINTS: Final = get_type_hints(Script)
@@ -39,10 +39,10 @@ def directives_in(text: str) -> dict[str, Any]:
     """Return the values that a user's message sets.
 
     Args:
-        text: The message; what is not a directive is left alone.
+        text: The message; everything that is not a directive is ignored.
 
     Raises:
-        DirectiveError: A directive is unknown, malformed or out of its bounds.
+        DirectiveError: A directive is unknown, malformed or out of bounds.
     """
     lines = list(_AT_SCRIPT.finditer(text)) if "@script" in text else []
     found = [(match.start(), _read_json, match[match.lastindex or 1]) for match in lines]
@@ -77,7 +77,7 @@ def directives_from(setting: str) -> dict[str, Any]:
 
 
 def script_of(*layers: Mapping[str, Any]) -> Script:
-    """Merge layers of values, the first that sets a key winning."""
+    """Merge layers of values; the first layer that sets a key wins."""
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged.update(layer)
@@ -144,7 +144,7 @@ def _checked(name: str, value: Any) -> Any:
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DirectiveError(f"{name}={value!r} is not {_kind_of(name)}") from error
     least, most = _FIELDS[name].metadata["least"], _FIELDS[name].metadata["most"]
-    # Written so that NaN, which compares with nothing, is refused too.
+    # Written so that NaN, which compares with nothing, is also refused.
     if (least is not None and not converted >= least) or (most is not None and not converted <= most):
         raise DirectiveError(f"{name}={value!r} is not from {least} to {'any' if most is None else most}")
     return converted

@@ -1,4 +1,4 @@
-"""Usage as a lying provider tells it."""
+"""Usage figures, as an honest or a lying provider reports them."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -6,15 +6,15 @@ from typing import Any, Final
 from turnkeeper.scripted.script import UsageMode
 
 HUGE: Final = 10**12
-"""Far beyond what any context holds, and within 64 bits."""
+"""Far beyond any context, and within 64 bits."""
 
 
 def told(mode: UsageMode, usage: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the figures that are told at the end, in order.
+    """Return the figures that are reported at the end, in order.
 
     Args:
         mode: How truthfully.
-        usage: The true figures, in the dialect's own names.
+        usage: The true figures, under the dialect's own names.
     """
     match mode:
         case UsageMode.NONE:
@@ -32,7 +32,7 @@ def told(mode: UsageMode, usage: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _mapped(usage: dict[str, Any], bend: Callable[[int], int]) -> dict[str, Any]:
-    """Bend every figure, also those one level down."""
+    """Apply `bend` to every figure, including those one level down."""
     bent: dict[str, Any] = {}
     for name, figure in usage.items():
         match figure:

@@ -1,4 +1,4 @@
-"""Bytes on the connection: response heads, chunks, and the shapes that a script bends a stream into."""
+"""Bytes on the connection: response heads, chunks, and the shapes into which a script bends a stream."""
 
 import zlib
 from collections.abc import Callable
@@ -19,9 +19,9 @@ def head_bytes(head: Head, request_id: str, *, chunked: bool, close: bool) -> by
     """Return a response's status line and headers.
 
     Args:
-        head: What the answer says of itself.
-        request_id: What both dialects' clients log, each under its own name.
-        chunked: Whether a body of unknown length comes in chunks; else it ends with the connection.
+        head: The response's own status and headers.
+        request_id: The id that both dialects' clients log, each from its own header.
+        chunked: Whether a body of unknown length is sent in chunks; otherwise it ends with the connection.
         close: Whether this is the connection's last response.
     """
     try:
@@ -53,7 +53,7 @@ def chunk(body: bytes) -> bytes:
 
 
 class Shape:
-    """Bends the events of one stream as its script says; keeps what that needs between events."""
+    """Bends the events of one stream as its script directs, and keeps the state that this needs."""
 
     __slots__ = ("_bom", "_compress", "_flush", "_multiline", "_newline", "_piece")
 
@@ -69,7 +69,7 @@ class Shape:
             self._compress, self._flush = packer.compress, packer.flush
 
     def bend(self, body: bytes) -> bytes:
-        """Return the body's bytes for these events."""
+        """Return the bent bytes of these events."""
         if self._multiline:
             body = body.replace(b"data: {", b"data: {\ndata: ")
         if self._newline is not None:
@@ -78,7 +78,7 @@ class Shape:
             self._bom = False
             body = _BOM + body
         if self._compress is not None and self._flush is not None:
-            # Flushed at each event, as a server does that means to stream.
+            # Flushed at each event, as by a server that really streams.
             body = self._compress(body) + self._flush(zlib.Z_SYNC_FLUSH)
         return body
 
@@ -91,12 +91,12 @@ class Shape:
         )
 
     def end(self) -> bytes:
-        """Return what ends the body's own encoding."""
+        """Return the end of the body's own encoding."""
         return self._flush(zlib.Z_FINISH) if self._flush is not None else b""
 
 
 def shape_of(script: Script) -> Shape | None:
-    """Return what bends this script's stream, or None where nothing does."""
+    """Return the shape for this script's stream, or None if nothing is bent."""
     bent = (
         script.newline is not Newline.LF
         or script.multiline

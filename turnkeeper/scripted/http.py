@@ -1,4 +1,4 @@
-"""HTTP/1.1 for a server: requests out of bytes, one at a time, with bounds on everything."""
+"""HTTP/1.1 for a server: parses requests from bytes, one at a time, with bounds on everything."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,13 +12,13 @@ MAX_HEAD_BYTES: Final = 65_536
 MAX_BODY_BYTES: Final = 8 * 2**20
 """More than any prompt that Turnkeeper sends."""
 MAX_WAITING: Final = 16
-"""Requests that a client may send ahead on one connection."""
+"""How many requests a client may send ahead on one connection."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A complete request; header names are in lower case, the last of a name counts."""
+    """A complete request; header names are in lower case, and the last of a name counts."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Request:
 
 
 class RequestError(Exception):
-    """What cannot be taken as a request; the connection ends with `status`."""
+    """Bytes that are not an acceptable request; the connection ends with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class RequestReader:
     """Collects requests from what a connection receives.
 
     Args:
-        proceed: Sends what a client waits for that announced `Expect: 100-continue`.
+        proceed: Sends the interim response to a client that sent `Expect: 100-continue`.
     """
 
     def __init__(self, proceed: Callable[[bytes], None]) -> None:
@@ -56,10 +56,10 @@ class RequestReader:
         self._problem: RequestError | None = None
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes as they came.
+        """Process received bytes.
 
         Raises:
-            RequestError: They are no request, or more than is taken.
+            RequestError: They are not a valid request, or exceed a limit.
         """
         try:
             self._parser.feed_data(chunk)
@@ -125,6 +125,6 @@ class RequestReader:
             self._refuse(431, f"a head is at most {MAX_HEAD_BYTES} bytes")
 
     def _refuse(self, status: int, message: str) -> None:
-        # The parser wraps what its callbacks raise, so the reason is kept beside it.
+        # The parser wraps exceptions of its callbacks, so the reason is kept here as well.
         self._problem = RequestError(status, message)
         raise self._problem

@@ -1,7 +1,7 @@
-"""A socket in an event loop that writes at once, and knows at once when the other side is gone.
+"""A socket in an event loop that writes at once, and notices at once when the other side is gone.
 
-The loop's own transports write at the end of an iteration, which would blur the stamped send times
-and merge the bytes of a drip; a reset, too, must come after bytes that really left.
+The loop's own transports write at the end of an iteration, which would blur the recorded send times and merge
+the bytes of a drip. A reset must also come only after bytes that have really left.
 """
 
 import asyncio
@@ -14,27 +14,27 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Listener(Protocol):
-    """Who is told of a link's news."""
+    """Receives a link's news."""
 
     def received(self, chunk: bytes) -> None:
-        """Take bytes as they came."""
+        """Process received bytes."""
 
     def drained(self) -> None:
-        """Learn that all that was written has been taken by the system."""
+        """The system has accepted everything that was written."""
 
     def gone(self) -> None:
-        """Learn that the other side closed; the link is closed already."""
+        """The other side has closed; the link is already closed."""
 
 
 class Link:
     """One accepted connection.
 
-    `sent_bytes` counts what the system took.
+    `sent_bytes` counts what the system has accepted.
 
     Args:
         loop: Watches the socket.
         sock: Non-blocking and connected; the link closes it.
-        listener: Is told of what happens.
+        listener: Notified of what happens.
     """
 
     __slots__ = (
@@ -55,7 +55,7 @@ class Link:
         self._sock = sock
         self._fd = sock.fileno()
         self._listener = listener
-        # Bounded by its users: they write no more than a block while it is not empty.
+        # Bounded by its users: while it is not empty, they write at most one block.
         self._out = bytearray()
         self.sent_bytes = 0
         self._writing = False
@@ -66,20 +66,20 @@ class Link:
 
     @property
     def blocked(self) -> bool:
-        """Say whether written bytes still wait here."""
+        """Return whether written bytes are still waiting here."""
         return bool(self._out)
 
     @property
     def closed(self) -> bool:
-        """Say whether the link is closed, by either side."""
+        """Return whether the link is closed, by either side."""
         return self._closed
 
     def drip(self, size: int) -> None:
-        """From now on hand the system at most `size` bytes at a time; 0 is all."""
+        """From now on give the system at most `size` bytes at a time; 0 means all."""
         self._drip = size
 
     def write(self, data: bytes) -> None:
-        """Send `data` now, as far as the system takes it, and the rest when it does."""
+        """Send as much of `data` as the system accepts now, and the rest as soon as it accepts more."""
         if self._closed:
             return
         if self._out or self._drip:
@@ -104,7 +104,7 @@ class Link:
             self._release()
 
     def reset(self) -> None:
-        """Close with a TCP reset; bytes that were taken by the system still arrive."""
+        """Close with a TCP reset; bytes that the system has accepted still arrive."""
         if not self._closed:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._release()
@@ -119,14 +119,14 @@ class Link:
         if chunk:
             self._listener.received(chunk)
         else:
-            # A client that closes only its sending side gets no answer either: it is gone for us.
+            # A client that closes only its sending side gets no response either: it counts as gone.
             self._lose()
 
     def _pump(self) -> None:
         if self._drip:
             if not self._dripping:
                 self._dripping = True
-                # One write in an iteration, so that the bytes leave in packets of their own.
+                # One write per iteration, so that the bytes leave in separate packets.
                 self._loop.call_soon(self._drop)
         else:
             self._watch()

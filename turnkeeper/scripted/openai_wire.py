@@ -1,6 +1,6 @@
-"""The OpenAI dialect: chat completion chunks, usage where it is asked for, `[DONE]`.
+"""The OpenAI dialect: chat completion chunks, usage on request, `[DONE]`.
 
-What vLLM adds is here too: `reasoning_content` and running usage on every chunk.
+It includes vLLM's additions: `reasoning_content`, and running usage on every chunk.
 """
 
 import time
@@ -40,7 +40,7 @@ class OpenAIWire:
             b',"usage":null}\n\n' if ask.include_usage and not running else b"}\n\n"
         )
         self._prompt = ask.input_tokens + script.cached
-        # Formatted, not encoded: it is told with each token.
+        # Formatted, not encoded: it is sent with each token.
         self._running_tail = (
             b'},"logprobs":null,"finish_reason":null}],"usage":{"prompt_tokens":%d,"completion_tokens":%%d,'
             b'"total_tokens":%%d,"prompt_tokens_details":{"cached_tokens":%d},'
@@ -51,7 +51,7 @@ class OpenAIWire:
 
     @property
     def reported(self) -> dict[str, Any] | None:
-        """The usage that was told last."""
+        """The usage that was last reported."""
         if self._reported is None and self._told_output is not None:
             return self._usage(*self._told_output)
         return self._reported
@@ -61,7 +61,7 @@ class OpenAIWire:
         return self._chunk({"role": "assistant", "content": ""}, None)
 
     def affixes(self, delta: Delta, tally: Tally) -> tuple[bytes, bytes]:
-        """Return what stands around a delta's text."""
+        """Return what surrounds a delta's text."""
         head = self._reasoning if delta.reasoning else self._content
         if not self._running:
             return head, self._plain_tail
@@ -73,7 +73,7 @@ class OpenAIWire:
         )
 
     def closing(self, finish: Finish, tally: Tally) -> list[bytes]:
-        """Return the tool call, the finish, the usage and the mark, as the script has them."""
+        """Return the tool call, the finish, the usage and the mark, as the script directs."""
         events = self._tool_call() if self._script.tool_call else []
         if finish is Finish.REFUSAL:
             events.append(self._chunk({"refusal": _REFUSAL}, None))
@@ -97,7 +97,7 @@ class OpenAIWire:
         return b": ping\n\n"
 
     def in_band_error(self, error_type: str, code: str | None) -> bytes:
-        """Return an error event and the mark after it, as vLLM sends them."""
+        """Return an error event followed by the mark, as vLLM sends them."""
         return b"data: " + self.error_body(500, "the engine failed", error_type, code) + b"\n\n" + _DONE
 
     def error_body(self, status: int, message: str, error_type: str | None, code: str | None) -> bytes:

@@ -1,7 +1,7 @@
-"""What the provider remembers: an independent account of what was asked and sent, and when a client left.
+"""What the provider remembers: an independent record of what was asked and sent, and when a client left.
 
-Times are taken from the monotonic clock and shown on the wall clock too. The memory is bounded, in
-records and in text, so a benchmark of hours cannot fill the machine.
+Times come from the monotonic clock and are also shown as wall-clock times. The memory is bounded, in records
+and in text, so a benchmark of hours cannot fill the machine.
 """
 
 import time
@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 
 MAX_RECORDS: Final = 200_000
-"""About a kilobyte each without text, so some 200 MB at most."""
+"""About a kilobyte each without text, so at most about 200 MB."""
 MAX_TEXT_BYTES: Final = 256 * 2**20
-"""All messages and answers kept; beyond it the oldest records lose theirs."""
+"""All stored messages and answers; beyond this the oldest records lose theirs."""
 MAX_ANSWER_CHARACTERS: Final = 4 * 2**20
-"""What is kept of one answer, for those that never end."""
+"""How much of one answer is stored, for those that never end."""
 MAX_PROGRESS: Final = 10_000
-"""Writes whose time is kept of one answer that asks for it; some 0.6 MB."""
+"""How many times of writes are stored for an answer that asks for it; about 0.6 MB."""
 MAX_COUNTED: Final = 100_000
 """Conversations whose requests are counted for `fail_times`; the longest unused is forgotten."""
 
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     CLIENT_DISCONNECTED = "client_disconnected"
     REFUSED = "refused"
-    """Anything but an answer: an error, a redirect, a page."""
+    """Anything other than an answer: an error, a redirect, a page."""
     IN_BAND_ERROR = "in_band_error"
     CUT = "cut"
     FIN = "fin"
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """One request and its answer, as far as it has come; times in monotonic nanoseconds."""
+    """One request and its answer so far; times in monotonic nanoseconds."""
 
     id: int
     dialect: str
@@ -84,7 +84,7 @@ class Record:
     progress: list[tuple[int, int]] = field(default_factory=list)
 
     def say(self, text: str, reasoning: bool) -> None:
-        """Remember text that was sent, up to a bound."""
+        """Store text that was sent, up to a bound."""
         self.text_characters += len(text)
         if self.text_characters <= MAX_ANSWER_CHARACTERS:
             (self.reasoning if reasoning else self.text).append(text)
@@ -92,7 +92,7 @@ class Record:
             self.text_forgotten = True
 
     def note_progress(self) -> None:
-        """Remember that all that was said by now has been written, up to a bound."""
+        """Record that everything said so far has been written, up to a bound."""
         tokens = self.content_tokens + self.reasoning_tokens
         if tokens and len(self.progress) < MAX_PROGRESS:
             self.progress.append((time.monotonic_ns(), tokens))
@@ -131,7 +131,7 @@ class Oracle:
     """The records of one server, oldest first, and totals since it started.
 
     Args:
-        keep_text: Whether messages and answers are kept at all.
+        keep_text: Whether messages and answers are stored at all.
     """
 
     def __init__(self, *, keep_text: bool = True) -> None:
@@ -191,7 +191,7 @@ class Oracle:
         return number
 
     def find(self, record_id: int) -> Record | None:
-        """Return a record by its id, or None when it is unknown or forgotten."""
+        """Return a record by its id, or None if it is unknown or forgotten."""
         return self._records.get(record_id)
 
     def after(self, record_id: int) -> Iterator[Record]:
@@ -204,7 +204,7 @@ class Oracle:
                 yield record
 
     def clear(self) -> None:
-        """Forget all records and counts of conversations; ids and totals go on."""
+        """Forget all records and the conversations' counts; ids and totals continue."""
         self._records.clear()
         self._texts.clear()
         self._text_bytes = 0

@@ -1,6 +1,6 @@
 """One timer for all streams: due times are rounded up to a millisecond and called together.
 
-A timer for each token would cost more than the token.
+A timer for each token would cost more than the token itself.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ TICKS_PER_SECOND: Final = 1000
 def tick_after(due: float) -> int:
     """Return the first tick after `due` seconds of the monotonic clock.
 
-    Timers are set to ticks: uvloop rounds a delay to its milliseconds, and is half of one early with what lies between.
+    Timers are set to whole ticks: uvloop rounds a delay to milliseconds, so one in between may fire half a millisecond
+    early.
     """
     return int(due * TICKS_PER_SECOND) + 1
 
@@ -24,7 +25,7 @@ class Pacer:
     """Calls back at due times.
 
     Args:
-        loop: Whose clock and timer are used.
+        loop: Provides the clock and the timer.
     """
 
     __slots__ = ("_calls", "_loop", "_ticks", "_timer", "_timer_tick")
@@ -37,7 +38,7 @@ class Pacer:
         self._timer_tick = 0
 
     def at(self, due: float, call: Callable[[], None]) -> None:
-        """Call `call` when the loop's clock has reached `due` seconds; it cannot be taken back."""
+        """Call `call` once the loop's clock has reached `due` seconds; this cannot be cancelled."""
         tick = tick_after(due)
         calls = self._calls.get(tick)
         if calls is not None:
@@ -60,6 +61,6 @@ class Pacer:
         while self._ticks and self._ticks[0] <= now:
             for call in self._calls.pop(heapq.heappop(self._ticks)):
                 call()
-        # A call may have armed the timer for a later tick than the next one.
+        # A call may have set the timer to a tick later than the next one.
         if self._ticks:
             self._arm(self._ticks[0])

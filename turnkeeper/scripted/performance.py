@@ -1,4 +1,4 @@
-"""Performs the steps of one answer on a link, at their pace, and keeps the record true while it does."""
+"""Performs the steps of one answer on a link, at their pace, and keeps its record up to date."""
 
 import asyncio
 import time
@@ -16,19 +16,19 @@ from turnkeeper.scripted.steps import Act, Emit, Head, Pause, Say, Step, Steps
 from turnkeeper.scripted.wire import Wire, as_json
 
 MAX_HANG_SECONDS: Final = 3600.0
-"""Longer than any client's patience; then the connection is reset."""
+"""Longer than any client's patience; after that the connection is reset."""
 _BLOCK_BYTES: Final = 16_384
-"""What is written in one go when nothing paces it: few system calls, and others get their turn."""
+"""How much is written in one go if nothing paces it: few system calls, and the others get their turn."""
 _OK: Final = 200
 _COMMENT: Final = b": keep-alive\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is to be performed: the steps, and what they need besides.
+    """What to perform: the steps, and what they need.
 
-    `record` and `wire` are None for requests that nobody asks after. `chunked` says whether the client
-    knows HTTP chunks, `keep` whether the connection may serve another request.
+    `record` and `wire` are None for requests that are not recorded. `chunked` says whether the client
+    understands HTTP chunks, `keep` whether the connection may serve another request.
     """
 
     steps: Steps
@@ -41,14 +41,14 @@ class Part:
 
 
 class Performance:
-    """One answer on its way.
+    """One answer that is being sent.
 
     Args:
-        part: What to do; its steps are closed when the client leaves.
-        link: Where to.
+        part: What to perform; its steps are closed if the client leaves.
+        link: The connection.
         loop: For pauses.
         pacer: For the gaps between deltas.
-        ended: Is called once, with the outcome and whether the connection may still be used.
+        ended: Called once, with the outcome and whether the connection may still be used.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class Performance:
         self._resume: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._beats: list[asyncio.TimerHandle] = []
-        # Made once: a bound method for each token would be garbage for each token.
+        # Made once: a bound method made for each token would be garbage for each token.
         self._call = self._go_on
 
     def start(self) -> None:
@@ -110,13 +110,13 @@ class Performance:
         self._go_on()
 
     def drained(self) -> None:
-        """Go on, the client having read what waited."""
+        """Continue, since the client has read what was waiting."""
         resume, self._resume = self._resume, None
         if resume is not None and not self._over:
             resume()
 
     def abandon(self, outcome: Outcome) -> None:
-        """End at once: the client left, or the server stops."""
+        """End at once: the client left, or the server is stopping."""
         self._end(outcome, keep=False)
 
     def _go_on(self) -> None:
@@ -201,7 +201,8 @@ class Performance:
         self._status = head.status
         self._in_stream = head.length is None
         self._chunked = self._in_stream and self._part.chunked
-        # Not the loop's time: that is of when this round began, and what is due by it would come too early.
+        # Not the loop's time, which is that of the current iteration's start: what is due by it would come
+        # too early.
         self._due = time.monotonic()
         if self._record is not None:
             self._record.status = head.status
@@ -214,7 +215,7 @@ class Performance:
         return head_bytes(head, self._part.request_id, chunked=self._chunked, close=not keep)
 
     def _beat(self, seconds: float, event: bytes) -> None:
-        """Send `event` each so many seconds until the end."""
+        """Send `event` every so many seconds until the end."""
         if not seconds:
             return
         place = len(self._beats)
@@ -243,7 +244,7 @@ class Performance:
                 raise AssertionError(step)
 
     def _tail(self) -> bytes:
-        """Return what ends the body."""
+        """Return the end of the body."""
         end = self._shape.end() if self._shape is not None and self._in_stream else b""
         if not self._chunked:
             return end

@@ -1,4 +1,4 @@
-"""The choreography: from a request and its script to the steps of the answer, in either dialect.
+"""The choreography: turns a request and its script into the steps of the answer, in either dialect.
 
 It neither waits nor writes to a socket, so every misbehaviour can be tested as a list.
 """
@@ -23,7 +23,7 @@ from turnkeeper.scripted.wire import SECRET_MARK, Delta, Tally, Wire
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
 DEMONSTRATION: Final = {"first": 0.3, "rate": 40.0}
-"""The pace of a reader's model, for requests that nobody directs."""
+"""The pace for requests without directives, as of a model that a person reads."""
 
 _FLOOD: Final = b"a" * 65_536
 _BOMB_BYTES: Final = 64 * 2**20
@@ -46,10 +46,10 @@ def play(ask: Ask, script: Script, wire: Wire, *, directed: bool) -> Steps:
     """Yield the steps of the answer.
 
     Args:
-        ask: What was asked.
+        ask: The request.
         script: How to answer.
-        wire: The encoder, used for this answer alone.
-        directed: Whether the request itself brought directives; one that did not is answered in prose.
+        wire: The encoder, used only for this answer.
+        directed: Whether the request itself had directives; one without them is answered in prose.
     """
     if script.delay:
         yield Pause(script.delay)
@@ -66,7 +66,7 @@ def play(ask: Ask, script: Script, wire: Wire, *, directed: bool) -> Steps:
 
 
 def _instead(script: Script, wire: Wire) -> Iterable[Step] | None:
-    """Return the response that a script gives in place of any answer."""
+    """Return the response that a script gives instead of an answer."""
     message = f"refused by the script; key {SECRET_MARK}"
     if script.status is not None:
         headers: tuple[tuple[str, str], ...] = ()
@@ -106,7 +106,7 @@ def _bomb() -> Iterator[Step]:
 
 @cache
 def _packed_bomb() -> bytes:
-    """Return a comment of 64 MiB, packed; once, since packing stops every stream for a while."""
+    """Return a comment of 64 MiB, compressed; made only once, since compressing stops every stream for a while."""
     return gzip.compress(b": " + b"a" * _BOMB_BYTES + b"\n\n", 6)
 
 
@@ -119,7 +119,7 @@ def _streamed(script: Script, wire: Wire, tokens: Iterator[Delta], tally: Tally)
     faults = _faults(script, wire)
     gap = _gaps(script)
     stops = [after for after, _ in faults]
-    # None stands for the answer's end, where what is still to go wrong does.
+    # None stands for the answer's end, where the remaining faults strike.
     for delta in chain(grouped(tokens, script.chunk, stops), (None,)):
         while faults and (delta is None or faults[0][0] <= tally.output_tokens):
             for step in faults.pop(0)[1]():
@@ -139,7 +139,7 @@ def _streamed(script: Script, wire: Wire, tokens: Iterator[Delta], tally: Tally)
 
 
 def _whole(script: Script, wire: Wire, tokens: Iterator[Delta], tally: Tally) -> Steps:
-    """Yield the steps of an answer in one body; the faults of a stream strike in its middle."""
+    """Yield the steps of an answer in one body; the faults of a stream strike in the middle of it."""
     if script.endless:
         yield Act.HANG
         return
@@ -173,7 +173,7 @@ _BREAKS: Final = (Act.CUT, Act.FIN, Act.EOF, Act.HANG)
 
 
 def _faults(script: Script, wire: Wire) -> list[tuple[int, Callable[[], Iterator[Step]]]]:
-    """Return what goes wrong and after how many tokens, in that order."""
+    """Return the faults, each with the number of tokens after which it strikes, in that order."""
 
     def breaking(act: Act) -> Callable[[], Iterator[Step]]:
         return lambda: iter((act,))
@@ -213,7 +213,7 @@ def _limit(ask: Ask, script: Script) -> int | None:
 
 
 def _gaps(script: Script) -> Callable[[int], float]:
-    """Return the time that a delta of so many tokens takes, in seconds."""
+    """Return a function that gives the time, in seconds, of a delta of so many tokens."""
     if not script.rate:
         return lambda _tokens: 0.0
     interval = 1 / script.rate

@@ -1,4 +1,4 @@
-"""What the scripted provider says when nobody directs it: short answers about Turnkeeper.
+"""What the scripted provider says without directives: short answers about Turnkeeper.
 
 The answer is chosen by the words of the question, so a demonstration needs no model and no network.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """An answer, and the stems of the words that ask for it."""
+    """An answer, and the stems of the words that select it."""
 
     stems: tuple[str, ...]
     text: str
@@ -244,7 +244,7 @@ _WORD: Final = re.compile(r"[a-z]+")
 
 
 def reply(question: str) -> str:
-    """Return the answer in Markdown that fits `question` best; it never changes for the same question."""
+    """Return the answer, in Markdown, that fits `question` best; it is always the same for the same question."""
     asked = _WORD.findall(question.lower())
     scores = [sum(any(word.startswith(stem) for stem in topic.stems) for word in asked) for topic in _TOPICS]
     best = max(scores)

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF009  # `_directive` is `dataclasses.field` with the table's columns
-"""All that a script can direct, as one table: a directive's name, type, default, group, bounds and meaning.
+"""Everything that a script can direct, as one table: a directive's name, type, default, group, bounds and meaning.
 
-The parser, the help text and the reset of faults are derived from the fields of `Script`. Counts of
-tokens include reasoning. A fault that is set to come after more tokens than the answer has comes at
-its end, so that none is lost silently.
+The parser, the help text and the reset of faults are derived from the fields of `Script`. Counts of tokens
+include reasoning. A fault that is to come after more tokens than the answer has comes at its end, so that
+none is lost silently.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class UsageMode(StrEnum):
-    """How truthfully the answer's usage is told."""
+    """How truthfully the answer's usage is reported."""
 
     FULL = "full"
     NONE = "none"
@@ -29,7 +29,7 @@ class UsageMode(StrEnum):
 
 
 class Finish(StrEnum):
-    """Why the answer ends, in OpenAI's words."""
+    """Why the answer ends, in OpenAI's terms."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -47,7 +47,7 @@ class Newline(StrEnum):
 
 
 class Gzip(StrEnum):
-    """Whether the body is encoded although nobody asked for it."""
+    """Whether the body is compressed although the client did not ask for it."""
 
     OFF = "0"
     ON = "1"
@@ -55,7 +55,7 @@ class Gzip(StrEnum):
 
 
 class Group(StrEnum):
-    """What a directive is about; a healed script keeps all but its faults."""
+    """What a directive is about; a healed script keeps everything except its faults."""
 
     ANSWER = "answer"
     PACE = "pace"
@@ -197,5 +197,5 @@ class Script:
         return dataclasses.replace(self, **defaults)
 
     def refuses(self) -> bool:
-        """Say whether a 200 would be anything but an answer."""
+        """Return whether a 200 would be anything other than an answer."""
         return self.html or self.json or self.gzip is Gzip.BOMB

@@ -1,4 +1,4 @@
-"""The listening socket and what lives as long as it."""
+"""The listening socket and everything that lives as long as it does."""
 
 import asyncio
 import socket
@@ -17,10 +17,10 @@ class Server:
 
     Args:
         loop: Drives everything.
-        app: Answers.
+        app: Answers the requests.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        keep_alive_seconds: The limit on waiting for a request.
+        port: The port; 0 picks a free one.
+        keep_alive_seconds: How long to wait for a request.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port on which it listens."""
         port: int = self._socket.getsockname()[1]
         return port
 

@@ -1,6 +1,6 @@
-"""What an answer consists of: a sequence of steps, made lazily, that a connection performs.
+"""The steps that make up an answer: a lazy sequence that a connection performs.
 
-A step is made just before it is performed, so what it reports (running usage, for one) is what was
+A step is made just before it is performed, so what it reports (running usage, for example) is what has been
 sent by then.
 """
 
@@ -22,14 +22,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing happens for so long."""
+    """Nothing happens for a while."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """A piece of body as it is; the counts are of the text that it carries."""
+    """A piece of the body as it is; the counts are those of its text."""
 
     body: bytes
     text: str = ""
@@ -40,8 +40,8 @@ class Emit:
 class Say(NamedTuple):
     """A delta: `head`, the JSON of `text`, `tail`. A named tuple, since there is one for each token.
 
-    `raw` stands in for the JSON where that is not to be valid. `gap_seconds` is the time from this
-    delta to the next step.
+    `raw` replaces the JSON where it is not to be valid. `gap_seconds` is the time from this delta to the next
+    step.
     """
 
     head: bytes
@@ -54,16 +54,16 @@ class Say(NamedTuple):
 
 
 class Act(Enum):
-    """How an answer ends other than by running out of steps."""
+    """How an answer can end other than by running out of steps."""
 
     CUT = "cut"
     """A TCP reset."""
     FIN = "fin"
     """The connection is closed inside the body."""
     EOF = "eof"
-    """The body ends well, but too early; then the connection is closed."""
+    """The body ends properly, but too early; then the connection is closed."""
     ERROR = "in_band_error"
-    """The body ends well, after an error was said in it."""
+    """The body ends properly, after an error in it."""
     HANG = "hang"
     """Silence until the client leaves."""
 

@@ -1,4 +1,4 @@
-"""What both dialects must be able to say; the choreography in `play` is written against this."""
+"""What both dialects must be able to encode; the choreography in `play` is written against this."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import msgspec
 from turnkeeper.scripted.script import Finish
 
 SECRET_MARK: Final = "sk-scripted-c0ffee-must-never-be-shown"  # noqa: S105  # a mark, not a secret
-"""Stands in every error that a script causes, as a provider's body may hold a key.
+"""Appears in every error that a script causes, as a provider's body may contain a key.
 
 A test that finds it in an answer, a log or a row has found a leak.
 """
@@ -26,11 +26,11 @@ ERROR_TYPES: Final = {
     503: "overloaded_error",
     529: "overloaded_error",
 }
-"""What a status is called when the script does not say; all others are an `api_error`."""
+"""What a status is called unless the script says otherwise; all others are an `api_error`."""
 
 
 class Delta(NamedTuple):
-    """Text of one event; `raw` stands in for its JSON."""
+    """The text of one event; `raw` replaces its JSON."""
 
     text: str
     tokens: int
@@ -40,7 +40,7 @@ class Delta(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What was generated so far, and whether the limit of tokens ended it."""
+    """What has been generated so far, and whether the token limit ended it."""
 
     content_tokens: int = 0
     reasoning_tokens: int = 0
@@ -55,28 +55,28 @@ class Tally:
 
     @property
     def output_tokens(self) -> int:
-        """All that was generated: reasoning is part of the output."""
+        """Everything that was generated: reasoning is part of the output."""
         return self.content_tokens + self.reasoning_tokens
 
 
 class Wire(Protocol):
-    """One answer's encoder. Its events are complete, with LF as line end and a blank line."""
+    """One answer's encoder. Its events are complete, with LF as the line end and a blank line."""
 
     @property
     def reported(self) -> dict[str, Any] | None:
-        """The usage that was told last, as it was told."""
+        """The usage that was last reported, as it was reported."""
 
     def opening(self) -> bytes:
         """Return the events before the first delta."""
 
     def affixes(self, delta: Delta, tally: Tally) -> tuple[bytes, bytes]:
-        """Return what stands before and after the JSON of a delta's text; `tally` counts it already."""
+        """Return what comes before and after the JSON of a delta's text; `tally` already counts it."""
 
     def closing(self, finish: Finish, tally: Tally) -> list[bytes]:
-        """Return the last events, the terminal mark included."""
+        """Return the last events, including the terminal mark."""
 
     def ping(self) -> bytes:
-        """Return an event that says nothing."""
+        """Return an event without meaning."""
 
     def in_band_error(self, error_type: str, code: str | None) -> bytes:
         """Return an error as an event, and what follows it."""
@@ -89,12 +89,12 @@ class Wire(Protocol):
 
 
 def error_type_of(status: int) -> str:
-    """Return what an error of this status is called."""
+    """Return the type of an error with this status."""
     return ERROR_TYPES.get(status, "api_error")
 
 
 def as_json(value: Any) -> bytes:
-    """Encode `value`, escaping surrogate halves, which only JSON in ASCII can carry."""
+    """Encode `value`, escaping lone surrogates, which only JSON in ASCII can carry."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
 """Text of any length, the same for the same seed and different at every position.
 
-A reader that loses, repeats or reorders a token therefore ends with another text.
+So a reader that loses, repeats or reorders a token ends up with another text.
 """
 
 import random
@@ -39,7 +39,7 @@ def words(seed: int | str) -> Iterator[str]:
     """Yield tokens without end: a word each, with the space before it.
 
     Args:
-        seed: What the text depends on, and all that it depends on.
+        seed: The only thing that the text depends on.
     """
     rng = random.Random(seed)  # noqa: S311  # text, not secrets
     space = ""
@@ -53,5 +53,5 @@ def words(seed: int | str) -> Iterator[str]:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Cut `text` into tokens: a word each, with the white space before it; joined, they are `text`."""
+    """Cut `text` into tokens: a word each, with the white space before it; joined, they are `text` again."""
     return _TOKEN.findall(text)

@@ -1,1 +1,1 @@
-"""`turnkeeper up`: every process and server of the service on one machine, and how each is served."""
+"""`turnkeeper up`: starts and supervises every process and server of the service on one machine."""

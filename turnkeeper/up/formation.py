@@ -1,4 +1,4 @@
-"""Which processes `turnkeeper up` runs, with what command line, environment and grace."""
+"""Which processes `turnkeeper up` runs, with their command lines, environments and grace periods."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +11,17 @@ from turnkeeper.up.front import Kind
 from turnkeeper.up.supervisor import Program
 
 STREAM_GRACE_SECONDS: Final = 5
-"""For web and relay at the end: the worker has drained before, so only idle streams are left to close."""
+"""For web and relay at the end: the worker has already drained, so only idle streams are left to close."""
 PROVIDER_GRACE_SECONDS: Final = 3.0
 SHUTDOWN_SLACK_SECONDS: Final = 12.0
-"""Above the grace of gunicorn's requests: for closing streams, and for gunicorn itself."""
+"""In addition to the grace of gunicorn's requests: for closing streams, and for gunicorn itself."""
 DRAIN_SLACK_SECONDS: Final = 5.0
-"""Above the worker's drain: for handing back what did not end."""
+"""In addition to the worker's drain: for handing back what did not end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the servers are."""
+    """The addresses of the servers."""
 
     database_url: str = field(repr=False)
     database_owner_url: str = field(repr=False)
@@ -35,10 +35,10 @@ class Part:
 
     Attributes:
         name: Its own name, such as `web-1`.
-        kind: Under which name it is listed, such as `web`.
+        kind: The name under which it is listed, such as `web`.
         command: The `turnkeeper` command and its arguments.
         grace_seconds: How long it may take to end.
-        pid_file: Where it writes which process serves, when that is not itself.
+        pid_file: Holds the pid of the process that serves, if that is a child of this one.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Part:
     pid_file: Path | None = None
 
     def program(self, environ: Mapping[str, str], log: Path) -> Program:
-        """Return what the supervisor runs."""
+        """Return the program for the supervisor to run."""
         command = (sys.executable, "-m", "turnkeeper", *self.command)
         return Program(self.name, self.kind, command, environ, log, self.pid_file, self.grace_seconds)
 
@@ -59,12 +59,12 @@ def names(kind: str, processes: int) -> list[str]:
 
 
 def handoff_paths(kind: Kind, processes: int, sockets: Path) -> list[Path]:
-    """Return where the processes of a kind take connections over."""
+    """Return the sockets on which the processes of a kind take connections over."""
     return [sockets / f"{name}.sock" for name in names(kind, processes)]
 
 
 def scripted_provider(given: Mapping[str, str], addresses: Addresses) -> Iterator[Part]:
-    """Yield the scripted provider, when it is needed and is not one that runs elsewhere."""
+    """Yield the scripted provider, if it is needed and does not run elsewhere."""
     if addresses.provider_url and not given.get("SCRIPTED_BASE_URL", "").strip():
         port = addresses.provider_url.removesuffix("/v1").rpartition(":")[2]
         command = ("provider", "--host", HOST, "--port", port)
@@ -72,7 +72,7 @@ def scripted_provider(given: Mapping[str, str], addresses: Addresses) -> Iterato
 
 
 def servings(kind: Kind, processes: int, sockets: Path) -> Iterator[Part]:
-    """Yield the processes of web or relay."""
+    """Yield the web or the relay processes."""
     for name, path in zip(names(kind, processes), handoff_paths(kind, processes, sockets), strict=True):
         pid_file = sockets / f"{name}.pid"
         where = ("--handoff", str(path), "--pid-file", str(pid_file))
@@ -87,7 +87,7 @@ def workers(processes: int, drain_seconds: float) -> Iterator[Part]:
 
 
 def child_environ(given: Mapping[str, str], addresses: Addresses) -> Mapping[str, str]:
-    """Return what the processes see: not the owner's URL, which only migrations need."""
+    """Return the processes' environment: without the owner's URL, which only migrations need."""
     environ = {
         **given,
         "DATABASE_URL": addresses.database_url,

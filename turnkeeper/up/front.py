@@ -1,8 +1,9 @@
-"""One address for web and relay, without a proxy: connections are passed on, not copied.
+"""One address for web and relay, without a proxy: connections are handed over, not copied.
 
-The front looks at a request's first bytes without taking them (MSG_PEEK), picks a process by path and hands
-it the connection itself (SCM_RIGHTS). From then on client and process talk directly, so a delta pays nothing
-for the front. Every process serves every path: a kept-alive connection that changes its mind is answered too.
+The front looks at a request's first bytes without consuming them (MSG_PEEK), picks a process by path and
+hands it the connection itself (SCM_RIGHTS). From then on client and process talk directly, so the front costs
+a delta nothing. Every process serves every path, so a kept-alive connection that later asks for another path
+is answered too.
 """
 
 import asyncio
@@ -18,15 +19,15 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 HEAD_LIMIT_SECONDS: Final = 10.0
-"""How long a client may take to say what it wants."""
+"""How long a client may take to send the head of its request."""
 PLACE_LIMIT_SECONDS: Final = 10.0
 """How long a request waits while every process is being restarted: longer than a start takes."""
 PENDING_LIMIT: Final = 1000
-"""Connections that have not said what they want; the oldest makes room, so silence cannot fill it."""
+"""Connections whose head has not arrived; the oldest is dropped for a new one, so silent ones cannot fill it."""
 HEAD_LIMIT_BYTES: Final = 16 * 1024
-"""As much of a head as is looked at: what decides stands in its first lines."""
+"""How much of a head is examined: its first lines decide."""
 PEEK_INTERVAL_SECONDS: Final = 0.02
-"""A socket with half a head stays readable, so waiting for readability would spin."""
+"""A socket with half a head stays readable, so waiting until it is readable would spin."""
 BACKLOG: Final = 1024
 CLOSE_LIMIT_SECONDS: Final = 5.0
 UNAVAILABLE_ANSWER: Final = (
@@ -48,7 +49,7 @@ Backends: TypeAlias = Mapping[Kind, Sequence[Path]]
 
 
 def route(head: bytes) -> Kind | None:
-    """Return who serves the request that begins with `head`; None: the head does not say yet."""
+    """Return the kind that serves the request that begins with `head`; None if the head is too short to tell."""
     request_line, ended, rest = head.partition(b"\n")
     if not ended:
         return Kind.WEB if len(head) >= HEAD_LIMIT_BYTES else None
@@ -62,7 +63,7 @@ def route(head: bytes) -> Kind | None:
 
 
 def route_new_turn(fields: bytes, *, is_full: bool) -> Kind | None:
-    """Return who takes a new turn: the relay when the answer is its events."""
+    """Return the kind that takes a new turn: the relay if the response is the turn's events."""
     *lines, _unfinished = fields.split(b"\n")
     for line in lines:
         if not line.strip():
@@ -78,7 +79,7 @@ class Front:
 
     Args:
         listener: A bound TCP socket; the front listens on it and closes it.
-        backends: The Unix sockets of each kind, where processes take connections over.
+        backends: For each kind, the Unix sockets on which its processes take connections over.
     """
 
     def __init__(self, listener: socket.socket, backends: Backends) -> None:
@@ -91,15 +92,15 @@ class Front:
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> None:
-        """Begin to accept, in a thread of its own."""
+        """Start accepting, in a thread of its own."""
         self._listener.setblocking(False)
         self._listener.listen(BACKLOG)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop accepting and drop what has not been handed over; connections that were are not touched."""
+        """Stop accepting and drop what has not been handed over; connections that have been are not touched."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # the loop may end between the question and the call
+            with suppress(RuntimeError):  # the loop may end between the check and the call
                 self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join(CLOSE_LIMIT_SECONDS)
         self._listener.close()
@@ -122,14 +123,14 @@ class Front:
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
             except OSError:
-                # Out of descriptors, or the client is gone already: give the others a moment.
+                # Out of descriptors, or the client is already gone: give the others a moment.
                 await asyncio.sleep(PEEK_INTERVAL_SECONDS)
                 continue
             if len(self._pending) >= PENDING_LIMIT:
                 oldest = next(iter(self._pending))
                 self._pending.pop(oldest).cancel()
             task = asyncio.create_task(self._pass_on(connection))
-            # Not the task's own doing: one that is cancelled before its first step does nothing at all.
+            # Not the task's job: a task that is cancelled before its first step does nothing at all.
             task.add_done_callback(partial(let_go, connection))
             self._pending[connection] = task
 
@@ -145,7 +146,7 @@ class Front:
             self._pending.pop(connection, None)
 
     async def _kind_of(self, connection: socket.socket) -> Kind | None:
-        """Look at the head until it says where to go; None: the client left."""
+        """Peek at the head until its kind is known; None if the client left."""
         while True:
             try:
                 head = connection.recv(HEAD_LIMIT_BYTES, socket.MSG_PEEK)
@@ -168,7 +169,7 @@ class Front:
             self._loop.remove_reader(connection)
 
     async def _place(self, connection: socket.socket, kind: Kind) -> None:
-        """Give the connection to a process of its kind, else of the other, else to the next that comes up."""
+        """Give the connection to a process of its kind, else of the other, else to the next one that comes up."""
         give_up_at = self._loop.time() + PLACE_LIMIT_SECONDS
         other = Kind.WEB if kind is Kind.RELAY else Kind.RELAY
         while not (self._hand_over(connection, kind) or self._hand_over(connection, other)):
@@ -178,7 +179,7 @@ class Front:
             await asyncio.sleep(PEEK_INTERVAL_SECONDS)
 
     def _hand_over(self, connection: socket.socket, kind: Kind) -> bool:
-        """Try each process of a kind once, beginning with the next in turn."""
+        """Try each process of a kind once, starting with the next in turn."""
         paths = self._backends.get(kind, ())
         if not paths:
             return False
@@ -187,18 +188,18 @@ class Front:
 
 
 def let_go(connection: socket.socket, _: asyncio.Task[None]) -> None:
-    """Close our side of a connection; who took it over has its own."""
+    """Close our side of a connection; the process that took it over has its own."""
     connection.close()
 
 
 def settle(ready: asyncio.Future[None]) -> None:
-    """Say once that a socket has something to read."""
+    """Note, once, that a socket has something to read."""
     if not ready.done():
         ready.set_result(None)
 
 
 def hand_over(connection: socket.socket, path: Path) -> bool:
-    """Pass a connection to the process that listens on `path`; False when it does not take it now."""
+    """Pass a connection to the process that listens on `path`; False if it does not accept it now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.setblocking(False)  # a full backlog or a dead process answers at once
         try:
@@ -210,11 +211,11 @@ def hand_over(connection: socket.socket, path: Path) -> bool:
 
 
 def take_over(listener: socket.socket, limit_seconds: float) -> tuple[socket.socket, tuple[str, int]]:
-    """Take a connection that was handed over; return it with the client's address.
+    """Take over a connection that was handed over; return it with the client's address.
 
     Raises:
         BlockingIOError: There is none.
-        ConnectionAbortedError: The front or the client left meanwhile.
+        ConnectionAbortedError: The front or the client left in the meantime.
     """
     link, _ = listener.accept()
     with link:

@@ -1,7 +1,7 @@
-"""The children's logs: bounded files, and their warnings on the terminal.
+"""The children's logs: bounded files, whose warnings are shown on the terminal.
 
-A child writes its file by itself, so a log costs the supervisor nothing and a stuck terminal stops nobody.
-The file is opened for appending, which is why it may be cut short under the writer's hand.
+Each child writes its file itself, so a log costs the supervisor nothing and a stuck terminal stops nobody.
+The file is opened for appending, so it may be truncated while the child writes.
 """
 
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""Of one log; with its predecessor a process keeps at most twice this."""
+"""Of one log; together with its predecessor a process keeps at most twice this."""
 READ_BYTES: Final = 64 * 1024
-"""Read at one look; of a flood the rest is skipped, and stays in the file."""
+"""How much is read at a time; the rest of a flood is skipped, and stays in the file."""
 LINE_LIMIT: Final = 200
 SHOWN_PER_PERIOD: Final = 10
 PERIOD_SECONDS: Final = 10.0
@@ -33,7 +33,7 @@ class Journal:
         self._shown = 0
 
     def news(self) -> Iterator[str]:
-        """Yield what a person should see of what was written since the last call, shortened and bounded."""
+        """Yield what a person should see of the lines since the last call, shortened and bounded."""
         for line in self._new_lines():
             warning = warning_of(line)
             if warning is not None and self._may_show():
@@ -44,7 +44,7 @@ class Journal:
         try:
             with self._path.open("rb") as file:
                 size = self._path.stat().st_size
-                # Smaller than before: it was cut. Much larger: only its end is of interest.
+                # Smaller than before: it was truncated. Much larger: only its end is of interest.
                 start = 0 if size < self._read_to else max(self._read_to, size - READ_BYTES)
                 file.seek(start)
                 whole, _, _ = file.read(READ_BYTES).rpartition(b"\n")
@@ -72,7 +72,7 @@ class Journal:
 
 
 def warning_of(line: str) -> str | None:
-    """Return what to show of a log line: None unless it is one of ours and at least a warning."""
+    """Return what to show of a log line; None unless it is one of ours and at least a warning."""
     try:
         record = json.loads(line)
     except ValueError:

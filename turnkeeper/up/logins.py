@@ -1,6 +1,6 @@
-"""The logins of PostgreSQL: two out of one, and what is said when one is refused.
+"""The logins of PostgreSQL: makes two out of one, and reports refusals in one line.
 
-The processes must not have the owner's login, which may do everything.
+The service's processes must not have the owner's login, which may do everything.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from turnkeeper.up.embedded.child import kept_secret
 
 
 def split_roles(url: str, data: Path) -> tuple[str, str]:
-    """Make two logins of one: `DATABASE_URL` may name the owner, whose login the processes must not have.
+    """Make two logins out of one: `DATABASE_URL` may be the owner's, which the processes must not have.
 
     Returns:
-        The application's URL, of a login that the migration makes, and the owner's.
+        The application's URL, for a login that the migration creates, and the owner's.
 
     Raises:
-        SettingsError: The login cannot make roles, so the owner must be named.
+        SettingsError: The login cannot create roles, so the owner must be named.
     """
     parsed = make_url(url).set(drivername="postgresql")
     plain = parsed.render_as_string(hide_password=False)
@@ -40,7 +40,7 @@ def split_roles(url: str, data: Path) -> tuple[str, str]:
             ["DATABASE_OWNER_URL is required beside a DATABASE_URL that may not make roles: set it"]
         )
     password = kept_secret(data / "database.password")
-    # A role belongs to the whole server: its name tells one data folder's login from another's.
+    # A role belongs to the whole server: its name distinguishes the logins of several data folders.
     suffix = kept_secret(data / "database.role")[:8].lower().replace("-", "_")
     app = parsed.set(username=f"turnkeeper_{suffix}", password=password)
     return app.render_as_string(hide_password=False), plain
@@ -48,14 +48,15 @@ def split_roles(url: str, data: Path) -> tuple[str, str]:
 
 @contextmanager
 def owning_database() -> Iterator[None]:
-    """Say what PostgreSQL refused in one line, as for any other error of an operator's.
+    """Report PostgreSQL's refusals in one line, like any other error that the operator can fix.
 
     Raises:
-        TurnkeeperError: It could not be reached, or a statement of the owner's failed.
+        TurnkeeperError: It could not be reached, or one of the owner's statements failed.
     """
     try:
         yield
     except DBAPIError as failed:
-        # Of a failed connection psycopg says host, port and user; of a failed statement its first line.
+        # psycopg reports host, port and user of a failed connection; of a failed statement only its first
+        # line is used.
         reason = str(failed.orig).strip().splitlines()[:1] or [type(failed.orig).__name__]
         raise TurnkeeperError(f"PostgreSQL, as the owner: {reason[0]}") from failed

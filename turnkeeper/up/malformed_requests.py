@@ -1,6 +1,6 @@
-"""Refuses what is no HTTP, or more of it than is taken, in our own words.
+"""Refuses requests that are not valid HTTP, or whose line or headers are too large, in our own words.
 
-gunicorn repeats the line that it could not read, in its answer and in the log, and a line may be a header with a
+gunicorn repeats the line that it could not read, in its response and in the log, and that line may be a header with a
 key in it (I10).
 """
 
@@ -22,11 +22,11 @@ from shared.ids import new_id
 _log = logging.getLogger("turnkeeper.requests")
 
 _OURS: Final = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
-"""What gunicorn calls a mistake in parsing and is none of the client's."""
+"""Errors that gunicorn counts as parse errors but that are not the client's."""
 
 
 def refusal_of(error: BaseException) -> bytes:
-    """Log why a request was not served and return the answer, after which the connection is closed."""
+    """Log why a request was not served and return the response, after which the connection is closed."""
     request_id = new_id().hex
     if isinstance(error, ParseException) and not isinstance(error, _OURS):
         code, detail = (

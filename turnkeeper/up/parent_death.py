@@ -1,9 +1,8 @@
 """Runs a command that must not outlive its parent; an exec wrapper, so it costs no process.
 
-The kernel's parent-death signal is set by the child itself, after it gave up root (a change of user would
-clear it) and before it becomes the command. A `preexec_fn` would do so in a process with threads, and may
-deadlock there.
-This file is run by its path with `-I -S`: it must import nothing that is not in the standard library.
+The child sets the kernel's parent-death signal itself, after giving up root (a change of user would clear the
+signal) and before it becomes the command. A `preexec_fn` would do that in a process with threads, where it
+may deadlock. This file is run by its path with `-I -S`, so it may import only the standard library.
 """
 
 import ctypes
@@ -14,18 +13,18 @@ from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
 PARENT_IS_GONE: Final = 75
-"""Exit code when the parent died before the tie to it was made (EX_TEMPFAIL)."""
+"""Exit code if the parent died before the child was tied to it (EX_TEMPFAIL)."""
 
 
 def become(uid: int, gid: int) -> None:
-    """Give up root for good: groups first, then group, then user."""
+    """Give up root for good: groups first, then the group, then the user."""
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
 
 
 def tie(parent: int, death_signal: int) -> None:
-    """Ask for `death_signal` when the thread that started us ends; elsewhere than on Linux do nothing."""
+    """Request `death_signal` for when the thread that started us ends; does nothing except on Linux."""
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Where the service listens, and where its processes take connections over."""
+"""The address on which the service listens, and the folder of sockets on which its processes take connections over."""
 
 import shutil
 import socket
@@ -13,7 +13,7 @@ from shared.errors import SettingsError
 DEFAULT_PORT: Final = 8080
 PORTS_TRIED: Final = 50
 SOCKET_PATH_LIMIT: Final = 90
-"""A Unix socket's path has 104 bytes on macOS, 108 on Linux."""
+"""A Unix socket's path has at most 104 bytes on macOS, 108 on Linux."""
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def listening_at(host: str, port: int | None) -> Iterator[socket.socket]:
     """Bind the service's address, so that nobody takes it while the rest starts.
 
     Raises:
-        SettingsError: The port that was asked for is taken.
+        SettingsError: The requested port is taken.
     """
     wanted = [port] if port is not None else [*range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED), 0]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -46,7 +46,7 @@ def listening_at(host: str, port: int | None) -> Iterator[socket.socket]:
 
 @contextmanager
 def socket_folder(data: Path) -> Iterator[Path]:
-    """Make the folder of the hand-off sockets: beside the data, or elsewhere where that path is too long."""
+    """Create the folder of the hand-off sockets: next to the data, or elsewhere if that path is too long."""
     folder = data / "run"
     if len(str(folder).encode()) > SOCKET_PATH_LIMIT - len("/relay-99.sock"):
         with tempfile.TemporaryDirectory(prefix="turnkeeper-") as short:
@@ -61,7 +61,7 @@ def socket_folder(data: Path) -> Iterator[Path]:
 
 
 def shown(path: Path) -> str:
-    """Return a path as short as it can be written here."""
+    """Return the shortest form of a path that is valid here."""
     with suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)

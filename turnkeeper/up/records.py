@@ -1,6 +1,6 @@
-"""What `turnkeeper up` keeps beside the data: its keys, and where it runs at the moment.
+"""What `turnkeeper up` stores next to the data: its keys, and the address at which it is running.
 
-Both files hold secrets, so they are made with mode 0600 and replaced in one step.
+Both files contain secrets, so they are created with mode 0600 and replaced in one step.
 """
 
 import json
@@ -28,7 +28,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A running service, as `--state` says it."""
+    """A running service, as `--state` prints it."""
 
     url: str
     service_key: str = field(repr=False)
@@ -43,7 +43,7 @@ class State:
 
 
 def write_private(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that only we may read; a reader sees the old file or the new one, never half."""
+    """Write JSON that only this user may read; a reader sees the old file or the new one, never half."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -54,12 +54,12 @@ def write_private(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Say where the service runs."""
+    """Record where the service runs."""
     write_private(path, asdict(state))
 
 
 def read_state(path: Path) -> State | None:
-    """Return where a service runs; None when none does, as far as the file says."""
+    """Return where a service runs; None if the file says that none does."""
     try:
         return State(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -67,12 +67,12 @@ def read_state(path: Path) -> State | None:
 
 
 def write_keys(path: Path, keys: Keys) -> None:
-    """Keep the keys for later runs."""
+    """Store the keys for later runs."""
     write_private(path, {**asdict(keys), "organization_id": str(keys.organization_id)})
 
 
 def read_keys(path: Path) -> Keys | None:
-    """Return the kept keys; None when there are none."""
+    """Return the stored keys, or None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Keys(**{**content, "organization_id": UUID(content["organization_id"])})

@@ -1,7 +1,7 @@
-"""Tells a client that is refused before its body was read that the connection closes, and hears it out.
+"""Tells a client that is refused before its body was read that the connection closes, and reads the rest.
 
-A socket that is closed with bytes unread is reset, and the reset overtakes the answer: the client sees a broken pipe in
-place of the 413. So the rest is read for a while, after the answer and the end of our side were sent.
+A socket that is closed with unread bytes is reset, and the reset overtakes the response: the client sees a broken pipe
+instead of the 413. So after the response and the end of our side have been sent, the rest is read for a while.
 """
 
 import socket
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 SMALL_BYTES: Final = 64 * 1024
-"""gunicorn itself passes over so much and keeps the connection; before more it closes, and should say so."""
+"""gunicorn itself skips this much and keeps the connection; with more left it closes, and should say so."""
 HEARD_BYTES: Final = 16 * 1024 * 1024
-"""A client that looks at the answer has stopped by then."""
+"""A client that looks at the response has stopped sending by then."""
 HEARD_SECONDS: Final = 2.0
-"""It holds a thread, as any slow request does."""
+"""Meanwhile it holds a thread, as any slow request does."""
 _PART_BYTES: Final = 64 * 1024
 
 
 def closing_unread(application: "WSGIApplication") -> "WSGIApplication":
-    """Return `application`, run by gunicorn, so that no body that it leaves unread costs the client its answer."""
+    """Return `application`, for gunicorn, so that a body it leaves unread does not cost the client the response."""
 
     def serve(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         body = environ["wsgi.input"] = Body(environ)
@@ -36,7 +36,7 @@ def closing_unread(application: "WSGIApplication") -> "WSGIApplication":
             nonlocal is_unread
             if body.unread_bytes > SMALL_BYTES:
                 is_unread = True
-                # A header would not do: what concerns the connection is gunicorn's to say.
+                # A header would not do: gunicorn alone may set headers about the connection.
                 start_response.__self__.force_close()  # type: ignore[attr-defined]
             return start_response(status, headers, exc_info)
 
@@ -49,13 +49,13 @@ def closing_unread(application: "WSGIApplication") -> "WSGIApplication":
 
 
 class Body:
-    """A request's body that knows how much of it was not read."""
+    """A request's body that knows how much of it has not been read."""
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self._stream: InputStream = environ["wsgi.input"]
         is_endless = "HTTP_TRANSFER_ENCODING" in environ
         self.unread_bytes: float = float("inf") if is_endless else int(environ.get("CONTENT_LENGTH") or 0)
-        """Infinite while the end of one of unknown length has not been seen."""
+        """Infinite until the end of a body of unknown length has been seen."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read at most `size` bytes."""
@@ -72,7 +72,7 @@ class Body:
 
 
 def hear_out(connection: socket.socket) -> None:
-    """End our side of a connection and read what still comes, within limits; afterwards nothing is read or written."""
+    """End our side of a connection and read the rest, within limits; afterwards nothing is read or written."""
     give_up_at = time.monotonic() + HEARD_SECONDS
     heard = 0
     with suppress(OSError):
@@ -84,4 +84,4 @@ def hear_out(connection: socket.socket) -> None:
                 return
             heard += len(part)
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)  # gunicorn would go on listening, in the thread that accepts
+        connection.shutdown(socket.SHUT_RDWR)  # gunicorn would go on reading, in the thread that accepts

@@ -1,6 +1,7 @@
 """Runs the web and the relay: gunicorn with threads, one application.
 
-Bound to an address it accepts by itself; at a hand-off socket it takes connections that the front accepted.
+Bound to an address it accepts connections itself; at a hand-off socket it takes over those that the front
+accepted.
 """
 
 import threading
@@ -24,16 +25,16 @@ from turnkeeper.up.refused_bodies import closing_unread
 
 KEEPALIVE_SECONDS: Final = 75
 REQUEST_LIMIT_SECONDS: Final = 120
-"""Silence of a whole process (not of a request) after which gunicorn replaces it."""
+"""How long a whole process (not a request) may be silent before gunicorn replaces it."""
 CONNECTIONS: Final = 2000
-"""Connections of one process that gunicorn holds; open streams are the relay's own and do not count."""
+"""Connections of one process that gunicorn holds; open streams belong to the relay and do not count."""
 TAKE_OVER_LIMIT_SECONDS: Final = 1.0
-"""The front sends in the same breath as it connects."""
+"""The front sends the connection right after it connects."""
 SHUTDOWN_LIMIT_SECONDS: Final = 10.0
 SHUTDOWN: Final = "turnkeeper_shutdown"
-"""Name in `app.extensions` of what ends a process's streams."""
+"""Name in `app.extensions` of the function that ends a process's streams."""
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
-"""Name of what shares a process's figures; it returns what is stopped at the end, or None."""
+"""Name of the function that shares a process's figures; it returns what to stop at the end, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,13 @@ class Service:
 
     Attributes:
         role: `web` or `relay`.
-        bind: `HOST:PORT` or `unix:PATH`; of a hand-off socket the path.
+        bind: `HOST:PORT` or `unix:PATH`; for a hand-off socket its path.
         is_handoff: Whether connections come from the front.
-        factory: `module:function` that makes the application of a role.
-        processes: How many processes serve.
-        threads: Requests that each serves at once.
-        grace_seconds: How long requests may take to end at a stop.
-        pid_file: Where the serving process writes its number while it serves.
+        factory: `module:function` that creates a role's application.
+        processes: The number of processes.
+        threads: How many requests each process serves at once.
+        grace_seconds: How long requests may take to finish after a stop.
+        pid_file: Where the serving process writes its pid while it serves.
     """
 
     role: str
@@ -62,10 +63,10 @@ class Service:
 
 
 class PlainLogger(Logger):  # type: ignore[misc]
-    """Sends gunicorn's own lines to the application's log: one form, one place."""
+    """Sends gunicorn's own lines to the application's log: one format, one place."""
 
     def setup(self, cfg: Any) -> None:
-        """Leave handlers and form to the root logger; the application logs requests itself."""
+        """Leave handlers and format to the root logger; the application logs requests itself."""
         self.cfg = cfg
         self.error_log.propagate = True
         self.error_log.setLevel(cfg.loglevel.upper())
@@ -75,12 +76,12 @@ class PlainLogger(Logger):  # type: ignore[misc]
 
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
-    """Ends open streams as soon as it is told to stop, not when the last request is done."""
+    """Closes open streams as soon as it is told to stop, not after the last request."""
 
     wsgi: Any
 
     def load_wsgi(self) -> None:
-        """Load the application, whose refusals reach clients that are still sending."""
+        """Load the application, so that its refusals reach clients that are still sending."""
         super().load_wsgi()
         self.wsgi = closing_unread(self.wsgi)
 
@@ -91,7 +92,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
-        """Refuse a request that could not be read; who sent it closes or is closed."""
+        """Refuse a request that could not be read; its connection is then closed."""
         answer = refusal_of(exc)
         with suppress(OSError):
             write_nonblock(client, answer)
@@ -104,7 +105,7 @@ class HandedOverWorker(StreamingWorker):
     """Serves connections that the front accepted."""
 
     def accept(self, listener: Any) -> None:
-        """Take one connection over and serve it as if it had been accepted here."""
+        """Take over one connection and serve it as if it had been accepted here."""
         try:
             connection, address = take_over(listener, TAKE_OVER_LIMIT_SECONDS)
             connection.setblocking(True)
@@ -116,7 +117,7 @@ class HandedOverWorker(StreamingWorker):
 
 
 def closing_streams(app: Flask | None) -> threading.Thread | None:
-    """Start to close an application's streams; the thread ends when they are closed."""
+    """Start closing an application's streams; the thread ends when they are closed."""
     shutdown: Callable[[], None] | None = app.extensions.get(SHUTDOWN) if app else None
     if shutdown is None:
         return None
@@ -138,7 +139,7 @@ class Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the application, in the process that serves."""
+        """Create the application, in the process that serves."""
         module, _, function = self._service.factory.partition(":")
         app: Flask = getattr(import_module(module), function)(self._service.role)
         return app
@@ -187,13 +188,13 @@ def begin_serving(worker: Any) -> None:
 
 
 def begin_metrics(worker: Any) -> None:
-    """Share the process's figures, where metrics are on."""
+    """Share the process's figures if metrics are on."""
     begin = worker.app.callable.extensions.get(BEGIN_METRICS)
     worker.metrics = None if begin is None else begin()
 
 
 def finish(server: Any, worker: Any) -> None:
-    """End what the process holds, before it ends."""
+    """Stop what the process holds, before it ends."""
     finish_streams(server, worker)
     metrics = getattr(worker, "metrics", None)
     if metrics is not None:
@@ -208,20 +209,20 @@ def finish_streams(_: Any, worker: Any) -> None:
 
 
 def note_pid(pid_file: Path, pid: int) -> None:
-    """Say which process serves, in one step: a reader sees the old number or the new one."""
+    """Record which process serves, in one step: a reader sees the old pid or the new one."""
     fresh = pid_file.with_suffix(".new")
     fresh.write_text(f"{pid}\n")
     fresh.replace(pid_file)
 
 
 def forget_pid(pid_file: Path, pid: int) -> None:
-    """Take back the number of a process that ended, unless its successor has written its own."""
+    """Remove the pid of a process that ended, unless its successor has written its own."""
     if noted_pid(pid_file) == pid:
         pid_file.unlink(missing_ok=True)
 
 
 def noted_pid(pid_file: Path) -> int:
-    """Return the number of the process that serves; 0 when none does."""
+    """Return the pid of the process that serves; 0 if none does."""
     try:
         return int(pid_file.read_text())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Keeps processes alive: starts them, starts again what dies, ends all of it.
+"""Keeps processes alive: starts them, restarts those that die, and ends them all.
 
 Everything happens in one thread, the main one: a child's life is tied to the thread that started it.
 """
@@ -20,16 +20,16 @@ from turnkeeper.up.embedded.child import spawn
 from turnkeeper.up.serve import noted_pid
 
 STEADY_SECONDS: Final = 3.0
-"""A process that lived this long did start: its next death is the first again."""
+"""A process that lived this long has started successfully: its next death counts as the first again."""
 FIRST_DELAY_SECONDS: Final = 0.5
 LONGEST_DELAY_SECONDS: Final = 10.0
 KILL_LIMIT_SECONDS: Final = 5.0
-"""A killed process is gone at once, but for one in the middle of disk I/O."""
+"""A killed process is gone at once, unless it is in the middle of disk I/O."""
 
 
 @dataclass(slots=True)
 class Backoff:
-    """How long to wait before the next start: nothing at first, then 0.5 s, doubling up to 10 s."""
+    """How long to wait before the next start: not at all at first, then 0.5 s, doubling up to 10 s."""
 
     quick_deaths: int = 0
 
@@ -47,18 +47,18 @@ class Kept(Protocol):
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
 
     @property
     def kind(self) -> str:
-        """Under which name its processes are listed."""
+        """The name under which its processes are listed."""
 
     @property
     def pids(self) -> Sequence[int]:
-        """The processes that do its work at this moment."""
+        """The processes that do its work now."""
 
     def keep(self, now: float) -> Iterator[str]:
-        """Start it again when it is dead and due; yield what a person should know."""
+        """Start it again if it is dead and due; yield what a person should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Program:
 
     Attributes:
         name: Its own name, such as `web-1`.
-        kind: Under which name it is listed, such as `web`.
-        command: What to run.
-        environ: What it sees.
-        log: Where its output goes.
-        pid_file: Where it writes which process serves, when that is not itself.
+        kind: The name under which it is listed, such as `web`.
+        command: The command line.
+        environ: Its environment.
+        log: The file that receives its output.
+        pid_file: Holds the pid of the process that serves, if that is a child of this one.
         grace_seconds: How long it may take to end.
     """
 
@@ -85,7 +85,7 @@ class Program:
 
 
 class Child:
-    """One program of ours, kept alive."""
+    """A program that is kept alive."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -97,17 +97,17 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
         return self._program.name
 
     @property
     def kind(self) -> str:
-        """Under which name its processes are listed."""
+        """The name under which its processes are listed."""
         return self._program.kind
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """The file that receives its output."""
         return self._program.log
 
     @property
@@ -122,20 +122,20 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def quick_deaths(self) -> int:
-        """How often it died, one time after the other, soon after it was started."""
+        """How many times in a row it died soon after a start."""
         return self._backoff.quick_deaths
 
     def is_steady(self, now: float) -> bool:
-        """Say whether it serves and did not just die."""
+        """Return whether it serves and has not just died."""
         return bool(self.pids) and (self.quick_deaths == 0 or now - self._started_at >= STEADY_SECONDS)
 
     def keep(self, now: float) -> Iterator[str]:
-        """Start it again when it is dead and due."""
+        """Start it again if it is dead and due."""
         if self._process is not None and self._process.poll() is not None:
             delay = self._bury(now)
             yield f"{self.name} {ended(self._process.returncode)}: started again" + (
@@ -162,7 +162,7 @@ class Child:
         return delay
 
     def _notice_successor(self) -> Iterator[str]:
-        """Say that the process that serves was replaced by its own master."""
+        """Report that the serving process was replaced by its own master."""
         serving = self.pids[0] if self.pids else 0
         if serving and serving != self._serving:
             if self._serving and self._program.pid_file is not None:
@@ -170,12 +170,12 @@ class Child:
             self._serving = serving
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM; it has its grace."""
+        """Send SIGTERM; its grace period begins."""
         if self._process is not None and self.is_running:
             self._process.send_signal(signal.SIGTERM)
 
     def end(self, *, deadline: float) -> bool:
-        """Wait until it ended, and kill it at the deadline; False when that was needed."""
+        """Wait until it has ended, and kill it at the deadline; False if that was needed."""
         if self._process is None:
             return True
         with suppress(subprocess.TimeoutExpired):
@@ -187,7 +187,7 @@ class Child:
         return ended_by_itself
 
     def _signal_group(self, number: signal.Signals) -> None:
-        """Signal what is left of the process and its own children: they share a group of their own."""
+        """Signal what is left of the process and its own children: they share a process group."""
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
@@ -203,17 +203,17 @@ class Startable(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its process; 0 when it does not run."""
+        """Its process; 0 if it is not running."""
 
     def start(self) -> str:
-        """Start it, where it was when it ran before."""
+        """Start it, at the same address as before if it has run."""
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
 
 
 class Server:
-    """One server of `turnkeeper.up.embedded`, kept alive."""
+    """An embedded server that is kept alive."""
 
     def __init__(self, kind: str, server: Startable) -> None:
         self._kind = kind
@@ -224,12 +224,12 @@ class Server:
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
         return self._kind
 
     @property
     def kind(self) -> str:
-        """Under which name its process is listed."""
+        """The name under which its process is listed."""
         return self._kind
 
     @property
@@ -239,7 +239,7 @@ class Server:
         return [pid] if pid else []
 
     def keep(self, now: float) -> Iterator[str]:
-        """Start it again, in this thread, when it is dead and due."""
+        """Start it again, in this thread, if it is dead and due."""
         if self._server.pid:
             return
         if self._due_at is None:
@@ -258,7 +258,7 @@ class Server:
 
 
 class Wakeup:
-    """Waits for signals: a death is seen at once, and nothing runs inside a handler."""
+    """Waits for signals: a death is noticed at once, and nothing runs inside a handler."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -268,7 +268,7 @@ class Wakeup:
 
     @contextmanager
     def listening(self) -> Iterator["Wakeup"]:
-        """Count the signals that mean "stop" and wake up for them and for dying children."""
+        """Count the signals that mean "stop"; these and dying children end a wait."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._count) for number in numbers}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -286,14 +286,14 @@ class Wakeup:
         self.stops += 1
 
     def wait(self, limit_seconds: float) -> None:
-        """Wait until a signal comes, at most `limit_seconds`."""
+        """Wait for a signal, at most `limit_seconds`."""
         select.select([self._reader], [], [], limit_seconds)
         with suppress(BlockingIOError):
             os.read(self._reader, 512)
 
 
 def ended(code: int) -> str:
-    """Say how a process ended."""
+    """Describe how a process ended."""
     if code < 0:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}"
@@ -301,7 +301,7 @@ def ended(code: int) -> str:
 
 
 def end_all(children: Sequence[Child], wakeup: Wakeup, *, hurry: bool = False) -> list[str]:
-    """End children together within their grace; with `hurry`, or at a further "stop" signal, at once.
+    """End children together within their grace periods; with `hurry`, or after another "stop" signal, at once.
 
     Returns:
         The names of those that had to be killed.

@@ -1,4 +1,4 @@
-"""The first organization, so that a fresh installation can be used at once."""
+"""The first organization and its keys, so that a fresh installation can be used at once."""
 
 from pathlib import Path
 from typing import Final
@@ -8,17 +8,17 @@ from turnkeeper.up.records import Keys, read_keys, write_keys
 
 ORGANIZATION: Final = "default"
 USER: Final = "demo"
-"""Whom the user key is bound to."""
+"""The user that the user key is bound to."""
 
 
 def ensure_keys(owner_url: str, path: Path) -> tuple[Keys, bool]:
-    """Return the keys of the first organization, made when they are missing.
+    """Return the keys of the first organization, creating them if they are missing.
 
-    Kept keys count only while the database knows their organization and none was revoked: the file may be
-    older than the data.
+    Stored keys count only if the database knows their organization and none of them was revoked: the file may
+    be older than the data.
 
     Returns:
-        The keys, and whether they were made now.
+        The keys, and whether they were created now.
     """
     organizations = accounts.list_organizations(owner_url)
     kept = read_keys(path)

@@ -1,7 +1,7 @@
-"""`turnkeeper up`: the whole service from one command, on a machine that has nothing.
+"""`turnkeeper up`: the whole service from one command, on a machine that has nothing installed.
 
-The order is the content of this module: refuse a wrong configuration first, then servers, schema, keys,
-processes, and the address only when a request went through all of them. The end is the same way back.
+The module is about the order: refuse a wrong configuration first, then start servers, schema, keys and processes, and
+print the address only after a request went through all of them. Stopping goes the other way.
 """
 
 import http.client
@@ -43,21 +43,21 @@ POSTGRES_PORT: Final = 15432
 REDIS_PORT: Final = 16379
 TICK_SECONDS: Final = 0.1
 READY_LIMIT_SECONDS: Final = 90.0
-"""Everything is up in a few seconds; this is for a machine that is busy with something else."""
+"""Everything is up in a few seconds; the limit allows for a machine that is busy with something else."""
 START_TRIES: Final = 3
-"""Of a process, before the whole start is given up: what is wrong will not mend itself."""
+"""Of one process, before the whole start is given up: what is wrong will not mend itself."""
 PROBE_LIMIT_SECONDS: Final = 5.0
 PLACEHOLDER_URLS: Final = {
     "DATABASE_URL": "postgresql://later",
     "REDIS_URL": "redis://later",
     "SCRIPTED_BASE_URL": f"http://{HOST}:1/v1",
 }
-"""Stand for what is started only after the rest of the configuration was found right."""
+"""They stand in for servers that start only after the rest of the configuration was found valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was asked for on the command line."""
+    """What the command line asked for."""
 
     data: Path = DATA_FOLDER
     state: Path | None = None
@@ -76,7 +76,7 @@ def up(plan: Plan, environ: Mapping[str, str], console: Console) -> int:
     environ, settings = checked(environ)
     data = plan.data.absolute()
     try:
-        # Root's PostgreSQL runs as another user, who must be able to walk through.
+        # Root's PostgreSQL runs as another user, who must be able to pass through the folder.
         data.mkdir(parents=True, exist_ok=True, mode=0o711 if is_root() else 0o700)
         with FolderLock(data / "up.lock"), Wakeup().listening() as wakeup:
             Run(plan, data, dict(environ), settings, console, wakeup).run()
@@ -90,10 +90,10 @@ def up(plan: Plan, environ: Mapping[str, str], console: Console) -> int:
 
 
 def checked(environ: Mapping[str, str]) -> tuple[Mapping[str, str], Settings]:
-    """Return the environment, with the scripted provider where none is configured, and its settings.
+    """Return the environment, with the scripted provider if none is configured, and its settings.
 
     Raises:
-        SettingsError: Something is wrong; all of it is named.
+        SettingsError: Something is wrong; the error lists all of it.
     """
     if not names_provider(environ):
         environ = {**environ, "MCP_LLM_PROVIDER": "scripted"}
@@ -102,7 +102,7 @@ def checked(environ: Mapping[str, str]) -> tuple[Mapping[str, str], Settings]:
 
 
 def names_provider(environ: Mapping[str, str]) -> bool:
-    """Say whether anything about a provider is configured: half of it is an error, not a wish for none."""
+    """Return whether anything about a provider is configured: half a configuration is an error."""
     return any(
         value.strip() and (name.startswith("MCP_LLM_") or name == "ANTHROPIC_API_KEY")
         for name, value in environ.items()
@@ -133,7 +133,7 @@ class Run:
         self._state: State | None = None
 
     def run(self) -> None:
-        """Start everything, keep it alive until a stop is asked for, and end everything."""
+        """Start everything, keep it alive until a stop is requested, and end everything."""
         with ExitStack() as stack:
             listener = stack.enter_context(listening_at(self._plan.host, self._plan.port))
             stack.callback(self._forget_state)
@@ -168,7 +168,7 @@ class Run:
         return Addresses(app_url, owner_url, redis_url, self._provider_url())
 
     def _provider_url(self) -> str:
-        """Return where the scripted provider is or will be; empty with a real one."""
+        """Return the address of the scripted provider; empty with a real one."""
         if self._settings.provider.name != "scripted":
             return ""
         return self._environ.get("SCRIPTED_BASE_URL", "").strip() or f"http://{HOST}:{free_port()}/v1"
@@ -182,7 +182,7 @@ class Run:
             return ensure_keys(addresses.database_owner_url, self._data / KEYS_NAME)
 
     def _add_children(self, addresses: Addresses, sockets: Path) -> None:
-        """Describe every process; `_keep` starts them."""
+        """Define every process; `_keep` starts them."""
         logs = self._data / "logs"
         logs.mkdir(exist_ok=True, mode=0o700)
         environ = child_environ(self._environ, addresses)
@@ -213,7 +213,7 @@ class Run:
         )
 
     def _keep_until(self, is_done: Callable[[], bool], limit_seconds: float | None) -> bool:
-        """Keep everything alive until it is done; False when a stop was asked for first.
+        """Keep everything alive until `is_done`; False if a stop was requested first.
 
         Raises:
             TurnkeeperError: It was not done within the limit.
@@ -240,7 +240,7 @@ class Run:
         self._refresh_state(kept)
 
     def _refresh_state(self, kept: Sequence[Kept]) -> None:
-        """Write the state again when a process was replaced; before it is announced there is no file."""
+        """Write the state again if a process was replaced; before the address is announced there is no file."""
         if self._state is None:
             return
         pids: dict[str, list[int]] = {name: [] for name in ("web", "relay", "worker", "postgres", "redis")}
@@ -264,13 +264,13 @@ class Run:
             yield self._plan.state.absolute()
 
     def _forget_state(self) -> None:
-        """Remove the files that say where it runs: they would lie."""
+        """Remove the files that say where the service runs: they would be wrong."""
         self._state = None
         for path in self._state_paths():
             path.unlink(missing_ok=True)
 
     def _is_ready(self, url: str) -> Callable[[], bool]:
-        """Return a question: does a request go through, and does the service call itself ready?"""
+        """Return a check of whether a request goes through and the service reports ready."""
 
         def is_ready() -> bool:
             now = time.monotonic()
@@ -310,7 +310,7 @@ class Run:
         self._say(f"turnkeeper is running at {self._state.url}   (Ctrl-C stops it)", style="bold green")
 
     def _end_children(self) -> None:
-        """End the processes: workers first, while relays still tell readers how their turns ended."""
+        """End the processes: workers first, while relays still send readers the ends of their turns."""
         asked = self._wakeup.stops
         if asked:
             self._say(
@@ -327,7 +327,7 @@ class Run:
 
 
 def answers_ok(url: str) -> bool:
-    """Say whether a GET of `url` is answered 200."""
+    """Return whether a GET of `url` is answered with 200."""
     try:
         with urllib.request.urlopen(url, timeout=PROBE_LIMIT_SECONDS) as answer:  # noqa: S310  our own address
             return int(answer.status) == 200

@@ -1,1 +1,1 @@
-"""What makes a worker process: Celery's settings, the doorbell's transport, the loop, liveness."""
+"""What makes up a worker process: Celery's settings, the doorbell's transport, the loop, admission, liveness."""

@@ -1,9 +1,9 @@
-"""Lets the streams that run go before the turns that begin and end.
+"""Lets running streams go first when turns begin and end.
 
-Claiming and settling a turn takes milliseconds of the interpreter, a delta takes microseconds. When hundreds of
-turns begin at once, each delta would wait behind them and all streams would stutter. So few threads
-at a time take such a step, and each asks the loop first and waits a little while it is slow to answer: turns begin
-slightly later, and stream evenly.
+Claiming and settling a turn takes milliseconds of the interpreter, a delta takes microseconds. When hundreds of turns
+begin at once, every delta would wait behind them and all streams would stutter. So only a few threads take such a step
+at a time, and each first checks how fast the loop answers and waits a little while it is slow: turns begin slightly
+later and stream evenly.
 """
 
 import asyncio
@@ -15,26 +15,26 @@ from time import monotonic, sleep
 from typing import Final
 
 CALM_SECONDS: Final = 0.003
-"""The loop answers within this time when its streams leave it room."""
+"""The loop answers within this time if its streams leave it room."""
 MOST_SECONDS: Final = 0.05
-"""Longest wait for a calm moment: a loop that is always busy must not keep turns from beginning or ending.
-With two steps at once, forty turns a second begin or end however busy it is."""
+"""Longest wait for a calm moment: a loop that is always busy must not keep turns from beginning or ending. With two
+steps at a time, forty turns a second begin or end, however busy it is.
+"""
 _PAUSE_SECONDS: Final = 0.002
 
 
 class Admission:
-    """Spaces the steps of turns that would hold up streams.
+    """Spaces out the steps of turns that would hold up streams.
 
     Args:
-        loop: Where the streams run, in another thread.
-        steps_at_once: Threads that take a step at the same time.
-        patience_seconds: Longest wait for a place; then the step is taken all the same.
+        loop: Runs the streams, in another thread.
+        steps_at_once: How many threads take a step at the same time.
+        patience_seconds: Longest wait for a place; after that the step is taken anyway.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, *, steps_at_once: int, patience_seconds: float
     ) -> None:
-        """Begin with all places free."""
         self._loop = loop
         # A queue and locks in C: threading's semaphores and events cost more than some steps.
         self._places: SimpleQueue[None] = SimpleQueue()
@@ -44,10 +44,10 @@ class Admission:
 
     @contextmanager
     def step(self, running: int) -> Iterator[None]:
-        """Hold a place for one step, from a calm moment on.
+        """Hold a place for one step, which starts at a calm moment.
 
         Args:
-            running: Streams that could be held up; with none there is nothing to wait for.
+            running: Streams that could be held up; if there are none, nothing waits.
         """
         has_place = self._take_place()
         try:

@@ -1,7 +1,7 @@
-"""Celery as a doorbell: the settings that survived our fault measurements, one reason each.
+"""Celery as a doorbell: the settings that survived our fault measurements, with one reason each.
 
-Celery on Redis loses messages between taking and noting them, redelivers late and starts one task
-several times; the claim in PostgreSQL makes each of these harmless, so Celery is told to try less.
+Celery on Redis loses messages between taking and recording them, redelivers late and starts a task several
+times; the claim in PostgreSQL makes each of these harmless, so Celery is told to try less.
 """
 
 from typing import Any
@@ -12,25 +12,25 @@ from shared.redis.doorbell import KEY_PREFIX, QUEUE_NAME
 
 
 def celery_settings(redis_url: str) -> dict[str, Any]:
-    """Return the settings of the worker.
+    """Return the worker's Celery settings.
 
     Args:
-        redis_url: The broker; `unix://` is spelled the way kombu wants it.
+        redis_url: The broker; a `unix://` URL is rewritten as kombu expects it.
     """
     return {
         "broker_url": redis_url.replace("unix://", "redis+socket://", 1)
         if redis_url.startswith("unix://")
         else redis_url,
         "broker_transport": "worker.process.doorbell_transport:DoorbellTransport",
-        # Acknowledged on receipt: the lease in PostgreSQL is the only redelivery. With late
-        # acknowledgement a restart of Redis ends the worker process (celery 5.7.0, 14 of 14 runs).
+        # Acknowledged on receipt: the lease in PostgreSQL is the only redelivery. With late acknowledgement,
+        # a restart of Redis ends the worker process (celery 5.7.0, 14 of 14 runs).
         "task_acks_late": False,
         "task_ignore_result": True,
         "result_backend": None,
         "task_serializer": "json",
         "accept_content": ["json"],
         "event_serializer": "json",
-        # Remote control is a fan-out that anyone on Redis can use to end workers.
+        # Remote control is a fan-out by which anyone on Redis can end workers.
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
         "task_send_sent_event": False,

@@ -1,7 +1,7 @@
 """How Celery hands a doorbell to a thread: at once.
 
-Celery's own strategy builds a request with callbacks, limits, time and trace for each message. A doorbell
-has none of these: it is two strings, and what it rings for is decided by a row.
+Celery's own strategy builds a request with callbacks, limits, times and traces for each message. A doorbell
+needs none of them: it is two strings, and the row decides what happens.
 """
 
 import logging
@@ -20,11 +20,11 @@ class _Reserved:
 
     __slots__ = ("__weakref__",)
 
-    id = "doorbell"  # Celery names what is reserved when it reconnects
+    id = "doorbell"  # Celery logs the names of reserved requests when it reconnects
 
 
 def doorbell_strategy(task: Any, _app: Any, consumer: Any, **_options: Any) -> Callable[..., None]:
-    """Return what handles a message of `task`: a `Strategy` of Celery's.
+    """Return the function that handles messages of `task`: a `Strategy` in Celery's terms.
 
     Nothing is acknowledged: the transport keeps no messages (`worker.process.doorbell_transport`).
     """

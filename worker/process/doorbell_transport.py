@@ -1,7 +1,7 @@
 """kombu's Redis transport without its bookkeeping of unacknowledged messages.
 
-A doorbell carries no work: the row decides, and the sweeper rings again for whoever was not heard. What
-kombu writes for each message, to give it out again after an hour, is a quarter of a turn's cost here.
+A doorbell carries no work: the row decides, and the sweeper rings again if nobody answered. What kombu writes
+for each message, in order to redeliver it after an hour, would be a quarter of a turn's cost.
 """
 
 from typing import Any
@@ -10,22 +10,22 @@ from kombu.transport.redis import Channel, QoS, Transport
 
 
 class ForgetfulQoS(QoS):
-    """Forgets a message when it is given out."""
+    """Forgets a message as soon as it is delivered."""
 
     def append(self, message: Any, delivery_tag: Any) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def ack(self, delivery_tag: Any) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        """Drop it: what it rang for is rung for again."""
+        """Drop the message: the sweeper rings again for its turn."""
 
     def restore_visible(self, *_arguments: Any, **_options: Any) -> None:
-        """Give out nothing again."""
+        """Redeliver nothing."""
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Give out nothing again."""
+        """Redeliver nothing."""
 
 
 class DoorbellChannel(Channel):
@@ -35,6 +35,6 @@ class DoorbellChannel(Channel):
 
 
 class DoorbellTransport(Transport):
-    """The transport that Celery is told to use."""
+    """The transport that Celery is configured to use."""
 
     Channel = DoorbellChannel

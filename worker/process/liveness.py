@@ -1,8 +1,9 @@
-"""Notices when this process no longer hears doorbells, although Redis answers: a deaf worker.
+"""Notices when this process no longer receives doorbells although Redis answers: a deaf worker.
 
-A worker that heard nothing for a while sends a canary through the same queue. Redis serves whoever waits
-longest first, so each of several workers gets its share; one that hears neither work nor canaries while
-others could be rung is deaf. Nothing mends that but a new process, so it ends itself and is restarted.
+A worker that has received nothing for a while sends a canary through the same queue. Redis serves the
+longest-waiting client first, so each of several workers gets its share; a worker that receives neither work
+nor canaries while Redis accepts them is deaf. Only a new process mends that, so it ends itself and is
+restarted.
 """
 
 import logging
@@ -14,18 +15,18 @@ from typing import Final
 _log = logging.getLogger("turnkeeper.liveness")
 
 CANARY_SECONDS: Final = 15.0
-"""Silence after which a canary is sent; also the time between two."""
+"""Silence after which a canary is sent; also the time between two canaries."""
 DEAF_SECONDS: Final = 75.0
-"""Silence, with canaries sent all along, that counts as deaf: five unheard canaries."""
+"""Silence that counts as deaf although canaries were sent all along: five of them did not arrive."""
 
 
 class Liveness:
-    """Sends canaries and counts the silence.
+    """Sends canaries and measures the silence.
 
     Args:
-        send: Sends a canary through the queue; False when Redis did not take it.
-        is_full: Says whether the process runs as many turns as it may, and so listens to nothing.
-        give_up: Ends the process in good order.
+        send: Sends a canary through the queue; returns False if Redis did not accept it.
+        is_full: Returns whether the process runs as many turns as it may, and so takes no messages.
+        give_up: Ends the process in an orderly way.
         now: A monotonic clock, in seconds.
     """
 
@@ -36,7 +37,6 @@ class Liveness:
         give_up: Callable[[], None],
         now: Callable[[], float] = monotonic,
     ) -> None:
-        """Begin as if something was heard just now."""
         self._send = send
         self._is_full = is_full
         self._give_up = give_up
@@ -47,11 +47,11 @@ class Liveness:
         self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stopping.set()
 
     def hear(self) -> None:
@@ -60,13 +60,13 @@ class Liveness:
         self._unheard = 0
 
     def silent_seconds(self) -> float:
-        """Return how long nothing was heard; a full worker does not listen, and that is right."""
+        """Return the time since something last arrived; a full worker takes no messages and so counts as not silent."""
         if self._is_full():
             self.hear()
         return self._now() - self._heard_at
 
     def beat(self) -> None:
-        """Look once: send a canary after a silence, give up after a long one."""
+        """Check once: send a canary after a silence, give up after a long one."""
         silent = self.silent_seconds()
         if silent >= DEAF_SECONDS and self._unheard * CANARY_SECONDS >= DEAF_SECONDS:
             _log.critical("the worker hears no doorbells and ends", extra={"silent_seconds": round(silent)})

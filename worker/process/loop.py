@@ -1,4 +1,4 @@
-"""The event loop of a worker process, in a thread of its own: all network work of all turns."""
+"""The event loop of a worker process, in a thread of its own: it does all network I/O of all turns."""
 
 import asyncio
 import threading
@@ -12,14 +12,13 @@ _T = TypeVar("_T")
 
 _CALL_SECONDS: Final = 30.0
 _LAST_ROUNDS: Final = 5
-"""Rounds that closed transports need to tell their protocols and let go of their sockets."""
+"""Rounds that closed transports need to notify their protocols and release their sockets."""
 
 
 class LoopThread:
     """Runs a uvloop loop in a daemon thread while the context is open."""
 
     def __init__(self) -> None:
-        """Make the loop; it runs inside the context."""
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
 
@@ -44,7 +43,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_seconds)
 
     def call_soon(self, call: Callable[[], None]) -> bool:
-        """Have the loop call something; False when it is closed."""
+        """Schedule a call in the loop; False if the loop is closed."""
         try:
             self.loop.call_soon_threadsafe(call)
         except RuntimeError:

@@ -1,4 +1,4 @@
-"""Model providers: one adapter for each dialect, over one way of asking and reading."""
+"""Model providers: one adapter per dialect, all on the same code that sends requests and reads streams."""
 
 import httpx
 
@@ -15,8 +15,9 @@ def build_provider(settings: ProviderSettings, *, resolver: Resolver | None = No
     """Return the provider that `settings` name; it belongs to one event loop, and its caller closes it.
 
     Args:
-        settings: Which, where and how long.
-        resolver: Asked for addresses in place of the operating system; in production they are checked.
+        settings: The provider, its address and its time limits.
+        resolver: Asked for addresses instead of the operating system; in production the addresses are
+            checked.
     """
     dialect: Dialect
     match settings.name:

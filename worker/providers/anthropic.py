@@ -81,10 +81,9 @@ _decode_type: Final = JsonDecoder(_EventType)
 
 
 class Anthropic:
-    """How to ask, and how to read the answer."""
+    """Builds the requests and reads the answers."""
 
     def __init__(self, settings: ProviderSettings) -> None:
-        """Keep what the requests need."""
         self.url = f"{settings.base_url}/v1/messages"
         self.headers = {"x-api-key": settings.api_key.reveal(), "anthropic-version": API_VERSION}
         self.capabilities = Capabilities()
@@ -111,7 +110,7 @@ class Anthropic:
 
 
 class EventReader:
-    """Reads the events of one message."""
+    """Reads the events of one message into a `Reading`."""
 
     __slots__ = (
         "_cache_read",
@@ -126,14 +125,9 @@ class EventReader:
     )
 
     def __init__(self, reading: Reading) -> None:
-        """Begin an answer.
-
-        Args:
-            reading: Where what is read goes.
-        """
         self._reading = reading
         self._reason: str | None = None
-        # The largest valid figures so far; disjoint as they come.
+        # The largest valid figures so far; they are already disjoint.
         self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
         self._output = self._thinking = 0
         self._is_output_final = False
@@ -142,7 +136,7 @@ class EventReader:
         """Read one event.
 
         Raises:
-            ProviderError: It is an error or a tool call, comes out of order, or cannot be read.
+            ProviderError: It is an error or a tool call, is out of order, or cannot be read.
         """
         if name == "ping":
             return
@@ -183,7 +177,7 @@ class EventReader:
                 self._reading.finish(self._finish_reason(), self._final_usage())
 
     def _open(self, block: _Block) -> None:
-        if block.type.endswith("tool_use"):  # a tool of ours, of the server's or of an MCP server's
+        if block.type.endswith("tool_use"):  # a tool of ours, of the provider's or of an MCP server's
             raise _tool_call()
         if block.thinking:
             self._reading.think(block.thinking)
@@ -207,7 +201,7 @@ class EventReader:
         return reason
 
     def _count(self, usage: Any) -> bool:
-        """Take in the figures that can be right, and say whether one for the output was among them."""
+        """Take the plausible figures, and return whether one for the output was among them."""
         if not isinstance(usage, dict):
             return False
         output = token_count(usage.get("output_tokens"))
@@ -224,7 +218,7 @@ class EventReader:
         return output > 0
 
     def _count_cache_writes(self, usage: dict[str, Any]) -> None:
-        """Take in what was written to caches: a sum, and what of it lives for five minutes and for an hour."""
+        """Take the tokens written to caches: the sum, and how many live for five minutes and for an hour."""
         lives = usage.get("cache_creation")
         split = lives if isinstance(lives, dict) else {}
         short = token_count(split.get("ephemeral_5m_input_tokens"))
@@ -244,14 +238,14 @@ class EventReader:
         )
 
     def _final_usage(self) -> Usage | None:
-        """Return the figures, unless they are `message_start`'s only: those count no answer."""
+        """Return the figures, unless they are only `message_start`'s: those do not count the answer."""
         has_input = self._input + self._cache_read + self._cache_write > 0
         is_counted = has_input and (self._is_output_final or not self._reading.is_spoken)
         return self._usage() if is_counted else None
 
 
 def _read_event(data: bytes) -> _Event | None:
-    """Decode an event; None for one of a type that is not known, whatever its shape."""
+    """Decode an event; None if its type is unknown, whatever its shape."""
     try:
         return _decode(data)
     except ValueError as exc:

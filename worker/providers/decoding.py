@@ -1,4 +1,4 @@
-"""JSON decoded by type: only what an adapter needs is read, the rest is skipped."""
+"""JSON decoded by type: only the fields that an adapter needs are read, the rest is skipped."""
 
 import json
 from collections.abc import Callable
@@ -12,14 +12,13 @@ T = TypeVar("T")
 class JsonDecoder(Generic[T]):
     """Decodes the events of one dialect.
 
-    msgspec refuses invalid UTF-8 and lone surrogate halves, which models do emit. Those events, and
-    no others, take the slow way through `json`.
+    msgspec refuses invalid UTF-8 and lone surrogates, which models do emit. Those events, and no others, take
+    the slow path through `json`.
     """
 
     __slots__ = ("_decode", "_wanted")
 
     def __init__(self, wanted: type[T]) -> None:
-        """Prepare to decode `wanted`, a msgspec struct."""
         self._wanted = wanted
         self._decode: Callable[[bytes], T] = msgspec.json.Decoder(wanted).decode
 
@@ -27,7 +26,7 @@ class JsonDecoder(Generic[T]):
         """Decode `data`.
 
         Raises:
-            ValueError: It is not JSON, is nested too deeply, or is not of the wanted type.
+            ValueError: It is not JSON, is nested too deeply, or does not have the wanted type.
         """
         try:
             return self._decode(data)

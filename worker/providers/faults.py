@@ -1,7 +1,7 @@
-"""What went wrong upstream, translated once into `ProviderError`.
+"""Translates every upstream failure into a `ProviderError`, once.
 
-The provider's own words go nowhere, not even to the log: they may repeat the prompt or the key (I10). What is logged,
-stored and shown is ours; of theirs, only names that are known here.
+The provider's own words go nowhere, not even into the log: they may repeat the prompt or the key (I10). What is logged,
+stored and shown is ours; of the provider's words, only names known here are kept.
 """
 
 import json
@@ -52,7 +52,7 @@ _FAULTS_BY_KIND: Final[Mapping[str, Fault]] = MappingProxyType(
 """Error types and codes as Anthropic, OpenAI, vLLM, llama.cpp and LiteLLM spell them, in lower case."""
 
 _CONTEXT_PHRASES: Final = ("prompt is too long", "maximum context length")
-"""Anthropic and vLLM have no code for it, only these words in an ordinary rejection."""
+"""Anthropic and vLLM have no code for it, only these phrases in an ordinary rejection."""
 
 _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
     {
@@ -67,7 +67,7 @@ _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
 
 
 def fault_of_status(status: int) -> Fault:
-    """Name the fault of a response that is no answer."""
+    """Return the fault for the status of a response that is not an answer."""
     match status:
         case 401 | 403:
             return Fault.PROVIDER_AUTH
@@ -78,11 +78,11 @@ def fault_of_status(status: int) -> Fault:
         case _ if status >= 400:
             return Fault.PROVIDER_REJECTED
         case _:
-            return Fault.PROVIDER_PROTOCOL  # a redirect, or a success that is no stream
+            return Fault.PROVIDER_PROTOCOL  # a redirect, or a success that is not a stream
 
 
 def fault_of_error(error: object) -> Fault:
-    """Name the fault of an error object in a stream or a body; unknown ones are `provider_protocol`."""
+    """Return the fault for an error object in a stream or a body; `provider_protocol` if it is unknown."""
     if not isinstance(error, dict):
         return Fault.PROVIDER_PROTOCOL
     kinds = known_kinds(error)
@@ -99,7 +99,7 @@ def fault_of_error(error: object) -> Fault:
 
 
 def known_kinds(error: object) -> list[str]:
-    """Return the code and the type of an error object, as far as they are names or statuses that are known."""
+    """Return the code and the type of an error object, if they are known names or statuses."""
     if not isinstance(error, dict):
         return []
     kinds = [str(error[name]).lower() for name in ("code", "type") if error.get(name) is not None]
@@ -107,7 +107,7 @@ def known_kinds(error: object) -> list[str]:
 
 
 def error_in_stream(error: object) -> ProviderError:
-    """Translate an error that came in place of a piece of the answer."""
+    """Translate an error that came instead of a piece of the answer."""
     fault = fault_of_error(error)
     _log.warning(
         "the provider reported an error within its answer",
@@ -120,10 +120,10 @@ def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: dat
     """Translate a response whose status is not 200.
 
     Args:
-        status: Its status.
-        headers: Its headers.
+        status: The response's status.
+        headers: The response's headers.
         body: The beginning of its body.
-        now: The time of day, for a Retry-After that names a date.
+        now: The current time, for a Retry-After with a date.
     """
     fault, error = fault_of_status(status), _error_in(body)
     if fault is Fault.PROVIDER_REJECTED and fault_of_error(error) is Fault.CONTEXT_TOO_LONG:
@@ -144,7 +144,7 @@ def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: dat
 
 
 def error_of_other_content(body: bytes) -> ProviderError:
-    """Translate a 200 that is no event stream: how some gateways say that something is wrong."""
+    """Translate a 200 that is not an event stream: some gateways report errors like that."""
     _log.warning(
         "the provider's answer is no event stream",
         extra={
@@ -156,9 +156,9 @@ def error_of_other_content(body: bytes) -> ProviderError:
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:
-    """Return what the response asks to wait in milliseconds, or None; at most a day.
+    """Return how long the response asks to wait, in milliseconds and at most a day; None if it does not ask.
 
-    `retry-after-ms` is what OpenAI and Azure send beside the standard header (RFC 9110 section 10.2.3).
+    `retry-after-ms` is what OpenAI and Azure send in addition to the standard header (RFC 9110 section 10.2.3).
     """
     seconds = _number(headers.get("retry-after-ms", ""))
     if seconds is not None:
@@ -175,7 +175,7 @@ def error_of_transport(exc: httpx.TransportError, *, sent: bool, answered: bool)
     """Translate a failed exchange.
 
     Args:
-        exc: How httpx names it.
+        exc: httpx's exception.
         sent: Whether the request had been written.
         answered: Whether the response had begun.
     """
@@ -226,7 +226,7 @@ def _seconds_until(text: str, now: datetime) -> float | None:
 
 
 def _error_in(body: bytes) -> Any:
-    """Find the error object of a body: most nest it in `error`, older vLLM does not."""
+    """Find the error object in a body: most servers nest it in `error`, older vLLM does not."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
@@ -235,5 +235,5 @@ def _error_in(body: bytes) -> Any:
 
 
 def _named(error: object) -> str:
-    """Name an error for the log, by what is known of it."""
+    """Describe an error for the log, by its known names."""
     return " ".join(known_kinds(error)) or "unknown"

@@ -1,6 +1,6 @@
 """The chat completions dialect, as OpenAI, vLLM, llama.cpp, Ollama and LiteLLM speak it.
 
-Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a reason alone is no end.
+Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a reason alone is not the end.
 """
 
 import logging
@@ -32,13 +32,13 @@ _FINISH_REASONS: Final = MappingProxyType(
 )
 _TOOL_REASONS: Final = frozenset({"tool_calls", "function_call"})
 _BROKEN_REASONS: Final = frozenset({"abort", "error", "insufficient_system_resource"})
-"""What vLLM, OpenRouter and DeepSeek say when generation was cut off on their side."""
+"""What vLLM, OpenRouter and DeepSeek send when generation was cut off on their side."""
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
-    reasoning: str | None = None  # the newer name of it in vLLM, and Ollama's
+    reasoning: str | None = None  # vLLM's newer name for it, and Ollama's
     refusal: str | None = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
@@ -60,10 +60,9 @@ _decode: Final = JsonDecoder(_Chunk)
 
 
 class OpenAICompatible:
-    """How to ask, and how to read the answer."""
+    """Builds the requests and reads the answers."""
 
     def __init__(self, settings: ProviderSettings) -> None:
-        """Keep what the requests need."""
         self.url = f"{settings.base_url}/chat/completions"
         self.headers = {"authorization": f"Bearer {settings.api_key.reveal()}"}
         self.capabilities = Capabilities(
@@ -73,8 +72,8 @@ class OpenAICompatible:
         self._stream_options = {"include_usage": True}
         if settings.running_usage:
             self._stream_options["continuous_usage_stats"] = True
-        # The hold rests on this limit, so it must have the name that the server obeys: OpenAI's newer
-        # models refuse `max_tokens`, and other servers may ignore `max_completion_tokens`.
+        # The hold depends on this limit, so it needs the name that the server obeys: OpenAI's newer models
+        # refuse `max_tokens`, and other servers may ignore `max_completion_tokens`.
         is_openai = f".{urlsplit(settings.base_url).hostname}".endswith(".openai.com")
         self._limit_name = "max_completion_tokens" if is_openai else "max_tokens"
 
@@ -103,7 +102,7 @@ class OpenAICompatible:
 
 
 class ChunkReader:
-    """Reads chat completion chunks."""
+    """Reads chat completion chunks into a `Reading`."""
 
     __slots__ = (
         "_cached",
@@ -116,11 +115,6 @@ class ChunkReader:
     )
 
     def __init__(self, reading: Reading) -> None:
-        """Begin an answer.
-
-        Args:
-            reading: Where what is read goes.
-        """
         self._reading = reading
         self._reason: str | None = None
         self._refused = False
@@ -131,7 +125,7 @@ class ChunkReader:
         """Read one event.
 
         Raises:
-            ProviderError: It is an error, a tool call, or cannot be read.
+            ProviderError: It is an error or a tool call, or cannot be read.
         """
         if data == b"[DONE]" or data.strip() == b"[DONE]":
             self._reading.finish(self._finish_reason(), self._final_usage())
@@ -195,7 +189,7 @@ class ChunkReader:
             self._reading.use(self._usage())
 
     def _usage(self) -> Usage:
-        cached = min(self._cached, self._prompt)  # prompt tokens contain the cached ones
+        cached = min(self._cached, self._prompt)  # prompt tokens include the cached ones
         return Usage(
             input_tokens=self._prompt - cached,
             cache_read_tokens=cached,
@@ -204,7 +198,7 @@ class ChunkReader:
         )
 
     def _final_usage(self) -> Usage | None:
-        """Return the figures, unless text stands against none counted for it: nothing said is free."""
+        """Return the figures, unless they count nothing although there is text: an answer is never free."""
         is_counted = self._prompt > 0 and (self._completion > 0 or not self._reading.is_spoken)
         return self._usage() if is_counted else None
 

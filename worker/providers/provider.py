@@ -1,4 +1,4 @@
-"""What the worker asks of a model provider, and the values that come back.
+"""What the worker asks of a model provider, and the values that it returns.
 
 A stream is read in batches, all items of one network chunk at once, so that a delta costs no
 await of its own.
@@ -39,9 +39,9 @@ class Prompt:
     """What a provider is sent.
 
     Args:
-        messages: Alternating, ending with the user's; an assistant message at the end is a prefix to
-            continue, which only a provider with `Capabilities.continuation` takes.
-        system: The system prompt, or None for none.
+        messages: Alternating, ending with the user's. An assistant message at the end is a prefix to
+            continue, which only a provider with `Capabilities.continuation` accepts.
+        system: The system prompt, or None.
         max_output_tokens: The most that the answer may use; the hold is computed from it.
         traceparent: W3C trace context to send along, or None.
     """
@@ -52,16 +52,16 @@ class Prompt:
     traceparent: str | None = None
 
     def continues(self) -> bool:
-        """Say whether the answer goes on with the last message."""
+        """Return whether the answer continues the last message."""
         return bool(self.messages) and self.messages[-1].role is Role.ASSISTANT
 
 
-# Items are msgspec structs where all else is a dataclass: one is made for each delta, and a frozen
+# Items are msgspec structs where everything else is a dataclass: one is made for each delta, and a frozen
 # dataclass takes four times as long to make.
 
 
 class MessageStart(msgspec.Struct, frozen=True, gc=False):
-    """The provider began to answer; the first item, once."""
+    """The provider began to answer; comes first, once."""
 
 
 class ContentDelta(msgspec.Struct, frozen=True, gc=False):
@@ -77,13 +77,13 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class RunningUsage(msgspec.Struct, frozen=True, gc=False):
-    """What the provider says was used so far; neither the prompt's tokens nor the answer's ever fall."""
+    """The usage that the provider has reported so far; neither the prompt's tokens nor the answer's ever fall."""
 
     usage: Usage
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The answer is whole; the last item, exactly once. `usage` is None when the provider sent none."""
+    """The answer is complete; comes last, exactly once. `usage` is None if the provider sent none."""
 
     reason: FinishReason
     usage: Usage | None
@@ -99,8 +99,8 @@ class Capabilities:
     Args:
         tools: It may call tools.
         continuation: It continues an assistant message that ends the prompt.
-        running_usage: Its `RunningUsage` follows the output. Without it one may still come with the
-            input's figures at the start.
+        running_usage: Its `RunningUsage` keeps up with the output. Otherwise one may still come at the start,
+            with the input's figures.
     """
 
     tools: bool = False
@@ -111,21 +111,21 @@ class Capabilities:
 class Provider(Protocol):
     """Streams one answer: `MessageStart`, deltas in order, then exactly one `Finish`.
 
-    A stream that ends without the provider's terminal mark raises `ProviderError`, after all that was
-    readable has been given out. Streams are independent; one provider runs many at once in one loop.
+    A stream that ends without the provider's terminal mark raises `ProviderError`, after yielding everything
+    that was readable. Streams are independent; one provider runs many at once in one loop.
     """
 
     @property
     def name(self) -> str:
-        """Name the dialect as settings and ledger do: `anthropic`, `openai-compatible` or `scripted`."""
+        """Return the dialect's name, as in settings and ledger: `anthropic`, `openai-compatible` or `scripted`."""
 
     @property
     def model(self) -> str:
-        """Name the model that answers."""
+        """Return the name of the model that answers."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """Say what it can do."""
+        """Return what it can do."""
 
     def stream(
         self, prompt: Prompt, *, on_sent: Callable[[], None] | None = None
@@ -137,8 +137,8 @@ class Provider(Protocol):
 
         Args:
             prompt: What to send.
-            on_sent: Called once when the request has been written to a connection, so that the
-                provider may be counting tokens.
+            on_sent: Called once when the request has been written to a connection: from here on the provider
+                may be counting tokens.
 
         Raises:
             ProviderError: On entering (could not connect, refused) or while reading; nothing else is

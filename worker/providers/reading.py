@@ -1,6 +1,6 @@
-"""One answer while it is read: what every dialect's reader writes to, and what becomes of it.
+"""One answer while it is being read: every dialect's reader writes to it, and the items come out of it.
 
-Text is made safe to store here, and it is decided here whether an end is an end.
+It makes text safe to store and decides whether a terminal mark ends the answer properly.
 """
 
 from typing import Final, Protocol
@@ -12,7 +12,7 @@ from shared.turn.turns import FinishReason
 from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
 
 MOST_TOKENS: Final = 10**9
-"""A thousand times the largest context: a figure above is a mistake, and would empty a budget."""
+"""A thousand times the largest context: a higher figure is a mistake, and would empty a budget."""
 
 
 class Reader(Protocol):
@@ -31,7 +31,7 @@ class Reader(Protocol):
 
 
 class Reading:
-    """Gathers the items of one answer; `take` hands over what has gathered."""
+    """Collects the items of one answer; `take` returns what has been collected."""
 
     __slots__ = (
         "_content",
@@ -47,11 +47,11 @@ class Reading:
     )
 
     def __init__(self, max_text_bytes: int, *, continues: bool = False) -> None:
-        """Begin with nothing.
+        """Start an empty answer.
 
         Args:
             max_text_bytes: Most text, answer and thinking together, in UTF-8.
-            continues: It goes on with a text that the prompt holds, and may have nothing to add.
+            continues: The answer continues a text in the prompt, and may have nothing to add.
         """
         self._continues = continues
         self._items: list[Item] = []
@@ -70,7 +70,7 @@ class Reading:
         return items
 
     def begin(self) -> None:
-        """Note that the provider answers; only the first call counts."""
+        """Note that the provider has begun to answer; only the first call counts."""
         if not self.is_begun:
             self.is_begun = True
             self._items.append(MessageStart())
@@ -101,10 +101,10 @@ class Reading:
 
         Args:
             reason: Why the model stopped.
-            usage: The final figures, or None where the provider sent none that can be right.
+            usage: The final figures, or None if the provider sent no plausible ones.
 
         Raises:
-            ProviderError: The answer holds no text, and its reason does not say why.
+            ProviderError: The answer has no text, and its reason does not explain that.
         """
         for cleaner, delta in ((self._reasoning, ReasoningDelta), (self._content, ContentDelta)):
             if pending := cleaner.flush():
@@ -128,7 +128,7 @@ class Reading:
 
 
 def token_count(value: object) -> int:
-    """Return `value` where it can be a number of tokens, else 0: never negative, never absurd."""
+    """Return `value` if it can be a number of tokens, otherwise 0: never negative, never absurd."""
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 

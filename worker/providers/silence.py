@@ -1,17 +1,17 @@
-"""A watch on a provider that says nothing, with one timer for a whole stream.
+"""Notices a provider that sends nothing, with one timer for a whole stream.
 
-A read timeout of the socket is not enough: a comment every few seconds keeps it quiet for ever. And
-a timer set anew for each delta would cost more than the delta.
+A read timeout on the socket is not enough: a comment every few seconds keeps it from ever firing. And setting
+a timer for each delta would cost more than the delta.
 """
 
 import asyncio
 
 
 class SilenceWatch:
-    """Interrupts the task that waits for a provider when no text comes in time.
+    """Interrupts the task that waits for a provider if no text comes in time.
 
-    The time runs from the request to the first text, then from item to item. Only a task that waits
-    is interrupted: one that is busy elsewhere is itself what is slow.
+    The time runs from the request to the first text, then from item to item. Only a waiting task is
+    interrupted: if the task is busy elsewhere, it is the task that is slow.
     """
 
     __slots__ = (
@@ -28,7 +28,6 @@ class SilenceWatch:
     )
 
     def __init__(self, first_token_seconds: float, idle_seconds: float) -> None:
-        """Prepare; the time does not run yet."""
         self._loop = asyncio.get_running_loop()
         self._first_token_seconds = first_token_seconds
         self._idle_seconds = idle_seconds
@@ -41,25 +40,25 @@ class SilenceWatch:
         self._is_first = True
 
     def start(self) -> None:
-        """Let the time run, to the first text."""
+        """Start the time until the first text."""
         self._deadline = self._loop.time() + self._first_token_seconds
         self._timer = self._loop.call_at(self._deadline, self._check)
 
     def stop(self) -> None:
-        """Let the time run no more."""
+        """Stop the time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def hear(self, *, is_text: bool) -> None:
-        """Note that an item came; before the first text nothing else counts."""
+        """Note that an item came; until the first text, nothing else counts."""
         if is_text and self._is_first:
             self._is_first = False
-            self.stop()  # the first text's time may be the longer one
+            self.stop()  # the limit for the first text may be the longer one
             self._deadline = self._loop.time() + self._idle_seconds
             self._timer = self._loop.call_at(self._deadline, self._check)
         elif not self._is_first:
-            # The timer stays where it is, and looks at the new time when it fires.
+            # The timer stays as it is, and looks at the new deadline when it fires.
             self._deadline = self._loop.time() + self._idle_seconds
 
     def wait(self) -> None:
@@ -74,11 +73,11 @@ class SilenceWatch:
         self._is_waiting = False
 
     def interrupted(self) -> bool:
-        """Say whether a cancellation that arrived was this watch's own, and take it back if so."""
+        """Return whether a cancellation that arrived was this watch's own, and take it back if so."""
         if not self._is_expired or self._task is None:
             return False
         self._is_expired = False
-        # As in asyncio.timeout: a Stop that came in the same moment is a cancellation of its own.
+        # As in asyncio.timeout: a Stop at the same moment is a cancellation of its own.
         return self._task.uncancel() <= self._cancelling
 
     def _check(self) -> None:

@@ -1,7 +1,7 @@
 """A provider whose calls are recorded as spans, by OpenTelemetry's conventions for generative AI.
 
-It stands around another one, and only where traces are on, so that without them a delta passes nothing more.
-Content is an option of the conventions that is not taken (I10).
+It wraps another provider, and only if traces are on, so that without them a delta passes through nothing
+more. The conventions' option to record content is not used (I10).
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -33,9 +33,9 @@ class TracedProvider:
     """A `Provider` around another.
 
     Args:
-        provider: Who answers.
-        settings: Where.
-        recorder: Where spans go.
+        provider: The provider that answers.
+        settings: The provider's name and address.
+        recorder: Receives the spans.
     """
 
     def __init__(self, provider: Provider, settings: ProviderSettings, recorder: Recorder) -> None:
@@ -45,7 +45,8 @@ class TracedProvider:
         self.model = provider.model
         self.capabilities: Capabilities = provider.capabilities
         where = urlsplit(settings.base_url)
-        # The conventions name dialects: whoever speaks OpenAI's is `openai`, and the address says who it is.
+        # The conventions name dialects: every server that speaks OpenAI's is `openai`, and the address tells
+        # them apart.
         is_anthropic = settings.name is ProviderName.ANTHROPIC
         self._attributes = known(
             {
@@ -106,7 +107,7 @@ class TracedProvider:
 
 
 class _Watched:
-    """The batches of an answer, and what of them a span tells."""
+    """The batches of an answer, and what the span records about them."""
 
     __slots__ = ("_batches", "finish", "first_text_ns")
 
@@ -130,7 +131,7 @@ class _Watched:
 
 
 def _of_answer(watched: _Watched | None) -> dict[str, Value]:
-    """Return what the provider said at the answer's end; nothing where it was cut off."""
+    """Return what the provider reported at the answer's end; nothing if the answer was cut off."""
     finish = None if watched is None else watched.finish
     if finish is None:
         return {}

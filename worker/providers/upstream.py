@@ -1,4 +1,4 @@
-"""Asks a provider over HTTP and reads its event stream; what differs between dialects is a `Dialect`."""
+"""Sends a request to a provider over HTTP and reads its event stream; what differs by dialect is a `Dialect`."""
 
 import asyncio
 import re
@@ -19,21 +19,22 @@ from worker.providers.silence import SilenceWatch
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
 MAX_ERROR_BYTES: Final = 8 * 1024
-"""What is read of a refusal: enough for its code, whatever else it holds."""
+"""How much of a refusal is read: enough for its code, whatever else it contains."""
 ERROR_BODY_SECONDS: Final = 2.0
-"""How long a refusal's body is waited for; its status alone is enough to go on."""
+"""How long to wait for a refusal's body; its status alone is enough to continue."""
 MAX_EVENTS: Final = 200_000
-"""Far above one event for each token of the longest answers; a stream with more is a flood."""
+"""Far above one event per token of the longest answers; a stream with more is a flood."""
 DRAIN_SECONDS: Final = 0.1
-"""After the terminal mark the response's own end is awaited this long, since a connection that is used
-again saves the next turn a TLS handshake; a turn that waits to be settled waits no longer for that."""
+"""After the terminal mark, how long to wait for the response's own end: a connection that can be reused saves the next
+turn a TLS handshake, but the turn that waits to be settled should wait no longer for it.
+"""
 
 _SENT: Final = "http11.send_request_body.complete"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Dialect(Protocol):
-    """How a kind of provider is asked, and how its answer is read."""
+    """How to build a dialect's requests and read its answers."""
 
     url: str
     headers: dict[str, str]
@@ -43,25 +44,25 @@ class Dialect(Protocol):
         """Encode a request."""
 
     def reader(self, reading: Reading) -> Reader:
-        """Return a reader that writes one stream to `answer`."""
+        """Return a reader that writes one stream to `reading`."""
 
 
 class UpstreamProvider:
     """A `Provider` over HTTP.
 
-    Requests go to the transport itself: a client's redirects, proxies of the environment and `netrc` must not be, and
-    one answer's cookies would go with every other organization's questions (I9); what is left is work for each turn.
+    Requests go to the transport directly. An httpx client would follow redirects, use the environment's proxies and
+    `netrc`, and send one answer's cookies with every other organization's questions (I9); whatever else it does is work
+    on every turn.
 
     Args:
         settings: Names, limits and times.
-        dialect: What to say and how to read.
+        dialect: Builds requests and reads answers.
         transport: Sends the requests; closed with the provider.
     """
 
     def __init__(
         self, settings: ProviderSettings, dialect: Dialect, transport: httpx.AsyncBaseTransport
     ) -> None:
-        """Keep what the streams need."""
         self.name = settings.name.value
         self.model = settings.model
         self.capabilities = dialect.capabilities
@@ -81,7 +82,7 @@ class UpstreamProvider:
             "connect": settings.connect_timeout_seconds,
             "pool": settings.connect_timeout_seconds,
             "write": settings.first_token_timeout_seconds,
-            # Reading has no time limit here: the watch has it, which comments do not quiet.
+            # No read timeout here: the silence watch has one, which comments do not reset.
             "read": None,
         }
 
@@ -92,7 +93,7 @@ class UpstreamProvider:
         return self._stream(prompt, on_sent)
 
     async def aclose(self) -> None:
-        """Close every connection; there are no new ones."""
+        """Close every connection; no new ones can be opened."""
         self._is_closed = True
         await self._transport.aclose()
 
@@ -114,9 +115,7 @@ class UpstreamProvider:
     def _request(self, prompt: Prompt, trace: Callable[[str, object], Awaitable[None]]) -> httpx.Request:
         headers = dict(self._headers)
         if prompt.traceparent is not None and _TRACEPARENT.fullmatch(prompt.traceparent):
-            headers["traceparent"] = (
-                prompt.traceparent
-            )  # a client's value: nothing else may stand in a header
+            headers["traceparent"] = prompt.traceparent  # a client's value: a header may contain nothing else
         return httpx.Request(
             "POST",
             self._url,
@@ -127,7 +126,7 @@ class UpstreamProvider:
 
 
 class _Exchange:
-    """One request and its answer; iterating gives batches of items."""
+    """One request and its answer; iterating yields batches of items."""
 
     __slots__ = (
         "_body",
@@ -167,7 +166,7 @@ class _Exchange:
         self._failure: ProviderError | None = None
 
     async def trace(self, event: str, _: object) -> None:
-        """Learn from the transport when the request is written (httpcore's `trace` extension)."""
+        """Learn from the transport when the request has been written (httpcore's `trace` extension)."""
         if event == _SENT:
             self._note_sent()
 
@@ -175,7 +174,7 @@ class _Exchange:
         """Send the request and wait until the stream begins.
 
         Raises:
-            ProviderError: It does not.
+            ProviderError: The stream does not begin.
         """
         self._response = response = await self._send(request)
         self._body = _chunks_of(response)
@@ -194,7 +193,7 @@ class _Exchange:
         self._silence.stop()
         if self._response is None:
             return
-        # A socket that fails while it is closed is closed.
+        # A socket that fails while it is being closed is closed.
         with suppress(httpx.TransportError):
             await self._response.aclose()
         if isinstance(self._body, AsyncGenerator):
@@ -227,7 +226,7 @@ class _Exchange:
             raise
         finally:
             self._silence.go_on()
-        self._note_sent()  # for a transport that does not say when
+        self._note_sent()  # for a transport that does not report it
         return response
 
     async def _read_chunk(self) -> None:
@@ -271,13 +270,13 @@ class _Exchange:
             self._failure = exc
 
     def _end(self, failure: ProviderError) -> None:
-        """Fail, unless the event that the end cut off is the terminal mark or names a better reason."""
+        """Fail, unless the event that was cut off at the end is the terminal mark or names a better reason."""
         self._read(self._decoder.finish())
         if self._failure is None and not self._reading.is_finished:
             self._failure = failure
 
     async def _beginning(self) -> bytes:
-        """Return the beginning of a body that is no answer."""
+        """Return the beginning of a body that is not an answer."""
         assert self._body is not None
         body = bytearray()
         with suppress(TimeoutError, httpx.TransportError):
@@ -304,7 +303,7 @@ class _Exchange:
 
 
 def _chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Return the body as the network gives it: httpx's own iterators decompress, and split anew."""
+    """Return the body as the network delivers it: httpx's own iterators decompress, and split it again."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     return response.stream.__aiter__()
 

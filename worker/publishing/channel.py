@@ -6,17 +6,19 @@ Everything here belongs to the loop's thread.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from shared.money.usage import Usage, UsageSource
 from shared.redis.log_scripts import APPEND, RESTART, Appended, sha_of
 from shared.redis.names import events_channel, log_key
 from shared.redis.wire import pack
-from shared.turn.events import EventEncoder, EventType, timestamp
+from shared.turn.events import Event, EventEncoder, MessageReset, Snapshot, timestamp
 from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
 from worker.publishing.delta_counts import DeltaCounts
@@ -33,8 +35,21 @@ _APPEND_SHA: Final = sha_of(APPEND)
 _RESTART_SHA: Final = sha_of(RESTART)
 _DONE_PREFIX: Final = b'{"type":"done"'
 
-_Pending = list[Any]
-"""`[reasoning, [text, …]]` for deltas that may still grow, `[EventType, fields]` for all else."""
+
+class _Deltas(msgspec.Struct, gc=False):
+    """Consecutive deltas of one kind, which leave as one event; the last ones may still grow."""
+
+    reasoning: bool
+    texts: list[str]
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    """Any other event: still to be encoded, or encoded already under the number that it gets."""
+
+    event: Event | bytes
+
+
+_Pending: TypeAlias = _Deltas | _Whole
 
 
 class Sender(Protocol):
@@ -129,7 +144,7 @@ class Channel:
         self._on_fenced = on_fenced
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
-        self._last: _Pending | None = None
+        self._last: _Deltas | None = None
         self._unacked: list[bytes] = []
         self._unacked_bytes = 0
         self._first_unacked = seq + 1
@@ -161,15 +176,15 @@ class Channel:
             self._needs_snapshot = True
             self._publisher.begin_again(self)  # the lease was taken just now
 
-    def delta(self, reasoning: bool, text: str) -> None:
+    def delta(self, text: str, *, reasoning: bool) -> None:
         """Show a piece of the answer or of the thinking."""
-        if self._is_discarded:
-            return
         last = self._last
-        if last is not None and last[0] is reasoning:
-            last[1].append(text)
+        if last is not None and last.reasoning is reasoning:  # a discarded channel has no last one
+            last.texts.append(text)
+        elif self._is_discarded:
+            return
         else:
-            self._last = [reasoning, [text]]
+            self._last = _Deltas(reasoning, [text])
             self._pending.append(self._last)
             self._waiting_since = self._waiting_since or monotonic()
         self._pending_bytes += len(text)
@@ -185,12 +200,12 @@ class Channel:
         note = CallNote(self._attempt, prompt, source)
         self._publisher.note_call(self._session_id, self._turn_id, note)
 
-    def event(self, event_type: EventType, fields: Mapping[str, Any] | None = None) -> None:
+    def event(self, event: Event) -> None:
         """Tell a fact that is no delta."""
         if self._is_discarded:
             return
         self._last = None
-        self._pending.append([event_type, fields])
+        self._pending.append(_Whole(event))
         self._pending_bytes += 256
         self._publisher.mark(self)
 
@@ -206,7 +221,7 @@ class Channel:
             self.discard()
             return
         self._last = None
-        self._pending.append([None, event])
+        self._pending.append(_Whole(event))
         self._pending_bytes += len(event)
         self._publisher.mark(self)
 
@@ -305,19 +320,20 @@ class Channel:
         )  # fmt: skip
 
     def _encode(self, entry: _Pending, ts: str) -> bytes:
-        kind, content = entry
-        if kind is False or kind is True:
-            text = content[0] if len(content) == 1 else "".join(content)
-            (self._thought if kind else self._shown).append(text)
-            self._counts.deltas += len(content)
-            self._counts.delta_events += 1
-            return self._encoder.delta(kind, self.seq, self._attempt, ts, text)
-        if kind is None:
-            return bytes(content)
-        if kind is EventType.MESSAGE_RESET:
+        if isinstance(entry, _Deltas):
+            texts, reasoning, counts = entry.texts, entry.reasoning, self._counts
+            text = "".join(texts)
+            (self._thought if reasoning else self._shown).append(text)
+            counts.deltas += len(texts)
+            counts.delta_events += 1
+            return self._encoder.delta(reasoning, self.seq, self._attempt, ts, text)
+        event = entry.event
+        if isinstance(event, bytes):
+            return event
+        if isinstance(event, MessageReset):
             self._shown.clear()
             self._thought.clear()
-        return self._encoder.encode(kind, self.seq, self._attempt, ts, content)
+        return self._encoder.encode(event, self.seq, self._attempt, ts)
 
     def answered(self, reply: object) -> None:
         """Take Redis' answer to what `take` gave."""
@@ -370,16 +386,13 @@ class Channel:
 
     def snapshot(self, ttl_seconds: int) -> bytes:
         """Return the command that begins the log again with the text so far."""
-        fields = {
-            "status": TurnStatus.RUNNING.value,
-            "message_id": str(self._message_id),
-            "content": "".join(self._shown),
-            "reasoning": "".join(self._thought),
-        }
+        text = Snapshot(
+            TurnStatus.RUNNING, str(self._message_id), "".join(self._shown), "".join(self._thought)
+        )
         self._snapshot_in_flight = True
         self._snapshot_seq = self._first_unacked - 1
         ts = timestamp(datetime.now(UTC))
-        encoded = self._encoder.encode(EventType.SNAPSHOT, self._snapshot_seq, self._attempt, ts, fields)
+        encoded = self._encoder.encode(text, self._snapshot_seq, self._attempt, ts)
         return pack(
             "EVALSHA",
             _RESTART_SHA,

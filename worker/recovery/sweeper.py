@@ -8,11 +8,11 @@ work, so there is no extra process that could be missing.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import redis
@@ -29,7 +29,7 @@ from shared.redis.log_scripts import RESTART
 from shared.redis.names import events_channel, log_key
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
-from shared.turn.events import EventType, timestamp
+from shared.turn.events import Event, MessageReset, StopRequested, TurnError, timestamp
 from shared.turn.events_of_turn import accept_events, done_event
 from shared.turn.transcript import Transcript
 from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, in_sql, sources_of
@@ -323,7 +323,7 @@ class Sweeper:
         self,
         turn: MovedTurn,
         last_seq: int,
-        events: Sequence[tuple[EventType, Mapping[str, Any]]],
+        events: Sequence[Event],
         done: bytes | None,
     ) -> None:
         """Show readers what was decided; all turns of a round at the same time."""
@@ -333,8 +333,8 @@ class Sweeper:
             channel = self._publisher.channel(
                 turn.session_id, turn.id, turn.attempt, last_seq, turn.id, lambda: None
             )
-            for event_type, fields in events:
-                channel.event(event_type, fields)
+            for event in events:
+                channel.event(event)
             if done is not None:
                 channel.encoded(turn.last_seq, done)
                 channel.close()
@@ -359,8 +359,7 @@ class Sweeper:
             return
         self._metrics.expired()
         self._record(expired, expired.traceparent)
-        void = ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
-        events = void if expired.has_void_text else ()
+        events = (MessageReset(Fault.WORKER_LOST),) if expired.has_void_text else ()
         self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
 
     def _record(self, turn: MovedTurn, traceparent: str) -> None:
@@ -368,16 +367,16 @@ class Sweeper:
             record_turn(self._recorder, turn, traceparent)
 
 
-def _events(ending: Ending) -> Sequence[tuple[EventType, Mapping[str, Any]]]:
+def _events(ending: Ending) -> Sequence[Event]:
     """Return what readers are told of a dead attempt, before `done` where that follows."""
     match ending:
         case Requeued(answer, keeps_text=False) if answer.content or answer.reasoning:
-            return ((EventType.MESSAGE_RESET, {"reason": Fault.WORKER_LOST.value}),)
+            return (MessageReset(Fault.WORKER_LOST),)
         case Stopped(_, reason):
-            return ((EventType.STOP_REQUESTED, {"stop_reason": reason.value}),)
+            return (StopRequested(reason),)
         case _:
             error = error_of(ending)
-            return () if error is None else ((EventType.ERROR, {"error": error}),)
+            return () if error is None else (TurnError(error),)
 
 
 def _ending(left: Left, capabilities: Capabilities) -> Ending:

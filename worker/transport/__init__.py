@@ -1,1 +1,1 @@
-"""HTTP to a provider: connections, their pool, where they may go, and event streams."""
+"""HTTP to a provider: connections, their pool, the addresses they may reach, and decoding of event streams."""

@@ -1,7 +1,7 @@
-"""Where a provider's host may be connected to: resolved here, checked, and connected to as checked.
+"""Which addresses a provider's host may be connected to: resolved here, checked, and used as checked.
 
-A name that was checked and is then resolved again by the connecting library can lead elsewhere the
-second time (DNS rebinding), so both transports connect to addresses only, and only to those of here.
+If the connecting library resolved a checked name again, the second answer could be another (DNS rebinding).
+So both transports connect to addresses only, and only to those resolved here.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ _log = logging.getLogger("turnkeeper.egress")
 _Connection = TypeVar("_Connection")
 
 MOST_ADDRESSES: Final = 8
-"""Tried for one connection; with more of them each had no time left to answer in."""
+"""Addresses tried for one connection; with more of them, none would have enough time to answer."""
 
 
 class Resolver(Protocol):
     """Turns a host into the addresses that may be connected to."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return IP addresses, the preferred first.
+        """Return IP addresses, the preferred one first.
 
         Raises:
             OSError: The host is unknown, or may not be connected to.
@@ -44,18 +44,18 @@ class SystemResolver:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except UnicodeError as exc:  # what Python makes of a label that is too long
+        except UnicodeError as exc:  # raised by Python for a label that is too long
             raise OSError("the host's name cannot be resolved") from exc
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class GuardedResolver:
-    """Lets only addresses of the public internet through, and hosts that the operator listed.
+    """Lets through only addresses of the public internet, and hosts that the operator listed.
 
     Args:
-        resolver: Asked for the addresses, each time anew.
+        resolver: Asked for the addresses on every call.
         allowed_hosts: Hosts, with or without a port, whose addresses are not checked.
-        refusal: Says why an address may not be connected to, None when it may.
+        refusal: Returns why an address may not be connected to, or None if it may.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GuardedResolver:
         self._refusal = refusal
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of `host`; one internal address among them refuses them all.
+        """Return the addresses of `host`; a single internal address among them refuses them all.
 
         Raises:
             OSError: The host is unknown.
@@ -96,18 +96,18 @@ async def first_connection(
     timeout_seconds: float | None,
     connect: Callable[[str], Awaitable[_Connection]],
 ) -> _Connection:
-    """Connect to the first address that answers, each of them given its share of the time that is left.
+    """Connect to the first address that answers, giving each of them its share of the remaining time.
 
     Args:
-        resolver: Says which addresses there are.
-        host: Whom to look for.
-        port: Where it listens.
-        timeout_seconds: For everything, resolving included; None for no limit.
+        resolver: Returns the addresses.
+        host: The host to resolve.
+        port: Its port.
+        timeout_seconds: For everything, including resolving; None for no limit.
         connect: Connects to one address.
 
     Raises:
         TimeoutError: It took too long.
-        OSError: The host is unknown, not allowed, or no address of it answers.
+        OSError: The host is unknown or not allowed, or none of its addresses answers.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout_seconds) as limit:
@@ -125,10 +125,10 @@ async def first_connection(
 
 
 def trust() -> ssl.SSLContext:
-    """Return how a provider's certificate is checked: by certifi's authorities, or by the operator's own.
+    """Return the TLS context for providers: certifi's authorities, or the operator's own.
 
-    `SSL_CERT_FILE` and `SSL_CERT_DIR` name those. Python's and httpx's ready-made contexts write the keys of
-    every connection to the file of SSLKEYLOGFILE; this one does not. # I10
+    `SSL_CERT_FILE` and `SSL_CERT_DIR` name the operator's. Python's and httpx's ready-made contexts write the
+    keys of every connection to the file named by SSLKEYLOGFILE; this one does not. # I10
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.version_info >= (3, 13):  # as `ssl.create_default_context` does there

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection, parsed in C by llhttp; it carries one exchange at a time.
 
-Chunks of a body gather between two reads, so however many arrived together cost one wake-up. What
-cannot be read raises the exception that httpx's own transport would.
+Chunks of a body are collected between two reads, so any number that arrive together cost one wake-up. A
+response that cannot be parsed raises the exception that httpx's own transport would raise.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Ten times what a provider sends; also the most that may come between two pieces of a body."""
 MAX_BUFFERED_BYTES: Final = 256 * 1024
-"""Past this the socket is not read until the reader has caught up; one more read may be on its way."""
+"""Above this the socket is not read until the reader has caught up; one more read may be on its way."""
 
 _HAS_NO_BODY: Final = frozenset({204, 304})
 
 
 class Http1Connection(asyncio.Protocol):
-    """A connection to one origin. All methods belong to the loop's thread, and one task at a time.
+    """A connection to one origin. All methods belong to the loop's thread and to one task at a time.
 
     Args:
-        on_lost: Called once when the connection is gone, whoever ended it.
+        on_lost: Called once when the connection is gone, whichever side ended it.
     """
 
     __slots__ = (
@@ -53,7 +53,6 @@ class Http1Connection(asyncio.Protocol):
     )
 
     def __init__(self, on_lost: Callable[["Http1Connection"], None]) -> None:
-        """Prepare; asyncio connects it."""
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -78,12 +77,12 @@ class Http1Connection(asyncio.Protocol):
         self._may_reuse = False
         self._error: httpx.TransportError | None = None
 
-    # What the transport asks.
+    # Called by the transport.
 
     async def send(self, message: bytes, timeout_seconds: float | None) -> None:
-        """Write a whole request and wait until the kernel has it.
+        """Write a whole request and wait until the kernel has accepted it.
 
-        Returns early when the server answers without reading it all.
+        Returns early if the server answers before it has read everything.
 
         Raises:
             httpx.WriteTimeout: The server does not read.
@@ -108,13 +107,13 @@ class Http1Connection(asyncio.Protocol):
         Raises:
             httpx.ReadTimeout: It took too long.
             httpx.ReadError: The connection broke.
-            httpx.RemoteProtocolError: What came is not HTTP, or is over a limit.
+            httpx.RemoteProtocolError: The response is not valid HTTP, or exceeds a limit.
         """
         while not self._has_head:
             await self._more(timeout_seconds)
 
     async def read(self, timeout_seconds: float | None) -> bytes:
-        """Return the body bytes that have gathered, waiting for the first; empty at the body's end.
+        """Return the body bytes received so far, waiting for the first; empty at the body's end.
 
         Raises:
             httpx.ReadTimeout: It took too long.
@@ -133,40 +132,40 @@ class Http1Connection(asyncio.Protocol):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def may_reuse(self) -> bool:
-        """Say whether the response was read to its end and another request may follow."""
+        """Return whether the response was read to its end and another request may follow."""
         return self._is_complete and self._may_reuse and not self._chunks and not self._is_lost
 
     def rest(self) -> None:
-        """Await no response; whatever comes now closes the connection."""
+        """Expect no response; any data that comes now closes the connection."""
         self._begin(parser=None)
 
     def abort(self) -> None:
-        """Close the socket at once, without a TLS goodbye and whatever is still to be written."""
+        """Close the socket at once: no TLS closure, and pending writes are dropped."""
         # I7
         if self._transport is not None:
             self._transport.abort()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the socket."""
         self._transport = cast("asyncio.Transport", transport)
-        # At zero, `send` returns when the kernel has taken the last byte: that is what "sent" means.
+        # At zero, `send` returns once the kernel has taken the last byte: that is what "sent" means.
         self._transport.set_write_buffer_limits(high=0)
 
     def pause_writing(self) -> None:
-        """Note that the kernel has not taken all."""
+        """Note that the kernel has not accepted everything."""
         self._is_write_paused = True
 
     def resume_writing(self) -> None:
-        """Note that the kernel has taken all."""
+        """Note that the kernel has accepted everything."""
         self._is_write_paused = False
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received data."""
         if self._parser is None:
-            self.abort()  # it speaks out of turn: the next request's answer could not be told apart
+            self.abort()  # unsolicited: it could not be told from the next request's response
             return
         before = self._body_bytes
         try:
@@ -178,14 +177,14 @@ class Http1Connection(asyncio.Protocol):
         if self._body_bytes != before:
             self._silent_bytes = 0
         else:
-            # A head, a trailer or a chunk extension without end never reaches a callback.
+            # An endless head, trailer or chunk extension never reaches a callback.
             self._silent_bytes += len(data)
             if self._silent_bytes > MAX_HEAD_BYTES:
                 self._fail(httpx.RemoteProtocolError(f"headers have more than {MAX_HEAD_BYTES} bytes"))
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the response: whole, where the end of the connection is its end."""
+        """End the response: complete if closing the connection is its end mark."""
         self._is_lost = True
         if exc is not None:
             self._fail(httpx.ReadError(f"the connection broke: {type(exc).__name__}"))
@@ -198,14 +197,14 @@ class Http1Connection(asyncio.Protocol):
         self._wake()
         self._on_lost(self)
 
-    # What the parser calls. An exception would only be wrapped: failures are kept instead.
+    # Called by the parser. It would only wrap an exception, so failures are stored instead.
 
     def on_message_begin(self) -> None:
         """Note that a response begins."""
-        self._may_reuse = False  # also for a second response, which nobody asked for
+        self._may_reuse = False  # also for a second response, which nobody requested
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; those of a trailer are only counted."""
+        """Keep a header; trailers are only counted."""
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
             self._fail(
@@ -217,7 +216,7 @@ class Http1Connection(asyncio.Protocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Note that the head is whole."""
+        """Note that the head is complete."""
         if self._has_head or self._parser is None:
             return
         status = self._parser.get_status_code()
@@ -247,7 +246,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """Note that the body is whole."""
+        """Note that the body is complete."""
         if self._has_head and not self._is_complete and self._parser is not None:
             self._is_complete = True
             self._may_reuse = self._parser.should_keep_alive()
@@ -255,7 +254,7 @@ class Http1Connection(asyncio.Protocol):
     # Waiting.
 
     async def _more(self, timeout_seconds: float | None) -> None:
-        """Wait until something came from the server; what came before an error is used up first."""
+        """Wait for more from the server; what arrived before an error is delivered first."""
         if self._error is not None:
             raise self._error
         if timeout_seconds is None:
@@ -279,7 +278,7 @@ class Http1Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _fail(self, error: httpx.TransportError) -> None:
-        """End the response, unless it is whole, and the connection in any case."""
+        """End the response unless it is complete; close the connection in any case."""
         self._may_reuse = False
         if not self._is_complete and self._error is None:
             self._error = error

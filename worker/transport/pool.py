@@ -1,7 +1,7 @@
 """An httpx transport that spends little on each chunk: asyncio, llhttp, a pool, and nothing else.
 
-httpx's own takes three to four times the CPU for each delta. This one does HTTP/1.1 over TCP or
-TLS to where the URL says: no proxies, no redirects, no HTTP/2, no environment.
+httpx's own transport takes three to four times the CPU for each delta. This one speaks HTTP/1.1 over TCP or
+TLS to the host in the URL: no proxies, no redirects, no HTTP/2, no environment.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from worker.transport.egress import Resolver, SystemResolver, first_connection, 
 from worker.transport.http1 import Http1Connection
 
 IDLE_SECONDS: Final = 30.0
-"""How long an unused connection is kept: below the 60 s after which common servers and NATs drop it."""
+"""How long an unused connection is kept: less than the 60 s after which common servers and NATs drop it."""
 MAX_IDLE: Final = 64
-"""Unused connections kept in all; turns come in bursts, and more would only be idle files."""
+"""Unused connections kept in all; turns come in bursts, and more would only be idle descriptors."""
 
 _Origin: TypeAlias = tuple[str, str, int]
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -26,14 +26,14 @@ _FORBIDDEN: Final = re.compile(rb"[\r\n\0]")
 
 
 class UpstreamTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 to any origin, with connections kept for the next request. Belongs to one event loop.
+    """HTTP/1.1 to any origin, keeping connections for later requests. Belongs to one event loop.
 
     Args:
-        ssl_context: Trust for https; `trust()` where None.
-        resolver: Says where a host may be connected to. The name stays in the `Host` header, in SNI
-            and in the certificate's check.
+        ssl_context: The TLS context for https; `trust()` if None.
+        resolver: Returns the addresses that a host may be connected to. Its name stays in the `Host` header,
+            in SNI and in the certificate check.
         max_idle: Most unused connections.
-        idle_seconds: Longest time that one is kept.
+        idle_seconds: How long an unused one is kept.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class UpstreamTransport(httpx.AsyncBaseTransport):
         max_idle: int = MAX_IDLE,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """Prepare; nothing connects before the first request."""
         self._ssl_context = ssl_context or trust()
         self._ssl_context.set_alpn_protocols(["http/1.1"])
         self._resolver = resolver or SystemResolver()
@@ -113,7 +112,7 @@ class UpstreamTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _take_idle(self, origin: _Origin) -> Http1Connection | None:
-        # The youngest first: what is left over grows old and is closed.
+        # The youngest first: the others grow old and are closed.
         for connection in reversed(self._idle):
             its_origin, expiry = self._idle[connection]
             if its_origin == origin:
@@ -137,7 +136,7 @@ class UpstreamTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """A response's body, as the network gives it; its own iterator, so that a chunk costs no generator."""
+    """A response's body as the network delivers it; its own iterator, so that no chunk costs a generator."""
 
     def __init__(
         self, connection: Http1Connection, timeout_seconds: float | None, release: Callable[[], None]
@@ -158,7 +157,7 @@ class _Body(httpx.AsyncByteStream):
         return chunk
 
     async def aclose(self) -> None:
-        """Give the connection back, or close it when the body was not read to its end."""
+        """Return the connection to the pool, or close it if the body was not read to its end."""
         if self._release is not None:
             release, self._release = self._release, None
             release()

@@ -1,26 +1,26 @@
 """A decoder for event streams (WHATWG HTML section 9.2), without I/O: bytes in, events out.
 
-It works on bytes, where only CR, LF and CRLF can look like line ends; text methods also split at
-U+2028 and five other characters, which JSON may hold raw.
+It works on bytes, where only CR, LF and CRLF can look like line ends; text methods also split at U+2028 and
+five other characters, which may appear raw in JSON.
 """
 
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 SseEvent: TypeAlias = tuple[str, bytes]
-"""An event's name, empty for the default, and its data as it came, not yet decoded from UTF-8."""
+"""An event's name, empty for the default, and its data as received, not yet decoded from UTF-8."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class SseLimitError(Exception):
-    """A line or an event is larger than was agreed; the stream cannot be read on."""
+    """A line or an event exceeds its limit; the rest of the stream cannot be read."""
 
 
 class SseDecoder:
     """Reads one event stream in chunks of any size.
 
-    `id` and `retry` are left out: a provider's stream cannot be resumed. The iterators that `feed` and
+    `id` and `retry` are ignored: a provider's stream cannot be resumed. The iterators that `feed` and
     `finish` return must be exhausted before the next call, unless reading ends there.
     """
 
@@ -39,8 +39,8 @@ class SseDecoder:
         """Start at the beginning of a stream.
 
         Args:
-            max_line_bytes: Longest line, also an unfinished one or a comment.
-            max_event_bytes: Most data of one event, with a byte for each line.
+            max_line_bytes: Longest line, including unfinished lines and comments.
+            max_event_bytes: Most data of one event, plus a byte for each line.
         """
         self._max_line_bytes = max_line_bytes
         self._max_event_bytes = max_event_bytes
@@ -55,7 +55,7 @@ class SseDecoder:
         """Yield the events that `chunk` completes.
 
         Raises:
-            SseLimitError: A line or an event is too large; all events before it were yielded.
+            SseLimitError: A line or an event is too large; all events before it have been yielded.
         """
         if self._after_cr and chunk:
             self._after_cr = False
@@ -76,10 +76,10 @@ class SseDecoder:
             raise SseLimitError(f"a line has more than {self._max_line_bytes} bytes")
 
     def finish(self) -> Iterator[SseEvent]:
-        """Yield the event that the end of the stream cut off, where there is one.
+        """Yield the event that the end of the stream cut off, if there is one.
 
-        The standard drops it. Its last line may be incomplete too, so only an event that is whole by its
-        own measure, such as JSON that can be read, is worth something.
+        The standard drops it. Its last line may be incomplete too, so the event is useful only if its data is
+        complete by its own measure, such as JSON that can be parsed.
         """
         yield from self.feed(b"\n\n")
 

@@ -1,6 +1,6 @@
-"""httpx's own transport, with our connections: the one to fall back to, and to compare ours with.
+"""httpx's own transport with our choice of addresses: the fallback, and the one to compare ours with.
 
-It is loaded only where it is asked for: httpcore and what it needs are not small.
+It is imported only when it is asked for: httpcore and what it needs are not small.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from worker.transport.egress import Resolver, first_connection, trust
 
 
 class PinningBackend(httpcore.AsyncNetworkBackend):
-    """Connects httpx's own transport as ours is connected: to addresses of a `Resolver`."""
+    """Makes httpx's own transport connect as ours does: to addresses of a `Resolver`."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -26,7 +26,7 @@ class PinningBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to `host`; TLS, which comes after it, is told the name and not the address.
+        """Connect to `host`; TLS on top of it is given the name, not the address.
 
         Raises:
             httpcore.ConnectTimeout: It took too long.
@@ -57,9 +57,9 @@ class PinnedHttpxTransport(httpx.AsyncHTTPTransport):
     httpx has no argument for a network backend, so its pool is replaced by one that has.
 
     Args:
-        resolver: Says where a host may be connected to.
+        resolver: Returns the addresses that a host may be connected to.
         max_idle: Most unused connections.
-        idle_seconds: Longest time that one is kept.
+        idle_seconds: How long an unused one is kept.
     """
 
     def __init__(self, resolver: Resolver, *, max_idle: int, idle_seconds: float) -> None:
@@ -67,7 +67,7 @@ class PinnedHttpxTransport(httpx.AsyncHTTPTransport):
         super().__init__(verify=context, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
-            # Turns are bounded by the worker, so connections are; a second bound would make turns wait.
+            # The worker bounds turns and thereby connections; a second bound would make turns wait.
             max_connections=None,
             max_keepalive_connections=max_idle,
             keepalive_expiry=idle_seconds,

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final, TypeGuard, assert_never
 
 from shared.errors import Fault, ProviderError
-from shared.turn.events import EventType
+from shared.turn import events
 from shared.turn.turns import StopReason
 from worker.providers.provider import Finish, Prompt, Provider
 from worker.publishing.channel import Channel
@@ -227,13 +227,12 @@ class Attempt:
 
     def _completed(self, finish: Finish) -> Completed:
         answer = self.answer()
-        fields = {"usage": answer.usage.as_dict(), "finish_reason": finish.reason.value}
-        self.channel.event(EventType.MESSAGE_END, fields)
+        self.channel.event(events.MessageEnd(answer.usage.as_dict(), finish.reason))
         return Completed(answer, finish.reason)
 
     def _stopped(self, reason: StopReason) -> Stopped:
         self.stop_observed_at = monotonic()
-        self.channel.event(EventType.STOP_REQUESTED, {"stop_reason": reason.value})
+        self.channel.event(events.StopRequested(reason))
         return Stopped(self.answer(), reason)
 
     # Wait and ask again.

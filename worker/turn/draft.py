@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from shared.errors import Fault
-from shared.turn.events import EventType
+from shared.turn import events
 from worker.publishing.channel import Channel
 from worker.turn.consumption import Consumption
 from worker.turn.continuation import Seam
@@ -57,28 +57,28 @@ class Draft:
         """Announce the answer once: an earlier request may have done it, and a prefix was announced with its text."""
         if not self._is_announced:
             self._is_announced = True
-            self._channel.event(EventType.MESSAGE_START, {"message_id": self._message_id})
+            self._channel.event(events.MessageStart(self._message_id))
 
     def append(self, text: str) -> None:
         """Show a piece of the answer."""
         if self.prefix:
             text = self._seam.join(text)
         if text:
-            self._show(False, text)
+            self._show(text, reasoning=False)
 
     def append_reasoning(self, text: str) -> None:
         """Show a piece of the thinking."""
-        self._show(True, text)
+        self._show(text, reasoning=True)
 
     def begin_anew(self, fault: Fault) -> None:
         """Declare the prefix void, because of `fault`: nothing that was shown is dropped without this event (I5)."""
         self.prefix, self._seam = "", Seam("")
         self._is_announced = False
-        self._channel.event(EventType.MESSAGE_RESET, {"reason": fault.value})
+        self._channel.event(events.MessageReset(fault))
 
-    def _show(self, reasoning: bool, text: str) -> None:
+    def _show(self, text: str, *, reasoning: bool) -> None:
         if self.first_text_at is None:
             self.first_text_at = monotonic()
             self._on_first_text()
         self._consumption.add(reasoning, text)
-        self._channel.delta(reasoning, text)
+        self._channel.delta(text, reasoning=reasoning)

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from shared.configuration.provider_settings import ProviderSettings
-from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, fault_error
+from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, TurnProblem, fault_error
 from shared.ids import new_id
 from shared.money.prices import price_of
 from shared.money.usage import COLUMNS, SHOWN_COLUMNS, Usage
@@ -273,7 +273,7 @@ def read_settled(database: Database, settlement: Settlement) -> SettledTurn:
     return turn
 
 
-def error_of(ending: Ending) -> dict[str, Any] | None:
+def error_of(ending: Ending) -> TurnProblem | None:
     """Return the `error` of a turn that ended so, None for one that did not fail."""
     match ending:
         case Failed(_, fault, detail, retry_after_ms):

@@ -1,6 +1,6 @@
-"""An application that calls the provider by itself, with httpx: no service in between, and nothing that one gives.
+"""An application that calls the provider itself, with httpx: no service in between, and nothing that one offers.
 
-It reads its load as JSON from its standard input and prints when it saw what, on the clock of the stamps.
+It reads its load as JSON from standard input and prints what it saw when, on the clock of the stamps.
 """
 
 import asyncio

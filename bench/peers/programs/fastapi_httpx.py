@@ -1,4 +1,4 @@
-"""A streaming proxy as one writes it in an afternoon: FastAPI, one shared httpx client, bytes passed on."""
+"""A streaming proxy as one writes it in an afternoon: FastAPI, one shared httpx client, bytes forwarded as they are."""
 
 import os
 from collections.abc import AsyncIterator

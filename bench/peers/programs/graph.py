@@ -1,4 +1,4 @@
-"""The smallest graph that answers: one node that calls the model and streams what it says."""
+"""The smallest graph that answers: one node that calls the model and streams its answer."""
 
 import os
 

@@ -1,4 +1,4 @@
-/** What takes several calls: asking a question, following a turn by its id, waiting for its end, showing its text. */
+/** Operations of several calls: asking a question, following a turn by its id, waiting for its end, showing text. */
 
 import { Bell } from "./bell.js";
 import { createTurn, getTurn, making, newKey } from "./calls.js";
@@ -18,17 +18,17 @@ const HOLD_SECONDS = 30;
 /** @typedef {ConstructorParameters<typeof Line>[1]} LineOptions */
 
 /**
- * A turn that is over, with its text, which is the stored one by its SHA-256.
+ * A turn that has ended, with its text, which is the stored one by its SHA-256.
  * @typedef {{text: string, reasoning: string, sessionId: string, turn: Turn}} Answer
  */
 
 /**
- * Text to append to what was shown or, where `replaces` is true, to show in place of all of it.
+ * Text to append to what was shown or, if `replaces` is true, to show instead of all of it.
  * @typedef {{text: string, replaces: boolean}} Piece
  */
 
 /**
- * What is asked: `sessionId` null opens a session for `user`.
+ * The question; with `sessionId` null it opens a session for `user`.
  * @typedef {object} Question
  * @property {string|null} sessionId
  * @property {string|undefined} user
@@ -37,8 +37,8 @@ const HOLD_SECONDS = 30;
  */
 
 /**
- * Post a question and yield its turn's events to the end; `progress.answer` is the answer. Throws TurnEndedError where
- * the turn failed or expired, and what `exchange` and `follow` throw.
+ * Post a question and yield its turn's events to the end; `progress.answer` is the answer. Throws TurnEndedError if
+ * the turn failed or expired, and whatever `exchange` and `follow` throw.
  * @param {Means} means
  * @param {Question} question
  * @param {Progress} progress
@@ -53,7 +53,7 @@ export async function* asking(means, { sessionId, user, body, idempotencyKey }, 
   const posting = createTurn(session, body, idempotencyKey ?? newKey(), undefined);
   const posted = await exchange(means, posting, { signal, limitMs: left() });
   yield* following(means, posted, { after: 0, text: null }, progress, { ...options, limitMs: left() });
-  // What was read is complete; the few fields that no event has must not fail for a limit that is just over.
+  // The text is complete; the few fields that no event contains must not fail because the limit has just passed.
   const turn = await exchange(means, getTurn(posted.id), { signal });
   const { reading } = /** @type {Follower} */ (progress.follower);
   progress.answer = { text: reading.text, reasoning: reading.reasoning, sessionId: session, turn };
@@ -62,7 +62,7 @@ export async function* asking(means, { sessionId, user, body, idempotencyKey }, 
 }
 
 /**
- * Yield a turn's events behind `after`, through which the text is `text`, `done` last; see `follow`.
+ * Yield a turn's events after `after`, up to which its text is `text`; `done` comes last; see `follow`.
  * @param {Means} means
  * @param {Turn|string} turn
  * @param {{after: number, text: string|null}} from
@@ -79,7 +79,7 @@ export async function* following(means, turn, { after, text }, progress, options
 }
 
 /**
- * Return the turn once it has ended, without a stream. Throws TimeLimitError where it has not within `limitMs`.
+ * Return the turn once it has ended, without a stream. Throws TimeLimitError if it has not ended within `limitMs`.
  * @param {Means} means
  * @param {string} turnId
  * @param {{limitMs: number, signal?: AbortSignal}} bounds
@@ -98,7 +98,7 @@ export async function waitForTurn(means, turnId, { limitMs, signal }) {
 }
 
 /**
- * Turn events into pieces of text for someone who shows it.
+ * Turn events into pieces of text for a program that shows it.
  * @param {AsyncGenerator<TurnEvent, any, undefined>} events
  * @returns {AsyncGenerator<Piece, any, undefined>}
  */

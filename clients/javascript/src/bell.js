@@ -1,10 +1,10 @@
-/** Waiting that ends: when somebody rings, when the time is over, or when the caller has had enough. */
+/** Waits that end when somebody rings, when the time is over, or when the caller aborts. */
 
 export class Bell {
   /** @type {Set<() => void>} */
   #waiting = new Set();
 
-  /** End all waits that are on. */
+  /** End all current waits. */
   ring() {
     for (const end of [...this.#waiting]) end();
   }
@@ -36,7 +36,7 @@ export class Bell {
         leave();
         reject(signal?.reason);
       };
-      // Longer than a timer can be (25 days) is no limit either.
+      // A wait longer than a timer allows (25 days) has no limit either.
       if (ms < 2 ** 31) {
         timer = setTimeout(() => {
           leave();
@@ -50,10 +50,10 @@ export class Bell {
 }
 
 /**
- * Do something that can be aborted, within a time.
+ * Perform an action that can be aborted, within a time limit.
  * @template T
  * @param {number} ms
- * @param {AbortSignal|undefined} signal of the caller
+ * @param {AbortSignal|undefined} signal the caller's
  * @param {(signal: AbortSignal) => Promise<T>} action
  * @returns {Promise<T>}
  */

@@ -1,4 +1,4 @@
-/** The operations of the HTTP API, each as a value that says how it is sent. */
+/** The operations of the HTTP API, each as a value that says how to send it. */
 
 /** @typedef {import("./exchange.js").Call} Call */
 
@@ -9,7 +9,7 @@ const LONGEST_KEY = 255;
  * @param {...string} parts
  */
 function path(...parts) {
-  // What is no id of the service's (empty, `..`) must not reach another path: `-` is not found.
+  // An invalid id (empty, `..`) must not reach another path: `-` is not found.
   const safe = parts.map((part) => (part.replaceAll(".", "").trim() === "" ? "-" : encodeURIComponent(part)));
   return `/v1/${safe.join("/")}`;
 }
@@ -17,7 +17,7 @@ function path(...parts) {
 /**
  * A call that reads.
  * @param {Record<string, unknown>} [query]
- * @param {...string} parts of its path
+ * @param {...string} parts of the path
  * @returns {Call}
  */
 export const reading = (query, ...parts) => ({ method: "GET", path: path(...parts), query });
@@ -26,13 +26,13 @@ export const reading = (query, ...parts) => ({ method: "GET", path: path(...part
  * A call that changes something and may be sent twice.
  * @param {string} method
  * @param {unknown} body
- * @param {...string} parts of its path
+ * @param {...string} parts of the path
  * @returns {Call}
  */
 export const changing = (method, body, ...parts) => ({ method, path: path(...parts), body });
 
 /**
- * A call that makes something, so that twice is not the same as once.
+ * A call that creates something, so sending it twice differs from sending it once.
  * @param {unknown} body
  * @param {string} kind
  * @returns {Call}
@@ -70,8 +70,8 @@ export function getTurn(turnId, waitSeconds = 0) {
 }
 
 /**
- * A key that no other request has. It hides nothing, so it may come from `Math.random` where a page came over plain
- * http in an old browser, or in a Node that has no `crypto`.
+ * A key that no other request has. It protects nothing, so it may come from `Math.random` if a page came over plain
+ * http in an old browser, or in a Node without `crypto`.
  */
 export function newKey() {
   const bytes = new Uint8Array(16);

@@ -8,7 +8,7 @@ import { DEFAULT_POLICY } from "./retry.js";
 import { Stream } from "./stream.js";
 import { Watcher, watch } from "./watching.js";
 
-const TURN_MS = 900_000; // longer than the service lets a turn live with its own defaults
+const TURN_MS = 900_000; // longer than a turn can live with the service's own defaults
 
 /** @typedef {import("./api.js").Turn} Turn */
 /** @typedef {import("./api.js").Session} Session */
@@ -21,8 +21,8 @@ const TURN_MS = 900_000; // longer than the service lets a turn live with its ow
 /** @typedef {import("./options.js").AskOptions} AskOptions */
 
 /**
- * Speaks to a Turnkeeper. Every method throws ApiError where the service refuses, ConnectionFailedError where it does not
- * answer and ProtocolError where the answer cannot be read.
+ * Speaks to a Turnkeeper. Every method throws ApiError if the service refuses, ConnectionFailedError if it does not
+ * answer and ProtocolError if the response cannot be read.
  */
 export class Client {
   #means;
@@ -30,14 +30,14 @@ export class Client {
   #openSocket;
 
   /**
-   * Prepare; nothing is opened.
-   * @param {string|URL} url where the service is, such as `https://turnkeeper.example.com`
+   * Prepare the client; no connection is opened yet.
+   * @param {string|URL} url the service's URL, such as `https://turnkeeper.example.com`
    * @param {string} key an API key
    * @param {object} options
    * @param {Partial<import("./retry.js").RetryPolicy>} [options.policy] how hard to try
-   * @param {import("./line.js").Via} [options.via] how streams come; `auto` unless said
-   * @param {import("./wires.js").OpenSocket} [options.openSocket] makes websockets where there is no global `WebSocket`
-   * @param {typeof fetch} [options.fetch] sends requests in place of the global one
+   * @param {import("./line.js").Via} [options.via] how streams arrive; `auto` by default
+   * @param {import("./wires.js").OpenSocket} [options.openSocket] opens websockets if there is no global `WebSocket`
+   * @param {typeof fetch} [options.fetch] sends requests instead of the global one
    */
   constructor(url, key, { policy = {}, via = "auto", openSocket, fetch: ownFetch } = {}) {
     const { protocol, origin, pathname, username, password, search, hash } = new URL(url);
@@ -58,7 +58,7 @@ export class Client {
   }
 
   /**
-   * Send any call of the API, with the retries of all others; for what has no method here.
+   * Send any call of the API, with the same retries as all others; for operations that have no method here.
    * @param {import("./exchange.js").Call} call
    * @param {import("./exchange.js").Bounds} [bounds]
    * @returns {Promise<any>}
@@ -68,8 +68,8 @@ export class Client {
   }
 
   /**
-   * Open a session; a key that is bound to no user must name one. Not sent again when its answer was lost: there could be
-   * two sessions.
+   * Open a session; a key that is not bound to a user must name one. Not sent again if its response was lost: there
+   * could be two sessions.
    * @param {import("./api.js").NewSession} [fields]
    * @param {Abortable} [options]
    * @returns {Promise<Session>}
@@ -88,7 +88,7 @@ export class Client {
   }
 
   /**
-   * Search titles and messages; each session is found once.
+   * Search titles and messages; each session is returned once.
    * @param {string} words
    * @param {Listing} options
    * @returns {Promise<import("./api.js").FoundSessionList>}
@@ -107,7 +107,7 @@ export class Client {
   }
 
   /**
-   * Change a session's title or metadata; a title of null is taken away.
+   * Change a session's title or metadata; a title of null is removed.
    * @param {string} sessionId
    * @param {import("./api.js").SessionChanges} changes
    * @param {Abortable} [options]
@@ -138,7 +138,7 @@ export class Client {
   }
 
   /**
-   * Take a session's mark away; takes an admin's key.
+   * Remove a session's mark; requires an admin's key.
    * @param {string} sessionId
    * @param {Abortable} [options]
    * @returns {Promise<Session>}
@@ -179,7 +179,7 @@ export class Client {
   }
 
   /**
-   * Read a turn; with `waitSeconds` (at most 60), once it has ended or that time is over.
+   * Read a turn; with `waitSeconds` (at most 60), wait until it has ended or that time is over.
    * @param {string} turnId
    * @param {Abortable & {waitSeconds?: number}} options
    * @returns {Promise<Turn>}
@@ -189,8 +189,8 @@ export class Client {
   }
 
   /**
-   * Stop a turn, whatever its phase; with `waitMs` (at most 30,000), wait so long for its end. May be called again at any
-   * time. The turn that comes back is over, or `stopping`.
+   * Stop a turn in any phase; with `waitMs` (at most 30,000), wait up to that long for its end. May be called again at
+   * any time. The returned turn is over, or `stopping`.
    * @param {string} turnId
    * @param {Abortable & {waitMs?: number}} options
    * @returns {Promise<Turn>}
@@ -201,7 +201,7 @@ export class Client {
   }
 
   /**
-   * Return the turn once it has ended, without a stream; throws TimeLimitError when it has not within `limitMs`.
+   * Return the turn once it has ended, without a stream; throws TimeLimitError if it has not ended within `limitMs`.
    * @param {string} turnId
    * @param {Abortable & {limitMs?: number}} options
    */
@@ -210,7 +210,7 @@ export class Client {
   }
 
   /**
-   * Read a turn's events behind the `seq` that is known, as far as there are any.
+   * Read a turn's events after a known `seq`, as many as there are.
    * @param {string} turnId
    * @param {Abortable & {after?: number, limit?: number}} options
    * @returns {Promise<import("./api.js").EventPage>}
@@ -220,8 +220,8 @@ export class Client {
   }
 
   /**
-   * Ask, and return the finished answer. Throws TurnEndedError where the turn failed or expired (it has the text that was
-   * kept), TimeLimitError where the limit is over and the turn goes on.
+   * Ask, and return the finished answer. Throws TurnEndedError if the turn failed or expired (with the text that was
+   * stored), TimeLimitError if the limit has passed; the turn goes on.
    * @param {string} content
    * @param {AskOptions} [options] without a `sessionId` it opens a session, which the answer names
    * @returns {Promise<import("./asking.js").Answer>}
@@ -229,7 +229,7 @@ export class Client {
   async ask(content, options) {
     const stream = this.askStream(content, options);
     await stream.untilDone();
-    // An answer is there once the stream ended without an error.
+    // An answer exists once the stream has ended without an error.
     return /** @type {import("./asking.js").Answer} */ (/** @type {unknown} */ (stream.answer));
   }
 
@@ -249,8 +249,8 @@ export class Client {
    * Stream a turn's events, each once and in order, `done` last, over as many connections as it takes. Throws
    * StreamLostError, TextMismatchError and TimeLimitError.
    * @param {Turn|string} turn
-   * @param {StreamOptions & {after?: number, text?: string}} options `after` is the last `seq` that is known; with the
-   *   `text` through it the whole text is known and proved in the end
+   * @param {StreamOptions & {after?: number, text?: string}} options `after` is the last known `seq`; with the
+   *   `text` up to it the whole text is known, and checked at the end
    * @returns {Stream<TurnEvent>}
    */
   streamTurn(turn, { after = 0, text, signal, ...options } = {}) {
@@ -259,7 +259,7 @@ export class Client {
   }
 
   /**
-   * Stream a turn's text: pieces to append, where `replaces` is false; see `streamTurn`.
+   * Stream a turn's text: pieces to append, unless `replaces` is true; see `streamTurn`.
    * @param {Turn|string} turn
    * @param {StreamOptions} options
    * @returns {Stream<Piece>}
@@ -270,10 +270,10 @@ export class Client {
   }
 
   /**
-   * Stream the events of all turns of a session that run or begin from now on, until you close it. It comes by websocket.
+   * Stream the events of all turns of a session that are running or begin from now on (by websocket), until closed.
    * @param {string} sessionId
-   * @param {StreamOptions & {replay?: "events"|"snapshot"}} options `replay: "snapshot"` brings the text of an answer
-   *   that is under way in one piece; `limitMs` has no end unless said
+   * @param {StreamOptions & {replay?: "events"|"snapshot"}} options `replay: "snapshot"` sends the text of a running
+   *   answer in one piece; `limitMs` is unlimited by default
    * @returns {Stream<TurnEvent>}
    */
   streamSession(sessionId, { replay = "events", signal, limitMs = Infinity, onState } = {}) {
@@ -287,7 +287,7 @@ export class Client {
   }
 
   /**
-   * Make a ticket that opens one stream of one session.
+   * Create a ticket that opens one stream of one session.
    * @param {string} sessionId
    * @param {Abortable & {ttl_seconds?: number}} options
    * @returns {Promise<import("./api.js").Ticket>}
@@ -297,7 +297,7 @@ export class Client {
   }
 
   /**
-   * Make a key; takes an admin's. Its secret is in this answer and nowhere else. Not sent again when its answer was lost.
+   * Create a key; requires an admin's. Its secret is only in this response. Not sent again if the response was lost.
    * @param {import("./api.js").NewKeyRequest} fields
    * @param {Abortable} [options]
    * @returns {Promise<import("./api.js").CreatedKey>}
@@ -307,7 +307,7 @@ export class Client {
   }
 
   /**
-   * List keys, newest first, revoked ones too; takes an admin's key.
+   * List keys, newest first, including revoked ones; requires an admin's key.
    * @param {Listing} options
    * @returns {Promise<import("./api.js").KeyList>}
    */
@@ -316,7 +316,7 @@ export class Client {
   }
 
   /**
-   * Revoke a key; takes an admin's.
+   * Revoke a key; requires an admin's.
    * @param {string} keyId
    * @param {Abortable} [options]
    * @returns {Promise<null>}
@@ -326,7 +326,7 @@ export class Client {
   }
 
   /**
-   * Read the organization's limits and what of them is used; takes an admin's key.
+   * Read the organization's limits and how much of them is used; requires an admin's key.
    * @param {Abortable} [options]
    * @returns {Promise<import("./api.js").CurrentBudget>}
    */
@@ -335,7 +335,7 @@ export class Client {
   }
 
   /**
-   * Replace the organization's limits as a whole; takes an admin's key.
+   * Replace all of the organization's limits; requires an admin's key.
    * @param {import("./api.js").Budget} limits
    * @param {Abortable} [options]
    * @returns {Promise<import("./api.js").CurrentBudget>}
@@ -345,7 +345,7 @@ export class Client {
   }
 
   /**
-   * Add up tokens and costs by `day`, `user` or `model`; takes an admin's key.
+   * Add up tokens and costs by `day`, `user` or `model`; requires an admin's key.
    * @param {Listing & import("./options.js").Days & {group_by?: import("./api.js").UsageGroup}} options
    * @returns {Promise<import("./api.js").UsageReport>}
    */
@@ -354,7 +354,7 @@ export class Client {
   }
 
   /**
-   * List what attempts cost, newest first; takes an admin's key.
+   * List what attempts cost, newest first; requires an admin's key.
    * @param {Listing & import("./options.js").LedgerFilters} options
    * @returns {Promise<import("./api.js").LedgerList>}
    */
@@ -363,7 +363,7 @@ export class Client {
   }
 
   /**
-   * Ask whether the service can do its work, part by part; a degraded service is an answer and no error.
+   * Ask whether the service can do its work, part by part; a degraded service is a result, not an error.
    * @param {Abortable} [options]
    * @returns {Promise<import("./api.js").Readiness>}
    */
@@ -372,7 +372,7 @@ export class Client {
   }
 
   /**
-   * Yield what a listing has, over all of its pages: `client.every((page) => client.listMessages(sessionId, page))`.
+   * Yield the items of a listing from all of its pages: `client.every((page) => client.listMessages(sessionId, page))`.
    * @template T
    * @param {(page: {cursor?: string}) => Promise<{data: T[], next_cursor: string|null}>} listing
    * @returns {AsyncGenerator<T, void, undefined>}

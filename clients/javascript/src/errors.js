@@ -1,17 +1,17 @@
 /**
- * What can go wrong, drawn by who must act.
+ * What can go wrong, sorted by who must act.
  *
  * TurnkeeperError
  * ├── ApiError               the caller: the service refused a request; `code` says why
  * ├── TurnEndedError         the caller: `ask` was given a turn that failed or expired
  * ├── ConnectionFailedError  the network: all tries are used up
- * │   └── StreamLostError    the same while a stream was read; it can be read on from its cursor
- * ├── TimeLimitError         the caller's own time limit is over; the turn itself goes on
- * └── ProtocolError          us: what came is not what the protocol says
- *     └── TextMismatchError  the text is not the one that `done` names, also when it was fetched again
+ * │   └── StreamLostError    the same while a stream was read; it can be resumed from its cursor
+ * ├── TimeLimitError         the caller's own time limit has passed; the turn itself goes on
+ * └── ProtocolError          us: the service sent what the protocol does not allow
+ *     └── TextMismatchError  the text is not the one that `done` names, even after it was fetched again
  */
 
-/** Anything that this client throws on purpose; a `signal` of your own throws its reason instead. */
+/** Any error that this client throws on purpose; a `signal` of your own throws its reason instead. */
 export class TurnkeeperError extends Error {
   /** @param {string} message */
   constructor(message) {
@@ -27,15 +27,15 @@ export class ApiError extends TurnkeeperError {
   /**
    * @param {object} problem
    * @param {string} [problem.detail] what was wrong, and the remedy
-   * @param {number} [problem.status] of HTTP; 0 where a stream was refused
-   * @param {string} [problem.code] what a program branches on, such as `session_busy`; "" where something in between
-   *   has answered; unknown codes are possible
+   * @param {number} [problem.status] the HTTP status; 0 if a stream was refused
+   * @param {string} [problem.code] what a program branches on, such as `session_busy`; "" if something on the way
+   *   answered instead of the service; unknown codes are possible
    * @param {string} [problem.title] the code's name for people
-   * @param {string|null} [problem.requestId] what an operator finds the request by
+   * @param {string|null} [problem.requestId] the id by which an operator finds the request
    * @param {boolean} [problem.retryable] whether the same request may succeed later
-   * @param {number|null} [problem.retryAfterMs] when that makes sense; null where nothing was said
-   * @param {FieldError[]} [problem.errors] wrong fields
-   * @param {Record<string, unknown>} [problem.members] what else the problem says, such as `active_turn_id`
+   * @param {number|null} [problem.retryAfterMs] when that makes sense; null if the service did not say
+   * @param {FieldError[]} [problem.errors] the invalid fields
+   * @param {Record<string, unknown>} [problem.members] the problem's other members, such as `active_turn_id`
    */
   constructor({ detail = "", status = 0, code = "", title = "", requestId = null, retryable = false, ...more }) {
     super(code === "" ? detail : `${code}: ${detail}`);
@@ -51,7 +51,7 @@ export class ApiError extends TurnkeeperError {
   }
 }
 
-/** The turn that was asked for failed or expired; `answer` has its `error` and the partial text that was kept. */
+/** The turn that was asked for failed or expired; `answer` has its `error` and the partial text that was stored. */
 export class TurnEndedError extends TurnkeeperError {
   /** @param {import("./asking.js").Answer} answer */
   constructor(answer) {
@@ -61,7 +61,7 @@ export class TurnEndedError extends TurnkeeperError {
   }
 }
 
-/** The service could not be reached, or did not answer, as often and as long as was tried. */
+/** The service could not be reached or did not answer, within all tries and the time for them. */
 export class ConnectionFailedError extends TurnkeeperError {
   /**
    * @param {string} message
@@ -73,7 +73,7 @@ export class ConnectionFailedError extends TurnkeeperError {
   }
 }
 
-/** A stream's connection could not be made again in time; `after` is the last `seq` that was read, 0 of a session. */
+/** A stream's connection could not be opened again in time; `after` is the last `seq` read, 0 for a session. */
 export class StreamLostError extends ConnectionFailedError {
   /**
    * @param {string} message
@@ -86,13 +86,13 @@ export class StreamLostError extends ConnectionFailedError {
   }
 }
 
-/** The time limit that the caller set is over. What the service does goes on. */
+/** The caller's time limit has passed. The service continues its work. */
 export class TimeLimitError extends TurnkeeperError {}
 
-/** What came is not what the protocol says. */
+/** The service sent something that the protocol does not allow. */
 export class ProtocolError extends TurnkeeperError {}
 
-/** The text is not the stored one by its SHA-256, also after it was fetched again; `text` is what was read. */
+/** By its SHA-256 the text is not the stored one, even after it was fetched again; `text` is what was read. */
 export class TextMismatchError extends ProtocolError {
   /**
    * @param {string} turnId

@@ -1,6 +1,6 @@
 /**
- * A turn's events as the wire has them, and what of a frame is one. Those in `TurnEvent` have a `seq`, or stand in place
- * of events that have one; what only keeps a connection going (`subscribed`, `caught_up`, `ping`) never reaches a caller.
+ * A turn's events as they are on the wire, and which frames are events. Those in `TurnEvent` have a `seq` or replace
+ * events that have one; what only maintains a connection (`subscribed`, `caught_up`, `ping`) never reaches a caller.
  */
 
 /** @typedef {import("./api.js").UsageCounts} UsageCounts */
@@ -11,7 +11,7 @@
 /** @typedef {Numbered & {type: "turn_started", provider: string, model: string}} TurnStarted again for each attempt */
 /** @typedef {Numbered & {type: "message_start", message_id: string}} MessageStart the provider answered */
 /** @typedef {Numbered & {type: "content_delta", delta: string}} ContentDelta text, never empty */
-/** @typedef {Numbered & {type: "reasoning_delta", delta: string}} ReasoningDelta thinking text, apart from the answer */
+/** @typedef {Numbered & {type: "reasoning_delta", delta: string}} ReasoningDelta thinking, not the answer */
 /** @typedef {Numbered & {type: "message_reset", reason: string}} MessageReset the text so far is void */
 /** @typedef {Numbered & {type: "message_end", usage: UsageCounts|null, finish_reason: string|null}} MessageEnd */
 /** @typedef {Numbered & {type: "title_updated", title: string}} TitleUpdated */
@@ -25,12 +25,12 @@
  */
 /** @typedef {{type: "gap", turn_id: string, from: number, to: number}} Gap no longer held; a `snapshot` follows */
 /**
- * The text through `seq`, in place of the events before: what was read of it is void.
+ * The text up to `seq`, instead of the events before: any text read before it is void.
  * @typedef {{type: "snapshot", turn_id: string, seq: number, attempt: number, status: Turn["status"],
  *   message_id: string|null, content: string, reasoning: string}} Snapshot
  */
 /**
- * Events of later versions come too: a program ignores the types that it does not know.
+ * Later versions may send other events: a program ignores the types that it does not know.
  * @typedef {TurnQueued|TurnStarted|MessageStart|ContentDelta|ReasoningDelta|MessageReset|MessageEnd|TitleUpdated|
  *   StopRequested|TurnError|Done|Gap|Snapshot} TurnEvent
  */
@@ -38,14 +38,14 @@
 /** @typedef {Record<string, any>} Frame */
 
 /**
- * Return a frame as an event of a turn, null when it is none.
+ * Return a frame as an event of a turn, null if it is none.
  * @param {Frame} frame
  * @returns {TurnEvent|null}
  */
 export function eventIn(frame) {
   if (typeof frame.turn_id !== "string" || typeof frame.type !== "string") return null;
   if (frame.type === "gap") return /** @type {Gap} */ (frame);
-  // `subscribed` and refusals name a turn, too.
+  // `subscribed` and refusals also name a turn.
   if (typeof frame.seq !== "number" || typeof frame.attempt !== "number") return null;
   return /** @type {TurnEvent} */ (frame);
 }

@@ -1,4 +1,4 @@
-/** One call of the API, tried until it is answered. Each try is the same request: a turn has one key over all of them. */
+/** One call of the API, repeated until it is answered. All tries are the same request: a turn keeps one key. */
 
 import { Bell, within } from "./bell.js";
 import { ApiError, ConnectionFailedError, ProtocolError, TurnkeeperError } from "./errors.js";
@@ -7,9 +7,9 @@ import { mayRetry, pauseAfter, retryAfterOf } from "./retry.js";
 const MOST_ANSWER_CHARACTERS = 64 * 1024 * 1024; // a page of a hundred long messages
 
 /**
- * What a call needs besides what it is about.
+ * What a call needs besides its subject.
  * @typedef {object} Means
- * @property {string} url of the service, without a slash at its end
+ * @property {string} url the service's, without a trailing slash
  * @property {string} key
  * @property {typeof fetch} fetch
  * @property {import("./retry.js").RetryPolicy} policy
@@ -21,19 +21,19 @@ const MOST_ANSWER_CHARACTERS = 64 * 1024 * 1024; // a page of a hundred long mes
  * @typedef {object} Call
  * @property {string} method
  * @property {string} path
- * @property {Record<string, unknown>} [query] what is null or undefined is left out
+ * @property {Record<string, unknown>} [query] null and undefined values are left out
  * @property {Record<string, string>} [headers]
  * @property {unknown} [body]
- * @property {boolean} [isRepeatable] whether sending it twice is the same as sending it once; true unless said
- * @property {number} [waitsMs] how long the service may wait before it answers, on top of the usual
- * @property {number[]} [alsoAccepts] statuses from 400 on that are no refusal
+ * @property {boolean} [isRepeatable] whether sending it twice has the same effect as once; true by default
+ * @property {number} [waitsMs] how long the service may wait before it answers, on top of the usual time
+ * @property {number[]} [alsoAccepts] statuses from 400 on that are not refusals
  */
 
 /** @typedef {{signal?: AbortSignal, limitMs?: number}} Bounds */
 
 /**
- * Send a call until it is answered, within the policy's bounds; return the parsed answer, null of an empty one.
- * Throws ApiError where it was refused, ConnectionFailedError where nobody answered, ProtocolError where the answer
+ * Send a call until it is answered, within the policy's bounds; return the parsed response, null if it is empty.
+ * Throws ApiError if it was refused, ConnectionFailedError if nobody answered, ProtocolError if the response
  * cannot be read, and the signal's reason.
  * @param {Means} means
  * @param {Call} call
@@ -54,7 +54,7 @@ export async function exchange(means, call, { signal, limitMs = Infinity } = {})
         : failure instanceof ConnectionFailedError && (call.isRepeatable ?? true);
     const retryAfterMs = failure instanceof ApiError ? failure.retryAfterMs : null;
     const wait = pauseAfter(policy, failures, means.random, retryAfterMs ?? 0);
-    // A try that could only begin at the very end is none.
+    // A try that could only begin at the very end does not count.
     if (!isWorthIt || failures >= policy.tries || wait >= endsAt - performance.now()) throw failure;
     await new Bell().wait(wait, signal);
   }
@@ -108,13 +108,13 @@ export function requestOf({ key }, { method, headers = {}, body }, signal) {
     body: body === undefined ? undefined : JSON.stringify(body),
     cache: "no-store",
     credentials: "omit",
-    redirect: "error", // a key goes to the service that was named and to no other
+    redirect: "error", // the key goes to the named service and to no other
     signal,
   };
 }
 
 /**
- * Read a body, as far as any of the service's goes.
+ * Read a body, up to the most that the service sends.
  * @param {Response} response
  */
 export async function textOf(response) {
@@ -134,7 +134,7 @@ export async function textOf(response) {
 }
 
 /**
- * Return what an answer that is no success means.
+ * Return the error for a response that is not a success.
  * @param {number} status
  * @param {Headers} headers
  * @param {string} text
@@ -160,7 +160,7 @@ export function refusalOf(status, headers, text) {
 /**
  * @param {Headers} headers
  * @param {string} text
- * @returns {Record<string, any>} empty where something in between has answered
+ * @returns {Record<string, any>} empty if something on the way answered
  */
 function problemIn(headers, text) {
   if (!headers.get("Content-Type")?.startsWith("application/problem+json")) return {};

@@ -1,8 +1,8 @@
 /**
  * One turn's events from a cursor to `done`, over as many connections as it takes.
  *
- * Where what was read turns out void, or the text is not the one that `done` names, the text is fetched again beside
- * what the caller has, and shown only once it is as far: the caller sees one `snapshot`.
+ * If what was read turns out to be void, or the text is not the one that `done` names, the text is fetched again
+ * separately, and shown only once it has caught up with what the caller has: the caller sees a single `snapshot`.
  */
 
 import { TextMismatchError } from "./errors.js";
@@ -13,7 +13,7 @@ import { Reading } from "./reading.js";
 /** @typedef {import("./events.js").TurnEvent} TurnEvent */
 /** @typedef {import("./line.js").Asked} Asked */
 
-/** Takes one turn's events and says what of them is for the caller. */
+/** Takes one turn's events and decides which of them the caller sees. */
 export class Follower {
   /** @type {Reading|null} */
   #fresh = null;
@@ -25,8 +25,8 @@ export class Follower {
 
   /**
    * @param {string} sessionId
-   * @param {Reading} reading the turn as the caller has it; gone on from in place
-   * @param {boolean} [beginsBySnapshot] whether the text so far is asked for in one piece
+   * @param {Reading} reading the turn as the caller has it; continued in place
+   * @param {boolean} [beginsBySnapshot] whether to request the text so far in one piece
    */
   constructor(sessionId, reading, beginsBySnapshot = false) {
     this.sessionId = sessionId;
@@ -37,19 +37,19 @@ export class Follower {
   }
 
   /**
-   * Return what the next connection is to bring.
+   * Return what to request on the next connection.
    * @returns {Asked}
    */
   asked() {
-    this.#gap = null; // its snapshot was lost with the connection, and both come again
+    this.#gap = null; // its snapshot was lost with the connection; both are sent again
     const at = this.#fresh ?? this.reading;
     const bySnapshot = (this.#fresh !== null || this.#beginsBySnapshot) && at.seq === 0;
     return { sessionId: this.sessionId, turnId: at.turnId, after: at.seq, bySnapshot };
   }
 
   /**
-   * Take an event; return what the caller is to see. Throws Broken where it is not the next one, and
-   * TextMismatchError where the text is wrong, also after it was fetched again.
+   * Take an event; return the events that the caller is to see. Throws Broken if it is not the next one, and
+   * TextMismatchError if the text is wrong, even after it was fetched again.
    * @param {TurnEvent} event
    * @returns {TurnEvent[]}
    */
@@ -119,7 +119,7 @@ export class Follower {
 }
 
 /**
- * Yield a turn's events behind the follower's cursor, `done` last. Throws ApiError where the stream was refused for good,
+ * Yield a turn's events after the follower's cursor, `done` last. Throws ApiError if the stream was refused for good,
  * StreamLostError, TextMismatchError and TimeLimitError.
  * @param {Follower} follower
  * @param {import("./line.js").Line} line

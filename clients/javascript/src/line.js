@@ -1,7 +1,7 @@
 /**
- * One stream's connections, one after another: opened, heard, and judged when they end.
+ * One stream's connections, one after another: opened, read, and judged when they end.
  *
- * What ends a connection is either for the caller, and thrown as what it is, or a reason to come back, which is
+ * Whatever ends a connection is either for the caller, and thrown as what it is, or a reason to reconnect, which is
  * `Broken`. Nothing here knows what the frames mean.
  */
 
@@ -12,31 +12,31 @@ import { Reconnects, mayRetry } from "./retry.js";
 import { Ended, EventsWire, SocketWire } from "./wires.js";
 
 const OPEN_MS = 15_000;
-const CATCH_UP_MS = 15_000; // a replay that stands still for so long is on a connection that does not work
-const STEADY_MS = 10_000; // a connection that lived so long counts as progress, also when nothing happened to the turn
-const MOST_BLOCKED = 2; // websockets that could not be opened before server-sent events are used in their place
+const CATCH_UP_MS = 15_000; // a replay that stands still for this long is on a connection that does not work
+const STEADY_MS = 10_000; // a connection that lived this long counts as progress, even if nothing happened to the turn
+const MOST_BLOCKED = 2; // websockets that could not be opened before server-sent events are used instead
 const TICKET_SECONDS = 60;
 
 /** @typedef {import("./events.js").Frame} Frame */
 /** @typedef {import("./exchange.js").Means} Means */
 
 /**
- * How a stream comes. `auto`: by websocket with a ticket, and a turn's stream by server-sent events where websockets do
- * not get through; `ticket` and `sse` insist. `key`: by websocket with the key in the handshake; needs an `openSocket`.
+ * How a stream is carried. `auto`: by websocket with a ticket, and a turn's stream by server-sent events if websockets
+ * do not get through; `ticket` and `sse` insist. `key`: websocket with the key in the handshake; needs `openSocket`.
  * @typedef {"auto"|"ticket"|"key"|"sse"} Via
  */
 
 /**
- * What the next connection is to bring.
+ * What to request on the next connection.
  * @typedef {{sessionId: string, turnId: string|null, after: number, bySnapshot: boolean}} Asked
  */
 
 /**
- * Where a stream stands. `waiting` has the time of the next try, in ms as `Date.now()` has it.
+ * The state of a stream. `waiting` has the time of the next try, in ms as of `Date.now()`.
  * @typedef {{name: "connecting"}|{name: "live"}|{name: "waiting", retryAt: number}} StreamState
  */
 
-/** The connection is of no use any more; another one may be. */
+/** The connection is no longer usable; another one may be. */
 export class Broken extends Error {
   /**
    * @param {string} why
@@ -49,7 +49,7 @@ export class Broken extends Error {
 }
 
 /**
- * Exchange a call that a stream needs: what would only fail the call breaks the connection, which comes again.
+ * Exchange a call that a stream needs; a temporary failure breaks the connection, which is opened again.
  * @param {Means} means
  * @param {import("./exchange.js").Call} call
  * @param {AbortSignal} signal
@@ -63,7 +63,7 @@ export async function beside(means, call, signal) {
 }
 
 /**
- * Return an error as Broken where coming back may help.
+ * Return an error as Broken if reconnecting may help.
  * @param {unknown} error
  */
 function passing(error) {
@@ -86,18 +86,18 @@ export class Line {
   #wasOpen = false;
   /** @type {number|null} */
   #openedAt = null;
-  #caughtUpBy = Infinity; // by when a replay must have gone on
+  #caughtUpBy = Infinity; // the time by which a replay must have moved on
   /** @type {import("./wires.js").Wire|null} */
   #wire = null;
 
   /**
-   * Prepare; nothing is opened.
+   * Prepare; no connection is opened yet.
    * @param {Means} means
    * @param {object} options
    * @param {Via} options.via
    * @param {import("./wires.js").OpenSocket} options.openSocket
    * @param {AbortSignal} options.signal
-   * @param {number} options.limitMs for all of the stream
+   * @param {number} options.limitMs for the whole stream
    * @param {(state: StreamState) => void} options.onState
    */
   constructor(means, { via, openSocket, signal, limitMs, onState }) {
@@ -112,18 +112,18 @@ export class Line {
     this.connections = 0;
   }
 
-  /** Note that the stream brought something new. */
+  /** Note that the stream made progress. */
   progress() {
     this.#reconnects.progress();
   }
 
-  /** Say that what was asked for is here, and that what follows is live. */
+  /** Note that the replay is complete, and that what follows is live. */
   live() {
     this.#caughtUpBy = Infinity;
     this.#onState({ name: "live" });
   }
 
-  /** Go on now: end a pause, or find out whether the connection still works. */
+  /** Continue now: end a pause, or find out whether the connection still works. */
   wake() {
     this.#reconnects.progress();
     this.#pause.ring();
@@ -131,7 +131,7 @@ export class Line {
   }
 
   /**
-   * Open a connection and ask for something on it. Throws Broken, ApiError, TimeLimitError.
+   * Open a connection and make a request on it. Throws Broken, ApiError, TimeLimitError.
    * @param {Asked} asked
    */
   async open(asked) {
@@ -150,7 +150,7 @@ export class Line {
   }
 
   /**
-   * Ask for something on the open websocket.
+   * Make a request on the open websocket.
    * @param {Asked} asked
    */
   ask({ sessionId, turnId, after, bySnapshot }) {
@@ -160,8 +160,8 @@ export class Line {
   }
 
   /**
-   * Wait for frames. Throws Broken when the connection ended, ApiError when it was ended for good or what was asked for
-   * was refused, ProtocolError when what came is no frame, TimeLimitError.
+   * Wait for frames. Throws Broken if the connection ended, ApiError if it was ended for good or the request on it was
+   * refused, ProtocolError if something that is not a frame arrived, TimeLimitError.
    * @returns {Promise<Frame[]>}
    */
   async frames() {
@@ -175,7 +175,7 @@ export class Line {
     }
     for (const frame of frames) {
       if (frame.type === "refused" && frame.op === "subscribe") throw judgedRefusal(String(frame.code));
-      // Pings come all the same when a replay has got stuck.
+      // Pings arrive even if a replay is stuck.
       if (frame.type !== "ping" && this.#caughtUpBy < Infinity) this.#caughtUpBy = performance.now() + CATCH_UP_MS;
     }
     if (performance.now() >= this.#caughtUpBy) throw new Broken("the replay does not go on");
@@ -183,7 +183,7 @@ export class Line {
   }
 
   /**
-   * Wait before the next connection. Throws StreamLostError when it has been tried for long enough, TimeLimitError.
+   * Wait before the next connection. Throws StreamLostError if it has been tried long enough, TimeLimitError.
    * @param {Broken} broken
    * @param {number} after for StreamLostError
    */
@@ -257,14 +257,14 @@ export class Line {
       case 4400:
         return new ProtocolError("the service could not read a frame of this client");
       case 4401:
-        // Of a ticket only the ticket is known to be bad: the next one is refused where the key is.
+        // Only the ticket is known to be bad: if the key is bad too, the next ticket is refused.
         if (this.#via !== "key") return new Broken("the ticket is no longer good");
         return new ApiError({ code: "unauthorized", detail: "the key is no longer good" });
       case 4403:
         return new ApiError({ code: "forbidden", detail: "streams may not be opened from here" });
       case 4429:
         return new Broken("too many streams are open", this.#means.policy.crowdedPauseMs);
-      default: // 1012 restart, 4409 too slow, or simply the end: the cursor says where to go on
+      default: // 1012 restart, 4409 too slow, or simply the end: the cursor says where to resume
         return new Broken(message);
     }
   }

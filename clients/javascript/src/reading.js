@@ -1,8 +1,8 @@
 /**
  * One turn as one reader has it: events folded into the text, each once and in order.
  *
- * The service promises a stream without a silent hole. It is checked all the same, because what stands between may
- * break it: what is not the next event is not taken, and the text is proved by the hash that `done` names.
+ * The service promises a stream without a silent hole. It is checked anyway, because something on the way may break
+ * it: an event that is not the next one is not taken, and the text is checked against the hash that `done` names.
  */
 
 import { sha256 } from "./sha256.js";
@@ -10,18 +10,18 @@ import { sha256 } from "./sha256.js";
 /** @typedef {import("./events.js").TurnEvent} TurnEvent */
 
 /**
- * What an event is to a reader. `hole`: events before it are missing, read on from the cursor. `void`: what was read
- * before it is no longer so, read the text again.
+ * What an event means to a reader. `hole`: events before it are missing, resume from the cursor. `void`: what was read
+ * before it is no longer valid, read the text again.
  * @typedef {"next"|"seen"|"hole"|"void"} Verdict
  */
 
-/** Events that only make sense once their attempt has begun. */
+/** Events that make sense only after their attempt has begun. */
 const OF_AN_ATTEMPT = new Set(["message_start", "content_delta", "reasoning_delta", "message_end"]);
 
-/** A turn through `seq`. */
+/** A turn up to `seq`. */
 export class Reading {
   /**
-   * Begin behind the event `after`, with the text through it where that is known.
+   * Begin after the event `after`, with the text up to it if that is known.
    * @param {string} turnId
    * @param {number} [after]
    * @param {string|null} [text]
@@ -32,15 +32,15 @@ export class Reading {
     this.attempt = 0;
     this.text = text ?? "";
     this.reasoning = "";
-    /** Whether the text is all of it: not where the reading began behind a cursor without the text. */
+    /** Whether the text is complete: not if reading began after a cursor without the text. */
     this.isWhole = after === 0 || text !== null;
-    /** @type {string} as far as the events say it */
+    /** @type {string} according to the events */
     this.status = "queued";
     /** @type {string|null} */
     this.messageId = null;
     /** @type {import("./events.js").Done|null} */
     this.done = null;
-    /** @type {number|null} of a cursor it is not known which attempt it is of: that of the first event */
+    /** @type {number|null} the attempt at a cursor is unknown: it is that of the first event */
     this.startedAttempt = after === 0 ? 0 : null;
   }
 
@@ -50,17 +50,17 @@ export class Reading {
   }
 
   /**
-   * Say what an event of this turn is; nothing is taken.
+   * Judge an event of this turn without taking it.
    * @param {TurnEvent} event
    * @returns {Verdict}
    */
   judge(event) {
-    // Also one from before the cursor: the service goes back where it lost what it had sent.
+    // Even one from before the cursor: the service goes back if it lost what it had sent.
     if (event.type === "gap" || event.type === "snapshot") return this.done === null ? "next" : "seen";
     if (this.done !== null || event.attempt < this.attempt) return "seen";
     if (event.seq <= this.seq) return event.attempt > this.attempt ? "void" : "seen";
     if (event.seq > this.seq + 1) return "hole";
-    // Its beginning stood under a number that an attempt had whose end was lost.
+    // Its beginning had a number that belonged to an earlier attempt whose end was lost.
     const started = this.startedAttempt ?? event.attempt;
     return OF_AN_ATTEMPT.has(event.type) && event.attempt > started ? "void" : "next";
   }
@@ -103,12 +103,12 @@ export class Reading {
         this.status = event.status;
         this.done = event;
         break;
-      default: // an event that says nothing of the text is read all the same
+      default: // an event that does not concern the text is still read
     }
   }
 
   /**
-   * The text so far in place of the events that made it.
+   * The text so far instead of the events that made it.
    * @returns {import("./events.js").Snapshot}
    */
   snapshot() {

@@ -1,20 +1,20 @@
 /**
  * Whether and when something is tried again.
  *
- * A refusal that is certain to have changed nothing is tried again for every call. What may have been done is tried
- * again only where doing it twice is the same as doing it once.
+ * A refusal that certainly changed nothing is tried again for every call. What may have been done is tried again
+ * only if doing it twice has the same effect as doing it once.
  */
 
 /**
  * How hard the client tries.
  * @typedef {object} RetryPolicy
- * @property {number} tries of one call, the first included
- * @property {number} limitMs for all tries of one call and the pauses between them
- * @property {number} answerMs for one try
+ * @property {number} tries how often one call is sent at most
+ * @property {number} limitMs the limit for all tries of one call and the pauses between them
+ * @property {number} answerMs the limit for one try
  * @property {number} firstPauseMs the pause is drawn from 0 to this, then to twice this, and so on (full jitter)
- * @property {number} longestPauseMs where that doubling ends
- * @property {number} reconnectMs how long a stream may be without progress while its connection fails
- * @property {number} crowdedPauseMs before a stream is opened again that was closed since there are too many
+ * @property {number} longestPauseMs the end of that doubling
+ * @property {number} reconnectMs how long a stream may go without progress while its connection fails
+ * @property {number} crowdedPauseMs the pause before reopening a stream that was closed because there were too many
  */
 
 /** @type {Readonly<RetryPolicy>} */
@@ -28,17 +28,17 @@ export const DEFAULT_POLICY = Object.freeze({
   crowdedPauseMs: 10_000,
 });
 
-/** Codes that say that nothing was done and that waiting helps. */
+/** Codes that mean that nothing was done and that waiting helps. */
 const REFUSED_FOR_NOW = new Set(["rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress"]);
 /** Codes after which the request may have been carried out. */
 const MAYBE_DONE = new Set(["unavailable", "internal"]);
-/** Of something between client and service, which has no `code`. */
+/** Statuses from something between client and service, whose responses have no `code`. */
 const PASSING_STATUSES = new Set([408, 500, 502, 503, 504]);
 
 /**
- * Say whether a refused request may be sent again.
- * @param {{code: string, status: number}} refusal one without a `code` comes from something in between
- * @param {boolean} isRepeatable whether sending it twice is the same as sending it once
+ * Return whether a refused request may be sent again.
+ * @param {{code: string, status: number}} refusal one without a `code` comes from something on the way
+ * @param {boolean} isRepeatable whether sending it twice has the same effect as once
  */
 export function mayRetry({ code, status }, isRepeatable) {
   if (REFUSED_FOR_NOW.has(code) || (code === "" && status === 429)) return true;
@@ -46,10 +46,10 @@ export function mayRetry({ code, status }, isRepeatable) {
 }
 
 /**
- * Return the time that the service asks to wait, the more exact figure first; null where it says none.
+ * Return the time that the service asks to wait, from the more exact figure; null if it does not ask.
  * @param {string|null} header `Retry-After`: seconds or a date (RFC 9110 section 10.2.3)
  * @param {unknown} exact the problem's `retry_after_ms`
- * @param {number} now for a date
+ * @param {number} now the current time, for a date
  */
 export function retryAfterOf(header, exact, now) {
   if (typeof exact === "number" && Number.isInteger(exact) && exact >= 0) return exact;
@@ -60,7 +60,7 @@ export function retryAfterOf(header, exact, now) {
 }
 
 /**
- * Return the pause after so many failures in a row; never shorter than the service asked for.
+ * Return the pause after this many consecutive failures; never shorter than the service asked for.
  * @param {RetryPolicy} policy
  * @param {number} failures
  * @param {() => number} random from 0 to 1
@@ -71,7 +71,7 @@ export function pauseAfter(policy, failures, random, atLeastMs = 0) {
   return atLeastMs + random() * (atLeastMs > 0 ? policy.firstPauseMs : ceiling);
 }
 
-/** The connections of one stream: any progress begins the count anew. */
+/** The connections of one stream: any progress starts the count again. */
 export class Reconnects {
   #policy;
   #random;
@@ -88,7 +88,7 @@ export class Reconnects {
     this.#random = random;
   }
 
-  /** Note that the stream brought something, or that there is reason to hope. */
+  /** Note that the stream made progress, or that there is reason to hope. */
   progress() {
     this.#failures = 0;
     this.#lostAt = null;

@@ -1,6 +1,6 @@
 /**
- * SHA-256 (FIPS 180-4) of a text in UTF-8. The platform's own is missing where a page came over plain http and in
- * older Nodes, and a text that cannot be proved there is what this client is to prevent.
+ * SHA-256 (FIPS 180-4) of a text in UTF-8. The platform's own is missing if a page came over plain http and in older
+ * Nodes, and text that cannot be checked is what this client exists to prevent.
  */
 
 const PRIMES = primes(64);

@@ -1,12 +1,12 @@
-/** Server-sent events (WHATWG HTML section 9.2), from bytes as they come. */
+/** Server-sent events (WHATWG HTML section 9.2), parsed from bytes as they arrive. */
 
 import { ProtocolError } from "./errors.js";
 
-export const MOST_CHARACTERS = 16 * 1024 * 1024; // of one event: a snapshot holds a whole answer
+export const MOST_CHARACTERS = 16 * 1024 * 1024; // the most of one event: a snapshot contains a whole answer
 
-/** Cuts bytes into the data of events; comments, ids and names are not needed, since the data has all of it. */
+/** Splits bytes into the data of events; comments, ids and names are not needed, since the data repeats them. */
 export class EventStream {
-  #decoder = new TextDecoder(); // takes a byte order mark away, as it is to
+  #decoder = new TextDecoder(); // removes a byte order mark, as the standard requires
   #rest = "";
   #endsWithCr = false;
   /** @type {string[]} */
@@ -20,7 +20,7 @@ export class EventStream {
    */
   feed(piece) {
     let text = this.#decoder.decode(piece, { stream: true });
-    if (text === "") return []; // says nothing of the line end that may lie around it
+    if (text === "") return []; // must not forget a CR before it
     if (this.#endsWithCr && text.startsWith("\n")) text = text.slice(1);
     this.#endsWithCr = text.endsWith("\r");
     const lines = (this.#rest + text).split(/\r\n|\n|\r/);

@@ -1,19 +1,19 @@
-/** A stream as its reader has it: an async iterable that can be left, woken and asked how far it is. */
+/** A stream as its reader has it: an async iterable that can be left, woken and asked for its progress. */
 
 import { Reading } from "./reading.js";
 
 const NOTHING_READ = new Reading("");
 
 /**
- * How far a stream is; written by what reads it.
+ * The progress of a stream; written by the code that reads it.
  * @typedef {object} Progress
- * @property {import("./following.js").Follower|null} follower null of a session, and before a turn is known
+ * @property {import("./following.js").Follower|null} follower null for a session, and until a turn is known
  * @property {import("./line.js").Line|null} line
  * @property {import("./asking.js").Answer|null} answer
  */
 
 /**
- * A turn or a session while it is streamed: `for await` it. Leaving the loop closes it; what the service does goes on.
+ * A turn or a session that is being streamed: `for await` it. Leaving the loop closes it; the service continues.
  * @template T
  * @implements {AsyncIterableIterator<T>}
  */
@@ -59,13 +59,13 @@ export class Stream {
     }
   }
 
-  /** Called where a loop is left. */
+  /** Called when a loop is left. */
   async return() {
     this.close();
     return { done: /** @type {const} */ (true), value: undefined };
   }
 
-  /** Close the connection; a reader that waits sees the end. */
+  /** Close the connection; a waiting reader sees the end. */
   close() {
     this.#isClosed = true;
     this.#callers?.removeEventListener("abort", this.#abort);
@@ -73,12 +73,12 @@ export class Stream {
     this.#progress.line?.hang();
   }
 
-  /** Go on at once: the network or the reader came back. Ends a pause, or finds out whether the connection works. */
+  /** Continue at once: the network or the reader is back. Ends a pause, or finds out whether the connection works. */
   wake() {
     this.#progress.line?.wake();
   }
 
-  /** Read to the end and return `done`; throws TypeError where the stream was closed before. */
+  /** Read to the end and return `done`; throws TypeError if the stream was already closed. */
   async untilDone() {
     for await (const _ of this);
     if (this.done === null) throw new TypeError("the stream was closed before its end");
@@ -89,7 +89,7 @@ export class Stream {
     return this.#progress.follower?.reading ?? NOTHING_READ;
   }
 
-  /** Which turn; null before it was posted, and of a session. */
+  /** The turn's id; null until it is posted, and for a session. */
   get turnId() {
     return this.#progress.follower?.reading.turnId ?? null;
   }
@@ -98,7 +98,7 @@ export class Stream {
     return this.#progress.follower?.sessionId ?? null;
   }
 
-  /** The answer's text so far. Once `done` is there, it is the stored text by its SHA-256. */
+  /** The answer's text so far. Once `done` has arrived, it is the stored text, checked by its SHA-256. */
   get text() {
     return this.#reading.text;
   }
@@ -108,12 +108,12 @@ export class Stream {
     return this.#reading.reasoning;
   }
 
-  /** The turn's status as far as its events say it. */
+  /** The turn's status, according to its events so far. */
   get status() {
     return this.#reading.status;
   }
 
-  /** The cursor: `streamTurn(turn, {after: seq, text})` goes on here, also in another process. */
+  /** The cursor: `streamTurn(turn, {after: seq, text})` resumes here, even in another process. */
   get seq() {
     return this.#reading.seq;
   }
@@ -128,22 +128,22 @@ export class Stream {
     return this.#reading.messageId;
   }
 
-  /** The end, with usage and cost; null before it. */
+  /** The last event, with usage and cost; null until it arrives. */
   get done() {
     return this.#reading.done;
   }
 
-  /** What `ask` would have returned; null before the end, and where the turn was not posted by this stream. */
+  /** What `ask` would have returned; null before the end, or if this stream did not post the turn. */
   get answer() {
     return this.#progress.answer;
   }
 
-  /** How many connections were opened so far. */
+  /** How many connections have been opened so far. */
   get connections() {
     return this.#progress.line?.connections ?? 0;
   }
 
-  /** How often text that was not the service's was fetched again. */
+  /** How often the text differed from the service's and was fetched again. */
   get mended() {
     return this.#progress.follower?.mended ?? 0;
   }

@@ -1,8 +1,8 @@
 /**
  * A session's events, turn after turn, over as many connections as it takes.
  *
- * A subscription replays one turn and then goes on live, so what was missed beside it is asked for turn by turn: after
- * each connection the session's turns are listed, and those that ended unheard are replayed before anything else.
+ * A subscription replays one turn and then continues live, so whatever was missed of other turns is requested turn by
+ * turn: after each connection the session's turns are listed, and those that ended unread are replayed first.
  */
 
 import { listTurns } from "./calls.js";
@@ -12,7 +12,7 @@ import { Follower } from "./following.js";
 import { Broken, beside } from "./line.js";
 import { Reading } from "./reading.js";
 
-/** Turns that are made up for after one loss, and turns that are open at once. */
+/** How many missed turns are replayed after one loss, and how many turns may be open at once. */
 const MOST_MISSED = 1000;
 const AT_ONCE = 100;
 const OVER = new Set(["completed", "stopped", "failed", "expired"]);
@@ -24,7 +24,7 @@ const OVER = new Set(["completed", "stopped", "failed", "expired"]);
 /** @param {Turn} turn */
 export const isOver = (turn) => OVER.has(turn.status);
 
-/** Which turns of a session were read, and how far. */
+/** Which turns of a session have been read, and how far. */
 export class Watcher {
   #sessionId;
   #means;
@@ -32,18 +32,18 @@ export class Watcher {
   #bySnapshot;
   /** @type {Map<string, Follower>} */
   #open = new Map();
-  /** Ids rise with time: every turn up to this one is read, or was over before the watching began. */
+  /** Ids rise with time: every turn up to this one has been read, or was over before the watching began. */
   #readThrough = "";
-  /** @type {Set<string>} turns after that one which are read */
+  /** @type {Set<string>} turns after that one that have been read */
   #read = new Set();
-  /** Whether no turn can have ended unheard: then what was read last moves the line on. */
+  /** Whether no turn can have ended unread: then the last one read moves that mark forward. */
   #isComplete = false;
 
   /**
    * @param {string} sessionId
    * @param {import("./exchange.js").Means} means
    * @param {AbortSignal} signal
-   * @param {boolean} bySnapshot whether text from before the watching comes in one piece
+   * @param {boolean} bySnapshot whether text from before the watching is sent in one piece
    */
   constructor(sessionId, means, signal, bySnapshot) {
     this.#sessionId = sessionId;
@@ -53,8 +53,8 @@ export class Watcher {
   }
 
   /**
-   * Find out which turns are over before the watching begins; those that are not are read from their start. Throws
-   * ApiError where the session cannot be read, Broken where nobody answered.
+   * Find out which turns are over before the watching begins; all others are read from their start. Throws
+   * ApiError if the session cannot be read, Broken if nobody answered.
    */
   async begin() {
     const page = await beside(this.#means, listTurns(this.#sessionId, { limit: AT_ONCE }), this.#signal);
@@ -71,7 +71,7 @@ export class Watcher {
   }
 
   /**
-   * Return what is to be read on by a new connection, oldest turn first.
+   * Return the turns to continue on a new connection, oldest first.
    * @returns {Asked[]}
    */
   openTurns() {
@@ -80,7 +80,7 @@ export class Watcher {
   }
 
   /**
-   * Return what brings a session of which no turn is open.
+   * Return the request for a session without an open turn.
    * @returns {Asked}
    */
   anyTurn() {
@@ -88,8 +88,8 @@ export class Watcher {
   }
 
   /**
-   * Return the turns that are over and were not read to their end, oldest first. Throws StreamLostError where there are
-   * too many, Broken where they could not be listed.
+   * Return the turns that are over and were not read to their end, oldest first. Throws StreamLostError if there are
+   * too many, Broken if they could not be listed.
    * @returns {Promise<Asked[]>}
    */
   async missedTurns() {
@@ -111,7 +111,7 @@ export class Watcher {
   }
 
   /**
-   * Take a frame; return what of it is for the caller.
+   * Take a frame; return the events in it that are for the caller.
    * @param {import("./events.js").Frame} frame
    * @returns {TurnEvent[]}
    */
@@ -154,8 +154,8 @@ const least = (ids) => ids.reduce((a, b) => (a !== null && a < b ? a : b), /** @
 const greatest = (ids) => ids.reduce((a, b) => (a !== null && a > b ? a : b), /** @type {string|null} */ (null));
 
 /**
- * Yield the events of all turns of a session that run or begin from now on, until the caller closes it. Throws ApiError
- * where the stream was refused for good, StreamLostError, TimeLimitError.
+ * Yield the events of all turns of a session that are running or begin from now on, until the caller closes it. Throws
+ * ApiError if the stream was refused for good, StreamLostError, TimeLimitError.
  * @param {Watcher} watcher
  * @param {import("./line.js").Line} line
  * @returns {AsyncGenerator<TurnEvent, void, undefined>}

@@ -1,19 +1,19 @@
-/** The two ways in which a stream's frames come: a websocket, and server-sent events by fetch. */
+/** The two carriers of a stream's frames: a websocket, and server-sent events by fetch. */
 
 import { Bell, within } from "./bell.js";
 import { ConnectionFailedError, ProtocolError } from "./errors.js";
 import { addressOf, refusalOf, requestOf, textOf } from "./exchange.js";
 import { EventStream } from "./sse.js";
 
-const SILENCE_MS = 40_000; // the service speaks every 15 s: after two times without, the connection is dead
-const PROBE_MS = 4_000; // for the answer to a ping, when there is reason to doubt
-const MOST_WAITING = 8 * 1024 * 1024; // characters that came and were not read; then it is read on from the cursor
+const SILENCE_MS = 40_000; // the service sends something every 15 s: after missing two, the connection is dead
+const PROBE_MS = 4_000; // for the answer to a ping, if there is reason to doubt
+const MOST_WAITING = 8 * 1024 * 1024; // characters received but not read; above this, it resumes from the cursor
 
 /** @typedef {import("./events.js").Frame} Frame */
 /** @typedef {import("./exchange.js").Means} Means */
 
 /**
- * The part of a browser's WebSocket that is used; that of the `ws` package and of Node fit as well.
+ * The part of a browser's WebSocket that is used; those of the `ws` package and of Node fit as well.
  * @typedef {object} Socket
  * @property {number} readyState
  * @property {(text: string) => void} send
@@ -22,11 +22,11 @@ const MOST_WAITING = 8 * 1024 * 1024; // characters that came and were not read;
  */
 
 /**
- * Opens a websocket. `headers` has the key where that is to open it (`via: "key"`), which browsers cannot send.
+ * Opens a websocket. `headers` has the key if that is to open it (`via: "key"`), which browsers cannot send.
  * @typedef {(url: string, protocols: string[], headers: Record<string, string>) => Socket} OpenSocket
  */
 
-/** The stream ended; `code` is a websocket's close code, null where it was lost or is no websocket. */
+/** The stream ended; `code` is a websocket's close code, null if it was lost or is not a websocket. */
 export class Ended extends Error {
   /**
    * @param {string} why
@@ -39,7 +39,7 @@ export class Ended extends Error {
 }
 
 /**
- * A stream's frames as they come.
+ * A stream's frames, as they arrive.
  * @typedef {object} Wire
  * @property {(limitMs: number, signal: AbortSignal) => Promise<Frame[]>} hear waits; empty after `limitMs`; throws Ended
  * @property {(frame: Frame) => void} say
@@ -74,7 +74,7 @@ export class SocketWire {
   }
 
   /**
-   * Open one. Throws ConnectionFailedError; why a handshake was refused is not told to scripts.
+   * Open one. Throws ConnectionFailedError; scripts are not told why a handshake was refused.
    * @param {Socket} socket
    * @param {number} limitMs
    * @param {AbortSignal} signal
@@ -88,7 +88,7 @@ export class SocketWire {
       wire.close();
       throw aborted;
     }
-    if (wire.isOpen) return wire; // what ended since is said by `hear`
+    if (wire.isOpen) return wire; // `hear` reports anything that ended it since
     wire.close();
     throw new ConnectionFailedError("a websocket could not be opened");
   }
@@ -103,7 +103,7 @@ export class SocketWire {
       return frames;
     }
     if (this.#end !== null) throw this.#end;
-    // By the clock, not by the timer: one that fires late has not seen what came meanwhile.
+    // By the clock, not by the timer: if the timer fires late, it has not seen what arrived meanwhile.
     if (performance.now() - this.#heardAt >= SILENCE_MS) throw new Ended("the service says nothing any more");
     return [];
   }

@@ -54,9 +54,9 @@ class Tape:
     def go_on_from(self, text, *, is_in_log):
         self.goes_on_from = (text, is_in_log)
 
-    def event(self, event_type, fields=None):
+    def event(self, event):
         self.seq += 1
-        self.told.append((event_type, fields))
+        self.told.append(event)
 
     def encoded(self, seq, event):
         self.told.append((seq, event))

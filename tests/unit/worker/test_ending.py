@@ -14,7 +14,7 @@ import pytest
 
 from shared.errors import Fault, UnavailableError
 from shared.money.usage import Usage, UsageSource
-from shared.turn.events import EventType
+from shared.turn.events import MessageReset, StopRequested, TurnError
 from shared.turn.turns import FinishReason, StopReason
 from tests.unit.worker.claimed import AGAIN, FIRST, Tape, World, services
 from worker import ending
@@ -146,8 +146,8 @@ def test_the_end_is_told_under_the_number_that_the_row_has():
 def test_an_error_is_told_before_the_end():
     tape = Tape(7)
     asyncio.run(tell_end(tape, FAILED, replace(FINISHED, status="failed", error={"code": "x"})))
-    assert tape.told[0][0] == EventType.ERROR
-    assert tape.told[0][1]["error"]["code"] == "provider_timeout"
+    assert isinstance(tape.told[0], TurnError)
+    assert tape.told[0].error["code"] == "provider_timeout"
     assert done_of(tape)[0] == 9
 
 
@@ -161,7 +161,7 @@ def test_a_stop_that_the_attempt_did_not_know_of_is_told_with_the_rows_reason():
     tape = Tape(7)
     superseded = replace(STOPPED, stop_reason="superseded")
     asyncio.run(tell_stop(tape, Stopped(SHOWN, StopReason.USER), superseded))
-    assert tape.told[0] == (EventType.STOP_REQUESTED, {"stop_reason": "superseded"})
+    assert tape.told[0] == StopRequested("superseded")
     assert done_of(tape)[1]["content_sha256"] == sha256_of("half")
 
 
@@ -169,7 +169,7 @@ def test_a_stop_that_the_attempt_did_not_know_of_is_told_with_the_rows_reason():
     ("reset", "told"),
     [
         (None, ["drained"]),
-        (Fault.WORKER_LOST, [(EventType.MESSAGE_RESET, {"reason": "worker_lost"}), "drained"]),
+        (Fault.WORKER_LOST, [MessageReset(Fault.WORKER_LOST), "drained"]),
     ],
 )
 def test_readers_are_shown_the_last_of_an_attempt_before_another_follows(reset, told):
@@ -277,7 +277,7 @@ def test_a_turn_that_is_handed_back_is_rung_for_once_readers_were_shown_its_last
     requeued = Requeued(SHOWN)
     desk.settler.hand_back(desk.ended(requeued, turn), requeued)
     assert desk.written == [(9, requeued)]
-    assert desk.tape.told == [(EventType.MESSAGE_RESET, {"reason": "worker_lost"}), "drained"]
+    assert desk.tape.told == [MessageReset(Fault.WORKER_LOST), "drained"]
     assert desk.rung == [(str(FIRST.id), "00-trace")]
 
 
@@ -288,7 +288,7 @@ def test_a_turn_that_wants_no_second_attempt_ends_with_an_error_and_is_not_rung_
     desk.settler.hand_back(desk.ended(requeued, replace(AGAIN, recovery="fail")), requeued)
     ((last_seq, how),) = desk.written
     assert (last_seq, how.fault) == (10, Fault.WORKER_LOST)  # `error` is 9
-    assert (desk.tape.told[0][0], done_of(desk.tape)[0], desk.rung) == (EventType.ERROR, 10, [])
+    assert (type(desk.tape.told[0]), done_of(desk.tape)[0], desk.rung) == (TurnError, 10, [])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_turn_that_cannot_wait_again_is_stopped_with_what_was_shown(desk, lost
     requeued = Requeued(SHOWN)
     desk.settler.hand_back(desk.ended(requeued), requeued)
     assert desk.written[1] == (10, Stopped(SHOWN, reason))
-    assert desk.tape.told[0] == (EventType.STOP_REQUESTED, {"stop_reason": reason.value})
+    assert desk.tape.told[0] == StopRequested(reason.value)
     assert (done_of(desk.tape)[0], desk.rung) == (10, [])
 
 

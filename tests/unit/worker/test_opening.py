@@ -7,7 +7,7 @@ from time import monotonic
 import pytest
 
 from shared.errors import Fault
-from shared.turn.events import EventType
+from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, services
@@ -22,8 +22,8 @@ from worker.turn.retry import Retries, RetryBudget
 QUESTION = StoredMessage(1, "user", parts_of("question"))
 PROMPT = Prompt((PromptMessage(Role.USER, "question"),), None, 100)
 CONTINUING = Capabilities(continuation=True)
-RESET = (EventType.MESSAGE_RESET, {"reason": "worker_lost"})
-STARTED = (EventType.TURN_STARTED, {"provider": "scripted", "model": "m"})
+RESET = MessageReset(Fault.WORKER_LOST)
+STARTED = TurnStarted("scripted", "m")
 
 
 def opener(world, *, continuation=False):

@@ -1,6 +1,6 @@
-"""PostgreSQL and a Redis-compatible server of one's own, from packages of the Python index.
+"""PostgreSQL and a Redis-compatible server that `turnkeeper up` brings along, from packages on PyPI.
 
-Real servers, started as children on free ports of 127.0.0.1, each with its folder and a password of its own.
+Real servers, started as children on free ports of 127.0.0.1, each with a folder and a password of its own.
 """
 
 from turnkeeper.up.embedded.child import EmbeddedServerError

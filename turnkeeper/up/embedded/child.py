@@ -1,6 +1,6 @@
-"""One server process: started tied to its parent, waited for, ended within a bound.
+"""One server process: started tied to its parent, awaited, and ended within a time limit.
 
-What the two servers share: also the free port, the kept password and the lock on the data folder.
+It also has what both servers share: the free port, the stored password and the lock on the data folder.
 """
 
 import fcntl
@@ -23,16 +23,16 @@ from turnkeeper.up import parent_death
 
 HOST: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.01
-"""How often a starting or ending server is looked at: a start takes some 100 ms, so this adds little."""
+"""How often a starting or ending server is polled: a start takes about 100 ms, so this adds little."""
 
 
 class EmbeddedServerError(TurnkeeperError):
-    """A server of one's own could not be started; the message says what to do."""
+    """An embedded server could not be started; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a server runs as when we are root."""
+    """The user that runs a server if we are root."""
 
     uid: int
     gid: int
@@ -47,10 +47,10 @@ def spawn(
     death_signal: signal.Signals = signal.SIGTERM,
     environ: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command`, tied to this process, in a process group of its own, its output appended to `log`.
+    """Start `command` tied to this process, in a process group of its own, appending its output to `log`.
 
-    The group keeps a Ctrl-C on the terminal from reaching the child: its parent ends it, in order. The tie
-    is tied to the calling *thread*, so this is called from one that lives as long as the process.
+    The group keeps a Ctrl-C on the terminal from reaching the child: its parent ends it, in order. The child
+    is tied to the calling *thread*, so call this from one that lives as long as the process.
     """
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  the callers choose the program
@@ -70,14 +70,14 @@ def tied(
     account: Account | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> list[str]:
-    """Return the command line that runs `command` that ends with this process."""
+    """Return a command line that runs `command` and ends it when this process ends."""
     run_as = f"{account.uid}:{account.gid}" if account else "-"
     tie = [str(os.getpid()), str(int(death_signal)), run_as]
     return [sys.executable, "-I", "-S", str(Path(parent_death.__file__).resolve()), *tie, *command]
 
 
 def end(process: subprocess.Popen[bytes], *, ask: signal.Signals, grace_seconds: float) -> bool:
-    """Ask a process to end, and kill it when it did not within the grace; False when it had to be killed."""
+    """Ask a process to end, and kill it if it has not ended within the grace; False if it had to be killed."""
     if process.poll() is not None:
         return True
     process.send_signal(ask)
@@ -93,7 +93,7 @@ def end(process: subprocess.Popen[bytes], *, ask: signal.Signals, grace_seconds:
 def await_ready(
     process: subprocess.Popen[bytes], is_ready: Callable[[], bool], *, limit_seconds: float
 ) -> bool:
-    """Wait until the server is ready; False when its process ended first.
+    """Wait until the server is ready; False if its process ended first.
 
     Raises:
         TimeoutError: It was still starting after `limit_seconds`.
@@ -109,15 +109,15 @@ def await_ready(
 
 
 def free_port(preferred: int | None = None, *, only: bool = False) -> int:
-    """Return a port of 127.0.0.1 that nobody listens on: the preferred one when it is free.
+    """Return a port of 127.0.0.1 on which nobody listens: the preferred one if it is free.
 
     Raises:
-        EmbeddedServerError: There is none, or not the preferred one and `only` that will do.
+        EmbeddedServerError: No port is free, or the preferred one is taken and `only` it will do.
     """
     candidates = [preferred] if preferred else []
     for port in candidates if only else [*candidates, 0]:
         with socket.socket() as probe, suppress(OSError):
-            # As the servers do: a port whose last connections are in TIME_WAIT is free.
+            # As the servers do: a port whose last connections are in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
@@ -125,7 +125,7 @@ def free_port(preferred: int | None = None, *, only: bool = False) -> int:
 
 
 def kept_secret(path: Path) -> str:
-    """Return the secret kept in `path`, made on the first call, readable by its owner only."""
+    """Return the secret stored in `path`; the first call creates it, readable only by its owner."""
     with suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -137,7 +137,7 @@ def kept_secret(path: Path) -> str:
 
 
 def not_ours(folder: Path) -> EmbeddedServerError:
-    """Say what to do about a folder that another user made."""
+    """Return an error that says what to do about a folder that another user made."""
     return EmbeddedServerError(
         f"{folder} belongs to another user (uid {folder.stat().st_uid}): run as that user or as root, "
         f"name another folder with --data, or remove it if its data may go"
@@ -145,17 +145,17 @@ def not_ours(folder: Path) -> EmbeddedServerError:
 
 
 def log_tail(log: Path, lines: int = 12) -> str:
-    """Return the end of a server's log, to stand in an error's message."""
+    """Return the end of a server's log, for an error's message."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))  # enough for the lines asked for
+            file.seek(max(0, log.stat().st_size - 8192))  # enough for the requested lines
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return "(no log)"
 
 
 class FolderLock:
-    """Keeps two processes from running servers on one folder; the kernel drops it when its holder dies."""
+    """Keeps two processes from running servers in one folder; the kernel releases it when its holder dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -188,7 +188,7 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lock back; the file stays, or a third process could lock a file that has no name."""
+        """Release the lock; the file stays, or a third process could lock a file that no longer has a name."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

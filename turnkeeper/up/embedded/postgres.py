@@ -1,7 +1,7 @@
-"""A PostgreSQL server of one's own.
+"""The embedded PostgreSQL server.
 
-Its data outlives it, `kill -9` included. It listens on 127.0.0.1 only and asks for a password, which is kept
-beside the data, so another user of the machine cannot get in.
+Its data survives it, even a `kill -9`. It listens on 127.0.0.1 only and asks for a password, which is stored next to
+the data, so another user of the machine cannot get in.
 """
 
 import os
@@ -39,10 +39,10 @@ from turnkeeper.up.embedded.programs import account_for, postgres_programs
 
 SUPERUSER: Final = "postgres"
 APP_ROLE: Final = "turnkeeper_login"
-"""A login; the migration puts it into the group that the policies are written for."""
+"""A login; the migration makes it a member of the group role that the policies are written for."""
 DATABASE: Final = "turnkeeper"
 INIT_LIMIT_SECONDS: Final = 120.0
-"""It takes 1 to 2 s; this is for a slow disk."""
+"""It takes 1 to 2 s; the limit allows for a slow disk."""
 START_LIMIT_SECONDS: Final = 120.0
 """A start takes 100 ms; replaying the log after a crash can take a minute."""
 STOP_LIMIT_SECONDS: Final = 20.0
@@ -78,9 +78,9 @@ class EmbeddedPostgres:
     """A server in a folder; `with` starts and stops it.
 
     Args:
-        folder: Where its data, password and log are; made when missing.
-        port: The port to try first; another free one is taken when it is not free.
-        durable: False trades the safety of commits for speed: for tests, whose data nobody misses.
+        folder: Holds its data, password and log; created if it is missing.
+        port: The port to try first; if it is taken, another free one is used.
+        durable: False trades the safety of commits for speed, for tests, whose data nobody misses.
     """
 
     def __init__(self, folder: Path, *, port: int | None = None, durable: bool = True) -> None:
@@ -93,7 +93,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int:
-        """The postmaster's process id; 0 when it is not running."""
+        """The postmaster's process id; 0 if it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     @property
@@ -108,11 +108,11 @@ class EmbeddedPostgres:
 
     @property
     def app_url(self) -> str:
-        """The application's URL: its role and password are named here and made by the migration."""
+        """The application's URL: its role and password are chosen here and created by the migration."""
         return self.url(APP_ROLE)
 
     def url(self, role: str = SUPERUSER, database: str = DATABASE) -> str:
-        """Return a role's URL of a database of this server: for tests that clone a template database."""
+        """Return a role's URL of a database on this server, for tests that clone a template database."""
         return f"postgresql://{role}:{self._password(role)}@{HOST}:{self._port}/{database}"
 
     @property
@@ -123,12 +123,9 @@ class EmbeddedPostgres:
         return kept_secret(self._folder / f"{role}.password")
 
     def start(self) -> str:
-        """Start the server, with new data or the kept, and return the owner's URL.
+        """Start the server, with new or existing data, and return the owner's URL.
 
-        Started again by the same object it listens on the same port, so that its clients find it.
-
-        Raises:
-            EmbeddedServerError: It did not start; the message says why and what to do.
+        If the same object starts it again, it listens on the same port, so that its clients find it.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock.__enter__()
@@ -145,7 +142,7 @@ class EmbeddedPostgres:
         return self.owner_url
 
     def _prepare(self, programs: Path, account: Account | None) -> None:
-        """Make the data folder on the first start; end what a killed parent left on later ones."""
+        """Create the data folder on the first start; on later ones, end the server that a killed parent left."""
         if not self._data.exists():
             initialize(
                 self._data, programs, account, self._password(SUPERUSER), self.log, durable=self._durable
@@ -199,7 +196,7 @@ class EmbeddedPostgres:
                 db.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
     def stop(self) -> None:
-        """End the server with a fast shutdown: open connections are cut, commits are kept."""
+        """Stop the server with a fast shutdown: open connections are cut, commits are kept."""
         if self._process is not None:
             end(self._process, ask=signal.SIGINT, grace_seconds=STOP_LIMIT_SECONDS)
             self._process = None
@@ -216,10 +213,10 @@ class EmbeddedPostgres:
 
 
 def seen_from_inside(folder: Path, account: Account | None) -> str:
-    """Name the folder for a server whose current directory it is.
+    """Return the folder's name for a server whose current directory it is.
 
-    Root's other user may not be able to walk there (a clone under `/root`), but a current directory that was
-    entered as root stays open to it, and Linux has a name for it.
+    Root's other user may have no access to the path (a clone under `/root`), but a current directory that was entered
+    as root stays open to it, and Linux has a name for it.
     """
     return "/proc/self/cwd" if account is not None and sys.platform.startswith("linux") else str(folder)
 
@@ -227,7 +224,7 @@ def seen_from_inside(folder: Path, account: Account | None) -> str:
 def initialize(
     data: Path, programs: Path, account: Account | None, password: str, log: Path, *, durable: bool
 ) -> None:
-    """Make a data folder; it gets its name when it is complete, so one that was interrupted is begun anew."""
+    """Create a data folder; it gets its name once it is complete, so an interrupted one is created again."""
     working = data.with_name(data.name + ".new")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(mode=0o700)
@@ -264,13 +261,13 @@ def initialize(
 
 
 def clean_environment() -> dict[str, str]:
-    """Return what the server sees: the caller's holds secrets, and `PG…` variables that change what it does."""
+    """Return the server's environment: the caller's contains secrets, and `PG…` variables that would affect it."""
     loading = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} & os.environ.keys()  # our own Python may need them
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C"} | {name: os.environ[name] for name in loading}
 
 
 def initdb_command(programs: Path, folder: str, password_file: Path, *, durable: bool) -> Sequence[str]:
-    """Return initdb's command line: the same database whatever the machine's locale is."""
+    """Return initdb's command line: the database is the same whatever the machine's locale."""
     return [
         str(programs / "initdb"),
         *("-D", folder, "-U", SUPERUSER, "--encoding=UTF8", "--locale=C"),
@@ -281,7 +278,7 @@ def initdb_command(programs: Path, folder: str, password_file: Path, *, durable:
 
 
 def check_version(data: Path, programs: Path) -> None:
-    """Refuse data of another major version, which PostgreSQL cannot read, before it is tried.
+    """Refuse data of another major version, which PostgreSQL cannot read, before starting it.
 
     Raises:
         EmbeddedServerError: The versions differ, or the data cannot be read.
@@ -314,8 +311,8 @@ def lock_file_lines(data: Path) -> list[str]:
 def end_leftover(data: Path) -> None:
     """End the server that a killed parent left on this data, and remove a lock file without a server.
 
-    The caller holds the folder's lock, so no living parent owns that server. A number that was given to
-    another process meanwhile (usual in containers) would keep PostgreSQL from starting for ever.
+    The caller holds the folder's lock, so no living parent owns that server. If the recorded process id now belongs to
+    another process (common in containers), PostgreSQL would refuse to start for ever.
     """
     lines = lock_file_lines(data)
     if not lines:
@@ -333,7 +330,7 @@ def end_leftover(data: Path) -> None:
 
 
 def server_of(data: Path, pid: str) -> psutil.Process | None:
-    """Return the process `pid` when it is a PostgreSQL server that works in `data`."""
+    """Return the process `pid` if it is a PostgreSQL server that works in `data`."""
     try:
         process = psutil.Process(int(pid))
         is_server = process.name().startswith("postgres") and Path(process.cwd()) == data.resolve()
@@ -344,7 +341,7 @@ def server_of(data: Path, pid: str) -> psutil.Process | None:
 
 @contextmanager
 def temporary_postgres() -> Iterator[EmbeddedPostgres]:
-    """Run a server with new data that is removed afterwards, and not kept safe meanwhile: for tests."""
+    """Run a server with new data that is not durable and is removed afterwards: for tests."""
     with (
         tempfile.TemporaryDirectory(prefix="turnkeeper-postgres-") as folder,
         EmbeddedPostgres(Path(folder), durable=False) as server,

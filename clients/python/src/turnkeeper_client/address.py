@@ -1,4 +1,4 @@
-"""Where the service is and what a request to it carries, the same for both clients."""
+"""The service's address and what every request to it carries, shared by both clients."""
 
 import ssl
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from turnkeeper_client.steps import SUBPROTOCOL, Lost, Open, Received
 
 VERSION: Final = "0.2.0"
 MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Of one HTTP answer: a page of a hundred long messages."""
+"""The most of one HTTP response: a page of a hundred long messages."""
 MOST_REFUSAL_BYTES: Final = 1024 * 1024
 MOST_FRAMES_WAITING: Final = 64
-"""Frames that were received and not yet read; then the service waits, and in the end closes with 4409."""
+"""Frames received but not yet read; above this the service waits, and in the end closes with 4409."""
 CLOSE_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 10.0
 
@@ -28,7 +28,7 @@ class Address:
     """A service and a key for it; no `repr` shows the key.
 
     Raises:
-        ValueError: The URL is none of HTTP, or the key cannot stand in a header.
+        ValueError: The URL is not an HTTP URL, or the key cannot be sent in a header.
     """
 
     url: str
@@ -46,13 +46,13 @@ class Address:
             raise ValueError("key must be visible ASCII characters")
 
     def http_options(self) -> dict[str, Any]:
-        """Return what an `httpx` client is made with."""
+        """Return the arguments of an `httpx` client."""
         return {
             "base_url": self.url.rstrip("/"),
             "headers": self.headers(),
             "trust_env": self.trust_env,
             "verify": self.ssl_context or True,
-            "follow_redirects": False,  # a key goes to the service that was named and to no other
+            "follow_redirects": False,  # the key goes to the named service and to no other
         }
 
     def headers(self) -> dict[str, str]:
@@ -61,11 +61,11 @@ class Address:
         return {"Authorization": f"Bearer {self.key}", "User-Agent": agent, "Accept": "application/json"}
 
     def websocket_url(self, path: str) -> str:
-        """Return a path's address as a websocket's."""
+        """Return the websocket URL of a path."""
         return "ws" + self.url.removeprefix("http").rstrip("/") + path
 
     def websocket_options(self, asked: Open) -> dict[str, Any]:
-        """Return what a websocket is opened with."""
+        """Return the arguments for opening a websocket."""
         with_key = {"Authorization": f"Bearer {self.key}"} if asked.ticket is None else {}
         tickets = [] if asked.ticket is None else [Subprotocol(f"ticket.{asked.ticket}")]
         options: dict[str, Any] = {
@@ -76,8 +76,8 @@ class Address:
             "close_timeout": CLOSE_SECONDS,
             "max_size": MOST_BYTES,
             "max_queue": MOST_FRAMES_WAITING,
-            "compression": None,  # the service has none
-            "ping_interval": None,  # the service pings, and silence has its own limit
+            "compression": None,  # the service does not support it
+            "ping_interval": None,  # the service pings, and silence has a limit of its own
             "proxy": True if self.trust_env else None,
         }
         if self.url.startswith("https") and self.ssl_context is not None:
@@ -86,40 +86,40 @@ class Address:
 
 
 def request_of(asked: Open, method: str = "GET") -> dict[str, Any]:
-    """Return the `httpx` request of an event stream."""
+    """Return the `httpx` request for an event stream."""
     timeout = httpx.Timeout(asked.hear_seconds, connect=min(asked.limit_seconds, CONNECT_SECONDS))
     return {
         "method": method,
         "url": asked.path,
         "params": dict(asked.query),
-        # Compressed, events would wait in somebody's buffer.
+        # Compressed, events would wait in some buffer on the way.
         "headers": {**asked.headers, "Accept-Encoding": "identity"},
         "timeout": timeout,
     }
 
 
 def received_of(status: int, headers: Mapping[str, str], body: bytes) -> Received:
-    """Return an HTTP answer as the core takes it."""
+    """Return an HTTP response in the core's form."""
     return Received(status, {name.lower(): value for name, value in headers.items()}, body)
 
 
 def refusal_of_handshake(refused: InvalidStatus) -> Received:
-    """Return the HTTP answer that a websocket's handshake got."""
+    """Return the HTTP response with which a websocket's handshake was refused."""
     response = refused.response
     return received_of(response.status_code, dict(response.headers.raw_items()), bytes(response.body or b""))
 
 
 def lost_of(error: Exception) -> Lost:
-    """Say what failed, without what was sent."""
+    """Describe what failed, without anything that was sent."""
     was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     why = type(error).__name__
-    # Only these say nothing but what the network said.
+    # Only these messages contain nothing beyond what the network reported.
     if isinstance(error, httpx.ConnectError) or (isinstance(error, OSError) and error.strerror):
         why += f": {error}"
     return Lost(why, was_sent)
 
 
 def code_of(closed: ConnectionClosed) -> int | None:
-    """Return why a websocket was closed, by either side; None where nobody said so."""
+    """Return the code with which either side closed a websocket; None if neither gave one."""
     close = closed.rcvd or closed.sent
     return None if close is None else close.code

@@ -1,4 +1,4 @@
-"""What takes several calls: asking a question, following a turn by its id, waiting for its end, downloading."""
+"""Operations of several calls: asking a question, following a turn by its id, waiting for its end, downloading."""
 
 import random
 import time
@@ -31,7 +31,7 @@ from turnkeeper_client.steps import (
 from turnkeeper_client.watching import Watcher, watch
 
 TURN_SECONDS: Final = 900.0
-"""The default limit for one turn: longer than the service lets one live with its own defaults."""
+"""The default limit for one turn: longer than a turn can live with the service's own defaults."""
 DOWNLOAD_SECONDS: Final = 600.0
 _HOLD_SECONDS: Final = 30
 
@@ -40,7 +40,7 @@ class TurnEndedError(TurnkeeperError):
     """The turn that was asked for failed or expired.
 
     Attributes:
-        answer: The turn with its `error`, and the partial text that was kept.
+        answer: The turn with its `error`, and the partial text that was stored.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -52,7 +52,7 @@ class TurnEndedError(TurnkeeperError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What `ask` asks; `session_id` None opens a session for `user`."""
+    """What `ask` asks; with `session_id` None it opens a session for `user`."""
 
     content: str
     session_id: str | None = None
@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(slots=True)
 class Progress:
-    """How far one streamed turn is."""
+    """The progress of one streamed turn."""
 
     follower: Follower | None = None
     line: Line | None = None
@@ -70,25 +70,24 @@ class Progress:
 
 
 class StreamState:
-    """What is known of a turn while it is streamed; `text` ends as what the service stores."""
+    """What is known about a turn while it is being streamed; `text` ends up as what the service stores."""
 
     def __init__(self, progress: Progress) -> None:
-        """Show `progress`."""
         self._progress = progress
 
     @property
     def turn_id(self) -> str | None:
-        """Which turn; None before it was posted."""
+        """The turn's id; None until it is posted."""
         return None if self._progress.follower is None else self._progress.follower.reading.turn_id
 
     @property
     def session_id(self) -> str | None:
-        """Its session; None before that is known."""
+        """Its session; None until that is known."""
         return None if self._progress.follower is None else self._progress.follower.session_id
 
     @property
     def text(self) -> str:
-        """The answer's text so far. Once `done` is there, it is the stored text by its SHA-256."""
+        """The answer's text so far. Once `done` has arrived, it is the stored text, checked by its SHA-256."""
         return self._reading().text
 
     @property
@@ -98,12 +97,12 @@ class StreamState:
 
     @property
     def status(self) -> str:
-        """The turn's status as far as its events say it."""
+        """The turn's status, according to its events so far."""
         return self._reading().status
 
     @property
     def seq(self) -> int:
-        """The cursor: `stream_turn(turn, after=seq, text=text)` goes on here, also in another process."""
+        """The cursor: `stream_turn(turn, after=seq, text=text)` resumes here, even in another process."""
         return self._reading().seq
 
     @property
@@ -118,22 +117,22 @@ class StreamState:
 
     @property
     def done(self) -> Done | None:
-        """The end, with usage and cost; None before it."""
+        """The last event, with usage and cost; None until it arrives."""
         return self._reading().done
 
     @property
     def answer(self) -> Answer | None:
-        """What `ask` would have returned; None before the end, and where the turn was not posted by this stream."""
+        """What `ask` would have returned; None before the end, or if this stream did not post the turn."""
         return self._progress.answer
 
     @property
     def connections(self) -> int:
-        """How many connections were opened so far."""
+        """How many connections have been opened so far."""
         return 0 if self._progress.line is None else self._progress.line.connections
 
     @property
     def mended(self) -> int:
-        """How often text that was not the service's was fetched again."""
+        """How often the text differed from the service's and was fetched again."""
         return 0 if self._progress.follower is None else self._progress.follower.mended
 
     def _reading(self) -> Reading:
@@ -150,7 +149,7 @@ def ask(
 
     Raises:
         TurnEndedError: The turn failed or expired.
-        TurnkeeperError: As `exchange` and `follow` say.
+        TurnkeeperError: As for `exchange` and `follow`.
     """
     ends_at = means.clock() + limit_seconds
     session_id = question.session_id
@@ -160,7 +159,7 @@ def ask(
     posting = calls.create_turn(session_id, question.content, **question.options)
     posted = yield from exchange(posting, means, _until(ends_at, means))
     yield from follow_turn(posted, progress, means, via, _until(ends_at, means, "the turn goes on"))
-    # What was read is complete; the few fields that no event has must not fail for a limit that is just over.
+    # The text is complete; the few fields that no event contains must not fail because the limit has just passed.
     turn = yield from exchange(calls.get_turn(posted.id), means)
     assert progress.follower is not None
     reading = progress.follower.reading
@@ -179,7 +178,7 @@ def follow_turn(
     after: int = 0,
     text: str | None = None,
 ) -> Steps[None]:
-    """Emit a turn's events behind `after`, through which the text is `text`, `done` last; see `follow`."""
+    """Emit a turn's events after `after`, up to which its text is `text`; `done` comes last; see `follow`."""
     progress.line = Line(means, via, limit_seconds)
     if isinstance(turn, str):
         turn = yield from exchange(
@@ -193,7 +192,7 @@ def watch_session(session_id: str, means: Means, via: Via, limit_seconds: float 
     """Emit the events of a session's turns; see `watch`.
 
     Raises:
-        ValueError: Server-sent events carry one turn and no session.
+        ValueError: Server-sent events carry a single turn, not a session.
     """
     if via is Via.SSE:
         raise ValueError(
@@ -207,7 +206,7 @@ def wait_for_turn(turn_id: str, means: Means, limit_seconds: float) -> Steps[Tur
     """Return the turn once it has ended, without a stream.
 
     Raises:
-        TimeLimitError: It has not ended within the limit; it goes on.
+        TimeLimitError: It has not ended within the limit; the turn goes on.
     """
     ends_at = means.clock() + limit_seconds
     while True:
@@ -222,7 +221,7 @@ def wait_for_turn(turn_id: str, means: Means, limit_seconds: float) -> Steps[Tur
 
 
 def download(path: str, query: Mapping[str, str], accept: str, means: Means) -> Steps[None]:
-    """Emit the bytes of an answer that is too long for memory. It is not begun again when it breaks off.
+    """Emit the bytes of a response that is too long for memory. If it breaks off, it is not started again.
 
     Raises:
         ApiError: It was refused.
@@ -249,8 +248,8 @@ def download(path: str, query: Mapping[str, str], accept: str, means: Means) -> 
 
 
 def means_of(policy: RetryPolicy | None, clock: Callable[[], float] = time.monotonic) -> Means:
-    """Return the means of a client."""
-    return Means(policy or RetryPolicy(), clock, random.Random())  # noqa: S311 -- spreads, hides nothing
+    """Return what a client's decisions depend on."""
+    return Means(policy or RetryPolicy(), clock, random.Random())  # noqa: S311 -- spreads load, protects nothing
 
 
 def _until(ends_at: float, means: Means, what: str = "it was not answered in time") -> float:

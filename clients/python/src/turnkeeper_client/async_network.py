@@ -1,4 +1,4 @@
-"""Does the core's steps on an asyncio loop."""
+"""Performs the core's steps on an asyncio loop."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ _NETWORK_ERRORS: Final = (OSError, httpx.TransportError, WebSocketException)
 
 
 class Network:
-    """Does the steps of one call or stream; at most one stream is open at a time."""
+    """Performs the steps of one call or stream; at most one stream is open at a time."""
 
     def __init__(self, http: httpx.AsyncClient, address: Address) -> None:
         """Use `http` for requests, and open streams at `address`."""
@@ -55,7 +55,7 @@ class Network:
         self._pieces: AsyncIterator[bytes] | None = None
 
     async def perform(self, step: Step) -> Reply:
-        """Do a step and return its answer."""
+        """Perform a step and return its reply."""
         match step:
             case Send():
                 return await self._send(step)
@@ -70,7 +70,7 @@ class Network:
             case Hang():
                 await self.hang()
             case Emit():
-                pass  # nobody looks
+                pass  # nobody is interested
         return None
 
     async def hang(self) -> None:
@@ -82,7 +82,7 @@ class Network:
                 with contextlib.suppress(*_NETWORK_ERRORS):
                     await socket.close()
             finally:
-                # Also when this is cancelled: nothing stays open.
+                # Even if this is cancelled, nothing may stay open.
                 socket.transport.abort()
         if response is not None:
             with contextlib.suppress(*_NETWORK_ERRORS):
@@ -171,8 +171,8 @@ class Network:
 
 
 class _Connect(connect):
-    """Follows no redirect: a key goes to the service that was named and to no other."""
+    """Follows no redirect: the key goes to the named service and to no other."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
-        """Give the refusal to the caller."""
+        """Return the refusal to the caller."""
         return exc

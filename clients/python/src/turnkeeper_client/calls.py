@@ -1,6 +1,6 @@
-"""The operations of the HTTP API, each as a value that says how it is sent and what its answer is.
+"""The operations of the HTTP API, each as a value that says how to send it and how to read its response.
 
-Both clients take their methods from here, so that signatures and descriptions stand once.
+Both clients take their methods from here, so that each signature and description exists once.
 """
 
 import uuid
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Keep(Enum):
-    """Stands for a value that is left as it is, where None takes it away."""
+    """Stands for a value that stays as it is, whereas None removes it."""
 
     AS_IT_IS = auto()
 
@@ -30,7 +30,7 @@ class Keep(Enum):
 KEEP: Final = Keep.AS_IT_IS
 LONGEST_KEY: Final = 255
 LONGEST_WAIT_SECONDS: Final = 60
-"""The service holds `GET /v1/turns/{id}?wait=` no longer."""
+"""The longest that the service holds `GET /v1/turns/{id}?wait=`."""
 
 
 def create_session(
@@ -41,9 +41,9 @@ def create_session(
     max_turns: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Call[models.Session]:
-    """Open a session; a key that is bound to no user must name one.
+    """Open a session; a key that is not bound to a user must name one.
 
-    It is not sent again when its answer was lost: there could be two sessions.
+    It is not sent again if its response was lost: there could be two sessions.
     """
     body = _given(user=user, title=title, system_prompt=system_prompt, max_turns=max_turns, metadata=metadata)
     return Call("POST", "/v1/sessions", _as(models.Session), body=body, is_repeatable=False)
@@ -58,7 +58,7 @@ def list_sessions(
 
 
 def search_sessions(q: str, *, limit: int = 20, cursor: str | None = None) -> Call[Page[models.FoundSession]]:
-    """Search titles and messages; each session is found once."""
+    """Search titles and messages; each session is returned once."""
     query = _query(q=q, limit=limit, cursor=cursor)
     return Call("GET", "/v1/sessions/search", _pages_of(models.FoundSession), query)
 
@@ -71,7 +71,7 @@ def get_session(session_id: str) -> Call[models.Session]:
 def update_session(
     session_id: str, *, title: str | Keep | None = KEEP, metadata: Mapping[str, Any] | Keep | None = KEEP
 ) -> Call[models.Session]:
-    """Change a session's title or metadata; a title of None is taken away."""
+    """Change a session's title or metadata; a title of None is removed."""
     changes = {"title": title, "metadata": metadata}
     body = {name: value for name, value in changes.items() if value is not KEEP}
     return Call("PATCH", _path("sessions", session_id), _as(models.Session), body=body)
@@ -90,7 +90,7 @@ def flag_session(session_id: str, *, reason: str | None = None) -> Call[models.S
 
 
 def unflag_session(session_id: str) -> Call[models.Session]:
-    """Take a session's mark away; takes an admin's key."""
+    """Remove a session's mark; requires an admin's key."""
     return Call("DELETE", _path("sessions", session_id, "flag"), _as(models.Session))
 
 
@@ -106,7 +106,7 @@ def approve_plan(session_id: str, *, approved: bool = True) -> Call[models.Sessi
 
 
 def abort_plan(session_id: str) -> Call[models.Session]:
-    """Give a plan up; `NotSupportedOnProviderError` on a provider without tools."""
+    """Abort a plan; `NotSupportedOnProviderError` on a provider without tools."""
     return Call("POST", _path("sessions", session_id, "abort-plan"), _as(models.Session), body={})
 
 
@@ -133,20 +133,20 @@ def create_turn(
     """Ask for an answer; when this returns, the message and the turn are committed.
 
     Args:
-        session_id: Where it is asked.
+        session_id: The session to ask in.
         content: 1 to 32,000 characters; stored as written.
-        max_output_tokens: Bounds the answer.
-        multitask_strategy: When a turn is queued or running: `reject` (the default), `enqueue`, `interrupt` or
+        max_output_tokens: The most that the answer may use.
+        multitask_strategy: If a turn is queued or running: `reject` (the default), `enqueue`, `interrupt` or
             `rollback`.
-        recovery: `restart` (the default) or `fail`: what happens when an attempt dies after text was shown.
+        recovery: What happens if an attempt dies after text was shown: `restart` (the default) or `fail`.
         deadline_seconds: For the whole turn.
         metadata: Yours; at most 16 KiB.
-        idempotency_key: The same request with it makes one turn, for 24 hours. Without one a key is made, which all
-            tries of this call share; name one to post again after your own program's restart.
-        traceparent: W3C trace context; goes with the turn to the provider.
+        idempotency_key: For 24 hours, the same request with the same key makes only one turn. By default all tries of
+            this call share a generated key; pass one to be able to post again after a restart of your program.
+        traceparent: W3C trace context; it goes with the turn to the provider.
 
     Raises:
-        ValueError: The key is no 1 to 255 visible ASCII characters.
+        ValueError: The key does not consist of 1 to 255 visible ASCII characters.
     """
     body = {
         "content": content,
@@ -171,34 +171,34 @@ def list_turns(session_id: str, *, limit: int = 20, cursor: str | None = None) -
 
 
 def get_turn(turn_id: str, *, wait_seconds: int = 0) -> Call[models.Turn]:
-    """Read a turn; with `wait_seconds` (at most 60), once it has ended or that time is over."""
+    """Read a turn; with `wait_seconds` (at most 60), wait until it has ended or that time is over."""
     query = _query(wait=wait_seconds or None)
     return Call("GET", _path("turns", turn_id), _as(models.Turn), query, waits_seconds=wait_seconds)
 
 
 def stop_turn(turn_id: str, *, wait_ms: int = 0) -> Call[models.Turn]:
-    """Stop a turn, whatever its phase; with `wait_ms` (at most 30,000), wait so long for its end.
+    """Stop a turn in any phase; with `wait_ms` (at most 30,000), wait up to that long for its end.
 
-    May be called again at any time. The turn that comes back is over, or `stopping`.
+    May be called again at any time. The returned turn is over, or `stopping`.
     """
     path, body = _path("turns", turn_id, "stop"), {"wait_ms": wait_ms}
     return Call("POST", path, _as(models.Turn), body=body, waits_seconds=wait_ms / 1000)
 
 
 def list_events(turn_id: str, *, after: int = 0, limit: int | None = None) -> Call[models.EventPage]:
-    """Read a turn's events behind the `seq` that is known, as far as there are any; `read_event` makes them typed."""
+    """Read a turn's events after a known `seq`, as many as there are; `read_event` makes them typed."""
     query = _query(after=after, limit=limit)
     headers = {"Accept": "application/json"}
     return Call("GET", events_path(turn_id), _as(models.EventPage), query, headers)
 
 
 def events_path(turn_id: str) -> str:
-    """Return where a turn's events are, as a page or as a stream."""
+    """Return the path of a turn's events, as a page or as a stream."""
     return _path("turns", turn_id, "events")
 
 
 def create_ticket(session_id: str, *, ttl_seconds: int | None = None) -> Call[models.Ticket]:
-    """Make a ticket that opens one stream of one session, for a browser."""
+    """Create a ticket that opens one stream of one session, for a browser."""
     body = {"session_id": session_id, **_given(ttl_seconds=ttl_seconds)}
     return Call("POST", "/v1/tickets", _as(models.Ticket), body=body)
 
@@ -206,9 +206,9 @@ def create_ticket(session_id: str, *, ttl_seconds: int | None = None) -> Call[mo
 def create_key(
     role: str, *, user: str | None = None, name: str = "", expires_at: datetime | None = None
 ) -> Call[models.CreatedKey]:
-    """Make a key of the role `user`, `service` or `admin`; takes an admin's key.
+    """Create a key with the role `user`, `service` or `admin`; requires an admin's key.
 
-    Its secret is in this answer and nowhere else. It is not sent again when its answer was lost.
+    Its secret is in this response and nowhere else. The call is not sent again if its response was lost.
     """
     if expires_at is not None and expires_at.tzinfo is None:
         raise ValueError("expires_at must have a time zone")
@@ -218,22 +218,22 @@ def create_key(
 
 
 def list_keys(*, limit: int = 20, cursor: str | None = None) -> Call[Page[models.Key]]:
-    """List keys, newest first, revoked ones too; takes an admin's key."""
+    """List keys, newest first, including revoked ones; requires an admin's key."""
     return Call("GET", "/v1/keys", _pages_of(models.Key), _query(limit=limit, cursor=cursor))
 
 
 def revoke_key(key_id: str) -> Call[None]:
-    """Revoke a key; takes an admin's key."""
+    """Revoke a key; requires an admin's key."""
     return Call("DELETE", _path("keys", key_id), _nothing)
 
 
 def get_budget() -> Call[models.Budget]:
-    """Read the organization's limits and what of them is used; takes an admin's key."""
+    """Read the organization's limits and how much of them is used; requires an admin's key."""
     return Call("GET", "/v1/budget", _as(models.Budget))
 
 
 def put_budget(limits: models.Limits) -> Call[models.Budget]:
-    """Replace the organization's limits as a whole; takes an admin's key."""
+    """Replace all of the organization's limits; requires an admin's key."""
     body = {
         "enabled": limits.enabled,
         "daily_usd": _plain(limits.daily_usd),
@@ -254,7 +254,7 @@ def get_usage(
     limit: int = 20,
     cursor: str | None = None,
 ) -> Call[models.UsageReport]:
-    """Add up tokens and costs by `day`, `user` or `model`, both days included; takes an admin's key."""
+    """Add up tokens and costs by `day`, `user` or `model`, including both days; requires an admin's key."""
     query = _days(first_day, last_day) | _query(group_by=group_by, limit=limit, cursor=cursor)
     return Call("GET", "/v1/usage", _usage_report, query)
 
@@ -270,7 +270,7 @@ def list_ledger(
     limit: int = 20,
     cursor: str | None = None,
 ) -> Call[Page[models.LedgerRow]]:
-    """List what attempts cost, newest first; takes an admin's key."""
+    """List what attempts cost, newest first; requires an admin's key."""
     filters = _query(user=user, session_id=session_id, turn_id=turn_id, model=model)
     query = _days(first_day, last_day) | filters | _query(limit=limit, cursor=cursor)
     return Call("GET", "/v1/ledger", _pages_of(models.LedgerRow), query)
@@ -279,41 +279,41 @@ def list_ledger(
 def list_refusals(
     *, first_day: date | None = None, last_day: date | None = None, limit: int = 20
 ) -> Call[Mapping[str, Any]]:
-    """List who was refused a turn by which limit and how often; takes an admin's key. The answer's JSON as it is."""
+    """List who was refused a turn, by which limit and how often; requires an admin's key. Returns the JSON as it is."""
     query = _days(first_day, last_day) | _query(limit=limit)
     return Call("GET", "/v1/refusals", _object, query)
 
 
 def get_operations_summary() -> Call[Mapping[str, Any]]:
-    """Say how the organization's turns stand now; takes an admin's key. The answer's JSON as it is."""
+    """Summarize the organization's turns at this moment; requires an admin's key. Returns the JSON as it is."""
     return Call("GET", "/v1/operations/summary", _object)
 
 
 def get_delays() -> Call[Mapping[str, Any]]:
-    """Say how long turns of the last hour waited; takes an admin's key. The answer's JSON as it is."""
+    """Read how long turns of the last hour waited; requires an admin's key. Returns the JSON as it is."""
     return Call("GET", "/v1/operations/delays", _object)
 
 
 def list_organization_turns(
     *, status: str | None = None, code: str | None = None, limit: int = 20, cursor: str | None = None
 ) -> Call[Mapping[str, Any]]:
-    """List the organization's turns, newest first; takes an admin's key. The answer's JSON as it is."""
+    """List the organization's turns, newest first; requires an admin's key. Returns the JSON as it is."""
     query = _query(status=status, code=code, limit=limit, cursor=cursor)
     return Call("GET", "/v1/operations/turns", _object, query)
 
 
 def get_turn_report(turn_id: str) -> Call[Mapping[str, Any]]:
-    """Read a turn's timeline and attempts; takes an admin's key. The answer's JSON as it is."""
+    """Read a turn's timeline and attempts; requires an admin's key. Returns the JSON as it is."""
     return Call("GET", _path("operations", "turns", turn_id), _object)
 
 
 def list_workers() -> Call[Mapping[str, Any]]:
-    """List the workers, and the organization's turns on them; takes an admin's key. The answer's JSON as it is."""
+    """List the workers, and the organization's turns on them; requires an admin's key. Returns the JSON as it is."""
     return Call("GET", "/v1/operations/workers", _object)
 
 
 def list_flagged_sessions(*, limit: int = 20, cursor: str | None = None) -> Call[Mapping[str, Any]]:
-    """List flagged sessions, those flagged last first; takes an admin's key. The answer's JSON as it is."""
+    """List flagged sessions, the last flagged first; requires an admin's key. Returns the JSON as it is."""
     return Call("GET", "/v1/operations/flagged", _object, _query(limit=limit, cursor=cursor))
 
 
@@ -323,7 +323,7 @@ def get_health() -> Call[models.Health]:
 
 
 def get_readiness() -> Call[models.Readiness]:
-    """Ask whether the service can do its work, part by part; a degraded service is an answer and no error."""
+    """Ask whether the service can do its work, part by part; a degraded service is a result, not an error."""
     return Call("GET", "/readyz", _as(models.Readiness), also_accepts=frozenset({503}))
 
 
@@ -341,13 +341,13 @@ def ledger_csv_query(
     turn_id: str | None = None,
     model: str | None = None,
 ) -> Mapping[str, str]:
-    """Return the query of the ledger as a table."""
+    """Return the query of the ledger as CSV."""
     filters = _query(user=user, session_id=session_id, turn_id=turn_id, model=model)
     return _days(first_day, last_day) | filters
 
 
 def _path(*parts: str) -> str:
-    # What is no id of the service's (empty, `..`) must not reach another path: `-` is not found.
+    # An invalid id (empty, `..`) must not reach another path: `-` is not found.
     return "/v1/" + "/".join(quote(part, safe="") if part.strip(".") else "-" for part in parts)
 
 
@@ -370,7 +370,7 @@ def _days(first: date | None, last: date | None) -> dict[str, str]:
 
 
 def _plain(amount: Decimal | None) -> str | None:
-    # Never `1E+2`, which is no decimal of the API.
+    # Never `1E+2`, which the API does not accept as a decimal.
     return None if amount is None else f"{amount:f}"
 
 

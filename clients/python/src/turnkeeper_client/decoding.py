@@ -1,7 +1,7 @@
 """JSON into dataclasses, by their annotations: unknown fields are ignored, missing ones are an error.
 
-Small on purpose: it knows the handful of types that the models use, and a type that it does not know is a
-mistake of the models.
+Deliberately small: it knows the handful of types that the models use, and any other type is a mistake in the
+models.
 """
 
 import types
@@ -22,10 +22,10 @@ def decode(kind: type[T], value: object) -> T:
 
     Args:
         kind: A dataclass.
-        value: What was parsed.
+        value: The parsed JSON.
 
     Raises:
-        ProtocolError: It is no such thing; the message names the field and never repeats what it holds.
+        ProtocolError: It does not fit; the message names the field and never repeats its value.
     """
     return cast("T", _read(kind, value, kind.__name__))
 
@@ -69,7 +69,7 @@ def _read_scalar(kind: Any, value: object, where: str) -> object:
         except (ValueError, InvalidOperation):
             raise ProtocolError(f"{where} is no {kind.__name__}") from None
     if kind in (bool, int, str):
-        # JSON's true is no number, although Python's is.
+        # JSON's true is not a number, although Python's is.
         return _expect(value, kind, where)
     raise TypeError(f"{where} has a type that cannot be read: {kind}")
 

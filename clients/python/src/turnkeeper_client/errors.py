@@ -1,13 +1,13 @@
-"""What can go wrong, drawn by who must act.
+"""What can go wrong, sorted by who must act.
 
 TurnkeeperError
 ├── ApiError               the caller: the service refused a request; one class for each `code`
 ├── TurnEndedError         the caller: `ask` was given a turn that failed or expired (in `asking`)
-├── ConnectionFailedError  the network: all tries are used up, or the answer cannot be waited for any longer
-│   └── StreamLostError    the same while a stream was read; it can be read on from its cursor
-├── TimeLimitError         the caller's own time limit is over; the turn itself goes on
-└── ProtocolError          us: what came is not what the protocol says
-└── TextMismatchError  the text is not the one that `done` names, also when it was fetched again
+├── ConnectionFailedError  the network: all tries are used up, or the response cannot be waited for any longer
+│   └── StreamLostError    the same while a stream was read; it can be resumed from its cursor
+├── TimeLimitError         the caller's own time limit has passed; the turn itself goes on
+└── ProtocolError          us: the service sent what the protocol does not allow
+└── TextMismatchError  the text is not the one that `done` names, even after it was fetched again
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ from typing import Any, ClassVar, Final
 
 
 class TurnkeeperError(Exception):
-    """Anything that this client raises on purpose."""
+    """Any error that this client raises on purpose."""
 
 
 class ApiError(TurnkeeperError):
     """The service refused a request (RFC 9457).
 
     Attributes:
-        status: Of HTTP; 0 where a websocket was refused.
+        status: The HTTP status; 0 if a websocket was refused.
         code: What a program branches on; unknown codes are possible.
         title: The code's name for people.
         detail: What was wrong, and the remedy.
-        request_id: What an operator finds the request by; None on websockets.
+        request_id: The id by which an operator finds the request; None on websockets.
         retryable: Whether the same request may succeed later.
-        retry_after: Seconds after which that makes sense; None where nothing was said.
-        errors: Wrong fields, as `{"pointer", "detail"}`.
-        members: What else the problem says, such as `active_turn_id` or `resets_at`.
+        retry_after: Seconds after which that makes sense; None if the service did not say.
+        errors: The invalid fields, as `{"pointer", "detail"}`.
+        members: The problem's other members, such as `active_turn_id` or `resets_at`.
     """
 
     code_of_class: ClassVar[str] = ""
@@ -80,7 +80,7 @@ class BudgetExceededError(ApiError):
 
 
 class AiDisabledError(ApiError):
-    """The organization has AI switched off."""
+    """AI is disabled for the organization."""
 
     code_of_class = "ai_disabled"
 
@@ -92,7 +92,7 @@ class ForbiddenError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """There is no such thing, or it is not the caller's."""
+    """It does not exist, or does not belong to the caller."""
 
     code_of_class = "not_found"
 
@@ -116,19 +116,19 @@ class SessionClosedError(ApiError):
 
 
 class SessionExpiredError(ApiError):
-    """The session is over its idle or age limit."""
+    """The session has exceeded its idle or age limit."""
 
     code_of_class = "session_expired"
 
 
 class PayloadTooLargeError(ApiError):
-    """The body is over the limit."""
+    """The body exceeds the limit."""
 
     code_of_class = "payload_too_large"
 
 
 class ValidationFailedError(ApiError):
-    """A field is wrong; `errors` names it."""
+    """A field is invalid; `errors` names it."""
 
     code_of_class = "validation_failed"
 
@@ -146,13 +146,13 @@ class TurnLimitReachedError(ApiError):
 
 
 class RateLimitedError(ApiError):
-    """Too many requests of this user or organization."""
+    """Too many requests by this user or organization."""
 
     code_of_class = "rate_limited"
 
 
 class TooManyTurnsError(ApiError):
-    """The organization's limit of turns at once is reached."""
+    """The organization's limit on concurrent turns is reached."""
 
     code_of_class = "too_many_turns"
 
@@ -164,7 +164,7 @@ class NotSupportedOnProviderError(ApiError):
 
 
 class QueueFullError(ApiError):
-    """The service's backlog is over its limit."""
+    """The service's backlog exceeds its limit."""
 
     code_of_class = "queue_full"
 
@@ -178,14 +178,14 @@ class UnavailableError(ApiError):
 CLASSES: Final[Mapping[str, type[ApiError]]] = MappingProxyType(
     {one.code_of_class: one for one in ApiError.__subclasses__()}
 )
-"""By code; what is not in here is an `ApiError` itself."""
+"""By code; any other code is a plain `ApiError`."""
 
 
 class ConnectionFailedError(TurnkeeperError):
-    """The service could not be reached, or did not answer, as often and as long as was tried.
+    """The service could not be reached or did not answer, within all tries and the time for them.
 
     Attributes:
-        retry_after: Seconds after which the service asked to come back; None where it said nothing.
+        retry_after: Seconds after which the service asked to come back; None if it did not say.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -194,10 +194,10 @@ class ConnectionFailedError(TurnkeeperError):
 
 
 class StreamLostError(ConnectionFailedError):
-    """A stream's connection was lost and could not be made again in time.
+    """A stream's connection was lost and could not be opened again in time.
 
     Attributes:
-        after: The last `seq` that was read; the stream can be read on from there. 0 where a session was read.
+        after: The last `seq` that was read; the stream can be resumed from there. 0 for a session's stream.
     """
 
     def __init__(self, message: str, *, after: int = 0, retry_after: float | None = None) -> None:
@@ -206,15 +206,15 @@ class StreamLostError(ConnectionFailedError):
 
 
 class TimeLimitError(TurnkeeperError, TimeoutError):
-    """The time limit that the caller set is over. What the service does goes on."""
+    """The caller's time limit has passed. The service continues its work."""
 
 
 class ProtocolError(TurnkeeperError):
-    """What came is not what the protocol says."""
+    """The service sent something that the protocol does not allow."""
 
 
 class TextMismatchError(ProtocolError):
-    """The text is not the stored one by its SHA-256, also after it was fetched again.
+    """By its SHA-256 the text is not the stored one, even after it was fetched again.
 
     Attributes:
         text: The text that was read.

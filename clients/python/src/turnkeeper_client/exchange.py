@@ -1,6 +1,6 @@
-"""One call of the API, tried until it is answered.
+"""One call of the API, repeated until it is answered.
 
-The request is made once, so that each try is the same one: a turn that is posted again has the same key.
+The request is built once, so that all tries are the same: a turn that is posted again has the same key.
 """
 
 import json
@@ -23,7 +23,7 @@ _OWN_MEMBERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a decision needs besides what it is about: how hard to try, the time, and chance."""
+    """What a decision depends on besides its subject: how hard to try, the time, and chance."""
 
     policy: RetryPolicy
     clock: Clock
@@ -35,10 +35,10 @@ class Call(Generic[T]):
     """One operation of the API, not yet sent.
 
     Attributes:
-        read: Makes the result of an answer that is no refusal.
-        is_repeatable: Whether sending it twice is the same as sending it once.
-        waits_seconds: How long the service may wait before it answers, on top of the usual.
-        also_accepts: Statuses from 400 on that are no refusal.
+        read: Makes the result from a response that is not a refusal.
+        is_repeatable: Whether sending it twice has the same effect as sending it once.
+        waits_seconds: How long the service may wait before it answers, on top of the usual time.
+        also_accepts: Statuses from 400 on that are not refusals.
     """
 
     method: str
@@ -56,10 +56,10 @@ def exchange(call: Call[T], means: Means, limit_seconds: float | None = None) ->
     """Send a call until it is answered, within the policy's bounds and `limit_seconds`.
 
     Raises:
-        ApiError: It was refused, and waiting does not help or is over.
+        ApiError: It was refused, and waiting does not help or the time for it is over.
         ConnectionFailedError: Nobody answered.
-        TimeLimitError: `limit_seconds` were over before it could be sent.
-        ProtocolError: The answer cannot be read.
+        TimeLimitError: `limit_seconds` passed before it could be sent.
+        ProtocolError: The response cannot be read.
     """
     limit = means.policy.limit_seconds + call.waits_seconds
     limit = limit if limit_seconds is None else min(limit, limit_seconds)
@@ -88,7 +88,7 @@ def exchange(call: Call[T], means: Means, limit_seconds: float | None = None) ->
 
 
 def refusal_of(answer: Received) -> ApiError:
-    """Return what an answer that is no success means."""
+    """Return the error for a response that is not a success."""
     problem = _problem_in(answer)
     code = str(problem.get("code") or "")
     errors = problem.get("errors")
@@ -106,10 +106,10 @@ def refusal_of(answer: Received) -> ApiError:
 
 
 def json_of(answer: Received) -> Any:
-    """Return an answer's body, parsed.
+    """Return a response's body, parsed.
 
     Raises:
-        ProtocolError: It is no JSON.
+        ProtocolError: It is not JSON.
     """
     try:
         return json.loads(answer.body)
@@ -118,7 +118,7 @@ def json_of(answer: Received) -> Any:
 
 
 def _problem_in(answer: Received) -> Mapping[str, Any]:
-    """Return the problem in an answer; empty where something in between has answered."""
+    """Return the problem in a response; empty if something on the way answered instead of the service."""
     if not answer.headers.get("content-type", "").startswith("application/problem+json"):
         return {}
     try:

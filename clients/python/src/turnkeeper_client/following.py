@@ -1,7 +1,7 @@
 """One turn's events from a cursor to `done`, over as many connections as it takes.
 
-Where what was read turns out void, or the text is not the one that `done` names, the text is fetched again beside
-what the caller has, and shown only once it is as far: the caller sees one `Snapshot`.
+If what was read turns out to be void, or the text is not the one that `done` names, the text is fetched again
+separately from what the caller has, and shown only once it has caught up: the caller sees a single `Snapshot`.
 """
 
 from turnkeeper_client.errors import TextMismatchError
@@ -12,7 +12,7 @@ from turnkeeper_client.steps import Hang, Steps, emit
 
 
 class Follower:
-    """Takes one turn's events and says what of them is for the caller.
+    """Takes one turn's events and decides which of them the caller sees.
 
     Attributes:
         reading: The turn as the caller has it.
@@ -20,7 +20,7 @@ class Follower:
     """
 
     def __init__(self, session_id: str, reading: Reading) -> None:
-        """Go on from `reading`, in place."""
+        """Continue from `reading`, in place."""
         self.session_id = session_id
         self.reading = reading
         self.mended = 0
@@ -30,18 +30,18 @@ class Follower:
         self._is_doubted = False
 
     def asked(self) -> Asked:
-        """Return what the next connection is to bring."""
-        self._gap = None  # its snapshot was lost with the connection, and both come again
+        """Return what to request on the next connection."""
+        self._gap = None  # its snapshot was lost with the connection; both are sent again
         at = self._fresh or self.reading
         by_snapshot = self._fresh is not None and at.seq == 0
         return Asked(self.session_id, at.turn_id, at.seq, by_snapshot)
 
     def take(self, event: Event) -> list[Event]:
-        """Take an event; return what the caller is to see.
+        """Take an event; return the events that the caller is to see.
 
         Raises:
-            BrokenError: It is not the next one: ask again.
-            TextMismatchError: The text is wrong, also after it was fetched again.
+            BrokenError: It is not the next one: subscribe again.
+            TextMismatchError: The text is wrong, even after it was fetched again.
         """
         at = self._fresh or self.reading
         match at.judge(event):
@@ -94,12 +94,12 @@ class Follower:
 
 
 def follow(follower: Follower, line: Line) -> Steps[None]:
-    """Emit a turn's events behind the follower's cursor, `done` last.
+    """Emit a turn's events after the follower's cursor, `done` last.
 
     Raises:
         ApiError: The service refused the stream for good.
         StreamLostError: It was lost and could not be opened again.
-        TextMismatchError: The text is wrong, also after it was fetched again.
+        TextMismatchError: The text is wrong, even after it was fetched again.
         TimeLimitError: The line's time is over.
     """
     while not follower.reading.is_over:

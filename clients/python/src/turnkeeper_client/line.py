@@ -1,6 +1,6 @@
-"""One stream's connection: opened, heard, and judged when it ends.
+"""One stream's connection: opened, read, and judged when it ends.
 
-What ends a connection is either for the caller, and raised as what it is, or a reason to come back, which is
+Whatever ends a connection is either for the caller, and raised as what it is, or a reason to reconnect, which is
 `BrokenError`. Nothing here knows what the frames mean.
 """
 
@@ -41,12 +41,12 @@ from turnkeeper_client.steps import (
 )
 
 SILENCE_SECONDS: Final = 40.0
-"""The service speaks every 15 s: after two times without, the connection is dead although nobody said so."""
+"""The service sends something every 15 s: after missing two, the connection is dead even if nobody said so."""
 OPEN_SECONDS: Final = 15.0
 STEADY_SECONDS: Final = 10.0
-"""A connection that lived so long counts as progress, also when nothing happened to the turn."""
+"""A connection that lived this long counts as progress, even if nothing happened to the turn."""
 MOST_BLOCKED: Final = 2
-"""Websockets that could not be opened before server-sent events are used in their place."""
+"""Websockets that could not be opened before server-sent events are used instead."""
 STREAM_PATH: Final = "/v1/stream"
 
 Frame = Mapping[str, Any]
@@ -54,18 +54,18 @@ T = TypeVar("T")
 
 
 class Via(StrEnum):
-    """How a stream comes."""
+    """How a stream is carried."""
 
     AUTO = "auto"
-    """By websocket, and by server-sent events where websockets do not get through."""
+    """By websocket, and by server-sent events if websockets do not get through."""
     WEBSOCKET = "websocket"
     TICKET = "ticket"
-    """By websocket, with a ticket in place of the key: for networks that drop `Authorization` from an upgrade."""
+    """By websocket, with a ticket instead of the key: for networks that drop `Authorization` from an upgrade."""
     SSE = "sse"
 
 
 class BrokenError(Exception):
-    """The connection is of no use any more; another one may be."""
+    """The connection is no longer usable; another one may be."""
 
     def __init__(self, why: str, *, retry_after: float | None = None) -> None:
         self.why = why
@@ -75,7 +75,7 @@ class BrokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the next connection is to bring."""
+    """What to request on the next connection."""
 
     session_id: str
     turn_id: str | None = None
@@ -83,7 +83,7 @@ class Asked:
     by_snapshot: bool = False
 
     def frame(self) -> str:
-        """Return it as a websocket's `subscribe`."""
+        """Return it as a websocket's `subscribe` frame."""
         fields: dict[str, Any] = {"op": "subscribe", "session_id": self.session_id}
         if self.turn_id is not None:
             fields |= {"turn_id": self.turn_id, "after": self.after}
@@ -95,12 +95,12 @@ class Line:
     """The connections of one stream, one after another."""
 
     def __init__(self, means: Means, via: Via, limit_seconds: float | None) -> None:
-        """Prepare; nothing is opened.
+        """Prepare; no connection is opened yet.
 
         Args:
-            means: For the decisions.
-            via: How it comes.
-            limit_seconds: For all of the stream; None where there is no end to wait for.
+            means: What decisions depend on.
+            via: How the stream is carried.
+            limit_seconds: For the whole stream; None for no limit.
         """
         self._means = means
         self._via = via
@@ -118,7 +118,7 @@ class Line:
         self._reconnects.progress()
 
     def open(self, asked: Asked) -> Steps[None]:
-        """Open a connection and ask for something on it.
+        """Open a connection and make a request on it.
 
         Raises:
             BrokenError: It could not be opened.
@@ -141,7 +141,7 @@ class Line:
             yield from self.ask(asked)
 
     def ask(self, asked: Asked) -> Steps[None]:
-        """Ask for something on the open websocket.
+        """Make a request on the open websocket.
 
         Raises:
             BrokenError: It could not be sent.
@@ -155,8 +155,8 @@ class Line:
 
         Raises:
             BrokenError: The connection ended.
-            ApiError: It was ended for good, or what was asked for on it was refused.
-            ProtocolError: What came is no frame.
+            ApiError: It was ended for good, or the request on it was refused.
+            ProtocolError: What arrived is not a frame.
             TimeLimitError: The stream's time is over.
         """
         limit = min(SILENCE_SECONDS, self.remaining_seconds())
@@ -179,7 +179,7 @@ class Line:
         """Wait before the next connection.
 
         Raises:
-            StreamLostError: It has been tried for long enough.
+            StreamLostError: It has been tried long enough.
             TimeLimitError: The stream's time is over.
         """
         yield Hang()
@@ -196,10 +196,10 @@ class Line:
         yield from pause(min(wait, remaining))
 
     def remaining_seconds(self) -> float:
-        """Return what is left of the stream's time.
+        """Return the remaining time of the stream.
 
         Raises:
-            TimeLimitError: Nothing.
+            TimeLimitError: There is none.
         """
         if self._ends_at is None:
             return float("inf")
@@ -244,7 +244,7 @@ class Line:
 
 
 def beside(call: Call[T], means: Means, limit_seconds: float | None = None) -> Steps[T]:
-    """Exchange a call that a stream needs; what would only fail the call breaks the connection, which comes again.
+    """Exchange a call that a stream needs; a temporary failure breaks the connection, which is opened again.
 
     Raises:
         BrokenError: It was not answered, or refused for now.
@@ -282,7 +282,7 @@ def _judge_close(code: int | None, crowded_pause_seconds: float) -> Exception:
             return ProtocolError(f"a frame has more than {MOST_BYTES} bytes")
         case 4429:
             return BrokenError("too many streams are open", retry_after=crowded_pause_seconds)
-    # 1012 restart, 4409 too slow, or simply the end: the cursor says where to go on.
+    # 1012 restart, 4409 too slow, or simply the end: the cursor says where to resume.
     return BrokenError(f"the service closed the stream ({code})" if code else "the stream ended")
 
 

@@ -1,4 +1,4 @@
-"""Methods of the two clients made of what stands once in `calls`."""
+"""Makes the two clients' methods from the operations in `calls`."""
 
 import inspect
 from collections.abc import Callable
@@ -8,10 +8,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def described(method: F, build: Callable[..., Any], answer: type | str = inspect.Signature.empty) -> F:
-    """Give a method the name, the description and the signature of what makes its call."""
+    """Give a method the name, the description and the signature of the function that builds its call."""
     signature = inspect.signature(build)
     self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    # `help()` and editors show what the caller gives; what comes back is described by the type of the method.
+    # `help()` and editors show the caller's arguments; the method's type describes the result.
     shown = signature.replace(parameters=[self, *signature.parameters.values()], return_annotation=answer)
     method.__name__ = build.__name__
     method.__qualname__ = build.__name__

@@ -1,4 +1,4 @@
-"""What the service answers, as frozen dataclasses. Statuses and roles are text, since new ones may come."""
+"""The service's resources, as frozen dataclasses. Statuses and roles are text, since new ones may be added."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from turnkeeper_client.decoding import decode
 
 TERMINAL: Final = frozenset({"completed", "stopped", "failed", "expired"})
-"""Statuses in which a turn stays."""
+"""The statuses that a turn does not leave."""
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class FoundSession(Session):
-    """A session that a search found; `matched` is the text around the hit."""
+    """A session found by a search; `matched` is the text around the hit."""
 
     matched: str
 
@@ -101,13 +101,13 @@ class Turn:
 
     @property
     def is_over(self) -> bool:
-        """Whether the turn has ended."""
+        """Return whether the turn has ended."""
         return self.status in TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `ask` returns: a turn that is over, with its text, which is the stored one by its SHA-256."""
+    """What `ask` returns: a turn that has ended, with its text, which is the stored one by its SHA-256."""
 
     text: str
     reasoning: str
@@ -115,7 +115,7 @@ class Answer:
 
     @property
     def session_id(self) -> str:
-        """The session that the next question may be asked in."""
+        """The session in which to ask the next question."""
         return self.turn.session_id
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """A turn's events as far as they go; `done` says whether they reach the turn's end."""
+    """A turn's events so far; `done` says whether they reach the turn's end."""
 
     data: tuple[Mapping[str, Any], ...]
     last_seq: int
@@ -159,7 +159,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CreatedKey(Key):
-    """A new key; its secret, `key`, is shown this once and stands in no `repr`."""
+    """A new key; its secret, `key`, is shown only this once and appears in no `repr`."""
 
     key: str
 
@@ -169,7 +169,7 @@ class CreatedKey(Key):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """An organization's limits as a whole: None is no limit, 0 allows nothing."""
+    """All limits of an organization: None is no limit, 0 allows nothing."""
 
     enabled: bool = True
     daily_usd: Decimal | None = None
@@ -182,7 +182,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What the current UTC day or month has cost; `held_usd` is what running turns may still cost at most."""
+    """What the current UTC day or month has cost; `held_usd` is the most that running turns may still cost."""
 
     spent_usd: Decimal
     held_usd: Decimal
@@ -191,7 +191,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget(Limits):
-    """An organization's limits, and what of them is used."""
+    """An organization's limits, and how much of them is used."""
 
     day: Period
     month: Period
@@ -199,7 +199,7 @@ class Budget(Limits):
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What a part of the ledger adds up to: `attempts` are its rows, `turns` are counted once."""
+    """The sums of a part of the ledger: `attempts` are its rows, `turns` are counted once."""
 
     usage: Usage
     cost_usd: Decimal
@@ -209,7 +209,7 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow(UsageTotals):
-    """What one `group` (a day as `2026-01-31`, a user or a model) adds up to."""
+    """The sums of one `group` (a day as `2026-01-31`, a user or a model)."""
 
     group: str
 
@@ -280,7 +280,7 @@ def page_of(kind: type[T], value: object) -> Page[T]:
     """Return parsed JSON as a page of `kind`.
 
     Raises:
-        ProtocolError: It is none.
+        ProtocolError: It is not a page.
     """
     listed = decode(_Listed, value)
     return Page(tuple(decode(kind, each) for each in listed.data), listed.next_cursor)

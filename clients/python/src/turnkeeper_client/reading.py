@@ -1,7 +1,7 @@
 """One turn as one reader has it: events folded into the text, each once and in order.
 
-The service promises a stream without a silent hole. It is checked all the same, because what stands between may
-break it: what is not the next event is not taken, and the text is proved by the hash that `done` names.
+The service promises a stream without a silent hole. It is checked anyway, because something on the way may break it: an
+event that is not the next one is not taken, and the text is checked against the hash that `done` names.
 """
 
 import hashlib
@@ -23,31 +23,31 @@ from turnkeeper_client.events import (
 )
 
 _OF_AN_ATTEMPT: Final = (MessageStart, ContentDelta, ReasoningDelta, MessageEnd)
-"""Events that only make sense once their attempt has begun."""
+"""Events that make sense only after their attempt has begun."""
 
 
 class Verdict(Enum):
-    """What an event is to a reader."""
+    """What an event means to a reader."""
 
     NEXT = auto()
     SEEN = auto()
     HOLE = auto()
-    """Events before it are missing: read on from the cursor."""
+    """Events before it are missing: resume from the cursor."""
     VOID = auto()
-    """What was read before it is no longer so: read the text again."""
+    """What was read before it is no longer valid: read the text again."""
 
 
 class Reading:
-    """A turn through `seq`.
+    """A turn up to `seq`.
 
     Attributes:
-        turn_id: Which turn.
+        turn_id: The turn.
         seq: The cursor: the last number that was taken.
-        attempt: That of the last event that was taken.
-        status: As far as the events say it.
-        message_id: Of the answer; None while there is none.
-        done: The end; None before it.
-        is_whole: Whether the text is all of it: not where the reading began behind a cursor without the text.
+        attempt: The attempt of the last event that was taken.
+        status: The status, according to the events.
+        message_id: The answer's message; None until there is one.
+        done: The last event; None until it arrives.
+        is_whole: Whether the text is complete: not if reading began after a cursor without the text.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Reading:
     )
 
     def __init__(self, turn_id: str, after: int = 0, text: str | None = None) -> None:
-        """Begin behind the event `after`, with the text through it where that is known."""
+        """Begin after the event `after`, with the text up to it if that is known."""
         self.turn_id = turn_id
         self.done: Done | None = None
         self.seq = after
@@ -72,7 +72,7 @@ class Reading:
         self.attempt = 0
         self.status = "queued"
         self.message_id: str | None = None
-        # Which attempt a cursor is of is not known: that of the first event.
+        # The attempt at a cursor is unknown: it is that of the first event.
         self._started_attempt: int | None = 0 if after == 0 else None
         self._content: list[str] = [text] if text else []
         self._reasoning: list[str] = []
@@ -80,7 +80,7 @@ class Reading:
     @property
     def text(self) -> str:
         """The answer's text so far."""
-        # Joined in place: asking after every delta must not cost the whole text each time.
+        # Joined in place: reading the text after every delta must not cost the whole text each time.
         self._content[:] = ["".join(self._content)]
         return self._content[0]
 
@@ -92,20 +92,20 @@ class Reading:
 
     @property
     def is_over(self) -> bool:
-        """Whether `done` was taken."""
+        """Return whether `done` has been taken."""
         return self.done is not None
 
     @property
     def is_proved(self) -> bool:
-        """Whether the text is the one that `done` names."""
-        # Half a surrogate pair is no text of the service's: a mismatch, not a crash.
+        """Return whether the text is the one that `done` names."""
+        # The service never stores half a surrogate pair: this is a mismatch, not a crash.
         encoded = self.text.encode(errors="surrogatepass")
         return self.done is not None and hashlib.sha256(encoded).hexdigest() == self.done.content_sha256
 
     def judge(self, event: Event) -> Verdict:
-        """Say what an event of this turn is; nothing is taken."""
+        """Judge an event of this turn without taking it."""
         if isinstance(event, Gap | Snapshot):
-            # Also one from before the cursor: the service goes back where it lost what it had sent.
+            # Even one from before the cursor: the service goes back if it lost what it had sent.
             return Verdict.SEEN if self.is_over else Verdict.NEXT
         if self.is_over or event.attempt < self.attempt:
             return Verdict.SEEN
@@ -113,7 +113,7 @@ class Reading:
             return Verdict.VOID if event.attempt > self.attempt else Verdict.SEEN
         if event.seq > self.seq + 1:
             return Verdict.HOLE
-        # Its beginning stood under a number that an attempt had whose end was lost.
+        # Its beginning had a number that belonged to an earlier attempt whose end was lost.
         started = event.attempt if self._started_attempt is None else self._started_attempt
         is_headless = isinstance(event, _OF_AN_ATTEMPT) and event.attempt > started
         return Verdict.VOID if is_headless else Verdict.NEXT
@@ -147,15 +147,15 @@ class Reading:
             case Done():
                 self.status, self.done = event.status, event
             case _:
-                pass  # an event that says nothing of the text is read all the same
+                pass  # an event that does not concern the text is still read
 
     def adopt(self, other: "Reading") -> None:
-        """Become what another reading of the same turn is."""
+        """Take over the state of another reading of the same turn."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
     def snapshot(self) -> Snapshot:
-        """Return the text so far in place of the events that made it."""
+        """Return the text so far instead of the events that made it."""
         return Snapshot(
             turn_id=self.turn_id,
             seq=self.seq,
@@ -174,7 +174,7 @@ class Reading:
 
 
 class Piece(str):
-    """Text to append to what was shown, or, where `replaces` is true, to show in place of all of it."""
+    """Text to append to what was shown or, if `replaces` is true, to show instead of all of it."""
 
     __slots__ = ("replaces",)
     replaces: bool
@@ -187,7 +187,7 @@ class Piece(str):
 
 
 class TextView:
-    """Turns events into pieces of text for someone who shows it."""
+    """Turns events into pieces of text for a program that shows it."""
 
     __slots__ = ("_shown",)
 
@@ -195,7 +195,7 @@ class TextView:
         self._shown: list[str] = []
 
     def pieces(self, event: Event) -> tuple[Piece, ...]:
-        """Return what an event adds to what is shown, or puts in its place."""
+        """Return what an event adds to the shown text, or replaces it with."""
         match event:
             case ContentDelta():
                 self._shown.append(event.delta)

@@ -1,7 +1,7 @@
 """Whether and when something is tried again.
 
-A refusal that is certain to have changed nothing is tried again for every call. What may have been done is tried
-again only where doing it twice is the same as doing it once.
+A refusal that certainly changed nothing is tried again for every call. What may have been done is tried again only if
+doing it twice has the same effect as doing it once.
 """
 
 import random
@@ -19,11 +19,11 @@ Clock = Callable[[], float]
 REFUSED_FOR_NOW: Final = frozenset(
     {"rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress"}
 )
-"""Codes that say that nothing was done and that waiting helps."""
+"""Codes that mean that nothing was done and that waiting helps."""
 MAYBE_DONE: Final = frozenset({"unavailable", "internal"})
 """Codes after which the request may have been carried out."""
 PASSING_STATUSES: Final = frozenset({408, 500, 502, 503, 504})
-"""Of something between client and service, which has no `code`."""
+"""Statuses from something between client and service, whose responses have no `code`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class RetryPolicy:
     """How hard the client tries.
 
     Attributes:
-        tries: Of one call, the first included.
-        limit_seconds: For all tries of one call and the pauses between them.
-        answer_seconds: For one try.
+        tries: How often one call is sent at most.
+        limit_seconds: The limit for all tries of one call and the pauses between them.
+        answer_seconds: The limit for one try.
         first_pause_seconds: The pause is drawn from 0 to this, then to twice this, and so on (full jitter).
-        longest_pause_seconds: Where that doubling ends.
-        reconnect_seconds: How long a stream may be without progress while its connection fails.
-        crowded_pause_seconds: Before a stream is opened again that was closed since there are too many.
+        longest_pause_seconds: The end of that doubling.
+        reconnect_seconds: How long a stream may go without progress while its connection fails.
+        crowded_pause_seconds: The pause before reopening a stream that was closed because there were too many.
     """
 
     tries: int = 6
@@ -56,14 +56,14 @@ class RetryPolicy:
                 raise ValueError(f"{name} must be above 0")
 
     def pause_seconds(self, failures: int, dice: random.Random, at_least: float = 0.0) -> float:
-        """Return the pause after so many failures in a row; never shorter than the service asked for."""
+        """Return the pause after this many consecutive failures; never shorter than the service asked for."""
         ceiling = min(self.longest_pause_seconds, self.first_pause_seconds * 2.0 ** min(failures - 1, 32))
         return at_least + dice.uniform(0, self.first_pause_seconds if at_least else ceiling)
 
 
 @dataclass(slots=True)
 class Tries:
-    """The tries of one call: counts them and says how long to wait for the next."""
+    """The tries of one call: counts them and computes the pause before the next."""
 
     policy: RetryPolicy
     clock: Clock
@@ -76,20 +76,20 @@ class Tries:
         self._ends_at = self.clock() + (self.limit_seconds or self.policy.limit_seconds)
 
     def remaining_seconds(self) -> float:
-        """Return what is left for the whole call."""
+        """Return the time that is left for the whole call."""
         return max(0.0, self._ends_at - self.clock())
 
     def next_pause(self, retry_after: float | None) -> float | None:
-        """Count a failure; return the seconds to wait before the next try, None when it was the last."""
+        """Count a failure; return the seconds to wait before the next try, None if it was the last."""
         self.failures += 1
         wait = self.policy.pause_seconds(self.failures, self.dice, retry_after or 0.0)
-        # A try that could only begin at the very end is none.
+        # A try that could only begin at the very end does not count.
         return wait if self.failures < self.policy.tries and wait < self.remaining_seconds() else None
 
 
 @dataclass(slots=True)
 class Reconnects:
-    """The connections of one stream: any progress begins the count anew."""
+    """The connections of one stream: any progress starts the count again."""
 
     policy: RetryPolicy
     clock: Clock
@@ -98,7 +98,7 @@ class Reconnects:
     _lost_at: float | None = None
 
     def progress(self) -> None:
-        """Note that the stream brought something."""
+        """Note that the stream made progress."""
         self.failures, self._lost_at = 0, None
 
     def next_pause(self, retry_after: float | None = None) -> float | None:
@@ -111,11 +111,11 @@ class Reconnects:
 
 
 def may_retry(error: ApiError, *, is_repeatable: bool) -> bool:
-    """Say whether a refused request may be sent again.
+    """Return whether a refused request may be sent again.
 
     Args:
-        error: The refusal; one without a `code` comes from something in between.
-        is_repeatable: Whether sending it twice is the same as sending it once.
+        error: The refusal; one without a `code` comes from something between client and service.
+        is_repeatable: Whether sending it twice has the same effect as sending it once.
     """
     if error.code in REFUSED_FOR_NOW or (not error.code and error.status == 429):
         return True
@@ -124,12 +124,12 @@ def may_retry(error: ApiError, *, is_repeatable: bool) -> bool:
 
 
 def retry_after_of(headers: Mapping[str, str], problem: Mapping[str, object], now: datetime) -> float | None:
-    """Return the seconds that the service asks to wait, the more exact figure first; None where it says none.
+    """Return the seconds that the service asks to wait, from the more exact figure; None if it does not ask.
 
     Args:
         headers: With names in lower case; `retry-after` is seconds or a date (RFC 9110 section 10.2.3).
         problem: The body, which may have `retry_after_ms`.
-        now: The present time, for a date.
+        now: The current time, for a date.
     """
     exact = problem.get("retry_after_ms")
     if type(exact) is int and exact >= 0:

@@ -1,6 +1,6 @@
-"""Server-sent events (WHATWG HTML section 9.2), from bytes as they come.
+"""Server-sent events (WHATWG HTML section 9.2), parsed from bytes as they arrive.
 
-A line ends at LF, CR LF or CR and nowhere else: text may hold U+2028, at which `str.splitlines` would cut.
+A line ends at LF, CR LF or CR and nowhere else: text may contain U+2028, at which `str.splitlines` would split.
 """
 
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from typing import Final
 from turnkeeper_client.errors import ProtocolError
 
 MOST_BYTES: Final = 16 * 1024 * 1024
-"""Of one event: a snapshot holds a whole answer."""
+"""The most of one event: a snapshot contains a whole answer."""
 
 
 class EventStream:
-    """Cuts bytes into the data of events; comments, ids and names are not needed, since the data has all of it."""
+    """Splits bytes into the data of events; comments, ids and names are not needed, since the data repeats them."""
 
     __slots__ = ("_buffer", "_data", "_ends_with_cr", "_size")
 
@@ -27,10 +27,10 @@ class EventStream:
         """Yield the data of the events that `chunk` completes.
 
         Raises:
-            ProtocolError: An event is larger than any of the service's.
+            ProtocolError: An event is larger than any that the service sends.
         """
         if not chunk:
-            return  # says nothing of the line end that may lie around it
+            return  # must not forget a CR before it
         if self._ends_with_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._ends_with_cr = chunk.endswith(b"\r")

@@ -1,7 +1,7 @@
-"""What the core asks of the network, and what it hears of it.
+"""What the core asks of the network, and the replies that it gets.
 
-Everything that decides (retries, cursors, folding, waiting) is a generator that yields these steps and is sent
-their answers. It does no I/O, so one and the same decides for the synchronous and for the asynchronous client.
+Everything that decides (retries, cursors, folding, waiting) is a generator that yields these steps and is sent the
+replies. It does no I/O, so the synchronous and the asynchronous client share it.
 """
 
 from collections.abc import Generator, Mapping
@@ -26,9 +26,9 @@ class Wire(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Asks for one HTTP exchange; the answer is `Received` or `Lost`.
+    """Asks for one HTTP exchange; the reply is `Received` or `Lost`.
 
-    `path` is under the service's URL; `limit_seconds` bounds the whole of it.
+    `path` is relative to the service's URL; `limit_seconds` bounds the whole exchange.
     """
 
     method: str
@@ -41,10 +41,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Asks for a stream; the answer is `Opened`, `Received` where it was refused, or `Lost`.
+    """Asks for a stream; the reply is `Opened`, `Received` if it was refused, or `Lost`.
 
-    A stream that is open is closed first. A ticket takes the key's place. `hear_seconds` is the longest that anyone
-    will wait for anything on it.
+    A stream that is already open is closed first. A ticket replaces the key. `hear_seconds` is the longest wait for
+    anything on the stream.
     """
 
     wire: Wire
@@ -58,40 +58,40 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Asks to send a text frame on the websocket; the answer is None or `Lost`."""
+    """Asks to send a text frame on the websocket; the reply is None or `Lost`."""
 
     text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Hear:
-    """Asks for what comes next on the stream; the answer is `Heard`, `Silence`, `Closed` or `Lost`."""
+    """Asks for the next data on the stream; the reply is `Heard`, `Silence`, `Closed` or `Lost`."""
 
     limit_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Asks to close the stream, if one is open; the answer is None."""
+    """Asks to close the stream, if one is open; the reply is None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Asks to go on after `seconds`; the answer is None."""
+    """Asks to continue after `seconds`; the reply is None."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Hands something to the caller; the answer is None, when the caller wants more."""
+    """Passes something to the caller; the reply is None, once the caller wants more."""
 
     item: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An HTTP answer; header names are in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The network failed; `was_sent` says that the service may have got the request."""
+    """The network failed; `was_sent` says that the service may have received the request."""
 
     why: str
     was_sent: bool = True
@@ -125,7 +125,7 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The service ended the stream; `code` is that of a websocket."""
+    """The service ended the stream; `code` is a websocket's close code."""
 
     code: int | None = None
 
@@ -133,7 +133,7 @@ class Closed:
 Step: TypeAlias = Send | Open | Say | Hear | Hang | Pause | Emit
 Reply: TypeAlias = Received | Lost | Opened | Heard | Silence | Closed | None
 Steps: TypeAlias = Generator[Step, Reply, T]
-"""Returns a `T` once its steps are done."""
+"""Returns a `T` once its steps have been performed."""
 
 
 def send(request: Send) -> Steps[Received | Lost]:
@@ -161,7 +161,7 @@ def say(text: str) -> Steps[Lost | None]:
 
 
 def hear(limit_seconds: float) -> Steps[Heard | Silence | Closed | Lost]:
-    """Wait for what comes next."""
+    """Wait for the next data."""
     reply = yield Hear(limit_seconds)
     if isinstance(reply, Heard | Silence | Closed | Lost):
         return reply
@@ -174,19 +174,19 @@ def pause(seconds: float) -> Steps[None]:
 
 
 def emit(item: Event | bytes) -> Steps[None]:
-    """Hand something to the caller."""
+    """Pass something to the caller."""
     yield Emit(item)
 
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[T]):
-    """The end of steps, with what they return."""
+    """The end of the steps, with their result."""
 
     value: T
 
 
 def advance(steps: Steps[T], reply: Reply) -> Step | Finished[T]:
-    """Send an answer to steps; return what they ask for next."""
+    """Send a reply to steps; return what they ask for next."""
     try:
         return steps.send(reply)
     except StopIteration as end:

@@ -1,6 +1,6 @@
-"""The synchronous client: the core's steps, done with blocking I/O.
+"""The synchronous client: performs the core's steps with blocking I/O.
 
-A client may be used by several threads; a stream belongs to one.
+Several threads may use one client; a stream belongs to one thread.
 """
 
 import ssl
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Stream(StreamState, Generic[T]):
-    """A turn or a session while it is streamed: iterate it. Leaving the loop or the `with` block closes it."""
+    """A turn or a session that is being streamed: iterate it. Leaving the loop or the `with` block closes it."""
 
     def __init__(
         self,
@@ -45,7 +45,6 @@ class Stream(StreamState, Generic[T]):
         network: Network,
         view: Callable[[Any], Iterable[T]],
     ) -> None:
-        """Nothing is opened before the first item is asked for."""
         super().__init__(progress)
         self._items = _run(steps, network, view)
 
@@ -76,7 +75,7 @@ class Stream(StreamState, Generic[T]):
         return self.done
 
     def close(self) -> None:
-        """Close the connection; what the service does goes on."""
+        """Close the connection; the service continues its work."""
         self._items.close()
 
 
@@ -104,8 +103,8 @@ def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T
 class Client:
     """Speaks to a Turnkeeper; `with` closes it.
 
-    Every method raises `ApiError` (one class for each code) where the service refuses, and `ConnectionFailedError`
-    where it does not answer.
+    Every method raises `ApiError` (one class for each code) if the service refuses, and `ConnectionFailedError` if it
+    does not answer.
     """
 
     def __init__(
@@ -119,16 +118,16 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Prepare; nothing is opened.
+        """Prepare the client; no connection is opened yet.
 
         Args:
-            url: Where the service is, such as `https://turnkeeper.example.com`.
+            url: The service's URL, such as `https://turnkeeper.example.com`.
             key: An API key.
             policy: How hard to try.
-            via: How streams come: `auto`, `websocket`, `ticket` or `sse`.
-            trust_env: Whether proxies are taken from the environment.
-            ssl_context: For authorities and certificates of your own.
-            transport: For tests: answers HTTP requests in the network's place.
+            via: How streams arrive: `auto`, `websocket`, `ticket` or `sse`.
+            trust_env: Whether to use the environment's proxies.
+            ssl_context: For your own authorities and certificates.
+            transport: For tests: answers HTTP requests instead of the network.
         """
         self._address = Address(url, key, trust_env, ssl_context)
         self._http = httpx.Client(**self._address.http_options(), transport=transport)
@@ -147,7 +146,7 @@ class Client:
         return f"Client({self._address.url!r})"
 
     def close(self) -> None:
-        """Close the connections that wait for another request; a stream is closed by itself."""
+        """Close idle connections; a stream is closed separately."""
         self._http.close()
 
     create_session = _method(calls.create_session)
@@ -187,7 +186,7 @@ class Client:
     get_openapi = _method(calls.get_openapi)
 
     def every(self, listing: Callable[..., Page[T]], *args: Any, **kwargs: Any) -> Iterator[T]:
-        """Yield what a listing method has, over all of its pages: `client.every(client.list_turns, session_id)`."""
+        """Yield the items of a listing method from all of its pages: `client.every(client.list_turns, session_id)`."""
         cursor: str | None = None
         while True:
             page = listing(*args, cursor=cursor, **kwargs)
@@ -200,7 +199,7 @@ class Client:
         """Return the turn once it has ended, without a stream.
 
         Raises:
-            TimeLimitError: It has not ended within the limit; it goes on.
+            TimeLimitError: It has not ended within the limit; the turn goes on.
         """
         return self._finish(asking.wait_for_turn(turn_id, self._means, limit_seconds))
 
@@ -217,14 +216,14 @@ class Client:
 
         Args:
             content: The question.
-            session_id: Where to ask; None opens a session, which the answer names.
-            user: Whose session is opened; for keys that are bound to no user.
-            limit_seconds: For all of it.
-            options: As of `create_turn`.
+            session_id: The session to ask in; None opens one, which the answer names.
+            user: The new session's user, for keys that are not bound to one.
+            limit_seconds: For everything.
+            options: Those of `create_turn`.
 
         Raises:
-            TurnEndedError: The turn failed or expired; it has the text that was kept.
-            TimeLimitError: The limit is over; the turn goes on.
+            TurnEndedError: The turn failed or expired; it has the text that was stored.
+            TimeLimitError: The limit has passed; the turn goes on.
         """
         question = Question(content, session_id, user, options)
         return self._finish(asking.ask(question, Progress(), self._means, self._via, limit_seconds))
@@ -255,34 +254,34 @@ class Client:
 
         Args:
             turn: The turn, or its id.
-            after: The last `seq` that is known.
-            text: The text through `after`; with it the whole text is known and proved in the end.
-            limit_seconds: For all of it.
+            after: The last known `seq`.
+            text: The text up to `after`; with it the whole text is known, and checked at the end.
+            limit_seconds: For everything.
 
         Raises:
             StreamLostError: The connection was lost and could not be opened again.
-            TextMismatchError: The text is not the stored one, also after it was fetched again.
-            TimeLimitError: The limit is over; the turn goes on.
+            TextMismatchError: The text is not the stored one, even after it was fetched again.
+            TimeLimitError: The limit has passed; the turn goes on.
         """
         progress = Progress()
         return self._stream(progress, self._follow(turn, progress, limit_seconds, after, text), _itself)
 
     def stream_text(self, turn: Turn | str, *, limit_seconds: float = TURN_SECONDS) -> Stream[Piece]:
-        """Stream a turn's text: strings to append, where `replaces` is false; see `stream_turn`."""
+        """Stream a turn's text: strings to append, unless `replaces` is true; see `stream_turn`."""
         progress = Progress()
         return self._stream(progress, self._follow(turn, progress, limit_seconds), TextView().pieces)
 
     def stream_session(self, session_id: str, *, limit_seconds: float | None = None) -> Stream[Event]:
-        """Stream the events of all turns of a session that run or begin from now on, until it is closed by you.
+        """Stream the events of all turns of a session that are running or begin from now on, until you close it.
 
-        It comes by websocket. `limit_seconds` None has no end; each wait has one all the same.
+        They arrive by websocket. With `limit_seconds` None there is no end, but every single wait has a limit.
         """
         return self._stream(
             Progress(), asking.watch_session(session_id, self._means, self._via, limit_seconds), _itself
         )
 
     def download_ledger(self, **filters: Any) -> Stream[bytes]:
-        """Stream the ledger as CSV; the filters are those of `list_ledger`. Takes an admin's key."""
+        """Stream the ledger as CSV, with the filters of `list_ledger`. Requires an admin's key."""
         query = calls.ledger_csv_query(**filters)
         return self._stream(
             Progress(), asking.download("/v1/ledger", query, "text/csv", self._means), _itself

@@ -1,4 +1,4 @@
-"""Does the core's steps with blocking I/O."""
+"""Performs the core's steps with blocking I/O."""
 
 import contextlib
 import time
@@ -43,7 +43,7 @@ _NETWORK_ERRORS: Final = (OSError, httpx.TransportError, WebSocketException)
 
 
 class Network:
-    """Does the steps of one call or stream; at most one stream is open at a time."""
+    """Performs the steps of one call or stream; at most one stream is open at a time."""
 
     def __init__(self, http: httpx.Client, address: Address) -> None:
         """Use `http` for requests, and open streams at `address`."""
@@ -54,7 +54,7 @@ class Network:
         self._pieces: Iterator[bytes] = iter(())
 
     def perform(self, step: Step) -> Reply:
-        """Do a step and return its answer."""
+        """Perform a step and return its reply."""
         match step:
             case Send():
                 return self._send(step)
@@ -69,7 +69,7 @@ class Network:
             case Hang():
                 self.hang()
             case Emit():
-                pass  # nobody looks
+                pass  # nobody is interested
         return None
 
     def hang(self) -> None:
@@ -116,7 +116,8 @@ class Network:
 
     def _open_websocket(self, step: Open) -> Reply:
         address = self._address
-        # Entered and never left: what `connect` returns differs between versions, what `with` gives does not.
+        # Entered and never left: what `connect` returns differs between versions, what `with` yields does
+        # not.
         self._socket = connect(
             address.websocket_url(step.path), **address.websocket_options(step)
         ).__enter__()

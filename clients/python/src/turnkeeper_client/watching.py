@@ -1,7 +1,8 @@
 """A session's events, turn after turn, over as many connections as it takes.
 
-A subscription replays one turn and then goes on live, so what was missed beside it is asked for turn by turn: after
-each connection the session's turns are listed, and those that ended unheard are replayed before anything else.
+A subscription replays one turn and then continues live, so whatever was missed of other turns is requested turn by
+turn: after each connection the session's turns are listed, and those that ended without being read are replayed before
+anything else.
 """
 
 from typing import Final
@@ -17,23 +18,23 @@ from turnkeeper_client.reading import Reading
 from turnkeeper_client.steps import Steps, emit
 
 MOST_MISSED: Final = 1000
-"""Turns that are made up for after one loss, and turns that are open at once."""
+"""How many missed turns are replayed after one loss, and how many turns may be open at once."""
 _AT_ONCE: Final = 100
 
 
 class Watcher:
-    """Which turns of a session were read, and how far."""
+    """Which turns of a session have been read, and how far."""
 
     def __init__(self, session_id: str, means: Means) -> None:
         self.session_id = session_id
         self._means = means
         self._open: dict[str, Follower] = {}
         self._read_through = ""
-        """Ids rise with time: every turn up to this one is read, or was over before the watching began."""
+        """Ids rise with time: every turn up to this one has been read, or was over before the watching began."""
         self._read: set[str] = set()
-        """Turns after that one which are read."""
+        """Turns after that one that have been read."""
         self._is_complete = False
-        """Whether no turn can have ended unheard: then what was read last moves the line on."""
+        """Whether no turn can have ended unread: then the last one read moves that mark forward."""
 
     def begin(self) -> Steps[None]:
         """Find out which turns are over before the watching begins.
@@ -48,7 +49,7 @@ class Watcher:
         self._read = {turn.id for turn in page.data if turn.is_over and turn.id > self._read_through}
 
     def open_turns(self) -> list[Asked]:
-        """Return what is to be read on by a new connection, oldest turn first."""
+        """Return the turns to continue on a new connection, oldest first."""
         self._is_complete = False
         return [self._open[turn_id].asked() for turn_id in sorted(self._open)]
 
@@ -77,7 +78,7 @@ class Watcher:
         return [self._follower(turn.id).asked() for turn in sorted(missed, key=lambda turn: turn.id)]
 
     def take(self, frame: Frame) -> Steps[bool]:
-        """Take a frame and emit what it brings; say whether it brought anything."""
+        """Take a frame and emit its content; return whether there was any."""
         event = read_event(frame)
         if event is None or self._is_read(event.turn_id):
             return False
@@ -112,7 +113,7 @@ class Watcher:
 
 
 def watch(watcher: Watcher, line: Line) -> Steps[None]:
-    """Emit the events of all turns of a session that run or begin from now on, until the caller closes it.
+    """Emit the events of all turns of a session that are running or begin from now on, until the caller closes it.
 
     Raises:
         ApiError: The service refused the stream for good.

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.ids import new_id
-from shared.turn.events import EventEncoder, EventType, decode_header, timestamp
+from shared.turn.events import EventEncoder, TurnQueued, decode_header, timestamp
+from tests.ends import done
 
 SESSION, TURN = new_id(), new_id()
 ENCODER = EventEncoder(SESSION, TURN)
@@ -30,12 +31,12 @@ def test_a_delta_is_the_envelope_with_its_text(text, reasoning, seq, attempt):
 
 
 def test_an_event_without_fields_is_the_bare_envelope():
-    event = json.loads(ENCODER.encode(EventType.TURN_QUEUED, 1, 0, "t"))
+    event = json.loads(ENCODER.encode(TurnQueued(), 1, 0, "t"))
     assert list(event) == ["type", "session_id", "turn_id", "seq", "attempt", "ts"]
 
 
 def test_an_event_carries_its_fields():
-    event = json.loads(ENCODER.encode(EventType.DONE, 9, 2, "t", {"status": "completed", "error": None}))
+    event = json.loads(ENCODER.encode(done(), 9, 2, "t"))
     assert (event["status"], event["error"], event["attempt"]) == ("completed", None, 2)
 
 

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.turn.events import EventEncoder, EventType
+from shared.errors import Fault, fault_error
+from shared.turn.events import (
+    ContentDelta,
+    EventEncoder,
+    MessageReset,
+    MessageStart,
+    TurnError,
+    TurnQueued,
+    TurnStarted,
+)
 from shared.turn.replay import (
     Entry,
     Outgoing,
@@ -26,6 +35,8 @@ from shared.turn.replay import (
     tail_of,
 )
 from shared.turn.transcript import Transcript
+from shared.turn.turns import TurnStatus
+from tests.ends import done
 
 SESSION = UUID(int=1)
 TURN = UUID(int=2)
@@ -34,26 +45,23 @@ ENCODER = EventEncoder(SESSION, TURN)
 TS = "2026-01-31T09:30:00.000Z"
 
 
-def event(seq, attempt, kind=EventType.CONTENT_DELTA, **fields):
-    if kind is EventType.CONTENT_DELTA and not fields:
-        fields = {"delta": f"<{attempt}.{seq}>"}
-    return Entry(attempt, seq, ENCODER.encode(kind, seq, attempt, TS, fields))
+def event(seq, attempt, told=None):
+    told = told or ContentDelta(f"<{attempt}.{seq}>")
+    return Entry(attempt, seq, ENCODER.encode(told, seq, attempt, TS))
 
 
 def turn_of(first_deltas, second_deltas):
     """A turn's events: one attempt, or two with a reset between them, to the end."""
     attempts = [(1, first_deltas)] if second_deltas is None else [(1, first_deltas), (2, second_deltas)]
-    entries = [event(1, 0, EventType.TURN_QUEUED)]
+    entries = [event(1, 0, TurnQueued())]
     for attempt, deltas in attempts:
         if attempt == 2:
-            entries.append(event(len(entries) + 1, 2, EventType.MESSAGE_RESET, reason="worker_lost"))
-        entries.append(event(len(entries) + 1, attempt, EventType.TURN_STARTED, provider="p", model="m"))
-        entries.append(
-            event(len(entries) + 1, attempt, EventType.MESSAGE_START, message_id=str(UUID(int=attempt)))
-        )
+            entries.append(event(len(entries) + 1, 2, MessageReset(Fault.WORKER_LOST)))
+        entries.append(event(len(entries) + 1, attempt, TurnStarted("p", "m")))
+        entries.append(event(len(entries) + 1, attempt, MessageStart(str(UUID(int=attempt)))))
         for _ in range(deltas):
             entries.append(event(len(entries) + 1, attempt))
-    entries.append(event(len(entries) + 1, attempts[-1][0], EventType.DONE, status="completed"))
+    entries.append(event(len(entries) + 1, attempts[-1][0], done()))
     return entries
 
 
@@ -435,7 +443,7 @@ def test_an_attempt_that_numbers_again_from_a_checkpoint_resets_its_readers():
     world.save()
     for _ in range(3):
         world.tell()
-    world.log = [event(4, 2, EventType.MESSAGE_RESET, reason="worker_lost"), event(5, 2)]
+    world.log = [event(4, 2, MessageReset(Fault.WORKER_LOST)), event(5, 2)]
     position = Position(6, 1)
     assert judge(position, 4, 2) is Verdict.HOLE
     reached, client = run(world, position)
@@ -450,7 +458,7 @@ def test_the_first_event_of_a_newer_attempt_is_read_from_the_log():
     position = Position(6, 1)  # of a dead worker, and late
     assert judge(position, 7, 2) is Verdict.HOLE
     world = told(turn_of(4, None), 6)
-    world.log += [event(6, 2, EventType.MESSAGE_RESET, reason="worker_lost"), event(7, 2)]
+    world.log += [event(6, 2, MessageReset(Fault.WORKER_LOST)), event(7, 2)]
     reached, client = run(world, position)
     assert (reached, client.types, client.text) == (Position(7, 2), ["gap", "snapshot"], "<2.7>")
 
@@ -460,8 +468,8 @@ def test_the_number_of_an_older_attempt_does_not_stand_for_the_row_s(last):
     """I5: a dead worker's text that came late has the number that the sweeper gave to the end."""
     entries = [
         *turn_of(2, None)[:-1],
-        event(6, 2, EventType.ERROR, error={}),
-        event(7, 2, EventType.DONE, status="failed"),
+        event(6, 2, TurnError(fault_error(Fault.WORKER_LOST, "lost"))),
+        event(7, 2, done(TurnStatus.FAILED)),
     ]
     world = told(entries)
     world.lose_log()
@@ -472,7 +480,7 @@ def test_the_number_of_an_older_attempt_does_not_stand_for_the_row_s(last):
 
 
 def test_numbers_that_a_newer_attempt_used_again_are_read_once():
-    log = [event(1, 0, EventType.TURN_QUEUED), event(2, 1), event(3, 1), event(3, 2), event(4, 2)]
+    log = [event(1, 0, TurnQueued()), event(2, 1), event(3, 1), event(3, 2), event(4, 2)]
     tail, is_reached = tail_of(reversed(log), 1)
     assert is_reached
     assert [(entry.attempt, entry.seq) for entry in tail.entries] == [(1, 2), (2, 3), (2, 4)]
@@ -494,7 +502,7 @@ def test_an_attempt_that_has_passed_its_readers_again_resets_them_too():
     for _ in range(3):
         world.tell()
     world.log = [
-        event(4, 2, EventType.MESSAGE_RESET, reason="worker_lost"),
+        event(4, 2, MessageReset(Fault.WORKER_LOST)),
         *(event(n, 2) for n in (5, 6, 7, 8)),
     ]
     reached, client = run(world, Position(6, 1))

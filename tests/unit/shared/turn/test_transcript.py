@@ -5,8 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.turn.events import EventEncoder, EventType
+from shared.errors import Fault, fault_error
+from shared.turn.events import (
+    ContentDelta,
+    EventEncoder,
+    MessageEnd,
+    MessageReset,
+    MessageStart,
+    ReasoningDelta,
+    StopRequested,
+    TurnQueued,
+    TurnStarted,
+)
 from shared.turn.transcript import Transcript
+from shared.turn.turns import FinishReason, StopReason, TurnStatus
+from tests.ends import done
 
 SESSION, TURN = UUID(int=1), UUID(int=2)
 ENCODER = EventEncoder(SESSION, TURN)
@@ -15,20 +28,20 @@ TS = "2026-01-31T09:30:00.000Z"
 
 def fold(*events):
     transcript = Transcript()
-    for seq, (kind, attempt, fields) in enumerate(events, 1):
-        transcript.apply(ENCODER.encode(kind, seq, attempt, TS, fields))
+    for seq, (event, attempt) in enumerate(events, 1):
+        transcript.apply(ENCODER.encode(event, seq, attempt, TS))
     return transcript
 
 
 def test_deltas_make_the_text_and_thinking_stays_apart():
     text = fold(
-        (EventType.TURN_QUEUED, 0, {}),
-        (EventType.TURN_STARTED, 1, {"provider": "p", "model": "m"}),
-        (EventType.MESSAGE_START, 1, {"message_id": str(UUID(int=9))}),
-        (EventType.REASONING_DELTA, 1, {"delta": "hm"}),
-        (EventType.CONTENT_DELTA, 1, {"delta": "Hel"}),
-        (EventType.CONTENT_DELTA, 1, {"delta": "lo"}),
-        (EventType.MESSAGE_END, 1, {"usage": {"input_tokens": 1}, "finish_reason": "stop"}),
+        (TurnQueued(), 0),
+        (TurnStarted("p", "m"), 1),
+        (MessageStart(str(UUID(int=9))), 1),
+        (ReasoningDelta("hm"), 1),
+        (ContentDelta("Hel"), 1),
+        (ContentDelta("lo"), 1),
+        (MessageEnd(None, FinishReason.STOP), 1),
     )
     assert (text.content, text.reasoning) == ("Hello", "hm")
     assert (text.seq, text.attempt, text.status, text.message_id) == (7, 1, "running", str(UUID(int=9)))
@@ -36,28 +49,28 @@ def test_deltas_make_the_text_and_thinking_stays_apart():
 
 def test_a_reset_voids_the_text_of_the_earlier_attempt():
     text = fold(
-        (EventType.MESSAGE_START, 1, {"message_id": "m"}),
-        (EventType.CONTENT_DELTA, 1, {"delta": "old"}),
-        (EventType.REASONING_DELTA, 1, {"delta": "old"}),
-        (EventType.MESSAGE_RESET, 2, {"reason": "worker_lost"}),
-        (EventType.CONTENT_DELTA, 2, {"delta": "new"}),
+        (MessageStart("m"), 1),
+        (ContentDelta("old"), 1),
+        (ReasoningDelta("old"), 1),
+        (MessageReset(Fault.WORKER_LOST), 2),
+        (ContentDelta("new"), 2),
     )
     assert (text.content, text.reasoning, text.message_id, text.attempt) == ("new", "", None, 2)
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields", "status"),
+    ("event", "status"),
     [
-        (EventType.STOP_REQUESTED, {"stop_reason": "user"}, "stopping"),
-        (EventType.DONE, {"status": "failed", "error": {"code": "internal"}}, "failed"),
+        (StopRequested(StopReason.USER), "stopping"),
+        (done(TurnStatus.FAILED, error=fault_error(Fault.INTERNAL, "x")), "failed"),
     ],
 )
-def test_the_status_follows_the_events(kind, fields, status):
-    assert fold((EventType.TURN_STARTED, 1, {}), (kind, 1, fields)).status == status
+def test_the_status_follows_the_events(event, status):
+    assert fold((TurnStarted("p", "m"), 1), (event, 1)).status == status
 
 
 def test_an_event_type_of_the_future_counts_as_read():
-    text = fold((EventType.CONTENT_DELTA, 1, {"delta": "a"}))
+    text = fold((ContentDelta("a"), 1))
     text.apply(b'{"type":"tool_call","session_id":"s","turn_id":"t","seq":2,"attempt":1,"ts":"t","x":[1]}')
     assert (text.seq, text.content) == (2, "a")
 

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
+
+from shared.turn.events import EventType
 from worker.providers.provider import Capabilities
 
 
@@ -20,11 +23,11 @@ class Tape:
         self.calls += not told
         self.noted += [told] if told else []
 
-    def delta(self, reasoning, text):
+    def delta(self, text, *, reasoning):
         self.told.append(("reasoning" if reasoning else "content", text))
 
-    def event(self, event_type, fields=None):
-        self.told.append((event_type, fields))
+    def event(self, event):
+        self.told.append((EventType(event.__struct_config__.tag), msgspec.structs.asdict(event)))
 
     def fence(self):
         self.discarded = True
