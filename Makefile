@@ -78,8 +78,10 @@ lock: $(VENV)/.installed-dev  ## resolve the newest allowed versions into the lo
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra otel --extra sentry --output-file requirements-image.lock
 	$(LOCK) --extra otel --extra sentry --group dev --output-file requirements-dev.lock
-	$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --upgrade --group audit --output-file requirements-audit.lock
+	for group in audit prices; do \
+		$(PY) -m uv pip compile --quiet --no-emit-index-url --universal --python-version 3.11 --generate-hashes \
+			--no-header --no-annotate --upgrade --group "$$group" --output-file "requirements-$$group.lock" || exit 1; \
+	done
 
 bench: $(VENV)/.installed-dev  ## measure what docs/explanation/figures.md says: make bench ARGS="..."
 	$(PY) -m bench $(ARGS)
@@ -134,7 +136,7 @@ audit: $(AUDIT)/.installed  ## known vulnerabilities of what is locked, and faul
 	$(AUDIT)/bin/zizmor --offline --no-progress --quiet .github/workflows
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(AUDIT_SERVICE) \
-		-r requirements-image.lock -r requirements-dev.lock -r requirements-audit.lock || { \
+		-r requirements-image.lock -r requirements-dev.lock -r requirements-audit.lock -r requirements-prices.lock || { \
 		echo "make: nothing was audited, unless vulnerabilities are listed above. Advisories come from $(AUDIT_SERVICE):" \
 			"https://pypi.org/pypi/NAME/VERSION/json, or https://api.osv.dev with AUDIT_SERVICE=osv;" \
 			"a mirror that has packages alone answers neither" >&2; exit 1; }
@@ -144,6 +146,17 @@ build/turnkeeper.cdx.json: $(AUDIT)/.installed requirements-image.lock pyproject
 	@mkdir -p $(@D)
 	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements-image.lock --pyproject pyproject.toml \
 		--spec-version 1.6 --validate --output-reproducible --of JSON -o $@
+
+PRICES := $(VENV)/prices
+$(PRICES)/.installed: requirements-prices.lock | $(PY)
+	$(PY) -m venv --clear $(PRICES)
+	@echo "installing the maintained list of prices into $(PRICES)"
+	@$(PRICES)/bin/python -m pip install --quiet --require-hashes -r requirements-prices.lock
+	@touch $@
+
+.PHONY: prices-check
+prices-check: $(PRICES)/.installed  ## compare shared/money/prices.toml with genai-prices; `make lock` takes its newest list
+	@$(PRICES)/bin/python -m turnkeeper.reference.price_list
 
 .PHONY: page-vendor
 page-vendor:  ## copy what the page has of others from the npm registry, by page-vendor/package-lock.json; needs Node 20

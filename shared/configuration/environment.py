@@ -1,17 +1,128 @@
-"""Reads environment variables and gathers what is wrong with them, so that an operator mends it in one go."""
+"""What an environment variable is, and how its text becomes the value of a field.
 
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+A variable is declared once, at the field that it fills. The reader, the checks, the reference page and `.env.example`
+derive from the declaration. What is wrong is gathered, so that an operator corrects it in one go.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from importlib.util import find_spec
-from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
-from shared.configuration.variables import VARIABLES
-from shared.money.price_table import RATE, is_rate
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-_DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
-    {variable.name: variable.default for variable in VARIABLES}
-)
+T = TypeVar("T")
+
+_FILLED_BY: Final = "filled_by"
+_MADE_FROM: Final = "made_from"
+
+
+class Section(StrEnum):
+    """Where a variable stands on the reference page and in `.env.example`, in their order."""
+
+    PROVIDER = "Provider"
+    SERVERS = "Servers"
+    SERVICE = "Service"
+    OBSERVING = "Observing"
+    TIMEOUTS = "Timeouts"
+    LIMITS = "Limits"
+    INTERNAL = "Internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a rule sees of a variable: its text, and where to report what is wrong with it."""
+
+    name: str
+    text: str
+    is_secret: bool
+    problems: list[str]
+
+    def problem(self, what: str) -> None:
+        """Report a problem; `what` follows the variable's name, and repeats no secret."""
+        self.problems.append(f"{self.name} {what}")
+
+    def refuse(self, remedy: str) -> None:
+        """Report that the text cannot be used, with what to use instead."""
+        self.problem(f"{'is not valid' if self.is_secret else f'is {self.text!r}'}: {remedy}")
+
+    def needs(self, module: str, extra: str) -> None:
+        """Report a package that the variable needs and that is not installed.
+
+        Args:
+            module: What it is imported as.
+            extra: What our package calls it.
+        """
+        try:
+            is_there = find_spec(module) is not None
+        except ModuleNotFoundError:  # the package around it is missing
+            is_there = False
+        if not is_there:
+            self.problem(
+                f"is set, and what it needs is not installed: pip install 'turnkeeper[{extra}]', or unset it"
+            )
+
+
+Rule: TypeAlias = Callable[[Given], T]
+"""Makes a value of a text. A text that is not valid is reported, and any value of the type stands in for it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variable(Generic[T]):
+    """One environment variable.
+
+    Args:
+        name: As operators write it.
+        default: Its text when it is unset, blank or empty.
+        meaning: One or two sentences for operators.
+        section: Its place in the documentation.
+        rule: What makes a value of its text.
+        required: When it may not be missing, in words; empty: never.
+        secret: Whether its text is a credential or may hold one.
+    """
+
+    name: str
+    default: str
+    meaning: str
+    section: Section
+    rule: Rule[T]
+    required: str = ""
+    secret: bool = False
+
+
+def variable(
+    name: str,
+    default: str,
+    meaning: str,
+    section: Section,
+    rule: Rule[T],
+    *,
+    required: str = "",
+    secret: bool = False,
+) -> T:
+    """Declare the variable that fills a field of a dataclass; the arguments are those of `Variable`."""
+    return filled_by(Variable(name, default, meaning, section, rule, required, secret))
+
+
+def filled_by(declared: Variable[T]) -> T:
+    """Declare that a variable fills a field of a dataclass; the field of a secret is not in the repr."""
+    filled: T = field(repr=not declared.secret, metadata={_FILLED_BY: declared})
+    return filled
+
+
+def made_from(*declared: Variable[Any]) -> Any:
+    """Declare that code makes a field of a dataclass from variables."""
+    return field(metadata={_MADE_FROM: declared})
+
+
+def variables_of(settings: "type[DataclassInstance]") -> Iterator[Variable[Any]]:
+    """Yield the variables of a dataclass in the order of its fields."""
+    for each in fields(settings):
+        if _FILLED_BY in each.metadata:
+            yield each.metadata[_FILLED_BY]
+        yield from each.metadata.get(_MADE_FROM, ())
 
 
 class Reader:
@@ -21,96 +132,29 @@ class Reader:
         self._environ = environ
         self.problems: list[str] = []
 
-    def text(self, name: str) -> str:
-        """Return the value or its default; an empty or blank value counts as unset."""
-        return self._environ.get(name, "").strip() or _DEFAULTS[name]
+    def text(self, declared: Variable[Any]) -> str:
+        """Return the variable's text or its default; a blank text counts as unset."""
+        return self._own(declared) or declared.default
 
-    def required(self, name: str, because: str) -> str:
-        """Return the value; a missing one is a problem, `because` says when it is needed."""
-        value = self.text(name)
-        if not value:
-            self.problems.append(f"{name} is required {because}: set it")
-        return value
+    def is_set(self, declared: Variable[Any]) -> bool:
+        """Return whether the variable has a text of its own."""
+        return bool(self._own(declared))
 
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
-        """Return one of the allowed words; the first stands for a wrong one."""
-        value = self.text(name)
-        if value not in allowed:
-            self.problems.append(f"{name} is {value!r}: use one of {', '.join(allowed)}")
-            return allowed[0]
-        return value
+    def value(self, declared: Variable[T]) -> T:
+        """Return the variable's value; where its text is missing or not valid, one that stands in for it."""
+        text = self.text(declared)
+        given = Given(declared.name, text, declared.secret, self.problems)
+        if declared.required and not text:
+            given.problem(f"is required {declared.required}: set it")
+        return declared.rule(given)
 
-    def whole(self, name: str, least: int) -> int:
-        """Return a whole number of at least `least`."""
-        value = self.text(name)
-        if not (value.isascii() and value.isdigit() and len(value) <= 12) or int(value) < least:
-            self.problems.append(f"{name} is {value!r}: use a whole number of at least {least}")
-            return least
-        return int(value)
+    def values(self, settings: "type[DataclassInstance]") -> dict[str, Any]:
+        """Return the value of every field of a dataclass that one variable fills, by the field's name."""
+        return {
+            each.name: self.value(each.metadata[_FILLED_BY])
+            for each in fields(settings)
+            if _FILLED_BY in each.metadata
+        }
 
-    def optional_whole(self, name: str, least: int, most: int) -> int | None:
-        """Return a whole number within bounds, None when the variable is empty."""
-        value = self.text(name)
-        if not value:
-            return None
-        number = self.whole(name, least)
-        if number > most:
-            self.problems.append(f"{name} is {value!r}: use a whole number of at most {most}")
-        return number
-
-    def seconds(self, name: str) -> float:
-        """Return seconds, more than none."""
-        amount = self.amount(name)
-        if amount <= 0:
-            self.problems.append(f"{name} is {self.text(name)!r}: use a number of seconds above 0")
-            return 1.0
-        return float(amount)
-
-    def amount(self, name: str) -> Decimal:
-        """Read a plain decimal: digits with at most one point, nothing before or behind."""
-        value = self.text(name)
-        plain = value.isascii() and value.replace(".", "", 1).isdigit()
-        try:
-            return Decimal(value) if plain else self._refuse_amount(name, value)
-        except InvalidOperation:
-            return self._refuse_amount(name, value)
-
-    def rate(self, name: str) -> Decimal:
-        """Return a price in US dollars for a million tokens."""
-        rate = self.amount(name)
-        if not is_rate(rate):
-            self.problems.append(f"{name} is {self.text(name)!r}: use {RATE}")
-        return rate
-
-    def _refuse_amount(self, name: str, value: str) -> Decimal:
-        self.problems.append(f"{name} is {value!r}: use a decimal number that is not negative, such as 0.15")
-        return Decimal(1)
-
-    def is_set(self, name: str) -> bool:
-        """Say whether the variable has a value of its own."""
-        return bool(self._environ.get(name, "").strip())
-
-    def package(self, module: str, name: str, extra: str) -> None:
-        """Note a problem where a variable wants a package that is not installed.
-
-        Args:
-            module: What it is imported as.
-            name: The variable.
-            extra: What our package calls it.
-        """
-        try:
-            is_there = find_spec(module) is not None
-        except ModuleNotFoundError:  # the package around it is missing
-            is_there = False
-        if not is_there:
-            self.problems.append(
-                f"{name} is set, and what it needs is not installed: pip install 'turnkeeper[{extra}]', or unset it"
-            )
-
-    def flag(self, name: str) -> bool:
-        """Return a truth."""
-        return self.choice(name, ("false", "true")) == "true"
-
-    def names(self, name: str) -> frozenset[str]:
-        """Return what a list with commas names, in lower case."""
-        return frozenset(part.strip().lower() for part in self.text(name).split(",") if part.strip())
+    def _own(self, declared: Variable[Any]) -> str:
+        return self._environ.get(declared.name, "").strip()

@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.configuration.addresses import is_listed, is_plain_entry, is_plain_host, refusal_of_host
-from shared.configuration.environment import Reader
+from shared.configuration.addresses import is_listed, is_plain_host, refusal_of_host
+from shared.configuration.environment import Reader, Section, Variable, made_from, variable
+from shared.configuration.rules import flag, hosts, one_of, rate, seconds, seconds_or_zero, text, whole
+from shared.configuration.secret import Secret
 from shared.errors import SettingsError
 from shared.money.price_table import SHIPPED, Price, PriceTable, read_price_table
 from shared.money.prices import PricedModel, is_free, is_known
 
+PLATFORM_ANTHROPIC_URL: Final = "https://api.anthropic.com"
+_WITH_COMPATIBLE: Final = "with MCP_LLM_PROVIDER=openai-compatible"
 _FREE: Final = (
     "MCP_LLM_PRICE_INPUT_PER_M_USD and MCP_LLM_PRICE_OUTPUT_PER_M_USD are both 0: "
     "every turn costs nothing, so cost tracking and budgets do nothing"
@@ -28,77 +33,222 @@ class ProviderName(StrEnum):
     SCRIPTED = "scripted"
 
 
-class Secret:
-    """A string that does not show itself: not in a repr, a log line or a traceback (I10)."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        """Wrap `value`."""
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the string, for the one line that sends it."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    __str__ = __repr__
+PROVIDER: Final = Variable(
+    "MCP_LLM_PROVIDER",
+    "anthropic",
+    "Who answers: `anthropic`, `openai-compatible`, or `scripted` (never in production).",
+    Section.PROVIDER,
+    one_of(*ProviderName),
+)
 
 
 @dataclass(frozen=True, slots=True)
+class Dialect:
+    """The variables that name a provider's endpoint; the scripted provider has one model and asks for no key."""
+
+    base_url: Variable[str]
+    model: Variable[str] | None = None
+    api_key: Variable[str] | None = None
+
+    def variables(self) -> tuple[Variable[str], ...]:
+        """Return those that there are."""
+        return tuple(each for each in (self.base_url, self.model, self.api_key) if each is not None)
+
+
+DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
+    {
+        ProviderName.OPENAI_COMPATIBLE: Dialect(
+            base_url=Variable(
+                "MCP_LLM_BASE_URL",
+                "",
+                "Base URL of the endpoint with its version: `http://127.0.0.1:8000/v1`. "
+                "Required with `openai-compatible`.",
+                Section.PROVIDER,
+                text,
+                required=_WITH_COMPATIBLE,
+            ),
+            model=Variable(
+                "MCP_LLM_MODEL",
+                "",
+                "Model name sent to the openai-compatible endpoint. Required with `openai-compatible`.",
+                Section.PROVIDER,
+                text,
+                required=_WITH_COMPATIBLE,
+            ),
+            api_key=Variable(
+                "MCP_LLM_API_KEY",
+                "",
+                "Bearer key (any word where none is asked for). Required with `openai-compatible`.",
+                Section.PROVIDER,
+                text,
+                required=_WITH_COMPATIBLE,
+                secret=True,
+            ),
+        ),
+        ProviderName.ANTHROPIC: Dialect(
+            base_url=Variable(
+                "ANTHROPIC_BASE_URL",
+                PLATFORM_ANTHROPIC_URL,
+                "Base URL for `anthropic`, without `/v1`.",
+                Section.PROVIDER,
+                text,
+            ),
+            model=Variable(
+                "ANTHROPIC_MODEL", "claude-sonnet-5-5", "Model for `anthropic`.", Section.PROVIDER, text
+            ),
+            api_key=Variable(
+                "ANTHROPIC_API_KEY",
+                "",
+                "Required with `anthropic`.",
+                Section.PROVIDER,
+                text,
+                required="with MCP_LLM_PROVIDER=anthropic",
+                secret=True,
+            ),
+        ),
+        ProviderName.SCRIPTED: Dialect(
+            base_url=Variable(
+                "SCRIPTED_BASE_URL",
+                "",
+                "Base URL of the scripted provider, with `/v1`. Required with `scripted`; `turnkeeper up` sets it.",
+                Section.PROVIDER,
+                text,
+                required="with MCP_LLM_PROVIDER=scripted",
+            ),
+        ),
+    }
+)
+
+_ALLOWED_HOSTS: Final = Variable(
+    "MCP_LLM_ALLOWED_HOSTS",
+    "",
+    "Comma-separated hosts, or `host:port`, that may be internal or plain http in production.",
+    Section.PROVIDER,
+    hosts,
+)
+_CONTINUATION: Final = Variable(
+    "MCP_LLM_CONTINUATION",
+    "false",
+    "The endpoint has vLLM's `continue_final_message`: an answer that broke off is continued, not begun again.",
+    Section.PROVIDER,
+    flag,
+)
+_INPUT_RATE: Final = Variable(
+    "MCP_LLM_PRICE_INPUT_PER_M_USD",
+    "0",
+    "US dollars for a million input tokens at the openai-compatible endpoint; wins over `PRICES_FILE`.",
+    Section.PROVIDER,
+    rate,
+)
+_OUTPUT_RATE: Final = Variable(
+    "MCP_LLM_PRICE_OUTPUT_PER_M_USD",
+    "0",
+    "US dollars for a million output tokens at the openai-compatible endpoint; wins over `PRICES_FILE`.",
+    Section.PROVIDER,
+    rate,
+)
+_PRICES_FILE: Final = Variable(
+    "PRICES_FILE",
+    "",
+    "TOML file of prices to use instead of the shipped one, `shared/money/prices.toml`, in the same form.",
+    Section.PROVIDER,
+    text,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
     """Where turns run and how long the provider may take."""
 
-    name: ProviderName
-    base_url: str
-    model: str
-    api_key: Secret
-    connect_timeout_seconds: float
-    first_token_timeout_seconds: float
-    idle_timeout_seconds: float
-    breaker_seconds: float
-    running_usage: bool
-    continuation: bool
-    transport: str
-    max_line_bytes: int
-    max_event_bytes: int
-    max_answer_bytes: int
-    max_text_bytes: int
+    name: ProviderName = made_from(PROVIDER)
+    base_url: str = made_from(*(dialect.base_url for dialect in DIALECTS.values()))
+    model: str = made_from(*(dialect.model for dialect in DIALECTS.values() if dialect.model))
+    api_key: Secret = made_from(*(dialect.api_key for dialect in DIALECTS.values() if dialect.api_key))
+    connect_timeout_seconds: float = variable(
+        "PROVIDER_CONNECT_TIMEOUT_SECONDS", "5", "To connect to the provider.", Section.TIMEOUTS, seconds
+    )
+    first_token_timeout_seconds: float = variable(
+        "PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS",
+        "60",
+        "From the request to the first text.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    idle_timeout_seconds: float = variable(
+        "PROVIDER_IDLE_TIMEOUT_SECONDS",
+        "30",
+        "Between two pieces of text; keep-alive comments do not count.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    breaker_seconds: float = variable(
+        "PROVIDER_BREAKER_SECONDS",
+        "10",
+        "How long a provider that keeps failing is not called, until one call tries it; `0`: it is always called.",
+        Section.TIMEOUTS,
+        seconds_or_zero,
+    )
+    running_usage: bool = variable(
+        "MCP_LLM_RUNNING_USAGE",
+        "false",
+        "Ask for usage on every chunk (vLLM's `continuous_usage_stats`), so that a stopped turn is billed exactly.",
+        Section.PROVIDER,
+        flag,
+    )
+    continuation: bool = made_from(_CONTINUATION)
+    transport: str = variable(
+        "PROVIDER_TRANSPORT",
+        "fast",
+        "`fast` (our httptools transport) or `httpx` (the stock one).",
+        Section.PROVIDER,
+        one_of("fast", "httpx"),
+    )
+    max_line_bytes: int = variable(
+        "PROVIDER_MAX_LINE_BYTES",
+        "1048576",
+        "Longest line of a provider's stream.",
+        Section.INTERNAL,
+        whole(1024),
+    )
+    max_event_bytes: int = variable(
+        "PROVIDER_MAX_EVENT_BYTES",
+        "1048576",
+        "Largest event of a provider's stream.",
+        Section.INTERNAL,
+        whole(1024),
+    )
+    max_answer_bytes: int = variable(
+        "PROVIDER_MAX_ANSWER_BYTES",
+        "67108864",
+        "Most bytes of one provider response.",
+        Section.INTERNAL,
+        whole(1024),
+    )
+    max_text_bytes: int = variable(
+        "PROVIDER_MAX_TEXT_BYTES", "4194304", "Most text of one answer.", Section.INTERNAL, whole(1024)
+    )
     guards_egress: bool
-    allowed_hosts: frozenset[str]
-    prices: PriceTable
-    declared_price: Price | None
+    allowed_hosts: frozenset[str] = made_from(_ALLOWED_HOSTS)
+    prices: PriceTable = made_from(_PRICES_FILE)
+    declared_price: Price | None = made_from(_INPUT_RATE, _OUTPUT_RATE)
 
 
 def read_provider(read: Reader, *, production: bool) -> tuple[ProviderSettings, tuple[str, ...]]:
     """Return the provider and what an operator should be warned of; problems are left with `read`."""
-    name = ProviderName(read.choice("MCP_LLM_PROVIDER", tuple(ProviderName)))
-    allowed_hosts = _allowed_hosts(read)
-    match name:
-        case ProviderName.ANTHROPIC:
-            url_variable, model = "ANTHROPIC_BASE_URL", read.text("ANTHROPIC_MODEL")
-            key = read.required("ANTHROPIC_API_KEY", "with MCP_LLM_PROVIDER=anthropic")
-            base_url = read.text(url_variable)
-        case ProviderName.OPENAI_COMPATIBLE:
-            because = "with MCP_LLM_PROVIDER=openai-compatible"
-            url_variable = "MCP_LLM_BASE_URL"
-            base_url = read.required(url_variable, because)
-            model = read.required("MCP_LLM_MODEL", because)
-            key = read.required("MCP_LLM_API_KEY", because)
-        case ProviderName.SCRIPTED:
-            url_variable, model, key = "SCRIPTED_BASE_URL", "scripted", "scripted"
-            base_url = read.required(url_variable, "with MCP_LLM_PROVIDER=scripted")
-            if production:
-                read.problems.append(
-                    "MCP_LLM_PROVIDER is 'scripted', which never runs in production: name a real provider"
-                )
+    name = read.value(PROVIDER)
+    dialect = DIALECTS[name]
+    allowed_hosts = read.value(_ALLOWED_HOSTS)
+    base_url = read.value(dialect.base_url)
+    model = read.value(dialect.model) if dialect.model else name.value
+    key = read.value(dialect.api_key) if dialect.api_key else name.value
+    if production and name is ProviderName.SCRIPTED:
+        read.problems.append(
+            "MCP_LLM_PROVIDER is 'scripted', which never runs in production: name a real provider"
+        )
     if base_url:
-        _check_provider_url(read, url_variable, base_url, production=production, allowed_hosts=allowed_hosts)
+        _check_provider_url(
+            read, dialect.base_url.name, base_url, production=production, allowed_hosts=allowed_hosts
+        )
     if any(not 32 < ord(character) < 127 for character in key):
         read.problems.append(
             "the provider's API key holds characters that no HTTP header can carry: check it"
@@ -110,22 +260,13 @@ def read_provider(read: Reader, *, production: bool) -> tuple[ProviderSettings, 
         base_url=base_url.rstrip("/"),
         model=model,
         api_key=Secret(key),
-        connect_timeout_seconds=read.seconds("PROVIDER_CONNECT_TIMEOUT_SECONDS"),
-        first_token_timeout_seconds=read.seconds("PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS"),
-        idle_timeout_seconds=read.seconds("PROVIDER_IDLE_TIMEOUT_SECONDS"),
-        breaker_seconds=float(read.amount("PROVIDER_BREAKER_SECONDS")),
-        running_usage=read.flag("MCP_LLM_RUNNING_USAGE"),
         # Anthropic's models refuse a prompt that ends with the assistant's message.
-        continuation=read.flag("MCP_LLM_CONTINUATION") and name is not ProviderName.ANTHROPIC,
-        transport=read.choice("PROVIDER_TRANSPORT", ("fast", "httpx")),
-        max_line_bytes=read.whole("PROVIDER_MAX_LINE_BYTES", 1024),
-        max_event_bytes=read.whole("PROVIDER_MAX_EVENT_BYTES", 1024),
-        max_answer_bytes=read.whole("PROVIDER_MAX_ANSWER_BYTES", 1024),
-        max_text_bytes=read.whole("PROVIDER_MAX_TEXT_BYTES", 1024),
+        continuation=read.value(_CONTINUATION) and name is not ProviderName.ANTHROPIC,
         guards_egress=production,
         allowed_hosts=allowed_hosts,
         prices=priced.prices,
         declared_price=priced.declared_price,
+        **read.values(ProviderSettings),
     )
     return provider, _price_warnings(priced)
 
@@ -143,10 +284,9 @@ def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[st
         SettingsError: The message names every problem.
     """
     read = Reader(environ)
-    name = ProviderName(read.choice("MCP_LLM_PROVIDER", tuple(ProviderName)))
-    models = {ProviderName.ANTHROPIC: "ANTHROPIC_MODEL", ProviderName.OPENAI_COMPATIBLE: "MCP_LLM_MODEL"}
-    model = read.text(models[name]) if name in models else "scripted"
-    priced = _priced_model(read, name, model)
+    name = read.value(PROVIDER)
+    model = DIALECTS[name].model
+    priced = _priced_model(read, name, read.text(model) if model else name.value)
     if read.problems:
         raise SettingsError(read.problems)
     return priced, _price_warnings(priced)
@@ -154,14 +294,14 @@ def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[st
 
 def _priced_model(read: Reader, name: ProviderName, model: str) -> PricedModel:
     problems: list[str] = []
-    table = read_price_table(Path(read.text("PRICES_FILE") or SHIPPED), problems)
+    file = read.value(_PRICES_FILE)
+    table = read_price_table(Path(file or SHIPPED), problems)
     if not problems and name is ProviderName.ANTHROPIC and not table.holding(name, date.max):
-        problems.append(f"the prices in {read.text('PRICES_FILE')}: none is of anthropic, whose models run")
+        problems.append(f"the prices in {file}: none is of anthropic, whose models run")
     read.problems += problems
-    variables = ("MCP_LLM_PRICE_INPUT_PER_M_USD", "MCP_LLM_PRICE_OUTPUT_PER_M_USD")
-    input_rate, output_rate = (read.rate(variable) for variable in variables)
+    input_rate, output_rate = read.value(_INPUT_RATE), read.value(_OUTPUT_RATE)
     declared = None
-    if name is ProviderName.OPENAI_COMPATIBLE and any(read.is_set(variable) for variable in variables):
+    if name is ProviderName.OPENAI_COMPATIBLE and (read.is_set(_INPUT_RATE) or read.is_set(_OUTPUT_RATE)):
         declared = Price(input_rate, output_rate, input_rate, input_rate, input_rate)
     return PricedModel(name, model, table, declared)
 
@@ -177,16 +317,6 @@ def _price_warnings(priced: PricedModel) -> tuple[str, ...]:
             ),
         )
     return ()
-
-
-def _allowed_hosts(read: Reader) -> frozenset[str]:
-    hosts = read.names("MCP_LLM_ALLOWED_HOSTS")
-    for entry in sorted(hosts):
-        if not is_plain_entry(entry):
-            read.problems.append(
-                f"MCP_LLM_ALLOWED_HOSTS holds {entry!r}: use hosts such as vllm.internal or vllm.internal:8000"
-            )
-    return hosts
 
 
 def _check_provider_url(

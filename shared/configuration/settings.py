@@ -1,121 +1,317 @@
 """The configuration: environment variables, read once into one frozen object.
 
-All problems are reported together, so an operator mends them in one go.
+A field's declaration is all that a variable needs. All problems are reported together.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
-from shared.configuration.environment import Reader
-from shared.configuration.provider_settings import ProviderSettings, Secret, read_provider
+from shared.configuration.environment import Reader, Section, Variable, made_from, variable
+from shared.configuration.provider_settings import ProviderSettings, read_provider
+from shared.configuration.rules import (
+    capped,
+    collector_url,
+    flag,
+    ip_address,
+    one_of,
+    optional,
+    origins,
+    seconds,
+    sentry_dsn,
+    server_url,
+    switch,
+    text,
+    whole,
+)
+from shared.configuration.secret import Secret
 from shared.errors import SettingsError
 from shared.redis.limit_scripts import MOST_TURNS
 
 _MOST_DAYS: Final = 36_500
+_MOST_TICKET_SECONDS: Final = 60
 MOST_METRICS_PORT: Final = 65_533
 """Relay and worker have the two ports above it."""
+_OWN_SERVER: Final = "(`turnkeeper up` without it starts a server of its own)"
+
+ENVIRONMENT: Final = Variable(
+    "ENVIRONMENT",
+    "development",
+    "`development` or `production`, which makes the rules for URLs, secrets and origins strict.",
+    Section.SERVICE,
+    switch("development", "production"),
+)
+_ALLOWED_ORIGINS: Final = Variable(
+    "ALLOWED_ORIGINS",
+    "",
+    "Comma-separated origins of pages that may open a websocket; empty: the service's own.",
+    Section.SERVICE,
+    origins,
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration of a process."""
 
-    provider: ProviderSettings
-    database_url: str
-    database_owner_url: str
-    database_pool_size: int
-    database_prepare: bool
-    redis_url: str
-    production: bool
-    allowed_origins: frozenset[str]
-    log_level: str
-    log_format: str
-    web_threads: int
-    worker_turns: int
-    max_sockets: int
-    streams_per_address: int
-    metrics_port: int | None
-    metrics_bind: str
-    context_tokens: int
-    max_output_tokens: int
-    turn_timeout_seconds: float
-    queue_timeout_seconds: float
-    queue_full_seconds: float
-    lease_seconds: float
-    lease_renew_seconds: float
-    lease_trust_seconds: float
-    drain_seconds: float
-    session_idle_seconds: float
-    session_age_seconds: float
-    max_turns_per_session: int
-    log_max_entries: int
-    log_ttl_seconds: int
-    publish_buffer_bytes: int
-    ticket_ttl_seconds: int
-    idempotency_seconds: int
-    turns_per_minute_per_user: int | None
-    turns_per_hour: int | None
-    retention_days: int | None
-    traces_endpoint: str
-    sentry_dsn: Secret
+    providers: tuple[ProviderSettings, ...]
+    """In the order in which they are asked: the first answers."""
+    database_url: str = variable(
+        "DATABASE_URL",
+        "",
+        "PostgreSQL as the application's role, which owns nothing and cannot bypass row-level security.",
+        Section.SERVERS,
+        server_url("postgresql", "postgresql+psycopg", "postgres"),
+        required=_OWN_SERVER,
+        secret=True,
+    )
+    database_owner_url: str = variable(
+        "DATABASE_OWNER_URL",
+        "",
+        "PostgreSQL as the owner of the schema; only `turnkeeper migrate`, `orgs`, `keys` and `users` use it.",
+        Section.SERVERS,
+        text,
+        secret=True,
+    )
+    database_pool_size: int = variable(
+        "DATABASE_POOL_SIZE", "16", "Connections to PostgreSQL for each process.", Section.SERVERS, whole(2)
+    )
+    database_prepare: bool = variable(
+        "DATABASE_PREPARE",
+        "true",
+        "Prepare statements; `false` behind a pooler in transaction mode older than PgBouncer 1.21.",
+        Section.SERVERS,
+        flag,
+    )
+    redis_url: str = variable(
+        "REDIS_URL",
+        "",
+        "Redis 7 or Valkey: `redis://`, `rediss://` or `unix://`, with a password where it has one.",
+        Section.SERVERS,
+        server_url("redis", "rediss", "unix"),
+        required=_OWN_SERVER,
+        secret=True,
+    )
+    production: bool = made_from(ENVIRONMENT)
+    allowed_origins: frozenset[str] = made_from(_ALLOWED_ORIGINS)
+    log_level: str = variable(
+        "LOG_LEVEL",
+        "INFO",
+        "`DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+        Section.SERVICE,
+        one_of("INFO", "DEBUG", "WARNING", "ERROR"),
+    )
+    log_format: str = variable(
+        "LOG_FORMAT",
+        "auto",
+        "`json`, `text`, or `auto`: text on a terminal, else one JSON object a line.",
+        Section.SERVICE,
+        one_of("auto", "json", "text"),
+    )
+    web_threads: int = variable(
+        "WEB_THREADS", "16", "Requests that one web process serves at once.", Section.SERVICE, whole(1)
+    )
+    worker_turns: int = variable(
+        "WORKER_TURNS", "512", "Turns that one worker process runs at once.", Section.SERVICE, whole(1)
+    )
+    max_sockets: int = variable(
+        "MAX_SOCKETS", "20000", "Open streams that one relay process holds.", Section.SERVICE, whole(1)
+    )
+    streams_per_address: int = variable(
+        "STREAMS_PER_ADDRESS",
+        "0",
+        "Those of them from one address, that of the connection: behind a proxy, the proxy's. `0`: no limit.",
+        Section.SERVICE,
+        whole(0),
+    )
+    metrics_port: int | None = variable(
+        "METRICS_PORT",
+        "",
+        "Where web answers `GET /metrics`; relay has the next port, worker the one after. Empty: no metrics.",
+        Section.SERVICE,
+        optional(whole(1, MOST_METRICS_PORT)),
+    )
+    metrics_bind: str = variable(
+        "METRICS_BIND",
+        "127.0.0.1",
+        "The IP address that they listen at. Nobody is asked for a key there: open it to operators alone.",
+        Section.SERVICE,
+        ip_address,
+    )
+    context_tokens: int = variable(
+        "CONTEXT_TOKENS",
+        "180000",
+        "Most tokens of history that a prompt may hold; the oldest turns are left out to fit.",
+        Section.PROVIDER,
+        whole(1000),
+    )
+    max_output_tokens: int = variable(
+        "MAX_OUTPUT_TOKENS",
+        "4096",
+        "Most tokens of an answer when the request names none; also the most it may name.",
+        Section.PROVIDER,
+        whole(1),
+    )
+    turn_timeout_seconds: float = variable(
+        "TURN_TIMEOUT_SECONDS",
+        "360",
+        "For a whole turn; also the most that `deadline_seconds` may name.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    queue_timeout_seconds: float = variable(
+        "QUEUE_TIMEOUT_SECONDS",
+        "600",
+        "How long a turn waits for a worker before it ends `expired`.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    queue_full_seconds: float = variable(
+        "QUEUE_FULL_SECONDS",
+        "60",
+        "New turns are refused while one has waited this long for workers that hear; below QUEUE_TIMEOUT_SECONDS.",
+        Section.INTERNAL,
+        seconds,
+    )
+    lease_seconds: float = variable(
+        "LEASE_SECONDS", "10", "How long a worker owns a turn without renewing.", Section.TIMEOUTS, seconds
+    )
+    lease_renew_seconds: float = variable(
+        "LEASE_RENEW_SECONDS", "3", "How often a worker renews and checkpoints.", Section.INTERNAL, seconds
+    )
+    lease_trust_seconds: float = variable(
+        "LEASE_TRUST_SECONDS",
+        "7",
+        "Age of the last renewal at which a worker stops publishing.",
+        Section.INTERNAL,
+        seconds,
+    )
+    drain_seconds: float = variable(
+        "DRAIN_SECONDS",
+        "25",
+        "How long a worker that was told to end may finish its turns.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    session_idle_seconds: float = variable(
+        "SESSION_IDLE_SECONDS",
+        "7200",
+        "A session without activity for this long expires.",
+        Section.TIMEOUTS,
+        seconds,
+    )
+    session_age_seconds: float = variable(
+        "SESSION_AGE_SECONDS", "86400", "A session older than this expires.", Section.TIMEOUTS, seconds
+    )
+    max_turns_per_session: int = variable(
+        "MAX_TURNS_PER_SESSION",
+        "50",
+        "Turns of a session that names no `max_turns`.",
+        Section.LIMITS,
+        whole(1),
+    )
+    log_max_entries: int = variable(
+        "LOG_MAX_ENTRIES",
+        "20000",
+        "Most events that a turn's log in Redis keeps.",
+        Section.INTERNAL,
+        whole(100),
+    )
+    log_ttl_seconds: int = variable(
+        "LOG_TTL_SECONDS", "3600", "How long a turn's log outlives its end.", Section.LIMITS, whole(1)
+    )
+    publish_buffer_bytes: int = variable(
+        "PUBLISH_BUFFER_BYTES",
+        "33554432",
+        "Most events that a worker holds back while Redis is slow or away; then readers get a snapshot.",
+        Section.INTERNAL,
+        whole(65_536),
+    )
+    ticket_ttl_seconds: int = variable(
+        "TICKET_TTL_SECONDS",
+        "60",
+        "Longest life of a stream ticket.",
+        Section.LIMITS,
+        capped(whole(1), _MOST_TICKET_SECONDS),
+    )
+    idempotency_seconds: int = variable(
+        "IDEMPOTENCY_SECONDS",
+        "86400",
+        "How long an Idempotency-Key is remembered.",
+        Section.LIMITS,
+        whole(60),
+    )
+    turns_per_minute_per_user: int | None = variable(
+        "TURNS_PER_MINUTE_PER_USER",
+        "",
+        "Turns that a user may ask for in any minute, unless the organization has its own limit; empty: no limit.",
+        Section.LIMITS,
+        optional(whole(0, MOST_TURNS)),
+    )
+    turns_per_hour: int | None = variable(
+        "TURNS_PER_HOUR",
+        "",
+        "Turns that an organization may ask for in any hour, unless it has its own limit; empty: no limit.",
+        Section.LIMITS,
+        optional(whole(0, MOST_TURNS)),
+    )
+    retention_days: int | None = variable(
+        "RETENTION_DAYS",
+        "",
+        "Days after which the content of a closed or expired session is deleted; empty: it is kept.",
+        Section.LIMITS,
+        optional(whole(1, _MOST_DAYS)),
+    )
+    traces_endpoint: str = variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "Base URL of an OpenTelemetry collector, over HTTP: `http://127.0.0.1:4318`. Empty: no traces.",
+        Section.OBSERVING,
+        collector_url,
+        secret=True,
+    )
+    sentry_dsn: Secret = variable(
+        "SENTRY_DSN",
+        "",
+        "Where Sentry takes error reports of web, relay and worker. Empty: none are sent.",
+        Section.OBSERVING,
+        sentry_dsn,
+        secret=True,
+    )
     warnings: tuple[str, ...]
+
+    @property
+    def provider(self) -> ProviderSettings:
+        """Return the provider that answers."""
+        return self.providers[0]
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the configuration.
 
     Args:
-        environ: The environment; an empty variable counts as unset.
+        environ: The environment; a blank variable counts as unset.
 
     Raises:
         SettingsError: It cannot run; the message names every problem.
     """
     read = Reader(environ)
-    production = read.choice("ENVIRONMENT", ("development", "production")) == "production"
+    settings = read_settings(read)
+    if read.problems:
+        raise SettingsError(read.problems)
+    return settings
+
+
+def read_settings(read: Reader) -> Settings:
+    """Return the configuration; problems are left with `read`, and something stands in for what is wrong."""
+    production = read.value(ENVIRONMENT)
     provider, warnings = read_provider(read, production=production)
     settings = Settings(
-        provider=provider,
-        database_url=_server_url(read, "DATABASE_URL", ("postgresql", "postgresql+psycopg", "postgres")),
-        database_owner_url=read.text("DATABASE_OWNER_URL"),
-        database_pool_size=read.whole("DATABASE_POOL_SIZE", 2),
-        database_prepare=read.flag("DATABASE_PREPARE"),
-        redis_url=_server_url(read, "REDIS_URL", ("redis", "rediss", "unix")),
+        providers=(provider,),
         production=production,
         allowed_origins=_origins(read, production=production),
-        log_level=read.choice("LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
-        log_format=read.choice("LOG_FORMAT", ("auto", "json", "text")),
-        web_threads=read.whole("WEB_THREADS", 1),
-        worker_turns=read.whole("WORKER_TURNS", 1),
-        max_sockets=read.whole("MAX_SOCKETS", 1),
-        streams_per_address=read.whole("STREAMS_PER_ADDRESS", 0),
-        metrics_port=read.optional_whole("METRICS_PORT", 1, MOST_METRICS_PORT),
-        metrics_bind=_address(read, "METRICS_BIND"),
-        context_tokens=read.whole("CONTEXT_TOKENS", 1000),
-        max_output_tokens=read.whole("MAX_OUTPUT_TOKENS", 1),
-        turn_timeout_seconds=read.seconds("TURN_TIMEOUT_SECONDS"),
-        queue_timeout_seconds=read.seconds("QUEUE_TIMEOUT_SECONDS"),
-        queue_full_seconds=read.seconds("QUEUE_FULL_SECONDS"),
-        lease_seconds=read.seconds("LEASE_SECONDS"),
-        lease_renew_seconds=read.seconds("LEASE_RENEW_SECONDS"),
-        lease_trust_seconds=read.seconds("LEASE_TRUST_SECONDS"),
-        drain_seconds=read.seconds("DRAIN_SECONDS"),
-        session_idle_seconds=read.seconds("SESSION_IDLE_SECONDS"),
-        session_age_seconds=read.seconds("SESSION_AGE_SECONDS"),
-        max_turns_per_session=read.whole("MAX_TURNS_PER_SESSION", 1),
-        log_max_entries=read.whole("LOG_MAX_ENTRIES", 100),
-        log_ttl_seconds=read.whole("LOG_TTL_SECONDS", 1),
-        publish_buffer_bytes=read.whole("PUBLISH_BUFFER_BYTES", 65_536),
-        ticket_ttl_seconds=min(read.whole("TICKET_TTL_SECONDS", 1), 60),
-        idempotency_seconds=read.whole("IDEMPOTENCY_SECONDS", 60),
-        turns_per_minute_per_user=read.optional_whole("TURNS_PER_MINUTE_PER_USER", 0, MOST_TURNS),
-        turns_per_hour=read.optional_whole("TURNS_PER_HOUR", 0, MOST_TURNS),
-        retention_days=read.optional_whole("RETENTION_DAYS", 1, _MOST_DAYS),
-        traces_endpoint=_traces_endpoint(read),
-        sentry_dsn=_sentry_dsn(read),
         warnings=warnings,
+        **read.values(Settings),
     )
     if not settings.lease_renew_seconds < settings.lease_trust_seconds < settings.lease_seconds:
         read.problems.append(
@@ -127,65 +323,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             "QUEUE_FULL_SECONDS must be less than QUEUE_TIMEOUT_SECONDS, "
             f"not {settings.queue_full_seconds:g} and {settings.queue_timeout_seconds:g}"
         )
-    if read.problems:
-        raise SettingsError(read.problems)
     return settings
 
 
-def _server_url(read: Reader, name: str, schemes: tuple[str, ...]) -> str:
-    url = read.required(name, "(`turnkeeper up` without it starts a server of its own)")
-    if url and urlsplit(url).scheme not in schemes:
-        read.problems.append(
-            f"{name} must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}"
-        )
-    return url
-
-
-def _address(read: Reader, name: str) -> str:
-    value = read.text(name)
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        read.problems.append(f"{name} must be an IP address such as 127.0.0.1, not {value!r}")
-        return value
-
-
-def _traces_endpoint(read: Reader) -> str:
-    """Return the collector's base URL; empty where traces are off."""
-    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
-    url = read.text(name).rstrip("/")
-    if url:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            read.problems.append(f"{name} must be the base URL of a collector: http://127.0.0.1:4318")
-        read.package("opentelemetry.exporter.otlp.proto.http", name, "otel")
-    return url
-
-
-def _sentry_dsn(read: Reader) -> Secret:
-    """Return where errors are reported to; empty for nowhere."""
-    name = "SENTRY_DSN"
-    dsn = read.text(name)
-    if dsn:
-        parts = urlsplit(dsn)
-        project = parts.path.rpartition("/")[2]
-        # Not repeated: it holds a key.
-        if parts.scheme not in {"http", "https"} or not (
-            parts.hostname and parts.username and project.isdigit()
-        ):
-            read.problems.append(f"{name} must be a DSN as Sentry shows it: https://KEY@HOST/PROJECT")
-        read.package("sentry_sdk", name, "sentry")
-    return Secret(dsn)
-
-
 def _origins(read: Reader, *, production: bool) -> frozenset[str]:
-    origins = read.names("ALLOWED_ORIGINS")
-    for origin in origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
-            read.problems.append(
-                f"ALLOWED_ORIGINS holds {origin!r}: use origins such as https://chat.example.com"
-            )
-    if production and not origins:
+    origins_given = read.value(_ALLOWED_ORIGINS)
+    if production and not origins_given:
         read.problems.append("ALLOWED_ORIGINS is required in production: name the origins of your pages")
-    return origins
+    return origins_given

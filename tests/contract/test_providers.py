@@ -18,7 +18,8 @@ import psutil
 import pytest
 import uvloop
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings, Secret
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.secret import Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage

@@ -100,28 +100,30 @@ def all_checks(
 ) -> Mapping[str, Check]:
     """Return every check; a server that is not configured is one of the settings' problems."""
     from shared.configuration.environment import Reader
+    from shared.configuration.settings import read_settings
     from turnkeeper.doctor.connections import check_connections, connections_of
     from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
     from turnkeeper.doctor.postgres import check_postgres
     from turnkeeper.doctor.provider import check_provider
     from turnkeeper.doctor.redis import check_redis
 
-    read = Reader(environ)
-    database_url, redis_url = read.text("DATABASE_URL"), read.text("REDIS_URL")
-    owner_url = read.text("DATABASE_OWNER_URL")
+    settings = read_settings(Reader(environ))  # what is wrong with them, `check_settings` says
     running = {kind: len(pids) for kind, pids in state.pids.items()} if state else {}
     processes = {
         kind: getattr(options, kind) or running.get(kind) or count for kind, count in _PROCFILE.items()
     }
-    wanted = connections_of(**processes, pool_size=read.whole("DATABASE_POOL_SIZE", 2))
+    wanted = connections_of(**processes, pool_size=settings.database_pool_size)
     checks: dict[str, Check] = {"settings": lambda: check_settings(environ)}
-    if database_url:
-        checks["postgres"] = lambda: check_postgres(database_url, now)
+    if settings.database_url:
+        checks["postgres"] = lambda: check_postgres(settings.database_url, now)
         checks["postgres.connections"] = lambda: check_connections(
-            database_url, wanted, prepares=read.flag("DATABASE_PREPARE"), owner_url=owner_url
+            settings.database_url,
+            wanted,
+            prepares=settings.database_prepare,
+            owner_url=settings.database_owner_url,
         )
-    if redis_url:
-        checks["redis"] = lambda: check_redis(redis_url, now)
+    if settings.redis_url:
+        checks["redis"] = lambda: check_redis(settings.redis_url, now)
     checks |= {
         "provider": lambda: check_provider(environ),
         "prices": lambda: check_prices(environ, now),

@@ -37,7 +37,7 @@ def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield fine("settings", f"{'production' if settings.production else 'development'}, all of them are right")
     for said in settings.warnings:
         yield warning("settings", said, "set it, if that is not meant")
-    if settings.production and environ.get("DATABASE_OWNER_URL", "").strip():
+    if settings.production and settings.database_owner_url:
         yield warning(
             "settings",
             "DATABASE_OWNER_URL is set: a process that has it can pass every policy",

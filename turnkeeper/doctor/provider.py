@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from shared.configuration.environment import Reader
 from shared.configuration.provider_settings import ProviderSettings, read_provider
+from shared.configuration.settings import ENVIRONMENT
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, warning, wrong
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 
@@ -26,8 +27,7 @@ def check_provider(environ: Mapping[str, str], resolver: Resolver | None = None)
         resolver: Asked for addresses instead of the operating system.
     """
     read = Reader(environ)
-    production = read.text("ENVIRONMENT") == "production"
-    settings, _ = read_provider(read, production=production)
+    settings, _ = read_provider(read, production=Reader(environ).value(ENVIRONMENT))
     if read.problems or not settings.base_url:
         yield wrong("provider", "its settings are refused", "see the lines named `settings`")
         return

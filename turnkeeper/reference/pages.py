@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from shared.configuration.environment import Section
 from shared.configuration.variables import VARIABLES
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
@@ -26,6 +27,10 @@ from turnkeeper.reference.typescript import declarations
 ROOT: Final = Path(__file__).parents[2]
 _ARCHITECTURE: Final = "docs/ARCHITECTURE.md"
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
+_INTERNAL: Final = (
+    "No operator needs these: they bound memory and time inside the service, and their defaults fit together. "
+    "They can still be set."
+)
 
 _NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
     {
@@ -113,10 +118,12 @@ def env_example() -> str:
     """Return `.env.example`: every variable, its meaning and its default."""
     parts = [
         "# Every variable that Turnkeeper reads, with its default. An empty variable counts as unset.",
-        "# Written by `python -m turnkeeper.reference` from shared/configuration/settings.py.",
+        "# Written by `python -m turnkeeper.reference` from shared/configuration.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
-        parts.append(f"\n# --- {group} ---")
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
+        parts.append(f"\n# --- {section} ---")
+        if section is Section.INTERNAL:
+            parts.append(f"\n# {_INTERNAL}")
         for variable in variables:
             parts.extend((f"\n# {variable.meaning}", f"#{variable.name}={variable.default}"))
     return "\n".join(parts) + "\n"
@@ -124,6 +131,7 @@ def env_example() -> str:
 
 def settings_page() -> str:
     """Return the page of environment variables."""
+    secrets = ", ".join(f"`{variable.name}`" for variable in VARIABLES if variable.secret)
     parts = [
         "# Settings\n",
         _NOTE,
@@ -131,10 +139,14 @@ def settings_page() -> str:
             "Environment variables, read once when a process starts. An empty variable counts as unset. All problems "
             "of a configuration are reported together, and a process with one does not start."
         ),
+        f"\nSecrets, or may hold one; the message about a refused configuration never repeats them: {secrets}.",
     ]
-    for group, variables in groupby(VARIABLES, key=lambda variable: variable.group):
+    for section, variables in groupby(VARIABLES, key=lambda variable: variable.section):
         rows = ((f"`{v.name}`", f"`{v.default}`" if v.default else "", v.meaning) for v in variables)
-        parts.append(f"\n## {group}\n\n{_table(('variable', 'default', 'meaning'), rows)}")
+        parts.append(f"\n## {section}\n")
+        if section is Section.INTERNAL:
+            parts.append(f"{_INTERNAL}\n")
+        parts.append(_table(("variable", "default", "meaning"), rows))
     return "\n".join(parts) + "\n"
 
 

@@ -1,11 +1,16 @@
 """The configuration: what is refused, and that everything wrong is said at once."""
 
+import re
 from decimal import Decimal
 
 import pytest
 
-from shared.configuration.provider_settings import ProviderName, Secret
-from shared.configuration.settings import load_settings
+from shared.configuration import provider_settings
+from shared.configuration import settings as settings_module
+from shared.configuration.environment import Given, Reader, Section, Variable, variables_of
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.secret import Secret
+from shared.configuration.settings import Settings, load_settings, read_settings
 from shared.configuration.variables import VARIABLES
 from shared.errors import SettingsError
 
@@ -246,6 +251,61 @@ def test_a_secret_does_not_show_itself():
     assert "hidden" not in repr(settings)
     assert "hidden" not in f"{settings.provider.api_key}"
     assert Secret("x").reveal() == "x"
+
+
+@pytest.mark.parametrize("variable", [each for each in VARIABLES if each.secret], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "value", ["hidden", "ftp://u:hidden@h/x?hidden", "http://[hidden", "hi dd en", "hidden\n"]
+)
+def test_no_secret_is_repeated_when_it_is_refused_or_shown(variable: Variable, value: str):
+    with_it = COMPATIBLE if variable.name == "MCP_LLM_API_KEY" else ANTHROPIC
+    read = Reader({**with_it, "LOG_LEVEL": "unknown", variable.name: value})
+    settings = read_settings(read)
+    assert any("LOG_LEVEL" in problem for problem in read.problems)
+    for said in (*read.problems, repr(settings)):
+        assert not re.search(r"hidden|dd en", said)
+
+
+def test_a_rule_that_quotes_what_it_refuses_quotes_no_secret():
+    problems: list[str] = []
+    Given("A_NUMBER", "hidden", is_secret=True, problems=problems).refuse("use a number")
+    Given("A_NUMBER", "shown", is_secret=False, problems=problems).refuse("use a number")
+    assert problems == ["A_NUMBER is not valid: use a number", "A_NUMBER is 'shown': use a number"]
+
+
+@pytest.mark.parametrize(
+    "name", ["DATABASE_URL", "REDIS_URL", "ALLOWED_ORIGINS", "OTEL_EXPORTER_OTLP_ENDPOINT", "SENTRY_DSN"]
+)
+def test_an_address_that_cannot_be_split_is_one_of_the_problems(name: str):
+    found = problems({**ANTHROPIC, "LOG_LEVEL": "unknown", name: "http://[::1"})
+    assert {"LOG_LEVEL", name} <= {problem.split(" ")[0] for problem in found}
+
+
+def test_every_variable_that_is_declared_is_documented():
+    declared = {
+        each
+        for module in (provider_settings, settings_module)
+        for each in vars(module).values()
+        if isinstance(each, Variable)
+    }
+    for dialect in provider_settings.DIALECTS.values():
+        declared |= set(dialect.variables())
+    declared |= {*variables_of(ProviderSettings), *variables_of(Settings)}
+    assert declared == set(VARIABLES)
+
+
+def test_the_first_of_the_providers_answers():
+    settings = load_settings(ANTHROPIC)
+    assert settings.providers == (settings.provider,)
+
+
+def test_what_no_operator_needs_to_know_stands_at_the_end():
+    names = [variable.name for variable in VARIABLES]
+    internal = [variable.name for variable in VARIABLES if variable.section is Section.INTERNAL]
+    assert names[-len(internal) :] == internal
+    assert "LEASE_SECONDS" not in internal
+    assert {"LOG_MAX_ENTRIES", "PROVIDER_MAX_TEXT_BYTES", "LEASE_TRUST_SECONDS"} <= set(internal)
+    assert load_settings({**ANTHROPIC, "LOG_MAX_ENTRIES": "100"}).log_max_entries == 100
 
 
 def test_every_variable_says_what_it_means():
