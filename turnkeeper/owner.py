@@ -1,24 +1,27 @@
 """The database's owner: its login, the organization that a command means, and what it refused, in one line."""
 
-import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 from uuid import UUID
 
 from shared.errors import SettingsError
-from turnkeeper.options import Command
-from turnkeeper.up.records import DATA_FOLDER
+from turnkeeper.up.records import Folder
+
+_Options = ParamSpec("_Options")
 
 
-def as_owner(command: Command) -> Command:
+def as_owner(command: Callable[_Options, int]) -> Callable[_Options, int]:
     """Return a command that says what the database refused, in one line."""
 
-    def run_command(options: argparse.Namespace) -> int:
+    @wraps(command)
+    def run_command(*args: _Options.args, **options: _Options.kwargs) -> int:
         from turnkeeper.up.logins import owning_database
 
         with owning_database():
-            return command(options)
+            return command(*args, **options)
 
     return run_command
 
@@ -30,19 +33,21 @@ def environment() -> Mapping[str, str]:
     return {**read_dotenv(Path(".env")), **os.environ}
 
 
-def owner_url(environ: Mapping[str, str]) -> str:
-    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs here.
+def owner_url(environ: Mapping[str, str], data: Folder) -> str:
+    """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs on a folder.
+
+    A folder on the command line goes before the environment: whoever names it means the database of that `up`.
 
     Raises:
         SettingsError: There is neither.
     """
-    from turnkeeper.up.records import STATE_NAME, read_state
-
+    if data.is_named:
+        return data.running().database_owner_url
     if named := environ.get("DATABASE_OWNER_URL", "").strip():
         return named
-    state = read_state(DATA_FOLDER / STATE_NAME)
+    state = data.state()
     if state is None:
-        raise SettingsError(["DATABASE_OWNER_URL is required where no `turnkeeper up` runs: set it"])
+        raise data.lacks(["DATABASE_OWNER_URL"])
     return state.database_owner_url
 
 

@@ -44,6 +44,7 @@ TESTED = {
     "rotate-keys",
     "scale-out",
     "use-anthropic",
+    "use-the-command-line",
 }
 REDIS_CLI = """#!/bin/sh
 exec "$(dirname "$0")/python" -c '
@@ -200,6 +201,14 @@ def test_keys_are_made_revoked_and_rotated(clone: Path):
         roles = db.execute("select rolname from pg_roles where rolname like 'backend%'").fetchall()
     assert dict(rows) == {"backend": False, "backend-2": True}
     assert roles == [("backend_next",)]
+
+
+def test_the_command_line_finds_the_service_from_elsewhere(clone: Path):
+    # Without the logins: they are what the commands ask the running `up` for.
+    script = "\n".join(block.take() for block in of("use-the-command-line"))
+    said = run_shell(clone, script, is_quiet=False, PATH=tools(clone)["PATH"])
+    assert said.startswith("Usage: turnkeeper [OPTIONS] COMMAND")
+    assert len(re.findall(r"^[0-9a-f-]{36}  default$", said, re.MULTILINE)) == 2
 
 
 def test_what_turns_cost_is_shown_and_limits_are_set(clone: Path, api: Api):

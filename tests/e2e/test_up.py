@@ -208,6 +208,35 @@ def test_a_smoke_test_passes(running: Up):
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "migrate",
+        "orgs list",
+        "keys list",
+        "ledger check",
+        "users export demo",
+        "doctor --json",
+        "smoke",
+        "chat",
+    ],
+)
+def test_whoever_named_its_folder_can_use_every_command_from_elsewhere(
+    running: Up, line: str, tmp_path: Path
+):
+    finished = subprocess.run(
+        command(*line.split()),
+        cwd=tmp_path,
+        env=environment(TURNKEEPER_DATA=str(running.folder / "data")),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_process_is_replaced_and_the_state_says_so(running: Up, kind: str):
     addresses = {name: value for name, value in running.state.items() if name.endswith("url")}

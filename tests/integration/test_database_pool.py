@@ -1,6 +1,5 @@
 """The pool against a real PostgreSQL that ends connections."""
 
-import argparse
 import socket
 
 import pytest
@@ -114,7 +113,7 @@ def test_every_connection_notices_within_seconds_that_the_host_has_vanished(
     create_organization(owner_url, "Initech")
     migrate(owner_url, database_url)
     monkeypatch.setenv("DATABASE_OWNER_URL", owner_url)
-    assert ledger.check(argparse.Namespace(org=None)) == 0
+    assert ledger.check(owner_url, None) == 0
     # The pool, the organization's command, the ledger's two, and of migrating the connection that holds its lock.
     assert opened == [(1, 5, 2, 3, 10_000)] * 5
 

@@ -12,7 +12,7 @@ import yaml
 
 from shared.configuration.variables import VARIABLES
 from shared.errors import PROBLEMS, ProblemCode, problem_type
-from turnkeeper import cli
+from tests.command_line import parsed
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -130,7 +130,7 @@ def test_the_command_line_knows_every_command(name: str):
     if name == "worker":
         assert command == ["worker"]
     else:
-        cli.parser().parse_args(command)
+        parsed(command)
 
 
 def test_a_process_has_longer_to_end_than_it_needs():
@@ -138,7 +138,7 @@ def test_a_process_has_longer_to_end_than_it_needs():
     assert seconds(SERVICES["worker"]["stop_grace_period"]) >= drain_seconds + 15
     assert "DRAIN_SECONDS" not in SERVICES["worker"]["environment"]
     for name in ("web", "relay"):
-        grace_seconds = cli.parser().parse_args(SERVICES[name]["command"]).grace
+        grace_seconds = parsed(SERVICES[name]["command"]).grace
         assert seconds(SERVICES[name]["stop_grace_period"]) >= grace_seconds + 10
 
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from shared.configuration.variables import VARIABLES
+from tests.command_line import parsed
 from tests.documents import ROOT, Block, blocks, reasons_of
-from turnkeeper import cli
 
 REHEARSED = [block for block in blocks() if block.language == "sh" and reasons_of(block)]
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -96,7 +96,7 @@ def rehearse(block: Block, folder: Path) -> Rehearsal:
 def assert_known(arguments: list[str]) -> None:
     """See that the command line of Turnkeeper takes these."""
     if arguments != ["worker"]:  # it has a command line of its own, and needs no arguments
-        cli.parser().parse_args(arguments)
+        parsed(arguments)
 
 
 def assert_of_compose(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from api.health import OPERATIONS
 from shared.configuration.variables import VARIABLES
-from turnkeeper import cli
+from tests.command_line import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -104,7 +104,7 @@ def test_the_command_line_knows_every_command(name: str):
     arguments = container(name)["args"]
     assert arguments[0] == name
     if name != "worker":
-        options = cli.parser().parse_args(arguments)
+        options = parsed(arguments)
         for port in container(name).get("ports", ()):
             assert port["name"] == "metrics" or options.bind == f"0.0.0.0:{port['containerPort']}"
 
@@ -170,7 +170,7 @@ def test_a_process_has_longer_to_end_than_it_needs(name: str):
         container(name).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
     )
     if name in SERVING:
-        assert cli.parser().parse_args(container(name)["args"]).grace == GRACE_SECONDS[name]
+        assert parsed(container(name)["args"]).grace == GRACE_SECONDS[name]
     needed = int(hook[1]) + GRACE_SECONDS[name] + STREAMS_CLOSE_SECONDS
     assert pods()[name]["spec"]["terminationGracePeriodSeconds"] >= needed + 5
     assert "DRAIN_SECONDS" not in set(settings_of(name))

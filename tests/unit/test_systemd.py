@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.configuration.variables import VARIABLES
-from turnkeeper import cli
+from tests.command_line import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "systemd"
@@ -50,17 +50,13 @@ def test_there_is_a_unit_for_every_process():
     for kind in (*LASTING, "migrate"):
         assert command(kind)[0] == kind
         if kind != "worker":
-            cli.parser().parse_args(command(kind))
+            parsed(command(kind))
 
 
 @pytest.mark.parametrize("kind", LASTING)
 def test_a_process_has_longer_to_end_than_it_needs_and_is_started_again(kind: str):
     found = service(kind)
-    grace = (
-        int(SETTINGS["DRAIN_SECONDS"].default)
-        if kind == "worker"
-        else cli.parser().parse_args(command(kind)).grace
-    )
+    grace = int(SETTINGS["DRAIN_SECONDS"].default) if kind == "worker" else parsed(command(kind)).grace
     assert int(found["TimeoutStopSec"][0]) >= grace + 15
     assert found["KillMode"] == ["mixed"]
     assert found["Restart"] == ["always"]

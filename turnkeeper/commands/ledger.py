@@ -5,7 +5,6 @@ All of it is read in one snapshot, so it may run while turns do.
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
-import argparse
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -14,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.postgres.database import engine_for
-from turnkeeper.options import FAILED
-from turnkeeper.owner import as_owner, environment, organization, owner_url
+from turnkeeper.exits import FAILED
+from turnkeeper.owner import organization
 
 _SECONDS: Final = 300
 """A ledger of millions of rows is read whole."""
@@ -83,18 +82,14 @@ _CHECKS: Final = (
 )
 
 
-def add_ledger(ledger_parser: argparse.ArgumentParser) -> None:
-    """Give `ledger` its commands."""
-    commands = ledger_parser.add_subparsers(required=True, metavar="COMMAND")
-    check_parser = commands.add_parser("check", help="prove that totals, ledger and holds agree")
-    check_parser.add_argument("--organization", "--org", dest="org", help="id or name (default: all)")
-    check_parser.set_defaults(command=as_owner(check))
+def check(url: str, org: str | None) -> int:
+    """Say what does not agree; 1 when something does not.
 
-
-def check(options: argparse.Namespace) -> int:
-    """Say what does not agree; 1 when something does not."""
-    url = owner_url(environment())
-    only = None if options.org is None else organization(url, options.org)
+    Args:
+        url: The owner's login.
+        org: Id or name of one organization; None for all.
+    """
+    only = None if org is None else organization(url, org)
     engine = engine_for(
         url,
         isolation_level="REPEATABLE READ",

@@ -1,27 +1,26 @@
 """`turnkeeper users`: what a person may ask of whoever keeps their conversations: a copy, or an end."""
 
-import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from shared.errors import SettingsError
-from turnkeeper.options import FAILED
-from turnkeeper.owner import as_owner, environment, organization
-from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, read_state
+from turnkeeper.exits import FAILED
+from turnkeeper.owner import organization
+from turnkeeper.up.records import Folder
 
 if TYPE_CHECKING:
     from shared.postgres.database import Database
 
-_WAIT_SECONDS: Final = 30.0
-_MOST_WAIT_SECONDS: Final = 3600.0
 _LOG_ENTRIES: Final = 20_000
 _LOG_SECONDS: Final = 3600
 """Of the logs that a stop ends, which are deleted right afterwards."""
 _REDIS_SECONDS: Final = 5
+_LOGINS: Final = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+"""In the order of `Servers`."""
 
 
 class Servers(NamedTuple):
@@ -32,55 +31,24 @@ class Servers(NamedTuple):
     redis_url: str
 
 
-def add_users(users_parser: argparse.ArgumentParser) -> None:
-    """Give `users` its commands."""
-    commands = users_parser.add_subparsers(required=True, metavar="COMMAND")
-    erase_parser = commands.add_parser("erase", help="remove all that a user wrote and was answered")
-    erase_parser.add_argument("--yes", action="store_true", help="do not ask")
-    erase_parser.add_argument(
-        "--wait",
-        type=wait_seconds,
-        default=_WAIT_SECONDS,
-        metavar="SECONDS",
-        help="for running turns to end (default: %(default)g)",
-    )
-    erase_parser.set_defaults(command=as_owner(erase))
-    export_parser = commands.add_parser("export", help="write a user's sessions as JSON lines")
-    export_parser.add_argument("--output", type=Path, metavar="FILE", help="a new file (default: stdout)")
-    export_parser.set_defaults(command=as_owner(export))
-    for one in (erase_parser, export_parser):
-        one.add_argument("user", help="the user's name, as in the sessions")
-        one.add_argument("--organization", "--org", dest="org", help="id or name (default: the only one)")
+def servers(environ: Mapping[str, str], data: Folder) -> Servers:
+    """Return the logins of the environment, or those of the `turnkeeper up` that runs on a folder.
 
-
-def wait_seconds(text: str) -> float:
-    """Parse a wait."""
-    seconds = float(text)
-    if not 0 <= seconds <= _MOST_WAIT_SECONDS:
-        raise argparse.ArgumentTypeError(f"use 0 to {_MOST_WAIT_SECONDS:g}")
-    return seconds
-
-
-def servers() -> Servers:
-    """Return the logins of the environment, or those of the `turnkeeper up` that runs here.
+    A folder on the command line goes before the environment.
 
     Raises:
         SettingsError: They are not all known.
     """
-    environ = environment()
-    named = Servers(
-        *(environ.get(name, "").strip() for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL"))
-    )
-    if not named.owner_url and (state := read_state(DATA_FOLDER / STATE_NAME)) is not None:
-        return Servers(state.database_url, state.database_owner_url, state.redis_url)
-    missing = [
-        f"{name} is required where no `turnkeeper up` runs: set it"
-        for name, value in zip(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL"), named, strict=True)
-        if not value
-    ]
-    if missing:
-        raise SettingsError(missing)
-    return named
+    named = Servers(*(environ.get(name, "").strip() for name in _LOGINS))
+    missing = [name for name, value in zip(_LOGINS, named, strict=True) if not value]
+    if named.owner_url and not data.is_named:
+        if missing:
+            raise SettingsError([f"{name} is required beside DATABASE_OWNER_URL: set it" for name in missing])
+        return named
+    state = data.running() if data.is_named else data.state()
+    if state is None:
+        raise data.lacks(missing)
+    return Servers(state.database_url, state.database_owner_url, state.redis_url)
 
 
 @contextmanager
@@ -100,15 +68,14 @@ def application_database(url: str) -> Iterator["Database"]:
         database.dispose()
 
 
-def export(options: argparse.Namespace) -> int:
-    """Write a user's sessions."""
+def export(where: Servers, org: str | None, user: str, path: Path | None) -> int:
+    """Write a user's sessions, of the organization that `org` means, to a new file or standard output."""
     from turnkeeper.commands.export import export_user
 
-    where = servers()
-    organization_id = organization(where.owner_url, options.org)
+    organization_id = organization(where.owner_url, org)
     count = 0
-    with application_database(where.database_url) as database, output(options.output) as file:
-        for line in export_user(database, organization_id, options.user):
+    with application_database(where.database_url) as database, output(path) as file:
+        for line in export_user(database, organization_id, user):
             file.write(line + "\n")
             count += 1
     print(f"turnkeeper: {count} sessions", file=sys.stderr)
@@ -134,15 +101,22 @@ def output(path: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def erase(options: argparse.Namespace) -> int:
-    """Erase a user's content and say what was removed."""
+def erase(where: Servers, org: str | None, user: str, *, wait_seconds: float, asks: bool) -> int:
+    """Erase a user's content and say what was removed.
+
+    Args:
+        where: Where the data is.
+        org: Id or name of the organization; None for the only one.
+        user: The user.
+        wait_seconds: For running turns to end.
+        asks: Ask first whoever sits at the terminal.
+    """
     from redis import Redis
 
     from api.notices import Notices
     from turnkeeper.commands.erasure import Erasure
 
-    where = servers()
-    organization_id = organization(where.owner_url, options.org)
+    organization_id = organization(where.owner_url, org)
     redis = Redis.from_url(
         where.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
     )
@@ -153,12 +127,12 @@ def erase(options: argparse.Namespace) -> int:
         ended_ttl_seconds=_LOG_SECONDS,
     )
     with application_database(where.database_url) as database, redis:
-        erasure = Erasure(database, where.owner_url, redis, notices, organization_id, options.user)
+        erasure = Erasure(database, where.owner_url, redis, notices, organization_id, user)
         try:
-            if not options.yes and not confirmed(options.user, *erasure.count()):
+            if asks and not confirmed(user, *erasure.count()):
                 print("turnkeeper: nothing was erased", file=sys.stderr)
                 return FAILED
-            erased = erasure.erase(options.wait)
+            erased = erasure.erase(wait_seconds)
         finally:
             notices.close()
     print(f"sessions emptied and closed:  {erased.sessions}")

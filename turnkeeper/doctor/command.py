@@ -1,75 +1,43 @@
 """The command: which checks there are, and how their findings are printed."""
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
-from turnkeeper.doctor.findings import Check, Finding, Level
-from turnkeeper.options import count_of_processes, port_number
+from turnkeeper.doctor import PROCFILE
+from turnkeeper.doctor.findings import Check, Finding, Level, examine
 from turnkeeper.owner import environment
-from turnkeeper.up.records import DATA_FOLDER, STATE_NAME, State, read_state
+from turnkeeper.up.records import State
 
-LIMIT_SECONDS: Final = 20.0
-_MOST_LIMIT_SECONDS: Final = 300.0
-_PROCFILE: Final = {"web": 2, "relay": 2, "worker": 1}
-"""The numbers that the Procfile starts."""
 _PORTS: Final = (8080, 8081)
 _COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.WRONG: "bold red"}
 
 
-def add_doctor(doctor_parser: argparse.ArgumentParser) -> None:
-    """Add the options of `doctor`."""
-    doctor_parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    doctor_parser.add_argument(
-        "--limit",
-        type=limit_seconds,
-        default=LIMIT_SECONDS,
-        metavar="SECONDS",
-        help="for all checks (default: %(default)g)",
-    )
-    doctor_parser.add_argument(
-        "--data", type=Path, default=DATA_FOLDER, help="folder of the `up` (default: %(default)s)"
-    )
-    for kind, count in _PROCFILE.items():
-        doctor_parser.add_argument(
-            f"--{kind}",
-            type=count_of_processes,
-            metavar="N",
-            help=f"{kind} processes, for the count of connections (default: those of the `up`, else {count})",
-        )
-    doctor_parser.add_argument(
-        "--ports",
-        type=port_number,
-        nargs="*",
-        metavar="PORT",
-        help="ports that must be free or ours (default: that of the `up`, else 8080 and 8081)",
-    )
-    doctor_parser.set_defaults(command=doctor)
+def doctor(
+    state: State | None,
+    processes: Mapping[str, int | None],
+    ports: Sequence[int] | None,
+    *,
+    limit_seconds: float,
+    as_json: bool,
+) -> int:
+    """Run every check and print the findings; return 1 if something is wrong.
 
-
-def limit_seconds(words: str) -> float:
-    """Parse a time limit."""
-    seconds = float(words)
-    if not 0 < seconds <= _MOST_LIMIT_SECONDS:
-        raise argparse.ArgumentTypeError(f"use more than 0 and at most {_MOST_LIMIT_SECONDS:g}")
-    return seconds
-
-
-def doctor(options: argparse.Namespace) -> int:
-    """Run every check and print the findings; return 1 if something is wrong."""
-    from turnkeeper.doctor.findings import examine
-
-    state = read_state(options.data / STATE_NAME)
-    checks = all_checks(as_run_here(environment(), state), state, options)
-    found, is_late = examine(checks, options.limit)
+    Args:
+        state: The `up` that runs.
+        processes: How many of each kind there are to be; None for those of the `up`, or of the Procfile.
+        ports: What must be free or ours; None for that of the `up`, or the usual two.
+        limit_seconds: For all checks.
+        as_json: Print one JSON object instead of lines.
+    """
+    checks = all_checks(as_run_here(environment(), state), state, processes, ports)
+    found, is_late = examine(checks, limit_seconds)
     worst = max(found, key=lambda finding: list(Level).index(finding.level)).level
-    if options.json:
+    if as_json:
         print(json.dumps({"status": worst, "checks": [asdict(finding) for finding in found]}, indent=2))
     else:
         show(found)
@@ -96,7 +64,10 @@ def as_run_here(environ: Mapping[str, str], state: State | None) -> dict[str, st
 
 
 def all_checks(
-    environ: Mapping[str, str], state: State | None, options: argparse.Namespace
+    environ: Mapping[str, str],
+    state: State | None,
+    asked: Mapping[str, int | None],
+    ports: Sequence[int] | None,
 ) -> Mapping[str, Check]:
     """Return every check; a server that is not configured is one of the settings' problems."""
     from shared.configuration.environment import Reader
@@ -109,9 +80,7 @@ def all_checks(
 
     settings = read_settings(Reader(environ))  # what is wrong with them, `check_settings` says
     running = {kind: len(pids) for kind, pids in state.pids.items()} if state else {}
-    processes = {
-        kind: getattr(options, kind) or running.get(kind) or count for kind, count in _PROCFILE.items()
-    }
+    processes = {kind: asked[kind] or running.get(kind) or count for kind, count in PROCFILE.items()}
     wanted = connections_of(**processes, pool_size=settings.database_pool_size)
     checks: dict[str, Check] = {"settings": lambda: check_settings(environ)}
     if settings.database_url:
@@ -127,7 +96,7 @@ def all_checks(
     checks |= {
         "provider": lambda: check_provider(environ),
         "prices": lambda: check_prices(environ, now),
-        "ports": lambda: check_ports(ports_of(state) if options.ports is None else options.ports),
+        "ports": lambda: check_ports(ports_of(state) if ports is None else ports),
         "page": check_page,
     }
     return checks

@@ -5,11 +5,13 @@ Both files contain secrets, so they are created with mode 0600 and replaced in o
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
+
+from shared.errors import SettingsError
 
 DATA_FOLDER: Final = Path(".turnkeeper")
 STATE_NAME: Final = "state.json"
@@ -40,6 +42,53 @@ class State:
     provider_url: str
     pid: int
     pids: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder in which a command looks for a running `up`.
+
+    Args:
+        path: Where `up` keeps its data.
+        is_named: The command line names it, so that no other service can be meant.
+    """
+
+    path: Path = DATA_FOLDER
+    is_named: bool = False
+
+    def state(self) -> State | None:
+        """Return where the `up` runs; None when none does.
+
+        Raises:
+            SettingsError: We may not look.
+        """
+        try:
+            return read_state(self.path / STATE_NAME)
+        except OSError as unreadable:
+            raise SettingsError(
+                [
+                    f"--data {self.path.absolute()} cannot be read ({unreadable.strerror}): name the folder of an `up`"
+                ]
+            ) from unreadable
+
+    def running(self) -> State:
+        """Return where the `up` runs.
+
+        Raises:
+            SettingsError: None does, or we may not look.
+        """
+        state = self.state()
+        if state is None:
+            raise SettingsError(
+                [f"no `turnkeeper up` runs in {self.path.absolute()}: start it, or give --data its folder"]
+            )
+        return state
+
+    def lacks(self, names: Iterable[str]) -> SettingsError:
+        """Return the error of a command that has to be told what no `up` here says."""
+        where = f"where no `turnkeeper up` runs, and none does in {self.path.absolute()}"
+        remedy = "set it, or name the folder of the `up` with --data or TURNKEEPER_DATA"
+        return SettingsError([f"{name} is required {where}: {remedy}" for name in names])
 
 
 def write_private(path: Path, content: Mapping[str, Any]) -> None:

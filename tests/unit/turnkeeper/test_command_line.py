@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from shared.errors import SettingsError, TurnkeeperError
+from tests.command_line import parsed
 from turnkeeper import cli
+from turnkeeper.cli.service import where
 from turnkeeper.up.records import State, write_state
 from turnkeeper.up.up import checked, names_provider
 
 
 def test_up_takes_the_options_that_it_promises():
     line = "up --port 9000 --data d --state s.json --web 2 --relay 3 --worker 4"
-    options = cli.parser().parse_args(line.split())
+    options = parsed(line.split())
     assert (options.port, options.data, options.state) == (9000, Path("d"), Path("s.json"))
     assert (options.web, options.relay, options.worker) == (2, 3, 4)
 
@@ -24,6 +26,14 @@ def test_up_takes_the_options_that_it_promises():
         "nonsense",
         "up --web 0",
         "up --port 70000",
+        "web --bind 127.0.0.1:1 --handoff relay.sock",
+        "doctor 8080",
+        "doctor --ports 8080 70000",
+        "doctor --limit 0",
+        "doctor --limit nan",
+        "keys",
+        "keys create --role owner",
+        "completion tcsh",
         "keys revoke not-a-uuid",
         "users",
         "users erase",
@@ -31,10 +41,16 @@ def test_up_takes_the_options_that_it_promises():
     ],
 )
 def test_wrong_use_ends_with_2(line: str, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(line.split())
-    assert ended.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    assert cli.main(line.split()) == 2
+    said = capsys.readouterr()
+    assert "Usage:" in said.err
+    assert said.out == ""
+
+
+def test_an_option_without_its_value_ends_with_2(capsys):
+    assert cli.main(["up", "--host"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Error: Option '--host' requires an argument.\n")
 
 
 def raising(error: BaseException):
@@ -60,19 +76,25 @@ def test_all_problems_stand_in_one_message(capsys):
     assert "two" in said
 
 
+def meant(arguments: list[str]) -> tuple[str, str]:
+    """The service that a command would talk to."""
+    options = parsed(arguments)
+    return where(options.url, options.key, options.data)
+
+
 def test_a_service_on_the_command_line_wins_over_the_one_that_runs_here(tmp_path):
     write_state(tmp_path / "state.json", State("http://here", "s", "u", "a", "", "", "", "", 1, {}))
-    parse = cli.parser().parse_args
-    assert cli.where(parse(["smoke", "--data", str(tmp_path)])) == ("http://here", "u")
+    assert meant(["smoke", "--data", str(tmp_path)]) == ("http://here", "u")
     line = ["smoke", "--data", str(tmp_path), "--url", "http://there/", "--key", "k"]
-    assert cli.where(parse(line)) == ("http://there", "k")
+    assert meant(line) == ("http://there", "k")
 
 
 def test_without_any_service_both_missing_things_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("TURNKEEPER_KEY", raising=False)
     with pytest.raises(SettingsError) as refused:
-        cli.where(cli.parser().parse_args(["chat", "--data", str(tmp_path)]))
+        meant(["chat", "--data", str(tmp_path)])
     assert len(refused.value.problems) == 2
+    assert all(str(tmp_path) in problem for problem in refused.value.problems)
 
 
 def test_without_a_provider_the_scripted_one_is_chosen():
@@ -95,3 +117,23 @@ def test_a_wrong_configuration_names_every_problem_before_anything_starts():
     for name in ("MCP_LLM_BASE_URL", "MCP_LLM_MODEL", "MCP_LLM_API_KEY", "WEB_THREADS"):
         assert name in said
     assert "DATABASE_URL" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "ports"),
+    [
+        ("doctor", None),
+        ("doctor --ports", ()),
+        ("doctor --ports --json", ()),
+        ("doctor --ports 1 2 --json", (1, 2)),
+        ("doctor --json --ports=3", (3,)),
+        ("doctor --ports 1 2 --ports 4", (4,)),
+    ],
+)
+def test_the_doctor_takes_any_number_of_ports(line: str, ports: tuple[int, ...] | None):
+    assert parsed(line.split()).ports == ports
+
+
+def test_a_process_with_a_grammar_of_its_own_gets_its_words_as_they_are(monkeypatch):
+    monkeypatch.setattr("turnkeeper.scripted.command.run", lambda words: len(words) * 10)
+    assert cli.main(["provider", "--port", "0", "-x", "--", "--help"]) == 50

@@ -1,0 +1,77 @@
+"""Whoever started `turnkeeper up` with `--data` can use the commands that ask it for its logins."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from turnkeeper import cli
+from turnkeeper.up.records import State, write_state
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture(params=["--data", "TURNKEEPER_DATA"])
+def run(
+    request: pytest.FixtureRequest,
+    owner_url: str,
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a command far from the folder on which an `up` runs, and return the lines that it prints."""
+    data = tmp_path / "data"
+    data.mkdir()
+    state = State("http://127.0.0.1:1", "s", "u", "a", database_url, owner_url, redis_url, "", 1, {})
+    write_state(data / "state.json", state)
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "TURNKEEPER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    if request.param == "TURNKEEPER_DATA":
+        monkeypatch.setenv("TURNKEEPER_DATA", str(data))
+    named = ["--data", str(data)] if request.param == "--data" else []
+
+    def run_command(line: str, code: int = 0) -> list[str]:
+        capsys.readouterr()
+        assert cli.main([*line.split(), *named]) == code
+        return capsys.readouterr().out.splitlines()
+
+    return run_command
+
+
+def test_its_database_is_asked(run: Run):
+    assert run("migrate") == []
+    (organization,) = run("orgs create Initech")
+    assert run("orgs list") == [f"{organization}  Initech"]
+    (key,) = run("keys create --org Initech --role user --user ada")
+    (listed,) = run("keys list")
+    key_id, role, state, prefix, user = listed.split()
+    assert (role, state, user) == ("user", "active", "ada")
+    assert key.startswith(prefix.removesuffix("…"))
+    assert run(f"keys revoke {key_id}") == []
+    assert run(f"keys revoke {key_id}", code=1) == []
+    assert run("ledger check --org Initech") == ["ledger, totals and holds agree"]
+    assert run("users export ada") == []
+    assert run("users erase ada --yes")[0] == "sessions emptied and closed:  0"
+
+
+def test_the_doctor_looks_at_its_servers(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+    found = {
+        each["name"]: each for each in json.loads("\n".join(run("doctor --json --ports", code=1)))["checks"]
+    }
+    assert found["settings"]["level"] == found["postgres.role"]["level"] == "ok"
+    assert "redis.eviction" in found
+
+
+def test_logins_of_the_environment_are_for_a_command_that_names_no_folder(
+    run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner@127.0.0.1:1/none")
+    is_named = request.node.callspec.params["run"] == "--data"
+    run("orgs list", code=0 if is_named else 1)

@@ -1,0 +1,24 @@
+"""`turnkeeper completion`: what a shell must run to complete the commands and options of this program."""
+
+from typing import Final
+
+import click
+from click.shell_completion import get_completion_class
+
+from turnkeeper.cli.options import PROGRAM
+
+VARIABLE: Final = "_TURNKEEPER_COMPLETE"
+"""Set by the script: `bash_complete` asks for completions; `bash_source` for the script itself."""
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> int:
+    """Print what lets SHELL complete commands and options."""
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click knows no completion for {shell}", context)
+    print(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source(), end="")
+    return 0

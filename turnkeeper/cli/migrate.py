@@ -1,0 +1,21 @@
+"""`turnkeeper migrate`: brings the schema up to date, as the database's owner."""
+
+import click
+
+from turnkeeper.cli.options import up_option
+from turnkeeper.owner import as_owner, environment, owner_url
+from turnkeeper.up.records import Folder
+
+
+@click.command()
+@up_option
+@as_owner
+def migrate(data: Folder) -> int:
+    """Bring the database's schema up to date."""
+    from shared.postgres.migrate import migrate
+
+    environ = environment()
+    # The application's login is made from `DATABASE_URL`. An `up` has made its own; another's is not for its database.
+    app_url = "" if data.is_named else environ.get("DATABASE_URL", "").strip()
+    migrate(owner_url(environ, data), app_url)
+    return 0

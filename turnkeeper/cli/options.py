@@ -1,0 +1,79 @@
+"""What the commands have in common: the order of their lists, and the options and values that several take."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from turnkeeper.up.records import DATA_FOLDER, Folder
+
+PROGRAM: Final = "turnkeeper"
+DATA_VARIABLE: Final = "TURNKEEPER_DATA"
+MOST_PROCESSES: Final = 32
+"""Of one kind in `up`: it is for one machine; more are started one by one."""
+
+PROCESSES: Final = click.IntRange(1, MOST_PROCESSES)
+PORT: Final = click.IntRange(0, 65535)
+"""A TCP port; 0 is any free one."""
+FILE: Final = click.Path(path_type=Path)
+
+Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Lists its commands in the order in which they were added; click's own list is alphabetical."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        """Return the names of the commands."""
+        return list(self.commands)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds. `nan` is none, though it lies outside no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or refuse it."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail("use a number", param, ctx)
+        return seconds
+
+
+def data_option(
+    words: str, callback: Callable[[click.Context, click.Parameter, Path], object] | None = None
+) -> Callable[[Declared], Declared]:
+    """Return the option `--data`; a command gets the path, or what `callback` makes of it."""
+    return click.option(
+        "--data",
+        type=FILE,
+        default=DATA_FOLDER,
+        envvar=DATA_VARIABLE,
+        show_envvar=True,
+        metavar="DIR",
+        callback=callback,
+        shell_complete=_folders,
+        help=words,
+    )
+
+
+def up_option(command: Declared) -> Declared:
+    """Give a command the option `--data`, by which it finds a running `up`; it gets a `Folder`."""
+
+    def as_folder(context: click.Context, _: click.Parameter, path: Path) -> Folder:
+        return Folder(path, is_named=is_given("data", context))
+
+    return data_option("folder of the `up`", as_folder)(command)
+
+
+def is_given(name: str, context: click.Context) -> bool:
+    """Return whether the command line itself has an option, rather than the environment or its default."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _folders(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete folders: one that is not there yet is no wrong use, so the type does not say it."""
+    return [CompletionItem(incomplete, type="dir")]
