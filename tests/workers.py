@@ -47,7 +47,7 @@ def hold_preferred_ports(run: ExitStack) -> None:
     A server that a test kills must find its port free when it starts again. While it is down, a service of another
     worker would take one of these ports and keep it.
     """
-    from turnkeeper.up import POSTGRES_PORT, REDIS_PORT
+    from turnkeeper.up.up import POSTGRES_PORT, REDIS_PORT
 
     for port in (POSTGRES_PORT, REDIS_PORT):
         with suppress(OSError):  # held by another process already

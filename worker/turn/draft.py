@@ -59,26 +59,21 @@ class Draft:
             self._is_announced = True
             self._channel.event(events.MessageStart(self._message_id))
 
-    def append(self, text: str) -> None:
-        """Show a piece of the answer."""
-        if self.prefix:
-            text = self._seam.join(text)
-        if text:
-            self._show(text, reasoning=False)
-
-    def append_reasoning(self, text: str) -> None:
-        """Show a piece of the thinking."""
-        self._show(text, reasoning=True)
+    def append(self, text: str, *, reasoning: bool = False) -> None:
+        """Show a piece of the answer, or of the thinking."""
+        if not reasoning:
+            if self.prefix:
+                text = self._seam.join(text)
+            if not text:
+                return
+        if self.first_text_at is None:
+            self.first_text_at = monotonic()
+            self._on_first_text()
+        self._consumption.add(reasoning, text)
+        self._channel.delta(text, reasoning=reasoning)
 
     def begin_anew(self, fault: Fault) -> None:
         """Declare the prefix void, because of `fault`: nothing that was shown is dropped without this event (I5)."""
         self.prefix, self._seam = "", Seam("")
         self._is_announced = False
         self._channel.event(events.MessageReset(fault))
-
-    def _show(self, text: str, *, reasoning: bool) -> None:
-        if self.first_text_at is None:
-            self.first_text_at = monotonic()
-            self._on_first_text()
-        self._consumption.add(reasoning, text)
-        self._channel.delta(text, reasoning=reasoning)

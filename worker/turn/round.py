@@ -237,7 +237,7 @@ class Round:
                 case ContentDelta(text):
                     draft.append(text)
                 case ReasoningDelta(text):
-                    draft.append_reasoning(text)
+                    draft.append(text, reasoning=True)
                 case RunningUsage(usage):
                     self._follow(usage)
                 case MessageStart():
