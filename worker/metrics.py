@@ -7,8 +7,8 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.turn.turns import TurnStatus
+from worker.providers.breaker import Breaker
 from worker.publishing.publisher import Publisher
-from worker.turn.breaker import Breaker
 from worker.turn.claim import ClaimedTurn
 from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped

@@ -10,11 +10,11 @@ from time import monotonic
 from shared.errors import Fault
 from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.events_of_turn import accept_events
+from worker.providers.breaker import Breaker
 from worker.providers.provider import Capabilities, Prompt
 from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, ClaimedTurn
 from worker.turn.outcome import NOTHING, Failed
 from worker.turn.prompt import PromptRefusedError, build_prompt

@@ -20,9 +20,9 @@ from shared.observing.logs import log_ids
 from worker.ending import Ended, Settler, settlement_of
 from worker.opening import Opener, Question, question_of
 from worker.process.admission import Admission
+from worker.providers.breaker import Breaker
 from worker.services import Services
 from worker.traces import AttemptTrace, trace_of
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.retry import Retries, RetryBudget

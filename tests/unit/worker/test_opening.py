@@ -12,9 +12,9 @@ from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, services
 from worker.opening import FoundLog, Opener, has_void_text, question_of
+from worker.providers.breaker import Breaker
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.traces import Untraced
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim
 from worker.turn.prompt import StoredMessage
 from worker.turn.retry import Retries, RetryBudget
