@@ -202,7 +202,7 @@ class Desk:
         return answer
 
     def ended(self, outcome, turn=FIRST):
-        return Ended(turn, outcome, self.tape, NEXT, Untraced(None))
+        return Ended(turn, self.services.choices.choose(turn), outcome, self.tape, NEXT, Untraced(None))
 
     def ours(self, turn):
         return replace(turn, worker_id=self.services.worker_id)
