@@ -1,7 +1,7 @@
 """Stops calling a provider that keeps failing: whoever waits for it in vain waits at once, and costs nothing.
 
-One breaker for each process, since a process has one provider and one model; what it learns is shared with
-nobody, so no server has to be there for it. What a request brought upon itself is no failure here: one
+One breaker for each provider of a process, since one provider's failures say nothing about another; what it learns
+is shared with nobody, so no server has to be there for it. What a request brought upon itself is no failure here: one
 organization's bad prompt must not stop another's turns.
 """
 
