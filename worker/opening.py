@@ -89,7 +89,7 @@ class Opener:
     """Takes a claimed turn to its running attempt, in the loop's thread.
 
     Args:
-        parts: What turns are run with.
+        services: What turns are run with.
         retries: The rule by which a call that failed is made again.
     """
 
