@@ -177,7 +177,7 @@ class Authenticator:
         return caller if self.is_valid(caller) else None
 
     def is_valid(self, caller: Caller) -> bool:
-        """Say whether the caller's key is neither revoked nor expired by now.
+        """Return whether the caller's key is neither revoked nor expired by now.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached.

@@ -59,11 +59,11 @@ class Backlog:
         ) >= self._unheard_seconds
 
     def is_full(self) -> bool:
-        """Say whether new turns are to be refused, by the last answer."""
+        """Return whether new turns are to be refused, by the last answer."""
         return self._is_full
 
     def is_due(self) -> bool:
-        """Say whether the last answer is old, to one request a second."""
+        """Return whether the last answer is old, to one request a second."""
         now = monotonic()
         with self._lock:
             if self._asked_at is not None and now - self._asked_at < _LOOK_SECONDS:
@@ -95,7 +95,7 @@ class Look:
             self.is_unanswered = False
 
     def is_full(self) -> bool:
-        """Say whether new turns are to be refused."""
+        """Return whether new turns are to be refused."""
         return self._backlog.is_full()
 
 

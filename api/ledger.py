@@ -48,7 +48,7 @@ def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
 
 
 def prefers_csv(accepted: MIMEAccept) -> bool:
-    """Say whether `Accept` asks for CSV rather than JSON; `*/*` does not."""
+    """Return whether `Accept` asks for CSV rather than JSON; `*/*` does not."""
     return accepted.best_match([_JSON, _CSV], _JSON) == _CSV
 
 

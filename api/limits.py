@@ -235,7 +235,7 @@ class TurnLimits:
                 self._leave_redis_alone(error)
 
     def _may_ask_redis(self) -> bool:
-        """Say whether Redis is asked; while it is away, one request a second tries it."""
+        """Return whether Redis is asked; while it is away, one request a second tries it."""
         with self._lock:
             if self._away_until is None:
                 return True

@@ -24,7 +24,7 @@ class PostgresStreamStore:
         self._authenticator = authenticator
 
     def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
-        """Say whether the caller may read the session."""
+        """Return whether the caller may read the session."""
         if not _in_scope(caller, session_id):
             return False
         with self._database.of(caller.organization_id) as db:
@@ -69,7 +69,7 @@ class PostgresStreamStore:
         return stop(self._database, self._notices, caller, turn_id, StopReason.USER) is not None
 
     def caller_is_valid(self, caller: Caller) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self._authenticator.is_valid(caller)
 
 
@@ -96,5 +96,5 @@ def state_of(row: TurnWithText) -> TurnState:
 
 
 def _in_scope(caller: Caller, session_id: UUID) -> bool:
-    """Say whether a ticket, if it is one, was made for this session."""
+    """Return whether a ticket, if it is one, was made for this session."""
     return caller.session_id is None or caller.session_id == session_id

@@ -21,7 +21,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def wants_stream(given: Request) -> bool:
-    """Say whether `Accept` names an event stream; `*/*` does not."""
+    """Return whether `Accept` names an event stream; `*/*` does not."""
     return any(value == _EVENT_STREAM and quality > 0 for value, quality in given.accept_mimetypes)
 
 
@@ -81,7 +81,7 @@ def origin_check(settings: Settings) -> Callable[[str], bool]:
 
 
 def is_same_host(origin: str, host: str) -> bool:
-    """Say whether an `Origin` names the host, and port, of a `Host` header."""
+    """Return whether an `Origin` names the host, and port, of a `Host` header."""
     try:
         of_origin, of_host = urlsplit(origin), urlsplit(f"//{host}")
         default = _DEFAULT_PORTS.get(of_origin.scheme)

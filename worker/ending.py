@@ -85,7 +85,7 @@ def settlement_of(turn: ClaimedTurn, attempt: Attempt, outcome: Outcome, trimmed
 
 
 def ends_instead(turn: ClaimedTurn, requeued: Requeued) -> bool:
-    """Say whether a turn asked to end with what was shown, and something was, instead of being handed back."""
+    """Return whether a turn asked to end with what was shown, and something was, instead of being handed back."""
     return _has_text(requeued) and turn.recovery == Recovery.FAIL
 
 

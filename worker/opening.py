@@ -78,7 +78,7 @@ def question_of(
 
 
 def has_void_text(turn: ClaimedTurn, log: FoundLog) -> bool:
-    """Say whether readers may have text that a new answer must not follow (I5).
+    """Return whether readers may have text that a new answer must not follow (I5).
 
     It was kept and not continued, told late by a dead worker, or its reset was lost.
     """

@@ -99,7 +99,7 @@ class Runner:
                 return
 
     def _is_to_listen(self) -> bool:
-        """Say whether this thread is the one that goes back to listen."""
+        """Return whether this thread is the one that goes back to listen."""
         now = monotonic()
         if now - self._heard_at < _UNHEARD_SECONDS:
             return False

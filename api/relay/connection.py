@@ -102,7 +102,7 @@ class Connection:
         self._loop.add_reader(self._sock, self._read)
 
     def is_open(self) -> bool:
-        """Say whether anything may still be delivered."""
+        """Return whether anything may still be delivered."""
         return self.phase is Phase.OPEN
 
     def send(self, frame: bytes) -> None:

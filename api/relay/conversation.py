@@ -137,7 +137,7 @@ class Conversation:
             self._connection.close(error.code, str(error))
 
     def peer_has_closed(self, data: memoryview) -> bool:
-        """Say whether the client answered our close frame."""
+        """Return whether the client answered our close frame."""
         try:
             return any(received.opcode is Opcode.CLOSE for received in self._reader.feed(data))
         except FrameError:

@@ -84,7 +84,7 @@ class Delivery:
         return len(audiences), sum(len(audience.feeds) for audience in audiences)
 
     def is_connected(self) -> bool:
-        """Say whether live events arrive at all."""
+        """Return whether live events arrive at all."""
         return self._subscription.is_connected()
 
     # Readers come and go

@@ -39,7 +39,7 @@ class Face(Protocol):
         ...
 
     def peer_has_closed(self, data: memoryview) -> bool:
-        """Say whether bytes that came after our end are the peer's."""
+        """Return whether bytes that came after our end are the peer's."""
         ...
 
     def stop(self) -> None:

@@ -57,7 +57,7 @@ class Feed:
         self.mend_not_before = 0.0
 
     def has_readers(self) -> bool:
-        """Say whether anybody depends on this feed's position."""
+        """Return whether anybody depends on this feed's position."""
         return bool(self.joined or self.ahead)
 
     def position(self) -> Position:
@@ -65,7 +65,7 @@ class Feed:
         return Position(self.seq, self.attempt, is_over=self.is_over)
 
     def is_reached_by(self, position: Position) -> bool:
-        """Say whether a reader at `position` has what the joined readers have.
+        """Return whether a reader at `position` has what the joined readers have.
 
         The same number under an older attempt was another event, which is void (I5).
         """

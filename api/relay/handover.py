@@ -13,7 +13,7 @@ from typing import Any
 
 
 def can_take(environ: Mapping[str, Any]) -> bool:
-    """Say whether the request came over a plain connection of HTTP/1 that a known server shows."""
+    """Return whether the request came over a plain connection of HTTP/1 that a known server shows."""
     sock = _socket_of(environ)
     # TLS keeps its keys in the process's SSLSocket, and HTTP/2 shares a connection between requests.
     is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)

@@ -104,7 +104,7 @@ class Hub:
         self._adopt(sock, reader, stream)
 
     def has_room(self, reader: Reader) -> bool:
-        """Say whether one more stream of this reader is within the limits."""
+        """Return whether one more stream of this reader is within the limits."""
         return len(self._connections) < self._limits.most_sockets and self._places.has_room(reader)
 
     def counts(self) -> Counts:

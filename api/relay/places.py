@@ -54,7 +54,7 @@ class Places:
         self._per_address: Counter[str] = Counter()
 
     def has_room(self, reader: Reader) -> bool:
-        """Say whether one more stream of this reader is within the limits of key, organization and address."""
+        """Return whether one more stream of this reader is within the limits of key, organization and address."""
         limits, caller = self._limits, reader.caller
         return (
             self._per_key[caller] < limits.most_sockets_per_key

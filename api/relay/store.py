@@ -51,7 +51,7 @@ class StreamStore(Protocol):
     """
 
     def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
-        """Say whether the caller may read the session."""
+        """Return whether the caller may read the session."""
         ...
 
     def active_turn(self, caller: Caller, session_id: UUID) -> UUID | None:
@@ -85,5 +85,5 @@ class StreamStore(Protocol):
         ...
 
     def caller_is_valid(self, caller: Caller) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         ...

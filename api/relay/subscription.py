@@ -68,15 +68,15 @@ class Subscription:
             self._write(pack("UNSUBSCRIBE", channel))
 
     def is_confirmed(self, channel: bytes) -> bool:
-        """Say whether what is published on `channel` now will arrive."""
+        """Return whether what is published on `channel` now will arrive."""
         return channel in self._confirmed
 
     def is_connected(self) -> bool:
-        """Say whether there is a connection to Redis at all."""
+        """Return whether there is a connection to Redis at all."""
         return self._wire is not None
 
     def will_confirm(self) -> bool:
-        """Say whether a confirmation is worth waiting for: there is a connection, or the first is being made."""
+        """Return whether a confirmation is worth waiting for: there is a connection, or the first is being made."""
         return self._wire is not None or not self._is_down
 
     async def run(self) -> None:

@@ -106,7 +106,7 @@ def replay(
 def has_turn(
     db: Connection, caller: Caller, key: str, fingerprint: bytes, idempotency_seconds: float
 ) -> bool:
-    """Say whether the same request was answered with a turn, and its Idempotency-Key is still remembered."""
+    """Return whether the same request was answered with a turn, and its Idempotency-Key is still remembered."""
     parameters = {
         "organization_id": caller.organization_id,
         "key": key,

@@ -77,5 +77,5 @@ def revoke_key(db: Connection, organization_id: UUID, key_id: UUID) -> bool:
 
 
 def key_is_valid(db: Connection, organization_id: UUID, key_id: UUID) -> bool:
-    """Say whether a key is neither revoked nor expired."""
+    """Return whether a key is neither revoked nor expired."""
     return bool(db.execute(_IS_VALID, {"organization_id": organization_id, "id": key_id}).scalar_one())

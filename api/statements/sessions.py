@@ -178,7 +178,7 @@ def find_session(db: Connection, caller: Caller, session_id: UUID) -> ShownSessi
 
 
 def session_exists(db: Connection, caller: Caller, session_id: UUID) -> bool:
-    """Say whether the caller sees the session."""
+    """Return whether the caller sees the session."""
     return bool(db.execute(_EXISTS, {**scope_of(caller), "session_id": session_id}).scalar_one())
 
 

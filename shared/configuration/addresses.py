@@ -103,7 +103,7 @@ def refusal_of_host(host: str) -> str | None:
 
 
 def is_plain_host(host: str) -> bool:
-    """Say whether `host` is a name in ASCII or an address in its usual form.
+    """Return whether `host` is a name in ASCII or an address in its usual form.
 
     `2130706433`, `0x7f.1`, `127.1` and `0177.0.0.1` are spellings of an address that only some parsers
     take for one, which is what makes them useful to whoever wants to pass a check.
@@ -116,7 +116,7 @@ def is_plain_host(host: str) -> bool:
 
 
 def is_plain_entry(entry: str) -> bool:
-    """Say whether an entry of a list for `is_listed` can match anything: `host`, `host:port` or `[::1]:port`."""
+    """Return whether an entry of a list for `is_listed` can match anything: `host`, `host:port` or `[::1]:port`."""
     if _is_address(entry):
         return is_plain_host(entry)
     found = _ENTRY.fullmatch(entry)
@@ -127,7 +127,7 @@ def is_plain_entry(entry: str) -> bool:
 
 
 def is_listed(host: str, port: int, listed: frozenset[str]) -> bool:
-    """Say whether `host`, or `host:port`, is in a list of names in lower case.
+    """Return whether `host`, or `host:port`, is in a list of names in lower case.
 
     Args:
         host: A name or an address, IPv6 without brackets.

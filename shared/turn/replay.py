@@ -33,7 +33,7 @@ class Entry:
     is_snapshot: bool = False
 
     def is_done(self) -> bool:
-        """Say whether the turn ends here."""
+        """Return whether the turn ends here."""
         return self.encoded.startswith(_DONE_PREFIX)
 
 
@@ -318,7 +318,7 @@ def _trusted(position: Position, tail: Tail) -> Position:
 
 
 def _confirms(position: Position, tail: Tail) -> bool:
-    """Say whether the log agrees that the reader can be where it says."""
+    """Return whether the log agrees that the reader can be where it says."""
     base = tail.base
     if position.attempt is not None:
         if base is not None and base.attempt > position.attempt:

@@ -284,15 +284,15 @@ class Channel:
         return self._pending_bytes + self._unacked_bytes
 
     def is_idle(self) -> bool:
-        """Say whether everything told so far is in Redis."""
+        """Return whether everything told so far is in Redis."""
         return not (self._pending or self._unacked or self._in_flight or self._needs_snapshot)
 
     def is_closing(self) -> bool:
-        """Say whether nothing more will be told."""
+        """Return whether nothing more will be told."""
         return bool(self._expires_at)
 
     def is_finished(self, now: float) -> bool:
-        """Say whether the publisher may forget it."""
+        """Return whether the publisher may forget it."""
         return bool(self._expires_at) and (self.is_idle() or now > self._expires_at)
 
     def take(self, ts: str, now: float, max_entries: int, ttl_seconds: int) -> bytes | None:
@@ -377,7 +377,7 @@ class Channel:
         self._leave_to_snapshot()
 
     def wants_restart(self, now: float) -> bool:
-        """Say whether a snapshot must go before anything else, and none is on its way."""
+        """Return whether a snapshot must go before anything else, and none is on its way."""
         return (
             self._needs_snapshot
             and not (self._snapshot_in_flight or self._in_flight)

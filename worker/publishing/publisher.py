@@ -157,7 +157,7 @@ class Publisher:
             self._loop.call_soon(self._flush)
 
     def is_connected(self) -> bool:
-        """Say whether there is a connection to Redis; from any thread."""
+        """Return whether there is a connection to Redis; from any thread."""
         return self._wire is not None
 
     def forget(self, channel: Channel) -> None:

@@ -151,7 +151,7 @@ class LeaseKeeper:
                 del self._held[turn_id]
 
     def is_trusted(self) -> bool:
-        """Say whether this process may still publish and settle, by its own monotonic clock (I3)."""
+        """Return whether this process may still publish and settle, by its own monotonic clock (I3)."""
         return monotonic() - self._renewed_at < self._trust_seconds
 
     def attempt_of(self, turn_id: UUID) -> Attempt | None:
