@@ -82,7 +82,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     try:
         parts.database.refuse_powerful_role()
     finally:
-        parts.database.dispose()  # a connection must not be shared over a fork
+        parts.database.dispose()  # a connection must not be shared across a fork
     app = Flask("turnkeeper", static_folder=None)
     # One more than is allowed: of a body of unknown length Werkzeug reads as much and says no word.
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
