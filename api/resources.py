@@ -7,6 +7,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from api import models
+from api.choice import names_of, provider_of
 from api.money_models import LedgerRow
 from api.statements.keys import ShownKey
 from api.statements.ledger import LedgerEntry
@@ -31,13 +32,14 @@ _ELLIPSIS = "…"
 
 def session(row: ShownSession, settings: Settings) -> models.Session:
     """Show a session; provider and model are those on which a turn runs."""
+    provider = provider_of(settings, None)
     return models.Session(
         id=str(row.id),
         user=row.user_name,
         title=row.title,
         status=SessionStatus(row.status),
-        provider=settings.provider.name.value,
-        model=settings.provider.model,
+        provider=provider.name.value,
+        model=provider.model,
         system_prompt=row.system_prompt,
         max_turns=row.max_turns,
         turn_count=row.turn_count,
@@ -75,6 +77,7 @@ def message(row: ShownMessage) -> models.Message:
 
 def turn(row: ShownTurn, settings: Settings) -> models.Turn:
     """Show a turn; before it starts, provider and model are those on which it would run."""
+    provider, model = names_of(settings, row)
     path = turn_path(row.id)
     session_path = f"/v1/sessions/{row.session_id}"
     return models.Turn(
@@ -82,8 +85,8 @@ def turn(row: ShownTurn, settings: Settings) -> models.Turn:
         session_id=str(row.session_id),
         status=TurnStatus(row.status),
         attempt=row.attempt,
-        provider=row.provider or settings.provider.name.value,
-        model=row.model or settings.provider.model,
+        provider=provider,
+        model=model,
         message_id=_id(row.message_id),
         user_message_id=str(row.user_message_id),
         finish_reason=one_of(FinishReason, row.finish_reason),

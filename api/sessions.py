@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import Response
 
 from api import models, queries, resources
+from api.choice import provider_of
 from api.cursors import TimeCursor
 from api.operation import ADMINS, Call, Operation, Reply
 from api.requests import invalid
@@ -169,7 +170,7 @@ def _max_turns(call: Call, named: int | None) -> int:
 
 def _without_tools(call: Call, session_id: UUID) -> RefusedError:
     sessions.refuse_ended_session(require_session(call, session_id).status)
-    provider = call.services.settings.provider.name.value
+    provider = provider_of(call.services.settings, None).name.value
     return RefusedError(
         ProblemCode.NOT_SUPPORTED_ON_PROVIDER,
         f"the provider {provider!r} has no tools, so there is nothing to pause, approve or abort",

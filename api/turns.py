@@ -12,6 +12,7 @@ from flask import Response, request
 from api import models, queries, resources
 from api.backlog import backlog_of
 from api.caller import Caller
+from api.choice import provider_of
 from api.cursors import NumberCursor
 from api.notices import Ring
 from api.operation import Call, Operation, Reply
@@ -55,7 +56,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
         call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
     ):
         with call.services.database.of(caller.organization_id) as db:
-            outcome = accept_turn(db, caller, wanted, _limits(settings), backlog)
+            outcome = accept_turn(db, caller, wanted, _limits(settings, wanted), backlog)
         if isinstance(outcome, Accepted):
             place.keep()
     match outcome:
@@ -167,12 +168,12 @@ def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _limits(settings: Settings) -> AcceptRules:
+def _limits(settings: Settings, wanted: TurnRequest) -> AcceptRules:
     return AcceptRules(
         session_idle=timedelta(seconds=settings.session_idle_seconds),
         session_age=timedelta(seconds=settings.session_age_seconds),
         idempotency=timedelta(seconds=settings.idempotency_seconds),
-        priced=settings.provider,
+        priced=provider_of(settings, wanted),
         context_tokens=settings.context_tokens,
     )
 

@@ -18,6 +18,7 @@ from shared.turn.events import MessageReset, TurnError
 from shared.turn.events_of_turn import done_event, stop_requested
 from shared.turn.turns import Recovery, StopReason
 from worker.process.admission import Admission
+from worker.providers.choice import Choice
 from worker.providers.provider import Capabilities
 from worker.publishing.channel import Channel
 from worker.services import Services
@@ -41,6 +42,7 @@ class Ended:
     """An attempt that ended and is not yet settled."""
 
     turn: ClaimedTurn
+    choice: Choice
     outcome: Outcome
     channel: Channel
     settlement: Settlement
@@ -160,7 +162,7 @@ class Settler:
             # `error` comes before `done`.
             self.finish(_one_event_more(ended), lost(requeued.answer))
             return
-        back = handed_back(ended.settlement, requeued, self._services.provider.capabilities)
+        back = handed_back(ended.settlement, requeued, ended.choice.provider.capabilities)
         try:
             turn = self._settle(ended, back.settlement, back.ending)
         except UnpayableError:
@@ -188,16 +190,18 @@ class Settler:
     def _settle(self, ended: Ended, settlement: Settlement, ending: Ending) -> SettledTurn | None:
         """Write the outcome, retrying while the lease is valid."""
         began_at = monotonic()
-        turn = self._settle_while_trusted(settlement, ending)
+        turn = self._settle_while_trusted(ended.choice, settlement, ending)
         ended.trace.settled(turn, began_at)
         return turn
 
-    def _settle_while_trusted(self, settlement: Settlement, ending: Ending) -> SettledTurn | None:
+    def _settle_while_trusted(
+        self, choice: Choice, settlement: Settlement, ending: Ending
+    ) -> SettledTurn | None:
         services, is_repeated = self._services, False
         while True:
             try:
                 with self._admission.step(services.leases.running() - 1):
-                    turn = settle(services.database, services.settings.provider, settlement, ending)
+                    turn = settle(services.database, choice.settings, settlement, ending)
                 if turn is None and is_repeated:
                     turn = self._own_earlier(settlement)
                 if turn is not None:

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from redis.exceptions import RedisError
 
 from shared import failpoints
 from shared.collector import calm_collector
+from shared.configuration.provider_settings import ProviderSettings
 from shared.configuration.settings import Settings, load_settings
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
@@ -35,12 +37,14 @@ from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
+from shared.tracing.span import Recorder
 from worker.metrics import WorkerMetrics
 from worker.process.celery_settings import celery_settings
 from worker.process.liveness import Liveness
 from worker.process.loop import LoopThread
 from worker.providers import build_provider
-from worker.providers.provider import Provider
+from worker.providers.breaker import Breaker
+from worker.providers.choice import Choice, Choices
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher
@@ -119,8 +123,8 @@ class Worker:
             "the worker is ready",
             extra={
                 "worker_id": str(self._id),
-                "provider": self._provider.name,
-                "model": self._provider.model,
+                "provider": self._choices.first.provider.name,
+                "model": self._choices.first.provider.model,
             },
         )
 
@@ -148,10 +152,8 @@ class Worker:
 
     async def _connect(self) -> None:
         settings, loop = self._settings, asyncio.get_running_loop()
-        self._provider: Provider = build_provider(settings.provider)
         recorder = begin_tracing(settings, "worker")
-        if recorder is not None:
-            self._provider = TracedProvider(self._provider, settings.provider, recorder)
+        self._choices = Choices(_choice(each, recorder) for each in settings.providers)
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
@@ -182,7 +184,7 @@ class Worker:
                 settings=settings,
                 worker_id=self._id,
                 database=self._database,
-                provider=self._provider,
+                choices=self._choices,
                 publisher=self._publisher,
                 leases=self._leases,
                 aborts=self._aborts,
@@ -193,7 +195,15 @@ class Worker:
             )
         )
         self._sweeper = Sweeper(
-            settings, self._id, self._sweep_database, self._publisher, loop, self._ring, metrics, recorder
+            settings,
+            self._choices,
+            self._id,
+            self._sweep_database,
+            self._publisher,
+            loop,
+            self._ring,
+            metrics,
+            recorder,
         )
 
     def _look(self) -> None:
@@ -209,7 +219,7 @@ class Worker:
     async def _disconnect(self) -> None:
         self._watching.cancel()
         await asyncio.wait({self._watching}, timeout=_LAST_EVENTS_SECONDS)
-        await self._provider.aclose()
+        await self._choices.aclose()
 
     async def _holds_lease(self, turn_id: UUID, attempt: int) -> bool:
         return await asyncio.to_thread(self._leases.holds_lease, turn_id, attempt)
@@ -284,6 +294,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         worker.stop()
     return 0
+
+
+def _choice(settings: ProviderSettings, recorder: Recorder | None) -> Choice:
+    provider = build_provider(settings)
+    if recorder is not None:
+        provider = TracedProvider(provider, settings, recorder)
+    return Choice(settings, provider, Breaker(monotonic, settings.breaker_seconds))
 
 
 def _database(settings: Settings, pool_size: int) -> Database:

@@ -1,5 +1,6 @@
 """The metrics of a worker process: what it counts, and what is read once a second."""
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final, Protocol, assert_never
 
@@ -7,8 +8,8 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.turn.turns import TurnStatus
+from worker.providers.breaker import Breaker
 from worker.publishing.publisher import Publisher
-from worker.turn.breaker import Breaker
 from worker.turn.claim import ClaimedTurn
 from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
@@ -96,7 +97,7 @@ class WorkerMetrics:
         """Count a turn that no worker took."""
         self._ended(TurnStatus.EXPIRED, None)
 
-    def look_at(self, publisher: Publisher, breaker: Breaker, leases: Running, slots: int) -> None:
+    def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
@@ -110,11 +111,11 @@ class WorkerMetrics:
             running.set(leases.running())
             of_slots.set(slots)
             for state, gauge in states.items():
-                gauge.set(state == breaker.state)
-            calls.set(breaker.calls)
-            refused.set(breaker.refused)
+                gauge.set(sum(breaker.state == state for breaker in breakers))
+            calls.set(sum(breaker.calls for breaker in breakers))
+            refused.set(sum(breaker.refused for breaker in breakers))
             for fault, counter in faults.items():
-                counter.set(breaker.faults[fault])
+                counter.set(sum(breaker.faults[fault] for breaker in breakers))
             backlog.set(publisher.backlog_bytes)
             overflows.set(publisher.overflows)
             connected.set(publisher.is_connected())

@@ -10,11 +10,11 @@ from time import monotonic
 from shared.errors import Fault
 from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.events_of_turn import accept_events
+from worker.providers.choice import Choice
 from worker.providers.provider import Capabilities, Prompt
 from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, ClaimedTurn
 from worker.turn.outcome import NOTHING, Failed
 from worker.turn.prompt import PromptRefusedError, build_prompt
@@ -89,21 +89,22 @@ class Opener:
     """Starts the attempt of a claimed turn, in the loop's thread.
 
     Args:
-        parts: What turns are run with.
+        services: What turns are run with.
         retries: Decides whether a failed call is repeated.
-        breaker: Decides whether the provider is called at all.
     """
 
-    def __init__(self, services: Services, retries: Retries, breaker: Breaker) -> None:
+    def __init__(self, services: Services, retries: Retries) -> None:
         self._services = services
         self._retries = retries
-        self._breaker = breaker
 
-    async def open(self, turn: ClaimedTurn, prompt: Prompt, asked_at: float, trace: AttemptTrace) -> Attempt:
+    async def open(
+        self, turn: ClaimedTurn, choice: Choice, prompt: Prompt, asked_at: float, trace: AttemptTrace
+    ) -> Attempt:
         """Return an attempt whose lease is renewed and whose start was published.
 
         Args:
             turn: As it was claimed.
+            choice: The provider that answers it.
             prompt: What is sent to the provider.
             asked_at: When the claim was requested, by the monotonic clock.
             trace: Notes the first text.
@@ -114,9 +115,9 @@ class Opener:
             trace.showed_text()
 
         log = await self.find_log(turn)
-        attempt = self.begin(turn, prompt, log, showed_text)
+        attempt = self.begin(turn, choice, prompt, log, showed_text)
         self.hold(turn, attempt, asked_at)
-        self.announce(turn, log, attempt)
+        self.announce(turn, choice, log, attempt)
         return attempt
 
     async def find_log(self, turn: ClaimedTurn) -> FoundLog:
@@ -127,7 +128,12 @@ class Opener:
         return FoundLog(last_seq, stands)
 
     def begin(
-        self, turn: ClaimedTurn, prompt: Prompt, log: FoundLog, on_first_text: Callable[[], None]
+        self,
+        turn: ClaimedTurn,
+        choice: Choice,
+        prompt: Prompt,
+        log: FoundLog,
+        on_first_text: Callable[[], None],
     ) -> Attempt:
         """Make the attempt and its channel, whose numbers follow those that readers may have (I4)."""
         services, told = self._services, turn.told_seq()
@@ -143,20 +149,20 @@ class Opener:
             turn.answer_id,
             fence,
         )
-        prefix = turn.prefix(services.provider.capabilities)
+        prefix = turn.prefix(choice.provider.capabilities)
         if prefix:
             channel.go_on_from(prefix, is_in_log=log.last_seq == told)
         attempt = Attempt(
-            services.provider,
+            choice.provider,
             channel,
             prompt,
             str(turn.answer_id),
             turn.seconds_left,
             self._retries,
-            self._breaker,
+            choice.breaker,
             attempts=turn.counted_attempts(),
             prefix=prefix,
-            allowance=turn.allowance(services.settings.provider, services.settings.context_tokens),
+            allowance=turn.allowance(choice.settings, services.settings.context_tokens),
             on_first_text=on_first_text,
         )
         return attempt
@@ -169,9 +175,9 @@ class Opener:
             attempt.fence()  # this process was suspended meanwhile: the lease may be another's by now (I3)
         services.aborts.check([(turn.session_id, turn.id)])
 
-    def announce(self, turn: ClaimedTurn, log: FoundLog, attempt: Attempt) -> None:
+    def announce(self, turn: ClaimedTurn, choice: Choice, log: FoundLog, attempt: Attempt) -> None:
         """Publish that the attempt begins, after the reset of any text that it makes void."""
-        provider = self._services.provider
+        provider = choice.provider
         if has_void_text(turn, log) and not turn.prefix(provider.capabilities):
             # This attempt's text must not follow it (I5).
             attempt.channel.event(MessageReset(Fault.WORKER_LOST))

@@ -20,9 +20,9 @@ from shared.observing.logs import log_ids
 from worker.ending import Ended, Settler, settlement_of
 from worker.opening import Opener, Question, question_of
 from worker.process.admission import Admission
+from worker.providers.choice import Choice
 from worker.services import Services
 from worker.traces import AttemptTrace, trace_of
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.retry import Retries, RetryBudget
@@ -50,10 +50,10 @@ class Runner:
         self._draining = Event()
         self._heard_at = monotonic()
         jitter = Random()  # noqa: S311 -- spreads retries, protects nothing
-        breaker = Breaker(monotonic, settings.provider.breaker_seconds)
-        self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)), breaker)
+        self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)))
         self._settler = Settler(services, self._admission)
-        services.metrics.look_at(services.publisher, breaker, services.leases, settings.worker_turns)
+        breakers = [choice.breaker for choice in services.choices]
+        services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""
@@ -123,10 +123,11 @@ class Runner:
     def _run(self, claim: Claim, trace: AttemptTrace, asked_at: float) -> bool:
         """Run a claimed turn; return whether this thread is to take another."""
         services, turn = self._services, claim.turn
+        choice = services.choices.choose(turn)
         question = question_of(
-            claim, services.provider.capabilities, services.settings.context_tokens, trace.traceparent
+            claim, choice.provider.capabilities, services.settings.context_tokens, trace.traceparent
         )
-        work = self._stream(turn, question, asked_at, trace)
+        work = self._stream(turn, choice, question, asked_at, trace)
         future = asyncio.run_coroutine_threadsafe(work, services.loop)
         try:
             ended = future.result(timeout=max(0.0, turn.seconds_left) + _LOOP_GRACE_SECONDS)
@@ -153,14 +154,14 @@ class Runner:
         return is_needed
 
     async def _stream(
-        self, turn: ClaimedTurn, question: Question, asked_at: float, trace: AttemptTrace
+        self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
-        attempt = await self._opener.open(turn, question.prompt, asked_at, trace)
+        attempt = await self._opener.open(turn, choice, question.prompt, asked_at, trace)
         outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)
-        return Ended(turn, outcome, attempt.channel, settlement, trace)
+        return Ended(turn, choice, outcome, attempt.channel, settlement, trace)
 
     def _give_up(self, turn: ClaimedTurn) -> None:
         """Let the lease run out, so that a sweeper recovers the turn."""

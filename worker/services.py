@@ -9,7 +9,7 @@ from shared.configuration.settings import Settings
 from shared.postgres.database import Database
 from shared.tracing.span import Recorder
 from worker.metrics import WorkerMetrics
-from worker.providers.provider import Provider
+from worker.providers.choice import Choices
 from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher
 from worker.recovery.leases import LeaseKeeper
@@ -22,6 +22,7 @@ class Services:
     Args:
         worker_id: The worker that claims.
         database: Only for claims and settlements: renewals and sweeps have their own pools.
+        choices: The providers, one of which answers each turn.
         loop: Runs the network part.
         ring: Sends a doorbell for a turn that is handed back, with its trace context.
         recorder: Receives spans; None if traces are off.
@@ -30,7 +31,7 @@ class Services:
     settings: Settings
     worker_id: UUID
     database: Database
-    provider: Provider
+    choices: Choices
     publisher: Publisher
     leases: LeaseKeeper
     aborts: AbortWatcher

@@ -14,7 +14,7 @@ from shared.configuration.environment import Reader, Section, Variable, made_fro
 from shared.configuration.rules import flag, hosts, one_of, rate, seconds, seconds_or_zero, text, whole
 from shared.configuration.secret import Secret
 from shared.errors import SettingsError
-from shared.money.price_table import SHIPPED, Price, PriceTable, read_price_table
+from shared.money.price_table import RATES, SHIPPED, Price, PriceTable, read_price_table
 from shared.money.prices import PricedModel, is_free, is_known
 
 PLATFORM_ANTHROPIC_URL: Final = "https://api.anthropic.com"
@@ -44,11 +44,15 @@ PROVIDER: Final = Variable(
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The variables that name a provider's endpoint; the scripted provider has one model and needs no key."""
+    """The variables that name a provider's endpoint, and the rates that a price of its models must have.
+
+    The scripted provider has one model, needs no key and has no price in any file.
+    """
 
     base_url: Variable[str]
     model: Variable[str] | None = None
     api_key: Variable[str] | None = None
+    rates: frozenset[str] = frozenset()
 
     def variables(self) -> tuple[Variable[str], ...]:
         """Return the variables that this dialect has."""
@@ -84,6 +88,7 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
                 required=_WITH_COMPATIBLE,
                 secret=True,
             ),
+            rates=frozenset({"input", "output"}),
         ),
         ProviderName.ANTHROPIC: Dialect(
             base_url=Variable(
@@ -105,6 +110,7 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
                 required="with MCP_LLM_PROVIDER=anthropic",
                 secret=True,
             ),
+            rates=frozenset(RATES),
         ),
         ProviderName.SCRIPTED: Dialect(
             base_url=Variable(
@@ -118,6 +124,11 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
         ),
     }
 )
+
+PRICED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {name.value: dialect.rates for name, dialect in DIALECTS.items() if dialect.rates}
+)
+"""The providers that a file of prices may name, and the rates that each must have."""
 
 _ALLOWED_HOSTS: Final = Variable(
     "MCP_LLM_ALLOWED_HOSTS",
@@ -295,7 +306,7 @@ def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[st
 def _priced_model(read: Reader, name: ProviderName, model: str) -> PricedModel:
     problems: list[str] = []
     file = read.value(_PRICES_FILE)
-    table = read_price_table(Path(file or SHIPPED), problems)
+    table = read_price_table(Path(file or SHIPPED), PRICED, problems)
     if not problems and name is ProviderName.ANTHROPIC and not table.holding(name, date.max):
         problems.append(f"the prices in {file}: none is of anthropic, whose models run")
     read.problems += problems

@@ -24,13 +24,9 @@ _MOST_PLACES: Final = 9
 """With more decimals a cost would not fit into the 28 digits of Python's decimals and would be rounded."""
 RATE: Final = f"a number from 0 to {_MOST_USD} with at most {_MOST_PLACES} places"
 """What `is_rate` accepts, in words."""
-_REQUIRED: Final[Mapping[str, frozenset[str]]] = {
-    "anthropic": frozenset({"input", "output", "cache_read", "cache_write_5m", "cache_write_1h"}),
-    "openai-compatible": frozenset({"input", "output"}),
-}
-"""The providers that a file may price, and the rates that each must have."""
-_RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_ENTRY_KEYS: Final = frozenset({"provider", "model", "valid_from", "long_prompt", *_RATES})
+RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+"""The names of all rates."""
+_ENTRY_KEYS: Final = frozenset({"provider", "model", "valid_from", "long_prompt", *RATES})
 _FILE_KEYS: Final = frozenset({"source", "as_of", "prices"})
 
 
@@ -62,7 +58,7 @@ class Price:
 
     def rates(self) -> dict[str, Decimal]:
         """Return the rates by name."""
-        return {name: getattr(self, name) for name in _RATES}
+        return {name: getattr(self, name) for name in RATES}
 
     def as_dict(self) -> dict[str, str | bool]:
         """Return what the ledger stores."""
@@ -153,11 +149,12 @@ def family(model: str) -> str:
     return name if name and (last == "latest" or (len(last) == 8 and last.isdigit())) else model
 
 
-def read_price_table(path: Path, problems: list[str]) -> PriceTable:
+def read_price_table(path: Path, required: Mapping[str, frozenset[str]], problems: list[str]) -> PriceTable:
     """Read a file of prices.
 
     Args:
         path: The file, in the format of `shared/money/prices.toml`.
+        required: The providers that it may price, and the rates that each must have.
         problems: Receives a line for everything that is wrong with it.
 
     Returns:
@@ -177,7 +174,7 @@ def read_price_table(path: Path, problems: list[str]) -> PriceTable:
     except (ValueError, ArithmeticError, RecursionError) as exc:
         problems.append(f"the prices in {path} are no TOML: {exc}")
         return PriceTable(str(path))
-    found = _Reading(path)
+    found = _Reading(path, required)
     table = found.table(parsed)
     problems += found.problems
     return table
@@ -186,8 +183,9 @@ def read_price_table(path: Path, problems: list[str]) -> PriceTable:
 class _Reading:
     """Reads one file and collects what is wrong with it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, required: Mapping[str, frozenset[str]]) -> None:
         self._path = path
+        self._required = required
         self.problems: list[str] = []
 
     def table(self, parsed: Mapping[str, Any]) -> PriceTable:
@@ -207,11 +205,13 @@ class _Reading:
         provider, model = row.get("provider"), row.get("model")
         where = f"price {number} ({model!r})"
         self._refuse_unknown(where, row, _ENTRY_KEYS)
-        if not isinstance(provider, str) or provider not in _REQUIRED:
-            self._problem(f"{where}: provider is {provider!r}, not one of {', '.join(_REQUIRED)}")
+        if not isinstance(provider, str) or provider not in self._required:
+            self._problem(
+                f"{where}: provider is {provider!r}, not one of {', '.join(sorted(self._required))}"
+            )
         if not isinstance(model, str) or not model.strip():
             self._problem(f"{where}: model must be its name")
-        required = _REQUIRED.get(str(provider), frozenset())
+        required = self._required.get(str(provider), frozenset())
         price = self._price(where, row, required)
         return Entry(
             provider=str(provider),
@@ -228,7 +228,7 @@ class _Reading:
         if not isinstance(row, dict):
             self._problem(f"{where} is no table")
             return None
-        self._refuse_unknown(where, row, frozenset({"above_tokens", *_RATES}))
+        self._refuse_unknown(where, row, frozenset({"above_tokens", *RATES}))
         above = row.get("above_tokens")
         if type(above) is not int or above < 1:
             self._problem(f"{where}: above_tokens is {above!r}, not a whole number of at least 1")
@@ -242,7 +242,7 @@ class _Reading:
         return LongPrompt(above, long)
 
     def _price(self, where: str, row: Mapping[str, Any], required: frozenset[str]) -> Price:
-        rates = {name: self._rate(f"{where}: {name}", row[name]) for name in _RATES if name in row}
+        rates = {name: self._rate(f"{where}: {name}", row[name]) for name in RATES if name in row}
         missing = sorted(required - rates.keys())
         if missing:
             self._problem(f"{where}: {', '.join(missing)} missing")

@@ -55,8 +55,8 @@ class Envelope(msgspec.Struct, frozen=True):
     seq: Annotated[
         int, Meta(description="From 1, and one more with each event of the turn, across attempts.")
     ]
-    attempt: Annotated[int, Meta(description="The attempt that tells it; 0 before the first.")]
-    ts: Annotated[_Time, Meta(description="When it was told.")]
+    attempt: Annotated[int, Meta(description="The attempt that published it; 0 before the first.")]
+    ts: Annotated[_Time, Meta(description="When it was published.")]
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
@@ -95,7 +95,7 @@ class ReasoningDelta(Event, frozen=True, tag=EventType.REASONING_DELTA.value):
 class MessageReset(Event, frozen=True, tag=EventType.MESSAGE_RESET.value):
     """The text of the earlier attempt is void; a new `message_start` follows."""
 
-    reason: Annotated[Fault, Meta(description="What ended that attempt.")]
+    reason: Annotated[Fault, Meta(description="The fault that made it void.")]
 
 
 class MessageEnd(Event, frozen=True, tag=EventType.MESSAGE_END.value):
@@ -148,7 +148,7 @@ class Done(Event, frozen=True, tag=EventType.DONE.value):
 
 
 class Snapshot(Event, frozen=True, tag=EventType.SNAPSHOT.value):
-    """The text through `seq`, instead of the events before: what was read of it is void."""
+    """The text up to `seq`, instead of the events before: any text read before it is void."""
 
     status: TurnStatus
     message_id: Annotated[str | None, Meta(description="Null before the provider answered.")]
@@ -179,7 +179,7 @@ class CaughtUp(StreamEvent, frozen=True, tag=EventType.CAUGHT_UP.value):
 
 
 class Ping(StreamEvent, frozen=True, tag=EventType.PING.value):
-    """The connection lives."""
+    """The connection is alive."""
 
 
 class Gap(StreamEvent, frozen=True, tag=EventType.GAP.value):

@@ -20,9 +20,9 @@ from shared.turn.events import MessageStart, StopRequested
 from shared.turn.turns import Role, StopReason
 from tests.children import search_rest
 from worker.providers import build_provider
+from worker.providers.breaker import Breaker
 from worker.providers.provider import Prompt, text_message
 from worker.turn.attempt import Attempt
-from worker.turn.breaker import Breaker
 from worker.turn.outcome import Stopped
 from worker.turn.retry import Retries, RetryBudget
 

@@ -20,6 +20,7 @@ from shared.configuration.settings import Settings
 from shared.ids import new_id
 from shared.money.price_table import FREE
 from shared.postgres.database import Database
+from worker.providers.choice import Choice, Choices
 
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 """A well-formed id that belongs to nothing."""
@@ -36,6 +37,11 @@ def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < give_up_at, "the condition did not come true in time"
         threading.Event().wait(0.01)
     return value
+
+
+def choices_of(settings: Settings) -> Choices:
+    """Return the configured providers for what calls none of them."""
+    return Choices(Choice(each, None, None) for each in settings.providers)
 
 
 class Api:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.configuration.provider_settings import ProviderName
+from shared.configuration.provider_settings import PRICED, ProviderName
 from shared.errors import Fault
 from shared.ids import new_id
 from shared.money.price_table import read_price_table
@@ -230,7 +230,7 @@ long_prompt = { above_tokens = 100, input = 10, output = 20 }
 def test_calls_of_an_attempt_are_not_billed_as_one_long_prompt(ledgers, settings, tmp_path, longest, rate):
     prices = tmp_path / "prices.toml"
     prices.write_text(LONG_PROMPTS)
-    table = read_price_table(prices, [])
+    table = read_price_table(prices, PRICED, [])
     provider = replace(
         settings.provider, name=ProviderName.OPENAI_COMPATIBLE, model="m", prices=table, declared_price=None
     )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -249,6 +250,14 @@ def test_a_port_that_clients_know_is_not_swapped_for_another(tmp_path):
         taken = int(first.url.rpartition(":")[2].removesuffix("/0"))
         with pytest.raises(EmbeddedServerError, match="in use"):
             free_port(taken, only=True)
+
+
+def test_a_port_for_a_server_is_none_that_the_system_gives_to_clients():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as client:
+            assert free_port() < client.getsockname()[1]
 
 
 def test_servers_do_not_outlive_a_parent_that_was_killed(tmp_path):

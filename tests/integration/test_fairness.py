@@ -17,7 +17,7 @@ from shared.configuration.settings import load_settings
 from shared.ids import new_id
 from shared.postgres.accounts import create_organization
 from shared.turn.turns import FinishReason
-from tests.integration.conftest import LONG_LEASES, until
+from tests.integration.conftest import LONG_LEASES, choices_of, until
 from tests.integration.test_worker import patient_worker
 from worker import ending, runner
 from worker.recovery.sweeper import Sweeper
@@ -485,7 +485,9 @@ def test_a_request_that_was_answered_before_is_replayed_although_the_queue_is_fu
 def test_the_sweeper_is_back_when_the_next_lease_runs_out(floor, monkeypatch):
     """A dead worker's turns wait for the end of its lease, not for the next full second as well."""
     own = floor.organization("own")
-    keeper = Sweeper(floor.settings, new_id(), floor.database, None, None, lambda *_: None)
+    keeper = Sweeper(
+        floor.settings, choices_of(floor.settings), new_id(), floor.database, None, None, lambda *_: None
+    )
     assert keeper.sweep() == 1.0
     floor.fill(own, 2)
     monkeypatch.setattr("worker.recovery.sweeper._EVERY_SECONDS", 1000.0)

@@ -21,6 +21,7 @@ from shared.errors import Fault
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import TERMINAL, TRANSITIONS, FinishReason, StopReason
+from tests.integration.conftest import choices_of
 from turnkeeper.cli import main
 from worker.recovery.sweeper import Sweeper
 from worker.turn.claim import claim_next_turn, claim_turn
@@ -104,7 +105,8 @@ class Bank:
         return settle(self.database, self.settings.provider, wanted, ending)
 
     def sweep(self, monkeypatch, settings=None) -> None:
-        sweeper = Sweeper(settings or self.settings, SWEEPER, self.database, None, None, lambda *_: None)
+        settings = settings or self.settings
+        sweeper = Sweeper(settings, choices_of(settings), SWEEPER, self.database, None, None, lambda *_: None)
         monkeypatch.setattr(sweeper, "_tell", lambda *_: None)  # what readers see is not the question
         sweeper.sweep()
         sweeper.stop()

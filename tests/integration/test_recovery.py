@@ -362,7 +362,7 @@ def test_a_text_with_reasoning_is_begun_again(continuing):
 def test_a_worker_whose_provider_cannot_continue_declares_the_text_void(continuing, monkeypatch):
     turn = continuing.queue("[[tokens=20 eof=10 fail_times=1]]")
     continuing.waits_again(turn)
-    monkeypatch.setattr(continuing.worker._provider, "capabilities", Capabilities())
+    monkeypatch.setattr(continuing.worker._choices.first.provider, "capabilities", Capabilities())
     continuing.ended_after_rings(turn)
     assert continuing.kinds(turn)[3:6] == ["message_start", "message_reset", "turn_started"]
     continuing.is_whole(turn, continuing.shown(turn))

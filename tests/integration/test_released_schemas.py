@@ -26,7 +26,7 @@ from shared.postgres.accounts import KeyRole, create_key
 from shared.postgres.database import Database
 from shared.postgres.migrate import SCRIPTS, head_revision, migrate
 from shared.turn.turns import FinishReason
-from tests.integration.conftest import Api
+from tests.integration.conftest import Api, choices_of
 from tests.integration.test_claim_and_settle import ANSWER, settlement
 from turnkeeper.commands.export import export_user
 from turnkeeper.commands.ledger import differences
@@ -180,7 +180,7 @@ def test_the_books_agree_and_what_ran_and_waited_is_carried_to_its_end(upgraded:
     engine = create_engine(make_url(upgraded.server.owner_url).set(drivername="postgresql+psycopg"))
     database = Database(upgraded.server.app_url)
     settings = load_settings(upgraded.environment)
-    keeper = Sweeper(settings, uuid4(), database, None, None, lambda *_: None)
+    keeper = Sweeper(settings, choices_of(settings), uuid4(), database, None, None, lambda *_: None)
     monkeypatch.setattr(keeper, "_tell", lambda *_: None)  # what readers see is not the question
     try:
         with engine.connect() as db:

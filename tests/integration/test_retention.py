@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from shared.errors import UnavailableError
+from tests.integration.conftest import choices_of
 from worker.recovery.retention import forget_old_sessions
 from worker.recovery.sweeper import Sweeper
 
@@ -181,7 +182,7 @@ def sweeper(settings, database):
 
     def make(days):
         kept = dataclasses.replace(settings, retention_days=days)
-        return Sweeper(kept, None, database, None, None, lambda *_: None)
+        return Sweeper(kept, choices_of(kept), None, database, None, None, lambda *_: None)
 
     return make
 

@@ -30,6 +30,7 @@ from shared.errors import Fault
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason, StopReason
+from tests.integration.conftest import choices_of
 from worker.providers.provider import Capabilities
 from worker.recovery import leases, sweeper
 from worker.recovery.left_behind import Left, read_left_behind, source_of, usage_of
@@ -446,7 +447,9 @@ def test_a_lost_attempt_that_never_reached_the_provider_costs_nothing(world, set
     machine.accept("restart")
     (turn,) = machine.books().turns
     claim_turn(world.database, turn, WORKERS[0], lease_seconds=-1.0, context_tokens=10_000)
-    keeper = sweeper.Sweeper(settings, SWEEPER, world.database, None, None, lambda turn_id, traceparent: None)
+    keeper = sweeper.Sweeper(
+        settings, choices_of(settings), SWEEPER, world.database, None, None, lambda turn_id, traceparent: None
+    )
     monkeypatch.setattr(keeper, "_tell", lambda *event: None)  # what readers see is not the question
     keeper.sweep()
     keeper.stop()

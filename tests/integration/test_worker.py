@@ -629,7 +629,7 @@ def test_an_error_of_ours_in_the_loop_leaves_no_lease_that_is_renewed_for_nobody
     turn = desk.queue("[[text=whole]]")
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR, "turnkeeper.runner"):
         opener = desk.worker.runner._opener
-        broken.setattr(opener, "_services", replace(opener._services, provider=None))
+        broken.setattr(opener, "_services", replace(opener._services, aborts=None))
         desk.worker.runner.run(turn, "")
     assert [record.getMessage() for record in caplog.records] == ["an attempt failed"]
     assert desk.worker._leases.running() == 0  # what is not among them is not renewed

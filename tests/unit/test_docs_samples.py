@@ -17,6 +17,7 @@ from api.problems import problem_body
 from api.statements.holds import _refusal
 from api.windows import Count, Window
 from bench.__main__ import _parser
+from shared.configuration.provider_settings import PRICED
 from shared.money.price_table import read_price_table
 from shared.money.usage import Usage
 from shared.observing.logs import TextFormatter
@@ -37,7 +38,7 @@ def of(page: str) -> Block:
 def test_the_file_of_prices_is_one_that_is_read(tmp_path: Path):
     (tmp_path / "prices.toml").write_text(of("docs/explanation/money.md").take())
     problems: list[str] = []
-    table = read_price_table(tmp_path / "prices.toml", problems)
+    table = read_price_table(tmp_path / "prices.toml", PRICED, problems)
     assert problems == []
     price = table.price("anthropic", "claude-opus-5-5", Usage(), date(2026, 11, 2))
     assert price is not None

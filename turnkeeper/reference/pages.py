@@ -11,62 +11,38 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from shared.configuration.environment import Section
 from shared.configuration.variables import VARIABLES
 from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
-from shared.turn.events import EventType
+from shared.turn.events import NUMBERED, ONLY_ON_STREAMS, Envelope
 from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
 from turnkeeper.reference.code_map import with_map
+from turnkeeper.reference.event_schemas import (
+    REF,
+    EventClass,
+    Schema,
+    components,
+    for_typescript,
+    is_nullable,
+    own_fields,
+    required,
+    type_of,
+)
+from turnkeeper.reference.python_events import python_events
 from turnkeeper.reference.redis_page import NAMES
 from turnkeeper.reference.typescript import declarations
 
 ROOT: Final = Path(__file__).parents[2]
 _ARCHITECTURE: Final = "docs/ARCHITECTURE.md"
 _NOTE: Final = "<!-- Written by `python -m turnkeeper.reference`; change the code, not this page. -->\n"
+_FORMATS: Final = {"date-time": "time (RFC 3339, UTC)", "decimal": "decimal string"}
+_PAGES: Final = {"TurnStatus": "[status](states.md)", "Fault": "[code](errors.md)"}
 _INTERNAL: Final = (
     "No operator needs these: they bound memory and time inside the service, and their defaults fit together. "
     "They can still be set."
-)
-
-_NUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
-    {
-        EventType.TURN_QUEUED: ("", "the turn is committed"),
-        EventType.TURN_STARTED: ("`provider`, `model`", "a worker took it; again for each attempt"),
-        EventType.MESSAGE_START: ("`message_id`", "the provider answered; the id is the stored message's"),
-        EventType.CONTENT_DELTA: ("`delta`", "text, never empty; consecutive deltas may arrive as one"),
-        EventType.REASONING_DELTA: ("`delta`", "thinking text, kept apart from the answer"),
-        EventType.MESSAGE_RESET: (
-            "`reason`",
-            "the text of the earlier attempt is void; a new `message_start` follows",
-        ),
-        EventType.MESSAGE_END: ("`usage`, `finish_reason`", "the provider ended the message"),
-        EventType.TITLE_UPDATED: ("`title`", "the session got its title from its first message"),
-        EventType.STOP_REQUESTED: ("`stop_reason`", "the turn was asked to end"),
-        EventType.ERROR: ("`error`", "before `done`, when the turn failed"),
-        EventType.DONE: (
-            (
-                "`status`, `finish_reason`, `stop_reason`, `usage`, `usage_source`, `cost_usd`, `error`, "
-                "`content_sha256`"
-            ),
-            "last: exactly one, after the message, usage and cost are committed",
-        ),
-    }
-)
-_UNNUMBERED: Final[Mapping[EventType, tuple[str, str]]] = MappingProxyType(
-    {
-        EventType.SUBSCRIBED: ("`session_id`, `turn_id`, `last_seq`", "a websocket's subscription is made"),
-        EventType.CAUGHT_UP: ("`session_id`", "the replay is over; what follows is live"),
-        EventType.PING: ("", "the connection lives"),
-        EventType.SNAPSHOT: (
-            "`turn_id`, `seq`, `attempt`, `status`, `message_id`, `content`, `reasoning`",
-            "the text so far, through `seq`, in place of a replay",
-        ),
-        EventType.GAP: ("`turn_id`, `from`, `to`", "events that are no longer held; a `snapshot` follows"),
-    }
 )
 
 
@@ -82,7 +58,8 @@ def pages() -> Mapping[str, str]:
         "docs/reference/errors.md": errors_page(),
         "docs/reference/events.md": events_page(),
         "docs/reference/metrics.md": metrics_page(),
-        "clients/javascript/src/api.d.ts": declarations(document),
+        "clients/javascript/src/api.d.ts": declarations(document, for_typescript()),
+        "clients/python/src/turnkeeper_client/event_types.py": python_events(),
         "docs/reference/redis-keys.md": redis_page(),
         _ARCHITECTURE: with_map((ROOT / _ARCHITECTURE).read_text(encoding="utf-8"), ROOT),
     }
@@ -209,25 +186,72 @@ def errors_page() -> str:
 
 def events_page() -> str:
     """Return the page of event types."""
-    if set(_NUMBERED) | set(_UNNUMBERED) != set(EventType):
-        raise AssertionError("an event type is not described: add it to turnkeeper/reference/pages.py")
-    header = ("type", "fields", "when")
+    schemas = components()
+    envelope = schemas[Envelope.__name__]["properties"]
+    fields = [("envelope", name, field) for name, field in envelope.items()]
+    for event in (*NUMBERED, *ONLY_ON_STREAMS):
+        fields.extend((f"`{type_of(event)}`", name, field) for name, field in own_fields(event, schemas))
     return "\n".join(
         (
             "# Events\n",
             _NOTE,
             (
-                "One envelope on websocket, SSE and JSON pages: `type`, `session_id`, `turn_id`, `seq`, `attempt`, "
-                "`ts` and the fields of the type. `seq` starts at 1 and rises by exactly 1 for each event of a "
-                "turn, across attempts; `(turn_id, seq)` identifies an event.\n"
+                f"One envelope on websocket, SSE and JSON pages: `type`, {_names(envelope)} and the fields of the "
+                "type. `seq` starts at 1 and rises by exactly 1 for each event of a turn, across attempts; "
+                "`(turn_id, seq)` identifies an event. `snapshot` has the envelope too, with the `seq` of the last "
+                "event that it stands for.\n"
             ),
             "## Numbered\n",
-            _table(header, ((f"`{name}`", *described) for name, described in _NUMBERED.items())),
+            _event_table(NUMBERED, schemas),
             "\n## Only on streams, not numbered\n",
-            _table(header, ((f"`{name}`", *described) for name, described in _UNNUMBERED.items())),
+            _event_table(ONLY_ON_STREAMS, schemas),
+            "\n## Fields\n",
+            _table(
+                ("type", "field", "is", "meaning"),
+                (
+                    (name, f"`{field}`", _kind(schema, schemas), schema.get("description", ""))
+                    for name, field, schema in fields
+                ),
+            ),
             "",
         )
     )
+
+
+def _event_table(events: Iterable[EventClass], schemas: Mapping[str, Schema]) -> str:
+    return _table(
+        ("type", "fields", "when"),
+        (
+            (
+                f"`{type_of(event)}`",
+                _names(dict(own_fields(event, schemas))),
+                schemas[event.__name__]["description"],
+            )
+            for event in events
+        ),
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _kind(schema: Schema, schemas: Mapping[str, Schema]) -> str:
+    """Return in words what a field holds."""
+    null = " or null" if is_nullable(schema) else ""
+    found = required(schema)
+    name = found.get("$ref", "").removeprefix(REF)
+    if name in _PAGES:
+        return _PAGES[name] + null
+    found = schemas.get(name, found)
+    match found:
+        case {"enum": list(values)}:
+            return f"one of {_names(values)}{null}"
+        case {"properties": properties}:
+            return f"object of {_names(properties)}{null}"
+        case {"format": str(known)} if known in _FORMATS:
+            return _FORMATS[known] + null
+    return f"{found['type']}{null}"
 
 
 def redis_page() -> str:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from shared.configuration.provider_settings import PRICED
 from shared.errors import SettingsError
 from shared.money.price_table import SHIPPED, Entry, PriceTable, read_price_table
 
@@ -120,7 +121,7 @@ def main() -> int:
 
     now = datetime.now(UTC)
     problems: list[str] = []
-    table = read_price_table(SHIPPED, problems)
+    table = read_price_table(SHIPPED, PRICED, problems)
     if problems:
         raise SettingsError(problems)
     remarks = list(compare(table, installed_list(now), now))

@@ -7,6 +7,7 @@ wide.
 import json
 import textwrap
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 _SCALARS: Final = {
@@ -17,23 +18,32 @@ _SCALARS: Final = {
     "null": "null",
 }
 _REF: Final = "#/components/schemas/"
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 _NOTE: Final = "// Written by `python -m turnkeeper.reference`; change the code, not this file.\n"
 
 
-def declarations(document: Mapping[str, Any]) -> str:
+def declarations(document: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]] = _NONE) -> str:
     """Return every schema as an exported type.
+
+    Args:
+        document: The OpenAPI document.
+        more: Schemas that it does not have, which follow; where it has one of that name, its own counts.
 
     Raises:
         ValueError: A schema uses a keyword that is not known here.
     """
     schemas: Mapping[str, Mapping[str, Any]] = document["components"]["schemas"]
-    return _NOTE + "".join(_declaration(name, schema) for name, schema in schemas.items())
+    all_schemas = {**schemas, **{name: more[name] for name in more if name not in schemas}}
+    return _NOTE + "".join(_declaration(name, schema) for name, schema in all_schemas.items())
 
 
 def _declaration(name: str, schema: Mapping[str, Any]) -> str:
     doc = _comment(schema.get("description", ""), "")
-    if "properties" in schema:
-        return f"\n{doc}export interface {name} {_object(schema, '')}\n"
+    match schema:
+        case {"properties": _}:
+            return f"\n{doc}export interface {name} {_object(schema, '')}\n"
+        case {"allOf": [{"$ref": str(ref)}, {"properties": _} as own]}:
+            return f"\n{doc}export interface {name} extends {ref.removeprefix(_REF)} {_object(own, '')}\n"
     return f"\n{doc}export type {name} = {_type(schema, '')};\n"
 
 

@@ -2,11 +2,10 @@
 
 import httpx
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings
-from worker.providers.anthropic import Anthropic
-from worker.providers.openai_compatible import OpenAICompatible
+from shared.configuration.provider_settings import ProviderSettings
 from worker.providers.provider import Provider
-from worker.providers.upstream import Dialect, UpstreamProvider
+from worker.providers.registration import dialect_of
+from worker.providers.upstream import UpstreamProvider
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver
 from worker.transport.pool import IDLE_SECONDS, MAX_IDLE, UpstreamTransport
 
@@ -19,13 +18,9 @@ def build_provider(settings: ProviderSettings, *, resolver: Resolver | None = No
         resolver: Asked for addresses instead of the operating system; in production the addresses are
             checked.
     """
-    dialect: Dialect
-    match settings.name:
-        case ProviderName.ANTHROPIC:
-            dialect = Anthropic(settings)
-        case ProviderName.OPENAI_COMPATIBLE | ProviderName.SCRIPTED:
-            dialect = OpenAICompatible(settings)
-    return UpstreamProvider(settings, dialect, _transport(settings, resolver or SystemResolver()))
+    return UpstreamProvider(
+        settings, dialect_of(settings), _transport(settings, resolver or SystemResolver())
+    )
 
 
 def _transport(settings: ProviderSettings, resolver: Resolver) -> httpx.AsyncBaseTransport:

@@ -9,13 +9,14 @@ from typing import Any, Final, assert_never
 
 import msgspec
 
-from shared.configuration.provider_settings import ProviderSettings
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
 from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
-from worker.providers.faults import error_in_stream
+from worker.providers.dialect import Declaration
+from worker.providers.faults import ErrorNames, error_in_stream, error_names
 from worker.providers.provider import Capabilities, Prompt
 from worker.providers.reading import MOST_TOKENS, Reading, token_count, unreadable
 
@@ -43,6 +44,17 @@ _KNOWN_EVENTS: Final = frozenset(
         "message_stop",
         "error",
     }
+)
+
+
+_ERROR_NAMES: Final = error_names(
+    {
+        Fault.PROVIDER_AUTH: "authentication_error permission_error",
+        Fault.PROVIDER_RATE_LIMITED: "rate_limit_error",
+        Fault.PROVIDER_OVERLOADED: "overloaded_error api_error timeout_error",
+        Fault.PROVIDER_REJECTED: "invalid_request_error not_found_error request_too_large billing_error",
+    },
+    "prompt is too long",  # there is no code for it
 )
 
 
@@ -83,10 +95,11 @@ _decode_type: Final = JsonDecoder(_EventType)
 class Anthropic:
     """Builds the requests and reads the answers."""
 
-    def __init__(self, settings: ProviderSettings) -> None:
+    def __init__(self, settings: ProviderSettings, names: ErrorNames = _ERROR_NAMES) -> None:
         self.url = f"{settings.base_url}/v1/messages"
         self.headers = {"x-api-key": settings.api_key.reveal(), "anthropic-version": API_VERSION}
         self.capabilities = Capabilities()
+        self.error_names = names
         self._model = settings.model
 
     def body(self, prompt: Prompt) -> bytes:
@@ -106,7 +119,12 @@ class Anthropic:
 
     def reader(self, reading: Reading) -> "EventReader":
         """Return a reader of one answer."""
-        return EventReader(reading)
+        return EventReader(reading, self.error_names)
+
+
+DECLARATION: Final = Declaration(
+    ProviderName.ANTHROPIC, make=Anthropic, error_names=_ERROR_NAMES, trace_name="anthropic"
+)
 
 
 class EventReader:
@@ -116,6 +134,7 @@ class EventReader:
         "_cache_read",
         "_cache_write",
         "_cache_write_1h",
+        "_error_names",
         "_input",
         "_is_output_final",
         "_output",
@@ -124,8 +143,9 @@ class EventReader:
         "_thinking",
     )
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, names: ErrorNames = _ERROR_NAMES) -> None:
         self._reading = reading
+        self._error_names = names
         self._reason: str | None = None
         # The largest valid figures so far; they are already disjoint.
         self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
@@ -148,7 +168,7 @@ class EventReader:
             self._add(event.delta)  # first: nearly every event is one
             return
         if kind == "error" or event.error is not None:
-            raise error_in_stream(event.error)
+            raise error_in_stream(event.error, self._error_names)
         if kind == "message_start":
             self._start(event.message)
         elif kind in _KNOWN_EVENTS:

@@ -1,13 +1,14 @@
 """Translates every upstream failure into a `ProviderError`, once.
 
 The provider's own words go nowhere, not even into the log: they may repeat the prompt or the key (I10). What is logged,
-stored and shown is ours; of the provider's words, only names known here are kept.
+stored and shown is ours; of the provider's words, only names that a dialect declares are kept.
 """
 
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -22,38 +23,6 @@ MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 
 _log = logging.getLogger("turnkeeper.provider")
 
-_FAULTS_BY_KIND: Final[Mapping[str, Fault]] = MappingProxyType(
-    {
-        kind: fault
-        for fault, kinds in {
-            Fault.CONTEXT_TOO_LONG: (
-                "context_length_exceeded exceed_context_size_error contextwindowexceedederror"
-            ),
-            Fault.PROVIDER_AUTH: (
-                "authentication_error authenticationerror permission_error permissiondeniederror "
-                "invalid_api_key"
-            ),
-            Fault.PROVIDER_RATE_LIMITED: (
-                "rate_limit_error rate_limit_exceeded ratelimiterror too_many_requests insufficient_quota"
-            ),
-            Fault.PROVIDER_OVERLOADED: (
-                "overloaded_error overloaded api_error server_error internal_error internal_server_error "
-                "internalservererror service_unavailable serviceunavailableerror unavailable_error "
-                "timeout_error"
-            ),
-            Fault.PROVIDER_REJECTED: (
-                "invalid_request_error badrequesterror not_found_error notfounderror model_not_found "
-                "request_too_large billing_error"
-            ),
-        }.items()
-        for kind in kinds.split()
-    }
-)
-"""Error types and codes as Anthropic, OpenAI, vLLM, llama.cpp and LiteLLM spell them, in lower case."""
-
-_CONTEXT_PHRASES: Final = ("prompt is too long", "maximum context length")
-"""Anthropic and vLLM have no code for it, only these phrases in an ordinary rejection."""
-
 _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
     {
         Fault.PROVIDER_AUTH: "the model provider refused the credentials",
@@ -64,6 +33,32 @@ _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
         Fault.PROVIDER_PROTOCOL: "the model provider reported an error within its answer",
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNames:
+    """How servers name errors; of an error, only these and statuses reach the log.
+
+    Args:
+        faults: By type or code, in lower case.
+        context_phrases: In lower case; an ordinary rejection with one of them says that the prompt is too long.
+    """
+
+    faults: Mapping[str, Fault]
+    context_phrases: tuple[str, ...] = ()
+
+
+def error_names(kinds: Mapping[Fault, str], *context_phrases: str) -> ErrorNames:
+    """Return the types and codes, listed with spaces between them for each fault, and the phrases."""
+    faults = {kind: fault for fault, listed in kinds.items() for kind in listed.split()}
+    return ErrorNames(MappingProxyType(faults), context_phrases)
+
+
+def merged(every: Sequence[ErrorNames]) -> ErrorNames:
+    """Return the names of all; where two differ about one, the first counts."""
+    faults = {kind: fault for names in reversed(every) for kind, fault in names.faults.items()}
+    phrases = dict.fromkeys(phrase for names in every for phrase in names.context_phrases)
+    return ErrorNames(MappingProxyType(faults), tuple(phrases))
 
 
 def fault_of_status(status: int) -> Fault:
@@ -81,42 +76,44 @@ def fault_of_status(status: int) -> Fault:
             return Fault.PROVIDER_PROTOCOL  # a redirect, or a success that is not a stream
 
 
-def fault_of_error(error: object) -> Fault:
+def fault_of_error(error: object, names: ErrorNames) -> Fault:
     """Return the fault for an error object in a stream or a body; `provider_protocol` if it is unknown."""
     if not isinstance(error, dict):
         return Fault.PROVIDER_PROTOCOL
-    kinds = known_kinds(error)
-    faults = [_FAULTS_BY_KIND[kind] for kind in kinds if kind in _FAULTS_BY_KIND]
-    faults += [fault_of_status(int(kind)) for kind in kinds if kind not in _FAULTS_BY_KIND]
+    kinds = known_kinds(error, names)
+    faults = [names.faults[kind] for kind in kinds if kind in names.faults]
+    faults += [fault_of_status(int(kind)) for kind in kinds if kind not in names.faults]
     if Fault.CONTEXT_TOO_LONG in faults:
         return Fault.CONTEXT_TOO_LONG
     fault = faults[0] if faults else Fault.PROVIDER_PROTOCOL
     if fault is Fault.PROVIDER_REJECTED:
         message = str(error.get("message", "")).lower()
-        if any(phrase in message for phrase in _CONTEXT_PHRASES):
+        if any(phrase in message for phrase in names.context_phrases):
             return Fault.CONTEXT_TOO_LONG
     return fault
 
 
-def known_kinds(error: object) -> list[str]:
+def known_kinds(error: object, names: ErrorNames) -> list[str]:
     """Return the code and the type of an error object, if they are known names or statuses."""
     if not isinstance(error, dict):
         return []
-    kinds = [str(error[name]).lower() for name in ("code", "type") if error.get(name) is not None]
-    return [kind for kind in kinds if kind in _FAULTS_BY_KIND or re.fullmatch(r"[45][0-9]{2}", kind)]
+    kinds = [str(error[field]).lower() for field in ("code", "type") if error.get(field) is not None]
+    return [kind for kind in kinds if kind in names.faults or re.fullmatch(r"[45][0-9]{2}", kind)]
 
 
-def error_in_stream(error: object) -> ProviderError:
+def error_in_stream(error: object, names: ErrorNames) -> ProviderError:
     """Translate an error that came instead of a piece of the answer."""
-    fault = fault_of_error(error)
+    fault = fault_of_error(error, names)
     _log.warning(
         "the provider reported an error within its answer",
-        extra={"fault": fault.value, "provider_error": _named(error)},
+        extra={"fault": fault.value, "provider_error": _named(error, names)},
     )
     return ProviderError(fault, _DETAILS[fault])
 
 
-def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: datetime) -> ProviderError:
+def error_of_response(
+    status: int, headers: httpx.Headers, body: bytes, now: datetime, names: ErrorNames
+) -> ProviderError:
     """Translate a response whose status is not 200.
 
     Args:
@@ -124,16 +121,17 @@ def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: dat
         headers: The response's headers.
         body: The beginning of its body.
         now: The current time, for a Retry-After with a date.
+        names: How its server names errors.
     """
     fault, error = fault_of_status(status), _error_in(body)
-    if fault is Fault.PROVIDER_REJECTED and fault_of_error(error) is Fault.CONTEXT_TOO_LONG:
+    if fault is Fault.PROVIDER_REJECTED and fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG:
         fault = Fault.CONTEXT_TOO_LONG
     _log.warning(
         "the provider refused a request",
         extra={
             "fault": fault.value,
             "provider_status": status,
-            "provider_error": _named(error),
+            "provider_error": _named(error, names),
         },
     )
     if fault is Fault.PROVIDER_PROTOCOL:
@@ -143,13 +141,13 @@ def error_of_response(status: int, headers: httpx.Headers, body: bytes, now: dat
     return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now))
 
 
-def error_of_other_content(body: bytes) -> ProviderError:
+def error_of_other_content(body: bytes, names: ErrorNames) -> ProviderError:
     """Translate a 200 that is not an event stream: some gateways report errors like that."""
     _log.warning(
         "the provider's answer is no event stream",
         extra={
             "fault": Fault.PROVIDER_PROTOCOL.value,
-            "provider_error": _named(_error_in(body)),
+            "provider_error": _named(_error_in(body), names),
         },
     )
     return ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream")
@@ -234,6 +232,6 @@ def _error_in(body: bytes) -> Any:
     return parsed.get("error", parsed) if isinstance(parsed, dict) else None
 
 
-def _named(error: object) -> str:
+def _named(error: object, names: ErrorNames) -> str:
     """Describe an error for the log, by its known names."""
-    return " ".join(known_kinds(error)) or "unknown"
+    return " ".join(known_kinds(error, names)) or "unknown"

@@ -4,19 +4,21 @@ Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a rea
 """
 
 import logging
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.configuration.provider_settings import ProviderSettings
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
 from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
 from worker.providers.decoding import JsonDecoder
-from worker.providers.faults import error_in_stream
+from worker.providers.dialect import Declaration
+from worker.providers.faults import ErrorNames, error_in_stream, error_names
 from worker.providers.provider import Capabilities, Prompt
 from worker.providers.reading import Reading, token_count, unreadable
 
@@ -33,6 +35,28 @@ _FINISH_REASONS: Final = MappingProxyType(
 _TOOL_REASONS: Final = frozenset({"tool_calls", "function_call"})
 _BROKEN_REASONS: Final = frozenset({"abort", "error", "insufficient_system_resource"})
 """What vLLM, OpenRouter and DeepSeek send when generation was cut off on their side."""
+
+
+_ERROR_NAMES: Final = error_names(
+    {
+        Fault.CONTEXT_TOO_LONG: "context_length_exceeded exceed_context_size_error contextwindowexceedederror",
+        Fault.PROVIDER_AUTH: (
+            "authentication_error authenticationerror permission_error permissiondeniederror invalid_api_key"
+        ),
+        Fault.PROVIDER_RATE_LIMITED: (
+            "rate_limit_error rate_limit_exceeded ratelimiterror too_many_requests insufficient_quota"
+        ),
+        Fault.PROVIDER_OVERLOADED: (
+            "overloaded server_error internal_error internal_server_error internalservererror "
+            "service_unavailable serviceunavailableerror unavailable_error"
+        ),
+        Fault.PROVIDER_REJECTED: (
+            "invalid_request_error badrequesterror not_found_error notfounderror model_not_found"
+        ),
+    },
+    "maximum context length",  # vLLM has no code for it
+)
+"""As OpenAI, vLLM, llama.cpp and LiteLLM spell them."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -62,12 +86,13 @@ _decode: Final = JsonDecoder(_Chunk)
 class OpenAICompatible:
     """Builds the requests and reads the answers."""
 
-    def __init__(self, settings: ProviderSettings) -> None:
+    def __init__(self, settings: ProviderSettings, names: ErrorNames = _ERROR_NAMES) -> None:
         self.url = f"{settings.base_url}/chat/completions"
         self.headers = {"authorization": f"Bearer {settings.api_key.reveal()}"}
         self.capabilities = Capabilities(
             continuation=settings.continuation, running_usage=settings.running_usage
         )
+        self.error_names = names
         self._model = settings.model
         self._stream_options = {"include_usage": True}
         if settings.running_usage:
@@ -98,7 +123,13 @@ class OpenAICompatible:
 
     def reader(self, reading: Reading) -> "ChunkReader":
         """Return a reader of one answer."""
-        return ChunkReader(reading)
+        return ChunkReader(reading, self.error_names)
+
+
+DECLARATION: Final = Declaration(
+    ProviderName.OPENAI_COMPATIBLE, make=OpenAICompatible, error_names=_ERROR_NAMES, trace_name="openai"
+)
+SCRIPTED: Final = replace(DECLARATION, name=ProviderName.SCRIPTED)
 
 
 class ChunkReader:
@@ -107,6 +138,7 @@ class ChunkReader:
     __slots__ = (
         "_cached",
         "_completion",
+        "_error_names",
         "_prompt",
         "_reading",
         "_reason",
@@ -114,8 +146,9 @@ class ChunkReader:
         "_refused",
     )
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, names: ErrorNames = _ERROR_NAMES) -> None:
         self._reading = reading
+        self._error_names = names
         self._reason: str | None = None
         self._refused = False
         # The largest valid figures so far, as the provider counts them.
@@ -137,7 +170,7 @@ class ChunkReader:
         except ValueError as exc:
             raise unreadable() from exc
         if chunk.error is not None or name == "error":
-            raise error_in_stream(chunk.error)
+            raise error_in_stream(chunk.error, self._error_names)
         if chunk.usage is not None:
             self._count(chunk.usage)
         for choice in chunk.choices or ():

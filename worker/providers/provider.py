@@ -117,7 +117,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the dialect's name, as in settings and ledger: `anthropic`, `openai-compatible` or `scripted`."""
+        """Return the dialect's name, as in settings and ledger."""
 
     @property
     def model(self) -> str:

@@ -11,7 +11,7 @@ from time import time_ns
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.tracing.context import TraceContext, parse_traceparent
 from shared.tracing.span import Kind, Recorder, Span, Value, known
@@ -24,6 +24,7 @@ from worker.providers.provider import (
     Provider,
     ReasoningDelta,
 )
+from worker.providers.registration import DIALECTS
 
 _OPERATION: Final = "chat"
 _PORTS: Final = {"http": 80, "https": 443}
@@ -45,13 +46,10 @@ class TracedProvider:
         self.model = provider.model
         self.capabilities: Capabilities = provider.capabilities
         where = urlsplit(settings.base_url)
-        # The conventions name dialects: every server that speaks OpenAI's is `openai`, and the address tells
-        # them apart.
-        is_anthropic = settings.name is ProviderName.ANTHROPIC
         self._attributes = known(
             {
                 "gen_ai.operation.name": _OPERATION,
-                "gen_ai.provider.name": "anthropic" if is_anthropic else "openai",
+                "gen_ai.provider.name": DIALECTS[settings.name].trace_name,
                 "gen_ai.request.model": provider.model,
                 "server.address": where.hostname,
                 "server.port": where.port or _PORTS.get(where.scheme),

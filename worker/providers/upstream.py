@@ -6,15 +6,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 import httpx
 
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
+from worker.providers.dialect import Dialect
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
-from worker.providers.provider import Capabilities, Item, Prompt
-from worker.providers.reading import Reader, Reading
+from worker.providers.provider import Item, Prompt
+from worker.providers.reading import Reading
 from worker.providers.silence import SilenceWatch
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
@@ -31,20 +32,6 @@ turn a TLS handshake, but the turn that waits to be settled should wait no longe
 
 _SENT: Final = "http11.send_request_body.complete"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-class Dialect(Protocol):
-    """How to build a dialect's requests and read its answers."""
-
-    url: str
-    headers: dict[str, str]
-    capabilities: Capabilities
-
-    def body(self, prompt: Prompt) -> bytes:
-        """Encode a request."""
-
-    def reader(self, reading: Reading) -> Reader:
-        """Return a reader that writes one stream to `reading`."""
 
 
 class UpstreamProvider:
@@ -132,6 +119,7 @@ class _Exchange:
         "_body",
         "_bytes_left",
         "_decoder",
+        "_error_names",
         "_events_left",
         "_failure",
         "_is_sent",
@@ -157,6 +145,7 @@ class _Exchange:
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
         self._reading = Reading(settings.max_text_bytes, continues=continues)
         self._reader = dialect.reader(self._reading)
+        self._error_names = dialect.error_names
         self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
         self._bytes_left = settings.max_answer_bytes
         self._events_left = MAX_EVENTS
@@ -180,13 +169,15 @@ class _Exchange:
         self._body = _chunks_of(response)
         if response.status_code != HTTPStatus.OK:
             body = await self._beginning()
-            raise error_of_response(response.status_code, response.headers, body, datetime.now(UTC))
+            raise error_of_response(
+                response.status_code, response.headers, body, datetime.now(UTC), self._error_names
+            )
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
             raise _protocol("the model provider's answer is compressed, which was not asked for")
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "text/event-stream":
-            raise error_of_other_content(await self._beginning())
+            raise error_of_other_content(await self._beginning(), self._error_names)
 
     async def close(self) -> None:
         """Close the connection, unless the response was read to its end."""

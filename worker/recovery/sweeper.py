@@ -34,6 +34,7 @@ from shared.turn.events_of_turn import accept_events, done_event
 from shared.turn.transcript import Transcript
 from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, in_sql, sources_of
 from worker.metrics import WorkerMetrics
+from worker.providers.choice import Choice, Choices
 from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
 from worker.recovery.left_behind import Left, left_behind, read_left_behind
@@ -111,6 +112,7 @@ class Sweeper:
 
     Args:
         settings: The configuration.
+        choices: The providers.
         worker_id: Who sweeps.
         database: A pool that does not compete with running turns.
         publisher: Publishes what was decided.
@@ -123,6 +125,7 @@ class Sweeper:
     def __init__(
         self,
         settings: Settings,
+        choices: Choices,
         worker_id: UUID,
         database: Database,
         publisher: Publisher,
@@ -134,6 +137,7 @@ class Sweeper:
         self._metrics = metrics or WorkerMetrics(Registry())
         self._recorder = recorder
         self._settings = settings
+        self._choices = choices
         self._worker_id = worker_id
         self._database = database
         self._publisher = publisher
@@ -271,12 +275,13 @@ class Sweeper:
         with self._database.of(organization_id) as db:
             turn = read_left_behind(db, organization_id, turn_id)
         left = left_behind(turn, self._redis, self._settings.context_tokens)
-        ending = _ending(left, Capabilities(continuation=self._settings.provider.continuation))
+        choice = self._choices.choose(turn)
+        ending = _ending(left, Capabilities(continuation=choice.settings.continuation))
         try:
-            settled = self._settle(organization_id, left, ending)
+            settled = self._settle(organization_id, left, choice, ending)
         except UnpayableError:
             ending = Stopped(left.answer, StopReason.BUDGET)
-            settled = self._settle(organization_id, left, ending)
+            settled = self._settle(organization_id, left, choice, ending)
         events = _events(ending)
         if settled is None:
             return  # its worker came back, or another process settled it
@@ -292,12 +297,14 @@ class Sweeper:
             self._begin_log_again(left, settled.attempt)
         self._tell(settled, left.last_seq, events, done)
 
-    def _settle(self, organization_id: UUID, left: Left, ending: Ending) -> SettledTurn | None:
+    def _settle(
+        self, organization_id: UUID, left: Left, choice: Choice, ending: Ending
+    ) -> SettledTurn | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
         settlement = Settlement(
             organization_id, left.turn.id, left.turn.attempt, last_seq, lost_to=self._worker_id
         )
-        return settle(self._database, self._settings.provider, settlement, ending)
+        return settle(self._database, choice.settings, settlement, ending)
 
     def _begin_log_again(self, left: Left, attempt: int) -> None:
         """Publish the text so far under a number that no reader has passed."""

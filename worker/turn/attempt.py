@@ -13,10 +13,10 @@ from typing import Final, TypeGuard, assert_never
 from shared.errors import Fault, ProviderError
 from shared.turn import events
 from shared.turn.turns import StopReason
+from worker.providers.breaker import Breaker, Permit
 from worker.providers.provider import Finish, Prompt, Provider
 from worker.publishing.channel import Channel
 from worker.turn.allowance import Allowance
-from worker.turn.breaker import Breaker, Permit
 from worker.turn.ceiling import Ceiling
 from worker.turn.consumption import Consumption
 from worker.turn.continuation import continued

@@ -16,6 +16,7 @@ from shared.errors import Fault, ProviderError
 from shared.failpoints import Failpoint
 from shared.money.usage import Usage
 from shared.turn.turns import StopReason
+from worker.providers.breaker import Permit
 from worker.providers.provider import (
     ContentDelta,
     Finish,
@@ -27,7 +28,6 @@ from worker.providers.provider import (
     RunningUsage,
 )
 from worker.publishing.channel import Channel
-from worker.turn.breaker import Permit
 from worker.turn.ceiling import Ceiling
 from worker.turn.consumption import Consumption, prompt_of
 from worker.turn.draft import Draft

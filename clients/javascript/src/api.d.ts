@@ -632,3 +632,143 @@ export interface WorkerList {
 
 /** Whether a worker lives and hears. */
 export type WorkerState = "hearing" | "deaf" | "gone";
+
+/** Why a turn failed: a problem without status and request id. */
+export interface TurnProblem {
+  code: Fault;
+  detail: string;
+  retry_after_ms?: number;
+  retryable: boolean;
+  title: string;
+  type: string;
+}
+
+/** What every event of a turn has: `(turn_id, seq)` identifies it. */
+export interface Envelope {
+  session_id: string;
+  turn_id: string;
+  /** From 1, and one more with each event of the turn, across attempts. */
+  seq: number;
+  /** The attempt that published it; 0 before the first. */
+  attempt: number;
+  /** When it was published. */
+  ts: string;
+}
+
+/** The turn is committed. */
+export interface TurnQueued extends Envelope {
+  type: "turn_queued";
+}
+
+/** A worker claimed the turn; comes again with each attempt. */
+export interface TurnStarted extends Envelope {
+  type: "turn_started";
+  provider: string;
+  model: string;
+}
+
+/** The provider answered. */
+export interface MessageStart extends Envelope {
+  type: "message_start";
+  /** The stored message's id. */
+  message_id: string;
+}
+
+/** Text of the answer; consecutive deltas may arrive as one. */
+export interface ContentDelta extends Envelope {
+  type: "content_delta";
+  /** Never empty. */
+  delta: string;
+}
+
+/** Thinking text, which is kept apart from the answer. */
+export interface ReasoningDelta extends Envelope {
+  type: "reasoning_delta";
+  /** Never empty. */
+  delta: string;
+}
+
+/** The text of the earlier attempt is void; a new `message_start` follows. */
+export interface MessageReset extends Envelope {
+  type: "message_reset";
+  /** The fault that made it void. */
+  reason: Fault;
+}
+
+/** The provider ended the message. */
+export interface MessageEnd extends Envelope {
+  type: "message_end";
+  /** What the attempt used. */
+  usage: UsageCounts | null;
+  /** Why the model stopped. */
+  finish_reason: FinishReason | null;
+}
+
+/** The session got its title from its first message. */
+export interface TitleUpdated extends Envelope {
+  type: "title_updated";
+  title: string;
+}
+
+/** The turn was asked to end. */
+export interface StopRequested extends Envelope {
+  type: "stop_requested";
+  /** Who asked, or what. */
+  stop_reason: StopReason | null;
+}
+
+/** Why the turn failed; `done` follows. */
+export interface TurnError extends Envelope {
+  type: "error";
+  error: TurnProblem;
+}
+
+/** The turn is over: exactly one, and the last, after the message, usage and cost are committed. */
+export interface Done extends Envelope {
+  type: "done";
+  status: TurnStatus;
+  /** Why the model stopped; null unless it did. */
+  finish_reason: FinishReason | null;
+  /** Who asked the turn to end, or what; null unless asked. */
+  stop_reason: StopReason | null;
+  /** What all attempts used. */
+  usage: UsageCounts;
+  /** Who says how much was used; null if no provider was called. */
+  usage_source: UsageSource | null;
+  /** US dollars, exact. */
+  cost_usd: string;
+  /** Null unless the turn failed. */
+  error: TurnProblem | null;
+  /** Of the stored answer in UTF-8, in hexadecimal; of the empty text when none is stored. */
+  content_sha256: string;
+}
+
+/** Events that are no longer held; a `snapshot` follows. */
+export interface Gap {
+  type: "gap";
+  turn_id: string;
+  /** The first `seq` that is missing. */
+  from: number;
+  /** The last `seq` that is missing. */
+  to: number;
+}
+
+/** The text up to `seq`, instead of the events before: any text read before it is void. */
+export interface Snapshot {
+  type: "snapshot";
+  turn_id: string;
+  /** From 1, and one more with each event of the turn, across attempts. */
+  seq: number;
+  /** The attempt that published it; 0 before the first. */
+  attempt: number;
+  status: TurnStatus;
+  /** Null before the provider answered. */
+  message_id: string | null;
+  /** The answer so far. */
+  content: string;
+  /** The thinking so far. */
+  reasoning: string;
+}
+
+/** Later versions may send other events: a program ignores the types that it does not know. */
+export type TurnEvent = TurnQueued | TurnStarted | MessageStart | ContentDelta | ReasoningDelta | MessageReset | MessageEnd | TitleUpdated | StopRequested | TurnError | Done | Gap | Snapshot;

@@ -7,6 +7,8 @@ from shared.configuration.settings import load_settings
 from shared.ids import new_id
 from shared.metrics.registry import Registry
 from worker.metrics import WorkerMetrics
+from worker.providers.breaker import Breaker
+from worker.providers.choice import Choice, Choices
 from worker.providers.provider import Capabilities
 from worker.services import Services
 from worker.turn.claim import ClaimedTurn
@@ -143,11 +145,12 @@ def services(world, *, continuation=False, loop=None, ring=None) -> Services:
             "SCRIPTED_BASE_URL": "http://127.0.0.1:9/v1",
         }
     )
+    choice = Choice(settings.provider, Speaking(continuation=continuation), Breaker(lambda: 0.0, 10.0))
     return Services(
         settings=replace(settings, lease_trust_seconds=TRUST_SECONDS),
         worker_id=new_id(),
         database=None,
-        provider=Speaking(continuation=continuation),
+        choices=Choices([choice]),
         publisher=world,
         leases=world,
         aborts=world,

@@ -30,10 +30,10 @@ from worker.ending import (
     tell_stop,
 )
 from worker.process.admission import Admission
+from worker.providers.breaker import Breaker
 from worker.providers.provider import Capabilities, Prompt
 from worker.traces import Untraced
 from worker.turn.attempt import Attempt
-from worker.turn.breaker import Breaker
 from worker.turn.moved import SettledTurn
 from worker.turn.outcome import NOTHING, Answer, Completed, Failed, Requeued, Stopped
 from worker.turn.retry import Retries, RetryBudget
@@ -202,7 +202,7 @@ class Desk:
         return answer
 
     def ended(self, outcome, turn=FIRST):
-        return Ended(turn, outcome, self.tape, NEXT, Untraced(None))
+        return Ended(turn, self.services.choices.choose(turn), outcome, self.tape, NEXT, Untraced(None))
 
     def ours(self, turn):
         return replace(turn, worker_id=self.services.worker_id)

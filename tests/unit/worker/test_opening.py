@@ -14,7 +14,6 @@ from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, 
 from worker.opening import FoundLog, Opener, has_void_text, question_of
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.traces import Untraced
-from worker.turn.breaker import Breaker
 from worker.turn.claim import Claim
 from worker.turn.prompt import StoredMessage
 from worker.turn.retry import Retries, RetryBudget
@@ -26,13 +25,18 @@ RESET = MessageReset(Fault.WORKER_LOST)
 STARTED = TurnStarted("scripted", "m")
 
 
-def opener(world, *, continuation=False):
+def opener(world):
     retries = Retries(lambda: 0.0, RetryBudget(lambda: 0.0))
-    return Opener(services(world, continuation=continuation), retries, Breaker(lambda: 0.0, 10.0))
+    return Opener(services(world), retries)
+
+
+def chosen(turn, *, continuation=False):
+    return services(World(), continuation=continuation).choices.choose(turn)
 
 
 def begun(world, turn, log, *, continuation=False):
-    return opener(world, continuation=continuation).begin(turn, PROMPT, log, lambda: None)
+    choice = chosen(turn, continuation=continuation)
+    return opener(world).begin(turn, choice, PROMPT, log, lambda: None)
 
 
 def test_what_is_asked_is_the_history_and_says_how_much_of_it_was_left_out():
@@ -132,13 +136,13 @@ def test_a_kept_text_is_declared_void_before_the_attempt_begins_unless_it_is_con
     world = World()
     turn, log = replace(AGAIN, kept_text="half"), FoundLog(5, stands=False)
     attempt = begun(world, turn, log, continuation=continuation)
-    opener(world, continuation=continuation).announce(turn, log, attempt)
+    opener(world).announce(turn, chosen(turn, continuation=continuation), log, attempt)
     assert world.tapes[0].told == told  # I5
 
 
 def test_a_turn_is_opened_in_the_order_that_its_lease_and_its_readers_need():
     world = World(5, stands=True)
-    attempt = asyncio.run(opener(world).open(AGAIN, PROMPT, monotonic(), Untraced(None)))
+    attempt = asyncio.run(opener(world).open(AGAIN, chosen(AGAIN), PROMPT, monotonic(), Untraced(None)))
     assert world.done == [
         ("shut out before", 2),
         ("opened with", 1),

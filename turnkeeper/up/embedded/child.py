@@ -5,6 +5,7 @@ It also has what both servers share: the free port, the stored password and the 
 
 import fcntl
 import os
+import random
 import secrets
 import signal
 import socket
@@ -24,6 +25,10 @@ from turnkeeper.up import parent_death
 HOST: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.01
 """How often a starting or ending server is polled: a start takes about 100 ms, so this adds little."""
+
+_LEAST_PORT: Final = 20_000
+_PORT_TRIES: Final = 20
+_CLIENT_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class EmbeddedServerError(TurnkeeperError):
@@ -108,14 +113,31 @@ def await_ready(
     raise TimeoutError(f"not ready after {limit_seconds:g} seconds")
 
 
+def _first_client_port() -> int:
+    """Return the first port that the system assigns to clients, by Linux's setting or IANA's range (RFC 6335)."""
+    with suppress(OSError, ValueError):
+        first = int(_CLIENT_PORTS.read_text(encoding="ascii").split()[0])
+        if first >= _LEAST_PORT + _PORT_TRIES:
+            return first
+    return 49_152
+
+
 def free_port(preferred: int | None = None, *, only: bool = False) -> int:
     """Return a port of 127.0.0.1 on which nobody listens: the preferred one if it is free.
+
+    Any other port lies below those that the system assigns to clients: until a server listens there, and while it is
+    down, no client's connection takes its port.
 
     Raises:
         EmbeddedServerError: No port is free, or the preferred one is taken and `only` it will do.
     """
     candidates = [preferred] if preferred else []
-    for port in candidates if only else [*candidates, 0]:
+    if not only:
+        candidates += [
+            *random.SystemRandom().sample(range(_LEAST_PORT, _first_client_port()), _PORT_TRIES),
+            0,
+        ]
+    for port in candidates:
         with socket.socket() as probe, suppress(OSError):
             # As the servers do: a port whose last connections are in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,109 +6,50 @@ Those in `Event` have a `seq`, or stand in place of events that have one; what o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from turnkeeper_client.decoding import decode
 from turnkeeper_client.errors import ProtocolError
-from turnkeeper_client.models import Usage
+from turnkeeper_client.event_types import (
+    TYPES,
+    ContentDelta,
+    Done,
+    Gap,
+    KnownEvent,
+    MessageEnd,
+    MessageReset,
+    MessageStart,
+    Numbered,
+    ReasoningDelta,
+    Snapshot,
+    StopRequested,
+    TitleUpdated,
+    TurnError,
+    TurnQueued,
+    TurnStarted,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Numbered:
-    """What every numbered event has: `(turn_id, seq)` identifies it."""
-
-    session_id: str
-    turn_id: str
-    seq: int
-    attempt: int
-    ts: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnQueued(Numbered):
-    """The turn is committed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnStarted(Numbered):
-    """A worker took it; again for each attempt."""
-
-    provider: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageStart(Numbered):
-    """The provider answered."""
-
-    message_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentDelta(Numbered):
-    """Text of the answer."""
-
-    delta: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasoningDelta(Numbered):
-    """Thinking text, which is kept apart from the answer."""
-
-    delta: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageReset(Numbered):
-    """The text of the earlier attempt is void."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageEnd(Numbered):
-    """The provider ended the message."""
-
-    usage: Usage | None
-    finish_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TitleUpdated(Numbered):
-    """The session got its title from its first message."""
-
-    title: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRequested(Numbered):
-    """The turn was asked to end."""
-
-    stop_reason: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnError(Numbered):
-    """Why the turn failed; `done` follows."""
-
-    error: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done(Numbered):
-    """The turn is over: exactly one, and the last."""
-
-    status: str
-    finish_reason: str | None
-    stop_reason: str | None
-    usage: Usage
-    usage_source: str | None
-    cost_usd: Decimal
-    error: Mapping[str, Any] | None
-    content_sha256: str
+__all__ = [
+    "TYPES",
+    "ContentDelta",
+    "Done",
+    "Event",
+    "Gap",
+    "MessageEnd",
+    "MessageReset",
+    "MessageStart",
+    "Numbered",
+    "ReasoningDelta",
+    "Snapshot",
+    "StopRequested",
+    "TitleUpdated",
+    "TurnError",
+    "TurnQueued",
+    "TurnStarted",
+    "UnknownEvent",
+    "read_event",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,61 +60,7 @@ class UnknownEvent(Numbered):
     fields: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """Events `first` to `last` are no longer held; a `Snapshot` follows."""
-
-    turn_id: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """The text through `seq`, in place of the events before: what was read of it is void."""
-
-    turn_id: str
-    seq: int
-    attempt: int
-    status: str
-    message_id: str | None
-    content: str
-    reasoning: str
-
-
-Event: TypeAlias = (
-    TurnQueued
-    | TurnStarted
-    | MessageStart
-    | ContentDelta
-    | ReasoningDelta
-    | MessageReset
-    | MessageEnd
-    | TitleUpdated
-    | StopRequested
-    | TurnError
-    | Done
-    | UnknownEvent
-    | Gap
-    | Snapshot
-)
-
-TYPES: Final[Mapping[str, type[Numbered]]] = MappingProxyType(
-    {
-        "turn_queued": TurnQueued,
-        "turn_started": TurnStarted,
-        "message_start": MessageStart,
-        "content_delta": ContentDelta,
-        "reasoning_delta": ReasoningDelta,
-        "message_reset": MessageReset,
-        "message_end": MessageEnd,
-        "title_updated": TitleUpdated,
-        "stop_requested": StopRequested,
-        "error": TurnError,
-        "done": Done,
-    }
-)
-"""The numbered ones, as the wire names them."""
+Event: TypeAlias = KnownEvent | UnknownEvent
 
 
 def read_event(frame: Mapping[str, Any]) -> Event | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.configuration.provider_settings import load_priced_model
+from shared.configuration.provider_settings import PRICED, load_priced_model
 from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
 from shared.money.price_table import FREE, SHIPPED, read_price_table
@@ -188,7 +188,7 @@ def written(tmp_path):
 
 def test_the_shipped_table_is_valid_and_says_where_it_is_from():
     problems = []
-    table = read_price_table(SHIPPED, problems)
+    table = read_price_table(SHIPPED, PRICED, problems)
     assert problems == []
     assert table.source
     assert table.as_of is not None

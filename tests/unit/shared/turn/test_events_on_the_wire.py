@@ -20,6 +20,7 @@ from shared.turn.events import (
     ContentDelta,
     Done,
     Envelope,
+    Event,
     EventEncoder,
     EventType,
     Gap,
@@ -120,3 +121,12 @@ def test_an_event_without_an_envelope_is_its_line_too(event, line):
 def test_every_type_has_a_line():
     assert {type(event) for event in [*(event for event, *_ in IN_ENVELOPES), *WHOLE]} == set(ALL)
     assert [kind.__struct_config__.tag for kind in ALL] == list(EventType)
+
+
+def test_a_field_that_came_later_is_left_out_where_it_has_its_default():
+    class Later(Event, frozen=True, tag="later"):
+        first: int | None
+        second: int | None = None
+
+    assert ENCODER.encode(Later(None), 1, 0, TS).endswith(b'"ts":"2026-01-31T09:30:00.000Z","first":null}')
+    assert ENCODER.encode(Later(None, 2), 1, 0, TS).endswith(b',"first":null,"second":2}')

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.configuration.provider_settings import ProviderName
 from shared.errors import Fault, ProviderError
 from worker.providers.faults import (
     error_of_response,
@@ -16,7 +17,9 @@ from worker.providers.faults import (
     known_kinds,
     retry_after_ms,
 )
+from worker.providers.registration import error_names_of
 
+NAMES = error_names_of(ProviderName.OPENAI_COMPATIBLE)
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 
@@ -85,7 +88,7 @@ def test_no_retry_after_is_too_odd_to_read(value):
     ],
 )
 def test_an_error_object_is_named_by_its_code_or_type(error, fault):
-    assert fault_of_error(error) is fault
+    assert fault_of_error(error, NAMES) is fault
 
 
 @given(st.integers(100, 599))
@@ -97,7 +100,7 @@ def test_every_status_has_a_fault(status):
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[", b"[]", b"5", b'{"error":[1]}', b"[" * 9000])
 def test_a_refusal_with_any_body_is_named_by_its_status(body):
-    error = error_of_response(400, httpx.Headers(), body, NOW)
+    error = error_of_response(400, httpx.Headers(), body, NOW, NAMES)
     assert (error.fault, error.detail) == (
         Fault.PROVIDER_REJECTED,
         "the model provider rejected the request (status 400)",
@@ -106,8 +109,8 @@ def test_a_refusal_with_any_body_is_named_by_its_status(body):
 
 def test_a_status_of_overload_is_not_renamed_by_its_body():
     body = b'{"error":{"code":"context_length_exceeded"}}'
-    assert error_of_response(503, httpx.Headers(), body, NOW).fault is Fault.PROVIDER_OVERLOADED
-    assert error_of_response(413, httpx.Headers(), body, NOW).fault is Fault.CONTEXT_TOO_LONG
+    assert error_of_response(503, httpx.Headers(), body, NOW, NAMES).fault is Fault.PROVIDER_OVERLOADED
+    assert error_of_response(413, httpx.Headers(), body, NOW, NAMES).fault is Fault.CONTEXT_TOO_LONG
 
 
 @pytest.mark.parametrize(
@@ -137,9 +140,9 @@ def test_a_failed_exchange_is_named_and_says_whether_it_was_sent(exc, answered, 
 @given(st.one_of(st.text(), st.integers(), st.lists(st.text()), st.none()))
 def test_of_a_providers_error_only_names_that_are_known_reach_the_log(word):  # I10
     known = {"type": "overloaded_error", "code": "529"}
-    assert known_kinds({**known, "message": word, "param": word}) == ["529", "overloaded_error"]
-    for kind in known_kinds({"type": word, "code": word}):
-        assert fault_of_error({"type": kind}) is not Fault.PROVIDER_PROTOCOL
+    assert known_kinds({**known, "message": word, "param": word}, NAMES) == ["529", "overloaded_error"]
+    for kind in known_kinds({"type": word, "code": word}, NAMES):
+        assert fault_of_error({"type": kind}, NAMES) is not Fault.PROVIDER_PROTOCOL
         assert kind == str(word).lower()
-    assert known_kinds({"type": "sk-ant-api03-SECRETSECRET", "code": "what you asked"}) == []
-    assert known_kinds(word) == []
+    assert known_kinds({"type": "sk-ant-api03-SECRETSECRET", "code": "what you asked"}, NAMES) == []
+    assert known_kinds(word, NAMES) == []

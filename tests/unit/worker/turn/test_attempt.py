@@ -14,6 +14,7 @@ from shared.money.usage import Usage, UsageSource
 from shared.turn.events import EventType
 from shared.turn.turns import FinishReason, Role, StopReason
 from tests.unit.worker.turn.playing import Ahead, Playing, Tape
+from worker.providers.breaker import Breaker
 from worker.providers.provider import (
     Capabilities,
     ContentDelta,
@@ -26,7 +27,6 @@ from worker.providers.provider import (
 )
 from worker.turn.allowance import Allowance
 from worker.turn.attempt import Attempt
-from worker.turn.breaker import Breaker
 from worker.turn.outcome import Completed, Failed, Fenced, Requeued, Stopped
 from worker.turn.retry import RetryBudget
 

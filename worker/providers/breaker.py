@@ -1,8 +1,8 @@
 """Stops calling a provider that keeps failing, so that turns fail at once and at no cost.
 
-Each process has its own breaker, for its one provider and model. Breakers share nothing, so they need no server.
-A fault of the request itself does not count as a failure: one organization's bad prompt must not stop another's
-turns.
+Each provider of a process has its own breaker, since one provider's failures say nothing about another. Breakers share
+nothing, so they need no server. A fault of the request itself does not count as a failure: one organization's bad
+prompt must not stop another's turns.
 """
 
 from collections import Counter, deque

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import Fault, ProviderError
-from worker.turn.breaker import Breaker, Permit
+from worker.providers.breaker import Breaker, Permit
 
 BUSY = Fault.PROVIDER_OVERLOADED
 

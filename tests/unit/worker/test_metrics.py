@@ -1,0 +1,49 @@
+"""What a worker counts of its providers."""
+
+from types import SimpleNamespace
+
+from shared.errors import Fault
+from shared.metrics import table
+from shared.metrics.registry import PLACES, Registry
+from worker.metrics import WorkerMetrics
+from worker.providers.breaker import Breaker
+
+PUBLISHER = SimpleNamespace(backlog_bytes=0, overflows=0, is_connected=lambda: True)
+LEASES = SimpleNamespace(running=lambda: 3)
+
+
+def figures(*breakers):
+    registry = Registry()
+    WorkerMetrics(registry).look_at(PUBLISHER, breakers, LEASES, 8)
+    registry.sample()
+
+    def value(metric, *labels):
+        return registry.values[PLACES[metric, labels]]
+
+    return value
+
+
+def failed(calls):
+    breaker = Breaker(lambda: 0.0, 10.0)
+    for _ in range(calls):
+        breaker.call().fail(Fault.PROVIDER_AUTH, is_passing=False)
+    return breaker
+
+
+def states(value):
+    return [value(table.BREAKERS, state) for state in ("closed", "open", "probing")]
+
+
+def test_with_one_provider_the_state_of_its_breaker_is_one_and_the_others_are_none():
+    value = figures(failed(3))
+    assert states(value) == [0, 1, 0]
+    assert value(table.CALLS) == 3
+
+
+def test_with_several_providers_their_calls_add_up_and_their_breakers_are_counted_by_state():
+    open_breaker = failed(3)
+    open_breaker.call()
+    value = figures(failed(1), open_breaker)
+    assert states(value) == [1, 1, 0]
+    assert (value(table.CALLS), value(table.CALLS_REFUSED)) == (4, 1)
+    assert value(table.PROVIDER_ERRORS, Fault.PROVIDER_AUTH) == 4

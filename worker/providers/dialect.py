@@ -1,0 +1,45 @@
+"""What an adapter does for its dialect, and what the dialect declares of itself.
+
+A dialect is a module with an adapter and a `Declaration`; nothing else in the worker asks for a dialect's name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from worker.providers.faults import ErrorNames
+from worker.providers.provider import Capabilities, Prompt
+from worker.providers.reading import Reader, Reading
+
+
+class Dialect(Protocol):
+    """How to build a dialect's requests and read its answers."""
+
+    url: str
+    headers: dict[str, str]
+    capabilities: Capabilities
+    error_names: ErrorNames
+
+    def body(self, prompt: Prompt) -> bytes:
+        """Encode a request."""
+
+    def reader(self, reading: Reading) -> Reader:
+        """Return a reader that writes one stream to `reading`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A dialect.
+
+    Args:
+        name: As in the settings and in the ledger.
+        make: Makes the adapter; it is given the names of errors that it may meet.
+        error_names: How its servers name errors.
+        trace_name: What OpenTelemetry's conventions call it; they name dialects, and the address tells servers apart.
+    """
+
+    name: ProviderName
+    make: Callable[[ProviderSettings, ErrorNames], Dialect]
+    error_names: ErrorNames
+    trace_name: str
