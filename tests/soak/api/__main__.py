@@ -1,4 +1,4 @@
-"""`python -m tests.soak.api`: a long run of the fuzz that runs for a moment on each change."""
+"""`python -m tests.soak.api`: a long run of the fuzz that each change runs for a moment."""
 
 import argparse
 import sys
