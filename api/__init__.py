@@ -1,1 +1,1 @@
-"""Accepts turns, lets them be watched and stopped; thin, and knows no provider."""
+"""The HTTP API: accepts turns, and lets clients watch and stop them; thin, and knows no provider."""

@@ -1,4 +1,4 @@
-"""The headers of answers, as the OpenAPI page describes them."""
+"""The headers of responses, as the OpenAPI page describes them."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -50,11 +50,11 @@ _MAY_WAIT: Final = frozenset(
     }
 )
 _MUST_WAIT: Final = _MAY_WAIT - {ProblemCode.RATE_LIMITED}
-"""When an open stream ends, which is also a limit of a rate, nobody knows."""
+"""Always with `Retry-After`. A rate limit may be that of open streams, and nobody knows when one of those ends."""
 
 
 def answer_headers(operation: Operation, status: int) -> dict[str, Any]:
-    """Describe the headers of an operation's own answer."""
+    """Describe the headers of an operation's own response."""
     return _described([_REQUEST_ID, *operation.sends.get(status, ())], _ALWAYS)
 
 

@@ -1,7 +1,7 @@
-"""The web and the relay process: one application, built here from one configuration.
+"""Builds the application of the web and the relay process from the configuration.
 
-Every path is served by both; they differ in what is sent to them, so that open streams never starve
-requests. Nothing connects or starts a thread before it is used: a server may fork after this.
+Both processes serve every path. They differ in the requests that are routed to them, so that open streams never
+starve requests. Nothing connects or starts a thread before it is used: a server may fork after this.
 """
 
 import logging
@@ -48,24 +48,24 @@ from shared.tracing.span import Recorder
 _log = logging.getLogger("turnkeeper.api")
 
 SHUTDOWN: Final = "turnkeeper_shutdown"
-"""Name in `app.extensions` of what ends a process's streams when it is told to end."""
+"""The key in `app.extensions` of the function that ends a process's streams when the process must end."""
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
-"""Name of what shares a process's figures, called in the process that serves; it returns what is stopped at the end, or
-None."""
+"""The key of the function that starts a process's metrics, called in the serving process; it returns the listener
+to stop at the end, or None."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
 _WAITING_SHARE: Final = 2
-"""One of so many request threads may wait for a turn's end."""
+"""One in this many request threads may wait for a turn's end."""
 _DOWNLOADING_SHARE: Final = 4
-"""One of so many request threads may send a download."""
+"""One in this many request threads may send a download."""
 
 
 def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     """Build the application.
 
     Args:
-        role: `web` or `relay`; how the process is named in logs.
-        settings: The configuration; read from the environment when None.
+        role: `web` or `relay`; the process's name in logs.
+        settings: The configuration; read from the environment if None.
 
     Raises:
         SettingsError: The configuration cannot run, or the database's role is too powerful.
@@ -82,7 +82,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     try:
         parts.database.refuse_powerful_role()
     finally:
-        parts.database.dispose()  # a connection must not be shared over a fork
+        parts.database.dispose()  # a connection must not be shared across a fork
     app = Flask("turnkeeper", static_folder=None)
     # One more than is allowed: of a body of unknown length Werkzeug reads as much and says no word.
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES + 1
@@ -116,10 +116,10 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         settings.redis_url,
         socket_timeout=_REDIS_SECONDS,
         socket_connect_timeout=_REDIS_SECONDS,
-        # A connection through a file has no other end that could vanish unnoticed, and redis-py refuses the option.
+        # The peer of a unix socket cannot vanish unnoticed, and redis-py refuses the option for one.
         **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
         max_connections=_REDIS_CONNECTIONS,
-        # Once, for a connection that went stale; a Redis that is away is not waited for.
+        # Once, for a stale connection; we do not wait for a Redis that is down.
         retry=Retry(NoBackoff(), 1),
     )
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
@@ -150,7 +150,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
 
 
 def _shut_down(parts: Services) -> None:
-    """End the streams, and keep what was counted and not yet added; a deploy loses none of it."""
+    """End the streams, and add the counts that are not yet stored, so that a deploy loses none."""
     parts.hub.shutdown()
     parts.refusals.close()
 

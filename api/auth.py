@@ -1,7 +1,7 @@
-"""Who is asking: an API key or a stream ticket becomes a `Caller`.
+"""Authentication: finds the `Caller` of an API key or a stream ticket, and issues tickets.
 
-A key's answer is kept for a few seconds, so that a busy client costs no round trip a request; a revoked
-key therefore works for at most that long.
+The result for a key is cached for a few seconds, so that a busy client does not cost a round trip for each
+request. A revoked key therefore works for at most that long.
 """
 
 import json
@@ -37,7 +37,7 @@ _LONGEST_KEY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A valid key, and its organization's own limits."""
+    """A valid key, with its organization's own limits."""
 
     organization_id: UUID
     key_id: UUID
@@ -56,18 +56,18 @@ _AUTHENTICATE: Final = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A ticket as it is given, once."""
+    """A ticket as it is issued, once."""
 
     secret: str
     expires_at: datetime
 
 
 class Authenticator:
-    """Finds out who is asking.
+    """Authenticates requests.
 
     Args:
-        database: Where keys are.
-        redis: Where tickets are.
+        database: Holds the keys.
+        redis: Holds the tickets.
         clock: Monotonic seconds.
     """
 
@@ -84,7 +84,7 @@ class Authenticator:
         """Return the caller of an `Authorization` header.
 
         Raises:
-            RefusedError: There is no key or it is not valid.
+            RefusedError: The key is missing or not valid.
             UnavailableError: PostgreSQL cannot be reached.
         """
         scheme, _, key = (authorization or "").partition(" ")
@@ -96,7 +96,7 @@ class Authenticator:
         return caller
 
     def of_key(self, key: str) -> Caller | None:
-        """Return the caller that a key stands for, None when it is not valid.
+        """Return the caller of a key; None if the key is not valid.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached.
@@ -109,7 +109,7 @@ class Authenticator:
         with self._database.across() as db:
             row = _AUTHENTICATE.one_or_none(db, {"secret": secret})
         if row is None:
-            return None  # not kept: a guesser must not push the others out
+            return None  # not cached: someone guessing keys must not push out the others
         caller = Caller(
             organization_id=row.organization_id,
             key_id=row.key_id,
@@ -128,7 +128,7 @@ class Authenticator:
         self._forget(lambda caller: caller.key_id == key_id)
 
     def forget_organization(self, organization_id: UUID) -> None:
-        """Ask anew, in this process at once, for what is known of an organization's keys and limits."""
+        """Forget an organization's keys and limits in this process at once, so that they are read again."""
         self._forget(lambda caller: caller.organization_id == organization_id)
 
     def issue_ticket(self, caller: Caller, session_id: UUID, ttl_seconds: int) -> Ticket:
@@ -153,7 +153,7 @@ class Authenticator:
         return Ticket(secret, expires_at)
 
     def redeem_ticket(self, ticket: str) -> Caller | None:
-        """Return the caller that a ticket stands for and use it up; None when it is not valid.
+        """Return the caller of a ticket and use the ticket up; None if it is not valid.
 
         Raises:
             UnavailableError: Redis or PostgreSQL cannot be reached.
@@ -177,7 +177,7 @@ class Authenticator:
         return caller if self.is_valid(caller) else None
 
     def is_valid(self, caller: Caller) -> bool:
-        """Say whether the caller's key is neither revoked nor expired by now.
+        """Return whether the caller's key is still neither revoked nor expired.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached.

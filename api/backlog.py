@@ -1,8 +1,8 @@
-"""Whether the queue is full, by the age of what waits longest: an answer that is a second old is good enough.
+"""Decides whether the queue is full, by the age of the turn that has waited longest; an age a second old will do.
 
-Ages tell what counts do not: ten thousand short turns may be gone in a moment, ten long ones may not. While Redis
-is away no worker hears of a turn, and an age says nothing of how busy they are: that time does not count, up to half
-of what a turn may wait at all. One request a second asks, in a statement that it sends anyway.
+Ages tell more than counts: ten thousand short turns may be gone in a moment, ten long ones may not. While Redis is
+down no worker receives a doorbell, and an age says nothing about how busy the workers are. Such time does not count,
+up to half of what a turn may wait in all. One request a second asks, in a statement that it sends anyway.
 """
 
 import threading
@@ -18,14 +18,14 @@ from shared.configuration.settings import Settings
 _LOOK_SECONDS: Final = 1.0
 _EXTENSION: Final = "turnkeeper_backlog"
 _UNHEARD_SHARE: Final = 0.5
-"""Of the time that a turn may wait: what is accepted later than this might not come to run."""
+"""Share of the time that a turn may wait: a turn accepted later than this might never run."""
 
 
 class Backlog:
     """Knows for a whole process whether the queue is full.
 
     Args:
-        full_seconds: The queue is full while a turn has waited this long for workers that hear.
+        full_seconds: The queue is full while a turn has waited this long for workers that receive doorbells.
         timeout_seconds: How long a turn may wait before it expires.
     """
 
@@ -38,7 +38,7 @@ class Backlog:
 
     @contextmanager
     def look(self) -> "Iterator[Look]":
-        """Begin a request's look; when it asks and is not answered, the next one asks."""
+        """Begin a request's look; if it asks and gets no answer, the next request asks."""
         look = Look(self)
         try:
             yield look
@@ -48,26 +48,26 @@ class Backlog:
                     self._asked_at = None
 
     def learn(self, seconds: float | None, heard_seconds: float | None) -> None:
-        """Take the database's answer: how long the turn that waits longest has waited; None when none waits.
+        """Note how long the turn that has waited longest has waited; None if none is waiting.
 
         Args:
             seconds: In all.
-            heard_seconds: For workers that heard of turns meanwhile.
+            heard_seconds: While workers received doorbells.
         """
         self._is_full = (heard_seconds or 0.0) >= self._full_seconds or (
             seconds or 0.0
         ) >= self._unheard_seconds
 
     def is_full(self) -> bool:
-        """Say whether new turns are to be refused, by the last answer."""
+        """Return whether new turns are refused, by the last answer."""
         return self._is_full
 
     def is_due(self) -> bool:
-        """Say whether the last answer is old, to one request a second."""
+        """Return whether the last answer is old; True for only one request a second."""
         now = monotonic()
         with self._lock:
             if self._asked_at is not None and now - self._asked_at < _LOOK_SECONDS:
-                return False  # it is fresh, or another request asks; nobody waits for it
+                return False  # it is fresh, or another request is asking, for which nobody waits
             self._asked_at = now
             return True
 
@@ -84,23 +84,23 @@ class Look:
         self.is_unanswered = False
 
     def asks(self) -> bool:
-        """Say, just before it could ask the database, whether this request is the one that does."""
+        """Return whether this request asks the database; called just before it could."""
         self.is_unanswered = self._backlog.is_due()
         return self.is_unanswered
 
     def learn(self, seconds: float | None, heard_seconds: float | None) -> None:
-        """Take the database's answer, where this request has asked; as `Backlog.learn`."""
+        """Note the database's answer if this request has asked; as `Backlog.learn`."""
         if self.is_unanswered:
             self._backlog.learn(seconds, heard_seconds)
             self.is_unanswered = False
 
     def is_full(self) -> bool:
-        """Say whether new turns are to be refused."""
+        """Return whether new turns are refused."""
         return self._backlog.is_full()
 
 
 def backlog_of(settings: Settings) -> Backlog:
-    """Return the running application's one."""
+    """Return the backlog of the running application."""
     made = Backlog(settings.queue_full_seconds, settings.queue_timeout_seconds)
     found: Backlog = current_app.extensions.setdefault(_EXTENSION, made)
     return found

@@ -1,4 +1,4 @@
-"""The budget: an admin reads and replaces what its organization may spend and ask for."""
+"""The budget: an admin reads and replaces the limits of what its organization may spend and ask for."""
 
 from decimal import Decimal
 from typing import Final

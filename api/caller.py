@@ -1,7 +1,7 @@
-"""Who asks: a key of an organization, or a ticket; and what row-level security does not know of it.
+"""The caller of a request: a key of an organization, or a ticket, with its scope that row-level security cannot check.
 
-The organization is the database's business; which user's sessions a key may see is decided here, once,
-as a parameter that every statement names.
+The database checks the organization. Which user's sessions a key may see is decided here, once, as a
+parameter that every statement names.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class OrganizationLimits:
-    """An organization's own limits, as old as its key's answer; None is none of its own, 0 allows nothing."""
+    """An organization's own limits, as old as the cached key; None means no limit of its own, 0 allows nothing."""
 
     max_turns_per_session: int | None = None
     turns_per_minute_per_user: int | None = None
@@ -20,9 +20,9 @@ class OrganizationLimits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who reads: a key of an organization, or a ticket, which is good for `session_id` only.
+    """A key of an organization, or a ticket, which is valid only for `session_id`.
 
-    A ticket's caller has no `limits`: it asks for no turns.
+    A ticket's caller has no `limits`, since it cannot ask for turns.
     """
 
     organization_id: UUID

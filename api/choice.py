@@ -1,4 +1,4 @@
-"""Which provider the API names and prices a turn by: what its row says once it has run, else the worker's choice."""
+"""Which provider the API names for a turn, with its prices: the one in the turn's row, else the worker's choice."""
 
 from api.statements.accept import TurnRequest
 from api.statements.turns import ShownTurn
@@ -10,11 +10,11 @@ def provider_of(
     settings: Settings,
     turn: TurnRequest | ShownTurn | None,  # noqa: ARG001 -- no turn names a provider yet
 ) -> ProviderSettings:
-    """Return the provider that a worker would choose for a turn which has not run.
+    """Return the provider that a worker would choose for a turn that has not run.
 
     Args:
         settings: The configuration.
-        turn: The turn; None for whichever a session has next.
+        turn: The turn; None for the next one of a session.
     """
     return settings.provider
 

@@ -1,6 +1,6 @@
 """Cursors of lists: where the last page ended, opaque to clients.
 
-They name a position in the order, not a count, so rows that come or go between two pages neither
+They name a position in the order, not a count, so rows that appear or disappear between two pages neither
 repeat nor hide others.
 """
 
@@ -17,15 +17,15 @@ from shared.errors import ProblemCode, RefusedError
 from shared.ids import parse_id
 
 _LONGEST: Final = 1_200
-"""A name of 200 characters, each of them of four bytes or escaped."""
+"""A name of 200 characters, each of four bytes or escaped."""
 _LARGEST: Final = 2**63 - 1
 _UNSAFE: Final = re.compile("[\0\ud800-\udfff]")
-"""What PostgreSQL takes in no text."""
+"""The character that PostgreSQL accepts in no text."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeCursor:
-    """A position in a list by time: among sessions by their last activity, in the ledger."""
+    """A position in a list ordered by time: sessions by their last activity, or the ledger."""
 
     at: datetime
     id: UUID
@@ -55,7 +55,7 @@ class TimeCursor:
 
 @dataclass(frozen=True, slots=True)
 class NumberCursor:
-    """A position among things that are numbered: a session's messages and turns."""
+    """A position in a numbered list: a session's messages or turns."""
 
     number: int
 
@@ -78,7 +78,7 @@ class NumberCursor:
 
 @dataclass(frozen=True, slots=True)
 class IdCursor:
-    """A position among things in the order of their ids, which is that of their making."""
+    """A position in a list ordered by id, which is the order of creation."""
 
     id: UUID
 
@@ -101,7 +101,7 @@ class IdCursor:
 
 @dataclass(frozen=True, slots=True)
 class NameCursor:
-    """A position among groups in the order of their names."""
+    """A position among groups ordered by name."""
 
     name: str
 

@@ -1,6 +1,6 @@
-"""Answers too long for memory: made and sent part by part, by a bounded number of threads.
+"""Sends responses that are too long for memory: part by part, with a bounded number of threads.
 
-Between two parts nothing is held but the thread: no transaction waits for a client that reads slowly.
+Between two parts only the thread is held: no transaction waits for a client that reads slowly.
 """
 
 import socket
@@ -14,7 +14,7 @@ from flask import Response, request
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 
 PART_SECONDS: Final = 30.0
-"""How long a client may take over a part; a part has some hundred kilobytes."""
+"""How long a client may take to read a part of some hundred kilobytes."""
 WHOLE_SECONDS: Final = 600.0
 _TRY_AGAIN_MS: Final = 5_000
 
@@ -34,11 +34,11 @@ class Downloads:
     def send(self, parts: Iterator[str], headers: Mapping[str, str]) -> Response:
         """Answer the current request with `parts`, one after another.
 
-        The first part is made before the answer begins, so what can be refused still is. Later the
-        connection is broken off, which a client cannot take for the end.
+        The first part is made before the response begins, so that an error can still be sent as a problem. After
+        that, an error breaks the connection off, which a client cannot take for the end.
 
         Raises:
-            RefusedError: As many downloads are under way as may be.
+            RefusedError: The maximum number of downloads is under way.
             UnavailableError: PostgreSQL cannot be reached.
         """
         if not self._places.acquire(blocking=False):
@@ -68,7 +68,7 @@ class Downloads:
 
 
 def _limit_sending() -> None:
-    """Let gunicorn wait for the client for so long only; before the next request it resets that."""
+    """Bound how long gunicorn waits for the client; it resets the bound before the next request."""
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, socket.socket):
         connection.settimeout(PART_SECONDS)

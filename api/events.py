@@ -1,7 +1,7 @@
-"""A turn's events: as a stream where `Accept` names it, else as a page of JSON.
+"""A turn's events: as an event stream if `Accept` asks for it, else as a page of JSON.
 
-The page follows the same delivery rule as the streams (I4): what the log no longer holds is named by a
-`gap` and made up for by a `snapshot`.
+The page follows the same delivery rule as the streams (I4): events that the log no longer holds are named by
+a `gap` and replaced by a `snapshot`.
 """
 
 import json
@@ -57,7 +57,7 @@ def list_events(call: Call, turn_id: UUID, query: queries.EventRange) -> Reply |
     if wants_stream(request):
         return stream_of(call, turn_id, after=after)
     if row.status in TERMINAL and after == row.last_seq:
-        return Reply(200, models.EventPage(data=[], last_seq=after, done=True))  # all of it was read before
+        return Reply(200, models.EventPage(data=[], last_seq=after, done=True))  # the client has read all
     position, sent = _read(call.services.redis, row, after)
     shown = sent[: query.limit]
     if len(shown) < len(sent):
@@ -70,8 +70,8 @@ def list_events(call: Call, turn_id: UUID, query: queries.EventRange) -> Reply |
 def cursor_of(given: Request, after: int | None) -> int:
     """Return the last seq that the client has.
 
-    `Last-Event-ID` comes first: an EventSource that reconnects sends it along with the URL, whose
-    `after` is from before. What is no number is no cursor.
+    `Last-Event-ID` takes precedence: an EventSource that reconnects sends it together with its URL, whose
+    `after` is older. A value that is not a number is ignored.
     """
     header = given.headers.get("Last-Event-ID", "")
     if header.isascii() and header.isdigit() and len(header) <= _DIGITS:
@@ -80,7 +80,7 @@ def cursor_of(given: Request, after: int | None) -> int:
 
 
 def _read(redis: "Redis", row: TurnWithText, after: int) -> tuple[Position, Sequence[Outgoing]]:
-    """Answer the delivery rule's questions from Redis and the row that was read."""
+    """Answer the delivery rule's questions from Redis and the given row."""
     turn, state = Turn(row.session_id, row.id), state_of(row).row_state()
     asking = catch_up(Position(after, None), turn, timestamp(datetime.now(UTC)), row=state)
     answer: Found = None
@@ -106,7 +106,7 @@ def _read(redis: "Redis", row: TurnWithText, after: int) -> tuple[Position, Sequ
 
 
 def _opening(row: ShownTurn, after: int) -> Tail | None:
-    """Return the log that a turn which no worker has had yet is about to get; None for any other turn."""
+    """Return the log that a turn is about to get, if no worker has claimed it yet; None for any other turn."""
     if row.status != TurnStatus.QUEUED or row.attempt:
         return None
     entries = [Entry(0, seq, event) for seq, event in accept_events(row)]
@@ -114,7 +114,7 @@ def _opening(row: ShownTurn, after: int) -> Tail | None:
 
 
 def _tail(redis: "Redis", turn: Turn, after: int) -> Tail | None:
-    """Read the log behind `after`; None when Redis does not answer."""
+    """Read the log behind `after`; None if Redis does not answer."""
     try:
         return tail_of(_newest_first(redis, log_key(turn.session_id, turn.turn_id)), after)[0]
     except RedisError as exc:

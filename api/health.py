@@ -1,4 +1,4 @@
-"""Whether the process answers, and whether the service can do its work."""
+"""Health checks: whether the process answers, and whether the service can do its work."""
 
 import logging
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from shared.postgres.statement import Statement
 _log = logging.getLogger("turnkeeper.health")
 
 WORKER_SECONDS: Final = 15
-"""Without renewing: a worker is taken for dead."""
+"""A worker that has not renewed for this long counts as dead."""
 DEAF_SECONDS: Final = 60
-"""Four canaries of a worker that hears nothing else (see `worker.process.liveness`)."""
+"""Four canaries of a worker that receives nothing else (see `worker.process.liveness`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
-    """How many workers live, and how many of them hear."""
+    """How many workers are alive, and how many of them receive doorbells."""
 
     alive: int
     hearing: int

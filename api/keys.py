@@ -1,4 +1,4 @@
-"""API keys: an admin makes, lists and revokes those of its organization."""
+"""API keys: an admin makes, lists and revokes the keys of its organization."""
 
 from datetime import UTC, datetime
 from typing import Final

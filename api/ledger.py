@@ -48,12 +48,12 @@ def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
 
 
 def prefers_csv(accepted: MIMEAccept) -> bool:
-    """Say whether `Accept` asks for CSV rather than JSON; `*/*` does not."""
+    """Return whether `Accept` prefers CSV to JSON; `*/*` does not."""
     return accepted.best_match([_JSON, _CSV], _JSON) == _CSV
 
 
 def _parts(call: Call, meant: LedgerFilter) -> Iterator[str]:
-    """Yield the table part by part, each read in a transaction of its own."""
+    """Yield the table part by part, each read in its own transaction."""
     organization_id = call.caller.organization_id
     part, before = ledger_csv.header(), None
     while True:

@@ -1,6 +1,6 @@
 """The ledger as CSV (RFC 4180), safe to open in a spreadsheet.
 
-A spreadsheet takes a cell that begins with `=` for a formula, and a user's name may begin with it.
+A spreadsheet takes a cell that begins with `=` for a formula, and a user's name may begin with that.
 """
 
 import csv
@@ -48,7 +48,7 @@ def lines(rows: Iterable[LedgerEntry]) -> str:
 
 
 def safe(cell: str) -> str:
-    """Return `cell` so that no spreadsheet computes it: behind an apostrophe where it could."""
+    """Return `cell` in a form that no spreadsheet computes: after an apostrophe if it could be a formula."""
     return f"'{cell}" if cell[:1] in _BEGINS_A_FORMULA else cell
 
 

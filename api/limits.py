@@ -1,6 +1,6 @@
-"""How many turns a user and an organization may ask for: checked before a turn is accepted.
+"""Rate limits: how many turns a user and an organization may ask for, checked before a turn is accepted.
 
-A refused request takes no place, and one that is let through and then makes no turn gives its place back.
+A refused request takes no place. One that is let through and then makes no turn gives its place back.
 Redis counts for all processes; while it does not answer in time, each process counts for itself.
 """
 
@@ -33,17 +33,17 @@ from shared.redis.names import organization_turns_key, user_turns_key
 _log = logging.getLogger("turnkeeper.limits")
 
 _REDIS_SECONDS: Final = 0.05
-"""A limit is not worth more of a request's time."""
+"""The most of a request's time that a limit is worth."""
 _CONNECT_SECONDS: Final = 0.2
-"""With TLS it takes some round trips; paid once for a connection."""
+"""With TLS, connecting takes several round trips, but only once for each connection."""
 _CONNECTIONS: Final = 64
 _AWAY_SECONDS: Final = 1.0
-"""After a failure Redis is left alone for so long: not every request has to wait for it."""
+"""How long Redis is not asked after a failure, so that not every request waits for it."""
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _MICROSECONDS: Final = 1_000_000
 _MOST_SESSIONS: Final = 10_000
-"""Whose users are remembered: some 3 MB."""
+"""Sessions whose users are remembered: some 3 MB."""
 
 
 class Scope(StrEnum):
@@ -55,7 +55,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit that holds for a request."""
+    """A limit that applies to a request."""
 
     scope: Scope
     window: Window
@@ -63,17 +63,17 @@ class Limit:
 
 @dataclass(slots=True)
 class Place:
-    """A request's place in the windows that hold for it.
+    """A request's place in the windows that apply to it.
 
     Args:
-        headers: What its answer says of them: `RateLimit-Policy` and `RateLimit`.
+        headers: The response headers that describe them: `RateLimit-Policy` and `RateLimit`.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     _is_kept: bool = False
 
     def keep(self) -> None:
-        """Use the place up: the turn was accepted."""
+        """Use up the place: the turn was accepted."""
         self._is_kept = True
 
     @property
@@ -84,7 +84,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """What the windows answered; `stamps` name the place in Redis, empty when only this process counted."""
+    """The windows' counts; `stamps` name the place in Redis, empty if only this process counted."""
 
     counts: Sequence[Count]
     stamps: Sequence[int] = ()
@@ -94,8 +94,8 @@ class TurnLimits:
     """Keeps users and organizations within their limits.
 
     Args:
-        settings: The defaults, and where Redis is.
-        database: Where it stands whose session it is, and which request was a turn already.
+        settings: The defaults, and the address of Redis.
+        database: Knows the user of a session, and whether a request has already made a turn.
         clock: Monotonic seconds.
     """
 
@@ -124,15 +124,15 @@ class TurnLimits:
 
     @contextmanager
     def place(self, caller: Caller, session_id: UUID, key: str | None, fingerprint: bytes) -> Iterator[Place]:
-        """Take a request's place in its windows; it is given back unless it is kept.
+        """Take a request's place in its windows; the place is given back unless it is kept.
 
-        Without limits it costs nothing. A repeated request whose turn is there already is let through.
+        Without limits this costs nothing. A repeated request whose turn already exists is let through.
 
         Args:
             caller: Who asks.
-            session_id: For which session.
+            session_id: The session of the turn.
             key: The Idempotency-Key; None for none.
-            fingerprint: What the key stands for.
+            fingerprint: The fingerprint of the request.
 
         Raises:
             RefusedError: A window is full.
@@ -163,7 +163,7 @@ class TurnLimits:
         self._redis.close()
 
     def _limits_of(self, caller: Caller, session_id: UUID) -> Sequence[Limit]:
-        """Return what holds for a request: an organization's own limit goes before the service's."""
+        """Return the limits that apply to a request: an organization's own one overrides the service's."""
         own = caller.limits
         per_minute = (
             self._per_minute if own.turns_per_minute_per_user is None else own.turns_per_minute_per_user
@@ -179,7 +179,7 @@ class TurnLimits:
         return limits
 
     def _user_of(self, caller: Caller, session_id: UUID) -> str | None:
-        """Return whose turn it is: the key's own user, else the session's; None when there is no such session."""
+        """Return the turn's user: the key's own, else the session's; None if there is no such session."""
         if caller.user is not None:
             return caller.user
         with self._lock:
@@ -209,7 +209,7 @@ class TurnLimits:
             else:
                 self._redis_answered()
                 if not any(count.refuses for count in taken.counts):
-                    self._local.note(windows)  # so that what follows a failure begins with what is known here
+                    self._local.note(windows)  # so that counting continues from here after a failure
                 return taken
         return _Taken(self._local.take(windows))
 
@@ -235,7 +235,7 @@ class TurnLimits:
                 self._leave_redis_alone(error)
 
     def _may_ask_redis(self) -> bool:
-        """Say whether Redis is asked; while it is away, one request a second tries it."""
+        """Return whether to ask Redis; while it is down, one request a second tries it."""
         with self._lock:
             if self._away_until is None:
                 return True

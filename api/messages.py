@@ -1,4 +1,4 @@
-"""A session's messages, as the conversation reads."""
+"""A session's messages, in the order of the conversation."""
 
 from typing import Final
 from uuid import UUID

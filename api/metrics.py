@@ -1,4 +1,4 @@
-"""What a web or relay process counts, and what is looked at once a second."""
+"""The metrics of a web or relay process: what it counts, and what is read once a second."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -22,7 +22,7 @@ class ApiMetrics:
     """The handles of a web or relay process; every method may be called from any thread.
 
     Args:
-        registry: Where it counts.
+        registry: Receives the counts.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -51,7 +51,7 @@ class ApiMetrics:
             self._limits[refused.members["scope"]].add()
 
     def told(self, notice: Notice) -> None:
-        """Count what was committed and is told: a turn that was accepted, or ended while it waited."""
+        """Count a committed change: a turn that was accepted, or that ended while it was waiting."""
         match notice:
             case Ring():
                 self._accepted.add()
@@ -61,7 +61,7 @@ class ApiMetrics:
                 pass
 
     def look_at(self, hub: Hub, notices: Notices, database: Database) -> None:
-        """Have these parts looked at once a second."""
+        """Have these parts read once a second."""
         self.registry.on_sample(_looking_at_hub(self.registry, hub))
         self.registry.on_sample(_looking_at_notices(self.registry, notices))
         self.registry.on_sample(looking_at_pool(self.registry, database, _POOL))

@@ -1,4 +1,4 @@
-"""What becomes of a turn that is queued or running when its session is given another."""
+"""The strategies for a new turn of a session that already has a queued or running one."""
 
 from enum import StrEnum
 

@@ -1,8 +1,8 @@
-"""What a committed request tells Redis, without waiting for it.
+"""Sends to Redis what a committed request changed, without waiting for Redis.
 
-With Redis hanging, a request that waited for its answer would be blocked for seconds. So a notice is written on an idle
-connection, where one is at hand, and else left to a thread; threads read all answers. Everything here may be lost: a
-sweeper rings again for a turn that nobody heard of, and a worker reads stops from the row.
+If Redis hung, a request that waited for its reply would be blocked for seconds. So a notice is written on an idle
+connection if there is one, and otherwise left to a thread; threads read all replies. Any notice may be lost: a
+sweeper rings again for a turn whose doorbell was lost, and a worker reads stops from the row.
 """
 
 import atexit
@@ -28,9 +28,9 @@ from shared.turn.rows import RecordedRow
 _log = logging.getLogger("turnkeeper.notices")
 
 MOST_WAITING: Final = 10_000
-"""Some 10 MB; the oldest is dropped first, for the sweeper rings for it the soonest."""
+"""Some 10 MB. The oldest notice is dropped first, since the sweeper rings for it soonest."""
 _THREADS: Final = 2
-"""One may be waiting for Redis to connect while the other rings."""
+"""One thread may be waiting for a connection to Redis while the other rings."""
 _BATCH: Final = 64
 _ABORT_SECONDS: Final = 900
 """An abort flag outlives the longest turn."""
@@ -43,9 +43,9 @@ class Ring:
     """A turn was accepted: open its log and wake a worker.
 
     Args:
-        traceparent: The trace that goes with it; empty for none.
+        traceparent: The turn's trace; empty for none.
         events: Its first events with their seqs.
-        opened: Set once the log was opened, or could not be: for who wants to read it from its start.
+        opened: Set once the log was opened, or could not be, for a reader that starts at its beginning.
     """
 
     session_id: UUID
@@ -57,7 +57,7 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Nudge:
-    """A running turn was asked to stop: tell its worker."""
+    """A running turn was asked to stop: nudge its worker."""
 
     session_id: UUID
     turn_id: UUID
@@ -66,16 +66,16 @@ class Nudge:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn ended while it waited: say so to whoever reads it.
+    """A turn ended while it was waiting: publish its end.
 
     Args:
-        attempt: The last attempt; 0 when there was none.
-        accepted: The events of its acceptance, for a log that was never opened.
+        attempt: The last attempt; 0 if there was none.
+        accepted: The events of its acceptance, in case the log was never opened.
         first_seq: The number of the first of `events`.
         events: Its last events.
         next_turn: The turn of its session that waited behind it, for which a worker is woken.
-        turn: Its row, where it is recorded.
-        traceparent: The trace that it was accepted in; empty for none.
+        turn: Its row, if its span is recorded.
+        traceparent: The trace in which it was accepted; empty for none.
     """
 
     session_id: UUID
@@ -94,23 +94,23 @@ Notice = Ring | Nudge | Ended
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A notice that was written, and how many replies are to be read for it."""
+    """A notice that was written, and how many replies must be read for it."""
 
     notice: Notice
     replies: int
 
 
 class Notices:
-    """A bounded queue and the threads that empty it, past which a notice goes that finds it empty.
+    """A bounded queue and the threads that empty it; while the queue is empty, a notice is written at once.
 
     The threads start with the first notice.
 
     Args:
-        redis: For logs, abort flags and nudges.
+        redis: Holds logs and abort flags, and carries nudges.
         log_entries: Most events that a turn's log keeps.
         log_ttl_seconds: How long the log of a turn that has not ended is kept.
-        ended_ttl_seconds: How long the log of one that has.
-        told: Gets every notice that is put, for metrics and traces.
+        ended_ttl_seconds: How long the log of an ended turn is kept.
+        told: Receives every notice that is put, for metrics and traces.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Notices:
         self.failed = 0
 
     def put(self, notice: Notice) -> None:
-        """Take a notice; never waits and never fails."""
+        """Accept a notice; never waits and never fails."""
         self._told(notice)
         with self._changed:
             if self._is_closed:
@@ -154,17 +154,17 @@ class Notices:
         self._write_at_once(notice)
 
     def _write_at_once(self, notice: Notice) -> None:
-        """Write a notice on the line, which is ours; its answers are for a thread to read."""
+        """Write a notice on the line, which this thread holds; the replies are left for a thread to read."""
         commands: Sequence[Sequence[Any]] = ()
         is_written = False
         try:
             commands = self._commands([notice])
             is_written = self._line.write(commands)
-        except Exception:  # noqa: BLE001 -- the request goes on; the thread that sends the notice meets it again
+        except Exception:  # noqa: BLE001 -- the request continues; the thread that sends the notice meets it again
             _log.exception("a notice was not written at once")
         with self._changed:
             if is_written:
-                # The thread that takes it is busy in our place.
+                # The thread that takes it counts as busy instead of us.
                 self._written = _Written(notice, len(commands))
                 self._changed.notify()
             else:
@@ -173,7 +173,7 @@ class Notices:
                 self._let_wait(notice)
 
     def _let_wait(self, notice: Notice) -> None:
-        """Leave a notice to a thread; the lock is held."""
+        """Leave a notice to a thread; the caller holds the lock."""
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             self.dropped += 1
@@ -181,11 +181,11 @@ class Notices:
         self._changed.notify()
 
     def waiting(self) -> int:
-        """Return how many notices wait."""
+        """Return how many notices are waiting."""
         return len(self._waiting)
 
     def drain(self, seconds: float = _DRAIN_SECONDS) -> bool:
-        """Wait until everything was sent; False when that takes longer."""
+        """Wait until everything was sent; False if that takes longer than `seconds`."""
         give_up_at = time.monotonic() + seconds
         with self._changed:
             return self._changed.wait_for(
@@ -193,7 +193,7 @@ class Notices:
             )
 
     def close(self, seconds: float = _DRAIN_SECONDS) -> None:
-        """Send what waits, for at most so long, and end the threads."""
+        """Send the waiting notices, for at most `seconds`, and end the threads."""
         if self._pid != os.getpid():
             return
         self.drain(seconds)
@@ -206,7 +206,7 @@ class Notices:
         atexit.unregister(self.close)
 
     def _start(self) -> None:
-        """Start the threads, once for each process: a fork copies the object and not its threads."""
+        """Start the threads, once in each process: a fork copies the object but not its threads."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
@@ -232,7 +232,7 @@ class Notices:
                     self._send(work)
                     self._open_line()
             except Exception:  # noqa: BLE001 -- see below
-                # Whatever it was, the row is committed; without its thread the queue would fill up.
+                # Whatever it was, the row is committed; without this thread the queue would fill up.
                 _log.exception("a thread that sends notices failed")
                 self.failed += 1
             finally:
@@ -253,7 +253,7 @@ class Notices:
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
 
     def _hear(self, written: _Written) -> None:
-        """Read what Redis answers; a notice whose answers do not come is sent again, as a client of Redis does."""
+        """Read Redis' replies; a notice whose replies do not arrive is sent again, as Redis clients do."""
         try:
             self._count_refused(self._line.read(written.replies))
         except (RedisError, OSError):
@@ -265,7 +265,7 @@ class Notices:
                 self._is_line_in_use = False
 
     def _open_line(self) -> None:
-        """Have a connection at hand for the next notice."""
+        """Keep a connection ready for the next notice."""
         with self._changed:
             if self._is_closed or self._is_line_in_use or self._line.is_open:
                 return
@@ -273,13 +273,13 @@ class Notices:
         try:
             self._line.open()
         except (RedisError, OSError):
-            pass  # threads go on sending, and say so when they cannot
+            pass  # threads continue to send, and log it when they cannot
         finally:
             with self._changed:
                 self._is_line_in_use = False
 
     def _send(self, batch: Sequence[Notice]) -> None:
-        """Write and ring in one round trip; Redis keeps the order, so who hears a doorbell finds its log."""
+        """Write and ring in one round trip; Redis keeps the order, so a worker that is rung for finds the log."""
         try:
             pipeline = self._redis.pipeline(transaction=False)
             for notice in batch:
@@ -290,7 +290,7 @@ class Notices:
         self._tell(batch)
 
     def _tell(self, batch: Sequence[Notice]) -> None:
-        """Tell those who wait for a log to be opened."""
+        """Wake the readers that wait for a log to be opened."""
         for notice in batch:
             if isinstance(notice, Ring) and notice.opened is not None:
                 notice.opened.set()
@@ -326,7 +326,7 @@ class Notices:
                 ending = (attempt, first_seq, self._log_entries, self._ended_ttl_seconds)
                 pipeline.eval(APPEND, 2, *names, *ending, *events)
                 if next_turn is not None:
-                    pipeline.lpush(QUEUE_KEY, doorbell(next_turn, ""))  # its trace stands in its row
+                    pipeline.lpush(QUEUE_KEY, doorbell(next_turn, ""))  # its trace is in its row
             case _:
                 assert_never(notice)
 

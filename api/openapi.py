@@ -1,4 +1,4 @@
-"""The OpenAPI page, made from the declarations and models that route and validate."""
+"""The OpenAPI document, made from the same declarations and models that route and validate requests."""
 
 import json
 import re
@@ -203,7 +203,7 @@ def _schemas() -> dict[str, Any]:
     )
     definitions: dict[str, Any] = schema["$defs"]
     for query in queries:
-        definitions.pop(query.__name__, None)  # written out as parameters; only what they refer to is needed
+        definitions.pop(query.__name__, None)  # shown as parameters; only what they refer to is needed
     return dict(sorted(definitions.items()))
 
 

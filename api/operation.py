@@ -1,7 +1,7 @@
-"""An operation of the API: what it takes, who may call it and what it answers, beside its function.
+"""How an operation of the API is declared: what it takes, who may call it and what it answers, next to its function.
 
 The routes, the checks before the function runs and the OpenAPI page all come from this one
-declaration, so none can say what another does not do.
+declaration, so they cannot contradict each other.
 """
 
 import logging
@@ -43,7 +43,7 @@ class Reply:
     Args:
         status: The HTTP status.
         body: The body; None for none.
-        headers: Headers of its own.
+        headers: Headers besides the common ones.
     """
 
     status: int
@@ -61,17 +61,17 @@ class Operation:
     Args:
         method: `GET`, `POST` …
         path: With its ids in braces, as in OpenAPI.
-        tag: The chapter it belongs to.
+        tag: Its chapter in the reference.
         answers: The model of each successful status; None for no body.
-        run: Its function: takes a `Call` (or `Services` when it is public), the ids by name, `query`
+        run: Its function: takes a `Call` (or `Services` if it is public), the ids by name, `query`
             and `body`.
         problems: The codes that it may answer besides those that any call may.
         body: The model of its body.
-        is_body_optional: Whether no body stands for `{}`.
+        is_body_optional: Whether a missing body stands for `{}`.
         query: The model of its query.
-        roles: Who may call it; empty: anyone, without a key.
+        roles: Who may call it; empty for anyone, without a key.
         headers: Request headers that it reads, with their meaning.
-        sends: Headers that its own answers carry, by status, besides those that every answer has.
+        sends: Headers of its own responses, by status, besides those that every response has.
         streams: Whether it may answer with an event stream.
         tables: Whether it may answer with CSV.
     """
@@ -111,13 +111,13 @@ def register_operations(app: Flask, operations: tuple[Operation, ...]) -> None:
 def begin_request() -> None:
     """Give the request its id (before every request)."""
     g.request_id = request_id_of(request)
-    # For all of the request: what its handler raises is logged after the handler.
+    # For the whole request: an exception of its handler is logged after the handler.
     g.log_token = bind_log_ids(request_id=g.request_id)
     g.began = time.perf_counter()
 
 
 def end_request(response: Response) -> Response:
-    """Put the request's id on the answer and a line in the log (after every request)."""
+    """Add the request's id to the response and a line to the log (after every request)."""
     request_id = g.get("request_id", "")
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -128,7 +128,7 @@ def end_request(response: Response) -> Response:
         services().metrics.answered(request.endpoint, response.status_code, seconds)
         if "refused" in g:
             services().metrics.refused(g.refused)
-        # The route's pattern and never the path: what a client puts there may be anything.
+        # The route's pattern and never the path: a client can put anything there.
         _log.info(
             "request",
             extra={
@@ -142,7 +142,7 @@ def end_request(response: Response) -> Response:
 
 
 def forget_request(_: BaseException | None) -> None:
-    """Take its ids off the thread, which serves others (at every request's end)."""
+    """Remove the request's ids from the thread, which serves other requests (at every request's end)."""
     token = g.pop("log_token", None)
     if token is not None:
         unbind_log_ids(token)

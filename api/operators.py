@@ -1,6 +1,6 @@
-"""What operators are shown: how turns stand, where time goes, what failed, who runs what. For an admin.
+"""The operators' view, for an admin: turns by status, delays, failures, workers and flagged sessions.
 
-Everything is the organization's own; only that workers live, and whether they hear, is known to all.
+All of it is the organization's own; only which workers are alive, and receive doorbells, is visible to all.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,10 @@ _FAILURES: Final = timedelta(hours=24)
 _STRETCH_SECONDS: Final = 300
 _STRETCHES: Final = 12
 _MOST_ATTEMPTS: Final = 100
-"""Far more than are made: a turn ends with its third that counts."""
+"""Far more than there are: a turn ends with its third counted attempt."""
 _MOST_SHOWN_LEASES: Final = 20
 _ACCEPTING: Final = timedelta(milliseconds=100)
-"""A turn that waits for nothing can be claimed from the end of the transaction that accepts it."""
+"""A turn that waits for no other can be claimed from the end of the transaction that accepts it."""
 
 
 def get_operations_summary(call: Call) -> Reply:
@@ -71,7 +71,7 @@ def get_delays(call: Call) -> Reply:
     since = datetime.now(UTC) - timedelta(seconds=_STRETCHES * _STRETCH_SECONDS)
     with call.services.database.of(organization_id) as db:
         rows = operators.delays(db, organization_id, since, _STRETCH_SECONDS)
-    # What is claimed while this is asked belongs to the last stretch.
+    # Turns claimed while this runs belong to the last stretch.
     by_stretch = {min(row.stretch, _STRETCHES - 1): row for row in reversed(rows)}
     turns = sum(row.turns for row in rows)
     return Reply(
@@ -141,7 +141,7 @@ def list_workers(call: Call) -> Reply:
     for lease in leases:
         held.setdefault(lease.worker_id, []).append(lease)
     workers = [_worker(row.id, _state(row), row, held.pop(row.id, ())) for row in known]
-    # A lease outlives its worker's row by no more than the lease's length.
+    # A lease outlives its worker's row by at most its own length.
     workers += [_worker(worker, shown.WorkerState.GONE, None, of_it) for worker, of_it in held.items()]
     return Reply(200, shown.WorkerList(data=workers))
 
@@ -168,7 +168,7 @@ def _delay(begins_at: datetime, row: StretchDelays | None) -> shown.Delay:
 
 
 def _percentiles(values: Sequence[float] | None) -> shown.Percentiles | None:
-    """Return the two; None where there was nothing to sort."""
+    """Return the two percentiles; None if there are no values."""
     if values is None:
         return None
     half, most = (round(max(0.0, value), 6) for value in values)
@@ -195,7 +195,7 @@ def _summary(row: ListedTurn) -> shown.TurnSummary:
 
 
 def _timeline(row: TurnReport) -> list[shown.TimelineEntry]:
-    """Return what happened, in the order of time; `claimable` only of a turn that waited behind another, or again."""
+    """Return what happened, in order of time; `claimable` only for a turn that waited behind another, or again."""
     moment = shown.Moment
     has_waited = row.claimable_at is not None and row.claimable_at - row.queued_at > _ACCEPTING
     moments = [

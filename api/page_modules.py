@@ -1,7 +1,7 @@
-"""The modules that a page of ours begins with, so that the browser fetches them all at once.
+"""Lists the JavaScript modules that a page needs at its start, so that the browser fetches them all at once.
 
-Without the list it learns of a module only when it has read the one that imports it: one wait for each level of the
-tree. The list is made from the files' own imports, so that it cannot fall behind them.
+Without the list the browser learns of a module only once it has read the one that imports it: one wait for each level
+of the tree. The list is made from the files' own imports, so that it cannot fall behind them.
 """
 
 import posixpath
@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Final
 
 _MOST_FILES: Final = 256
-"""More than the page has; one that was edited counts twice."""
+"""More files than the page has; an edited file counts twice."""
 _IMPORT: Final = re.compile(
     r"""^(?:import\s+(?:[\w$*{},\s]+\sfrom\s+)?|export\s+[\w$*{},\s]+\sfrom\s+)["'](\.[^"']+)["']""",
     re.MULTILINE,
 )
-"""An `import` or `export … from` of a file. What is fetched later, by `import()`, stands in no line's beginning."""
+"""An `import` or `export … from` of a file. An `import()`, which is fetched later, never starts a line."""
 
 
 def modules_of(folder: Path, entry: str) -> list[str]:
     """Return all modules that `entry` needs before it runs, nearest first, without itself.
 
     Args:
-        folder: Where the page's files are; names are relative to it.
+        folder: The folder of the page's files; names are relative to it.
         entry: The name of the first module.
 
     Raises:
-        FileNotFoundError: A module imports one that is not there.
+        FileNotFoundError: A module imports one that does not exist.
     """
     found = {entry: None}
     waiting = [entry]

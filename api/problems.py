@@ -1,4 +1,4 @@
-"""Every refusal as problem+json (RFC 9457), whoever raised it: us, Flask, or the database's absence."""
+"""Renders every error as problem+json (RFC 9457), whether raised by us, by Flask, or because the database is down."""
 
 import json
 import logging
@@ -60,7 +60,7 @@ def problem_body(refused: RefusedError, request_id: str) -> dict[str, Any]:
 
 
 def problem_of(refused: RefusedError) -> Response:
-    """Return the answer to a request that was refused."""
+    """Return the response to a refused request."""
     g.refused = refused
     body = problem_body(refused, g.get("request_id", ""))
     answer = Response(json.dumps(body), status=PROBLEMS[refused.code].status, content_type=_MEDIA_TYPE)

@@ -1,7 +1,7 @@
 """A connection to Redis that is written at once and read later.
 
-What a request tells Redis must not make it wait, and a thread that tells it in its place comes to that only when the
-request has nothing left to do. Writing a kilobyte on an idle connection waits for nobody: the system takes it.
+A request must not wait for Redis, and a thread that sends for it would run only once the request has nothing left to
+do. Writing a kilobyte on an idle connection does not wait: the kernel takes it.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from typing import Any, Final
 from redis import Redis, RedisError, ResponseError
 
 _MOST_BYTES: Final = 16_384
-"""Less than any system takes of what is written on an idle connection."""
+"""Less than any kernel takes at once on an idle connection."""
 
 
 class Line:
     """One connection; `write` and `read` are called in turn, and nothing else in between.
 
     Args:
-        redis: Whose pool it comes from.
+        redis: The client from whose pool the connection comes.
     """
 
     def __init__(self, redis: "Redis") -> None:
@@ -26,11 +26,11 @@ class Line:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection, as far as is known."""
+        """Whether there is a connection, as far as we know."""
         return self._connection is not None
 
     def open(self) -> None:
-        """Connect, which may take as long as the pool lets it.
+        """Connect, for as long as the pool allows.
 
         Raises:
             RedisError: Redis cannot be reached.
@@ -45,11 +45,11 @@ class Line:
             self._redis.connection_pool.release(connection)
 
     def forget(self) -> None:
-        """Let go of a connection that belongs to the process that forked this one."""
+        """Drop, without closing it, a connection that belongs to the parent of this forked process."""
         self._connection = None
 
     def write(self, commands: Sequence[Sequence[Any]]) -> bool:
-        """Write commands without waiting for anything; False when they have to go another way.
+        """Write commands without waiting; False if they must be sent another way.
 
         The replies must be read before this is called again.
         """
@@ -60,7 +60,7 @@ class Line:
         if sum(map(len, packed)) > _MOST_BYTES:
             return False
         try:
-            is_idle = not connection.can_read(timeout=0)  # else it says that it ends
+            is_idle = not connection.can_read(timeout=0)  # otherwise it was closed
             if is_idle:
                 connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError):
@@ -70,7 +70,7 @@ class Line:
         return is_idle
 
     def read(self, count: int) -> Sequence[object]:
-        """Wait for the replies to `count` commands; one that Redis refused has its error in its place.
+        """Wait for the replies to `count` commands; the reply to a refused command is its error.
 
         Raises:
             RedisError: The connection was lost or does not answer in time; it is closed.

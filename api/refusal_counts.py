@@ -1,7 +1,7 @@
-"""Turns that limits refused: counted in memory, added to PostgreSQL about once a second.
+"""Counts the turns that limits refused: in memory, added to PostgreSQL about once a second.
 
-A refusal must stay cheap, for it is what a flood of requests meets: a process adds what it counted in one
-transaction for each organization, whatever was asked meanwhile. Killed, it loses the last second's counts.
+A refusal must stay cheap, since it is what a flood of requests gets. A process adds its counts in one transaction
+for each organization, however many requests there were. If it is killed, the last second's counts are lost.
 """
 
 import logging
@@ -29,10 +29,10 @@ LIMITS: Final = frozenset(
         ProblemCode.QUEUE_FULL,
     }
 )
-"""The codes that say that a limit was hit."""
+"""The codes of limits."""
 _ADD_SECONDS: Final = 1.0
 _MOST_KINDS: Final = 1_000
-"""Counted between two additions; some 300 kB. What passes that is an attack, whose first thousand say enough."""
+"""Kinds counted between two additions; some 300 kB. More means an attack, whose first thousand say enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Refusals:
     """Counts refusals and adds them to the database in the background.
 
     Args:
-        database: Where they are kept.
-        add_seconds: How long they are gathered.
+        database: Stores the counts.
+        add_seconds: How long counts are gathered before they are added.
     """
 
     def __init__(self, database: Database, add_seconds: float = _ADD_SECONDS) -> None:
@@ -62,11 +62,11 @@ class Refusals:
 
     @contextmanager
     def noted(self, caller: Caller, session_id: UUID) -> Iterator[None]:
-        """Count the refusal that comes out of this block, if it is a limit's, and let it go on.
+        """Count a refusal raised in this block if it is a limit's, and let it pass on.
 
         Args:
             caller: Who asks for a turn.
-            session_id: In which session.
+            session_id: The session of the turn.
         """
         try:
             yield
@@ -76,9 +76,9 @@ class Refusals:
             raise
 
     def add(self) -> None:
-        """Add what was counted to the database; without PostgreSQL it is lost.
+        """Add the counts to the database; if PostgreSQL is down, they are lost.
 
-        An addition that runs already has ended when this returns, in as long as its statements may take.
+        If an addition is already running, this waits for it, for as long as its statements may take.
         """
         with self._writing:
             with self._lock:
@@ -99,7 +99,7 @@ class Refusals:
                 _log.warning("refusals were not counted: %s", error, extra={"refused": lost})
 
     def close(self) -> None:
-        """Add what is still counted; what is just being added is waited for, or the process would end amid it."""
+        """Add the remaining counts; waits for a running addition, so that the process does not end in it."""
         with self._lock:
             adding = self._adding
         if adding is not None:

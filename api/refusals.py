@@ -1,4 +1,4 @@
-"""Who was refused by which limit, for an admin."""
+"""Which users were refused by which limits, for an admin."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""Reading requests: ids, queries and JSON bodies, as strictly as the models say.
+"""Reads requests: ids, queries and JSON bodies, as strictly as the models say.
 
-Python's JSON reader takes NaN, duplicate names, lone surrogates and any depth; each of them breaks
-something further in (PostgreSQL, another reader, the stack), so each is refused here.
+Python's JSON parser accepts NaN, duplicate names, lone surrogates and any depth. Each of them breaks
+something later (PostgreSQL, another parser, the stack), so each is refused here.
 """
 
 import json
@@ -19,7 +19,7 @@ from shared.ids import new_id, parse_id
 
 BODY_BYTES: Final = 1_048_576
 DEPTH: Final = 64
-"""Far deeper than anyone's metadata, far from the interpreter's stack."""
+"""Far deeper than any metadata, and far below the limit of the interpreter's stack."""
 _MOST_ERRORS: Final = 50
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -30,13 +30,13 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """Return the client's request id when it is one, else a new one."""
+    """Return the client's request id if it is valid, else a new one."""
     sent = request.headers.get("X-Request-Id", "")
     return sent if _REQUEST_ID.fullmatch(sent) else new_id().hex
 
 
 def traceparent_of(request: Request) -> str:
-    """Return the W3C trace context that a turn gets: the request's own span, or what it came with; empty for none."""
+    """Return the W3C trace context for a turn: the request's own span, or the one that was sent; empty for none."""
     own: str | None = g.get("traceparent")
     if own is not None:
         return own
@@ -45,7 +45,7 @@ def traceparent_of(request: Request) -> str:
 
 
 def idempotency_key_of(request: Request) -> str | None:
-    """Return the Idempotency-Key, None when there is none.
+    """Return the Idempotency-Key; None if there is none.
 
     Raises:
         RefusedError: It is not 1 to 255 visible ASCII characters.
@@ -57,10 +57,10 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def path_id(text: str) -> UUID:
-    """Return the id that a path names.
+    """Return the id in a path.
 
     Raises:
-        RefusedError: It is none, so there is nothing under it.
+        RefusedError: The text is not an id, so nothing can be found under it.
     """
     found = parse_id(text)
     if found is None:
@@ -100,10 +100,10 @@ def read_body(request: Request, model: type[ModelT], *, is_optional: bool) -> Mo
     Args:
         request: The request.
         model: What it must hold.
-        is_optional: Whether no body stands for `{}`.
+        is_optional: Whether a missing body stands for `{}`.
 
     Raises:
-        RefusedError: It is too large, no JSON, or a field is wrong.
+        RefusedError: The body is too large or not JSON, or a field is wrong.
     """
     raw = request.get_data(cache=False)
     if len(raw) > BODY_BYTES:
@@ -116,7 +116,7 @@ def read_body(request: Request, model: type[ModelT], *, is_optional: bool) -> Mo
             ProblemCode.INVALID_REQUEST, "the body must be JSON: send `Content-Type: application/json`"
         )
     document = parse_json(raw)
-    if b"\\u" in raw:  # only an escape can spell what UTF-8 cannot and JSON must not hold raw
+    if b"\\u" in raw:  # only an escape can spell characters that UTF-8 and raw JSON cannot hold
         _refuse_unsafe_text(document)
     return _validated(document, model)
 
@@ -125,7 +125,7 @@ def parse_json(raw: bytes) -> Any:
     """Parse one JSON document.
 
     Raises:
-        RefusedError: It is not UTF-8 or not JSON, holds NaN, an infinity or a name twice, or is nested
+        RefusedError: It is not UTF-8 or not JSON, holds NaN, an infinity or a duplicate name, or is nested
             too deeply.
     """
     try:
@@ -142,7 +142,7 @@ def parse_json(raw: bytes) -> Any:
     except RecursionError:
         raise _too_deep() from None
     except ValueError:
-        # The decoder's words quote the body's offsets only, but we need not promise that they always will.
+        # The decoder's message quotes only offsets of the body, but nothing promises that it always will.
         raise RefusedError(ProblemCode.INVALID_REQUEST, "the body is not valid JSON") from None
     if text.count("[") + text.count("{") > DEPTH and _depth(document) > DEPTH:
         raise _too_deep()
@@ -185,7 +185,7 @@ def pointer(parts: tuple[int | str, ...]) -> str:
 
 
 def _shown(name: str) -> str:
-    """Make a client's own name safe to send back."""
+    """Make a name from the client's body safe to send back."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", name)[:200]
 
 
@@ -204,7 +204,7 @@ def _refuse_unsafe_text(document: object) -> None:
 
 
 def _strings(document: object) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """Yield every string and every name with its place, without recursion."""
+    """Yield every string and every name with its location, without recursion."""
     waiting: list[tuple[tuple[int | str, ...], object]] = [((), document)]
     while waiting:
         place, value = waiting.pop()
@@ -219,7 +219,7 @@ def _strings(document: object) -> Iterator[tuple[tuple[int | str, ...], str]]:
 
 
 def _depth(document: object) -> int:
-    """Return how deeply lists and objects are nested, at most one more than is allowed."""
+    """Return the nesting depth of lists and objects, counted up to one more than is allowed."""
     level, depth = [document], 0
     while depth <= DEPTH:
         level = [

@@ -1,4 +1,4 @@
-"""Rows as the wire shows them."""
+"""Turns database rows into the JSON resources of the API."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,7 +31,7 @@ _ELLIPSIS = "…"
 
 
 def session(row: ShownSession, settings: Settings) -> models.Session:
-    """Show a session; provider and model are what a turn really runs on."""
+    """Show a session; provider and model are those on which a turn runs."""
     provider = provider_of(settings, None)
     return models.Session(
         id=str(row.id),
@@ -76,7 +76,7 @@ def message(row: ShownMessage) -> models.Message:
 
 
 def turn(row: ShownTurn, settings: Settings) -> models.Turn:
-    """Show a turn; before it starts, provider and model are those that it would run on."""
+    """Show a turn; before it starts, provider and model are those on which it would run."""
     provider, model = names_of(settings, row)
     path = turn_path(row.id)
     session_path = f"/v1/sessions/{row.session_id}"
@@ -165,7 +165,7 @@ def excerpt(text: str, query: str) -> str:
 
 
 def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], R | None]:
-    """Split `limit + 1` rows into a page and, when another follows, the row that it ends with."""
+    """Split `limit + 1` rows into a page and, if another follows, the row with which the page ends."""
     shown = rows[:limit]
     return shown, shown[-1] if len(rows) > limit else None
 
@@ -176,12 +176,12 @@ def usage(row: CountedRow) -> models.UsageCounts:
 
 
 def one_of(names: type[E], value: str | None) -> E | None:
-    """Return the name that a column holds, None where it is null."""
+    """Return the enum's member for a column's value; None if it is null."""
     return None if value is None else names(value)
 
 
 def time_or_none(moment: datetime | None) -> str | None:
-    """Return a moment as the wire shows it, None where it is null."""
+    """Return a time in the API's format; None if it is null."""
     return None if moment is None else timestamp(moment)
 
 

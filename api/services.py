@@ -1,4 +1,4 @@
-"""What every request may use, built once by `create_app`; nothing in it connects before it is used."""
+"""The services that every request may use, built once by `create_app`; none connects before it is used."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -41,7 +41,7 @@ class Services:
     refusals: Refusals
 
     def close(self) -> None:
-        """End the streams, send what waits to be sent, for a moment, and close every connection."""
+        """End the streams, send waiting notices for a moment, and close every connection."""
         self.hub.shutdown()
         self.notices.close()
         self.refusals.close()

@@ -90,8 +90,8 @@ def update_session(call: Call, session_id: UUID, body: models.SessionChanges) ->
 def close_session(call: Call, session_id: UUID) -> Reply:
     """Close a session; a queued or running turn is stopped, subscribers get its `done`."""
     database, caller = call.services.database, call.caller
-    # Two transactions, the session's first: from then on no turn is accepted, so one look finds the last. A
-    # worker locks turn before session when it settles; holding both here the other way round could deadlock.
+    # Two transactions, the session's first: from then on no turn is accepted, so one query finds the last. A
+    # worker that settles locks the turn before the session; holding both here in reverse order could deadlock.
     with database.of(caller.organization_id) as db:
         _found(sessions.find_session(db, caller, session_id))
         sessions.close_session(db, caller, session_id)
@@ -146,7 +146,7 @@ def require_session(call: Call, session_id: UUID) -> ShownSession:
 
 
 def _user_of(call: Call, named: str | None) -> str:
-    """Return whose session it becomes: a `user` key's own, else whom the request names."""
+    """Return the user of a new session: a `user` key's own, else the one that the request names."""
     own = call.caller.user
     if own is None:
         if named is None:
@@ -160,7 +160,7 @@ def _user_of(call: Call, named: str | None) -> str:
 
 
 def _max_turns(call: Call, named: int | None) -> int:
-    """Return how many turns a new session takes: what the request names, within the organization's limit."""
+    """Return how many turns a new session allows: what the request asks for, within the organization's limit."""
     most = call.caller.limits.max_turns_per_session
     if named is not None and most is not None and named > most:
         raise invalid("/max_turns", f"must not be more than {most}, the organization's limit")

@@ -1,7 +1,7 @@
-"""The page: static files under a policy that lets it load and reach nothing but this service.
+"""Serves the page: static files, with a policy that lets them load from and connect to only this service.
 
-They are sent compressed: with nothing in front of the service, the first visit is a third of the bytes. They hold
-no secret, so that their compressed length tells nothing.
+They are sent compressed: without a proxy in front of the service, the first visit takes a third of the bytes. They
+hold no secret, so their compressed length reveals nothing.
 """
 
 import gzip
@@ -21,9 +21,9 @@ from api.page_modules import modules_of
 
 _FOLDER: Final = Path(__file__).parent / "page"
 _MOST_FILES: Final = 256
-"""More than the page has; one that was edited counts twice."""
+"""More files than the page has; an edited file counts twice."""
 _MOST_DOCUMENTS: Final = 8
-"""Two, and what was edited while this process runs."""
+"""Two documents, and versions edited while this process runs."""
 _ENTRY: Final = re.compile(r'<script type="module" src="/page/([\w.-]+)"></script>')
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
@@ -65,7 +65,7 @@ def document(name: str) -> str:
 def content_security_policy(host: str) -> str:
     """Return the policy of a page that is served at `host`.
 
-    Safari before 15.4 does not take `'self'` for a websocket's origin, so it is named as well. The one policy for
+    Safari before 15.4 does not apply `'self'` to websockets, so their origin is named as well. The only policy for
     trusted types is the sanitiser's: no other string becomes markup or script anywhere on the page.
     """
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""

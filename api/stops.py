@@ -1,6 +1,6 @@
-"""Stop: the row first, then whoever must hear of it.
+"""Stops a turn: writes the row first, then notifies its worker and its readers.
 
-One way for the API's stop, a closing session, a newer turn and a websocket's `stop`, so that none forgets a
+The API's stop, a closing session, a newer turn and a websocket's `stop` all use this, so that none forgets a
 step.
 """
 
@@ -18,10 +18,10 @@ from shared.turn.turns import StopReason, TurnStatus
 def stop(
     database: Database, notices: Notices, caller: Caller, turn_id: UUID, reason: StopReason
 ) -> StoppedTurn | None:
-    """Stop a turn; repeating it changes nothing. With a closing session end all that waits behind it, too.
+    """Stop a turn; repeating it changes nothing. If its session is closing, end all turns behind it too.
 
     Returns:
-        The turn as it is now; None when the caller sees no such turn.
+        The turn as it is now; None if the caller sees no such turn.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -39,11 +39,11 @@ def stop(
 
 
 def tell_stop(notices: Notices, stopped: StoppedTurn) -> None:
-    """Tell of a stop that was committed: the worker of a turn that runs, the readers of one that waited."""
+    """Announce a committed stop: to the worker of a running turn, or to the readers of a waiting one."""
     row = stopped.row
     if row.status == TurnStatus.STOPPING:
         assert row.stop_reason is not None, "a turn that is asked to stop says why"
-        # Also when it was asked before: whoever repeats a stop may do so because the first nudge was lost.
+        # Even if it was asked before: the stop may be repeated because the first nudge was lost.
         notices.put(Nudge(row.session_id, row.id, row.stop_reason))
     elif stopped.is_new:
         notices.put(

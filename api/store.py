@@ -1,4 +1,4 @@
-"""The relay's questions, answered from PostgreSQL."""
+"""Answers the relay's questions from PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
@@ -16,7 +16,7 @@ from shared.turn.turns import TERMINAL, StopReason, TurnStatus
 
 
 class PostgresStreamStore:
-    """A `StreamStore`; what is not the caller's does not exist for it (I9)."""
+    """A `StreamStore`; data that is not the caller's does not exist for it (I9)."""
 
     def __init__(self, database: Database, notices: Notices, authenticator: Authenticator) -> None:
         self._database = database
@@ -24,7 +24,7 @@ class PostgresStreamStore:
         self._authenticator = authenticator
 
     def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
-        """Say whether the caller may read the session."""
+        """Return whether the caller may read the session."""
         if not _in_scope(caller, session_id):
             return False
         with self._database.of(caller.organization_id) as db:
@@ -52,7 +52,7 @@ class PostgresStreamStore:
             return turns.turns_since(db, caller, session_id, known)
 
     def turn(self, caller: Caller, turn_id: UUID) -> TurnState | None:
-        """Return a turn, or None for one that is not found or not this caller's."""
+        """Return a turn; None if it does not exist or is not this caller's."""
         with self._database.of(caller.organization_id) as db:
             row = turns.turn_with_text(db, caller, turn_id)
         return None if row is None or not _in_scope(caller, row.session_id) else state_of(row)
@@ -63,13 +63,13 @@ class PostgresStreamStore:
             return turns.turns_ahead(db, seen)
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:
-        """Stop a turn; False when it is not found."""
+        """Stop a turn; False if it is not found."""
         if caller.session_id is not None and self.turn(caller, turn_id) is None:
             return False
         return stop(self._database, self._notices, caller, turn_id, StopReason.USER) is not None
 
     def caller_is_valid(self, caller: Caller) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self._authenticator.is_valid(caller)
 
 
@@ -78,7 +78,7 @@ def state_of(row: TurnWithText) -> TurnState:
     status = TurnStatus(row.status)
     is_over = status in TERMINAL
     last_seq = row.last_seq if is_over else max(row.last_seq, row.checkpoint_seq or 0)
-    # A message that is still being written is known by the id that it will be stored under.
+    # A message that is still being written has the id under which it will be stored.
     writing_id = row.answer_id if row.content or row.reasoning else None
     return TurnState(
         turn_id=row.id,
@@ -89,12 +89,12 @@ def state_of(row: TurnWithText) -> TurnState:
         message_id=row.message_id if is_over else writing_id,
         content=row.content,
         reasoning=row.reasoning,
-        # Without a checkpoint the row knows no text: its events are on their way to the log.
+        # Without a checkpoint the row has no text: the events are on their way to the log.
         text_seq=last_seq if is_over else row.checkpoint_seq or 0,
         done=done_event(row, row.content) if is_over else None,
     )
 
 
 def _in_scope(caller: Caller, session_id: UUID) -> bool:
-    """Say whether a ticket, if it is one, was made for this session."""
+    """Return whether the caller is a key, or a ticket for this session."""
     return caller.session_id is None or caller.session_id == session_id

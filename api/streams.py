@@ -1,4 +1,4 @@
-"""Where a request's answer becomes a stream: the hub's, whichever process this is."""
+"""Turns a request into a stream: answers with an event stream, and checks the handshake of a websocket."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -21,12 +21,12 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def wants_stream(given: Request) -> bool:
-    """Say whether `Accept` names an event stream; `*/*` does not."""
+    """Return whether `Accept` names an event stream; `*/*` does not."""
     return any(value == _EVENT_STREAM and quality > 0 for value, quality in given.accept_mimetypes)
 
 
 def refuse_without_room(call: Call) -> None:
-    """Refuse before anything is written what could not be streamed afterwards.
+    """Refuse a request that could not be streamed, before anything is written.
 
     Raises:
         RefusedError: Too many streams are open.
@@ -40,7 +40,7 @@ def refuse_without_room(call: Call) -> None:
 def stream_of(
     call: Call, turn_id: UUID, *, after: int, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
-    """Answer with a turn's events past `after`, ending with `done`.
+    """Answer with a turn's events after `after`, ending with `done`.
 
     Raises:
         RefusedError: The caller sees no such turn, or too many streams are open.
@@ -51,7 +51,7 @@ def stream_of(
     answer = stream_events(
         call.services.hub, call.caller, state, after=after, request_id=call.request_id, headers=headers
     )
-    # Werkzeug calls what is to be done on close only for an iterator of its own.
+    # Werkzeug runs the functions for close only with an iterator of its own.
     answer.direct_passthrough = False
     return answer
 
@@ -59,7 +59,7 @@ def stream_of(
 def handshake_authenticator(
     authenticator: Authenticator,
 ) -> Callable[[str | None, str | None], Caller | None]:
-    """Return who a websocket's handshake is from: a key's caller, else a ticket's."""
+    """Return a function that finds the caller of a websocket's handshake: a key's, else a ticket's."""
 
     def authenticate(bearer: str | None, ticket: str | None) -> Caller | None:
         if bearer:
@@ -70,7 +70,7 @@ def handshake_authenticator(
 
 
 def origin_check(settings: Settings) -> Callable[[str], bool]:
-    """Return which origins may open a websocket: the configured, else the one that we are reached at."""
+    """Return a function that checks a websocket's origin: the configured ones, else the service's own."""
 
     def is_allowed(origin: str) -> bool:
         if settings.allowed_origins:
@@ -81,7 +81,7 @@ def origin_check(settings: Settings) -> Callable[[str], bool]:
 
 
 def is_same_host(origin: str, host: str) -> bool:
-    """Say whether an `Origin` names the host, and port, of a `Host` header."""
+    """Return whether an `Origin` has the host and port of a `Host` header."""
     try:
         of_origin, of_host = urlsplit(origin), urlsplit(f"//{host}")
         default = _DEFAULT_PORTS.get(of_origin.scheme)

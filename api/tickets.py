@@ -1,4 +1,4 @@
-"""Tickets: what a browser opens a stream with, in place of a key that its page must not show."""
+"""Tickets: with one a browser opens a stream, instead of with a key that its page must not show."""
 
 from typing import Final
 

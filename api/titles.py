@@ -9,11 +9,11 @@ _ELLIPSIS: Final = "…"
 def title_from(content: str) -> str | None:
     """Return a title for a conversation that begins with `content`.
 
-    Whitespace is collapsed; what is longer than 80 characters is cut at a word and ends with `…`. A
-    single word longer than that is cut where the room ends.
+    Whitespace is collapsed. A text longer than 80 characters is cut at a word and ends with `…`. A single
+    word longer than that is cut at the limit.
 
     Returns:
-        1 to 80 characters, or None when `content` is blank.
+        1 to 80 characters; None if `content` is blank.
     """
     words = " ".join(content.split())
     if len(words) <= TITLE_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Requests as spans: what a client's trace continues with, and what a turn's hangs below."""
+"""Records requests as spans, which continue the client's trace and are the parents of turns' spans."""
 
 from time import time_ns
 from typing import Final
@@ -15,7 +15,7 @@ _FAILED: Final = 500
 
 
 def trace_requests(app: Flask, recorder: Recorder) -> None:
-    """Record every request to the API; its own trace context stands in for the one that it came with."""
+    """Record every request to the API; its own trace context replaces the one that the client sent."""
 
     def begin() -> None:
         if not request.path.startswith("/v1"):
@@ -29,7 +29,7 @@ def trace_requests(app: Flask, recorder: Recorder) -> None:
         if "span" not in g:
             return response
         context, parent, began_ns = g.span
-        # What a client may make up, a path or a method of its own, is in no span.
+        # Text that a client can make up, such as a path or a method, is in no span.
         method = request.method if request.method in _METHODS else "_OTHER"
         route = request.url_rule.rule if request.url_rule else None
         is_failure = response.status_code >= _FAILED
@@ -60,6 +60,6 @@ def trace_requests(app: Flask, recorder: Recorder) -> None:
 
 
 def trace_end(recorder: Recorder, notice: Notice) -> None:
-    """Record a turn that ended while it waited, as it is told of."""
+    """Record a turn that ended while it was waiting."""
     if isinstance(notice, Ended) and notice.turn is not None:
         record_turn(recorder, notice.turn, notice.traceparent)

@@ -1,4 +1,4 @@
-"""Turns: ask for one, look at it, wait for it, stop it."""
+"""Turns: post one, list and read them, wait for one, stop one."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ from shared.turn.events_of_turn import accept_events
 from shared.turn.turns import TERMINAL, StopReason
 
 _OPEN_SECONDS: Final = 1.0
-"""A stream begins with the log's first event; with Redis away, with a snapshot."""
+"""A stream begins with the log's first event; with a snapshot if Redis is down."""
 
 
 def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | Response:
@@ -67,7 +67,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
         case Accepted(row, superseded):
             bind_log_ids(turn_id=row.id)
             failpoints.reach(Failpoint.AFTER_ACCEPT)
-            # After the commit, never inside: a worker that comes at once finds the row.
+            # After the commit, never before: a worker that is woken at once finds the row.
             for stopped in superseded:
                 tell_stop(call.services.notices, stopped)
             opened = threading.Event() if is_streamed else None
@@ -156,10 +156,10 @@ def _turn_request(call: Call, session_id: UUID, body: models.NewTurn) -> TurnReq
 
 
 def fingerprint(caller: Caller, session_id: UUID, body: models.NewTurn) -> bytes:
-    """Return what an Idempotency-Key stands for.
+    """Return the fingerprint of a request, which its Idempotency-Key stands for.
 
-    The user of a `user` key is part of it and the key's id is not: a replay may come after the key was
-    rotated, and must never hand one user another's turn.
+    The user of a `user` key is part of it and the key's id is not: a replay may follow after the key was
+    rotated, and must never give one user another's turn.
     """
     scope = ["user", caller.user] if caller.role == "user" else ["organization"]
     canonical = json.dumps(

@@ -1,4 +1,4 @@
-"""Usage: what the ledger adds up to over some days, for an admin."""
+"""Usage: sums of the ledger over a range of days, for an admin."""
 
 from datetime import UTC, date, datetime
 from typing import Final
@@ -12,7 +12,7 @@ from api.statements.usage import AddedUp, add_up
 from shared.money.money import format_usd
 
 _MOST_DAYS: Final = 366
-"""A leap year: what is added up in one statement has a bound."""
+"""A leap year: a bound on what one statement adds up."""
 _DAYS: Final = 30
 
 
@@ -43,20 +43,20 @@ def get_usage(call: Call, query: queries.UsagePage) -> Reply:
 
 
 def refuse_reversed(query: queries.DayRange) -> None:
-    """Refuse days of which the last comes before the first.
+    """Refuse a range whose last day is before its first.
 
     Raises:
-        RefusedError: They are such.
+        RefusedError: The range is reversed.
     """
     if query.first_day is not None and query.last_day is not None and query.last_day < query.first_day:
         raise invalid("/query/to", "must not be before `from`")
 
 
 def days_of(query: queries.DayRange) -> tuple[date, date]:
-    """Return the first and the last day that are meant.
+    """Return the first and the last day of the range.
 
     Raises:
-        RefusedError: They are reversed, or more than a leap year has.
+        RefusedError: The range is reversed, or longer than a leap year.
     """
     refuse_reversed(query)
     last_day = query.last_day or max(datetime.now(UTC).date(), query.first_day or date.min)

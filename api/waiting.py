@@ -1,7 +1,7 @@
-"""Waiting for a turn's end without holding what others need.
+"""Waits for a turn's end without holding what other requests need.
 
-Between two looks at the row no connection is held; a thread is, so only half of them may wait and
-whoever comes after them is answered at once.
+Between two reads of the row no connection is held. A thread is, so only half of the threads may wait, and
+further requests are answered at once.
 """
 
 import threading
@@ -24,10 +24,10 @@ class Waiting:
     """Lets a bounded number of threads wait.
 
     Args:
-        database: Where the rows are.
+        database: Holds the rows.
         most: How many may wait at once.
         clock: Monotonic seconds.
-        sleep: Waits so many seconds.
+        sleep: Waits the given seconds.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Waiting:
         self._sleep = sleep
 
     def until_ended(self, caller: Caller, turn_id: UUID, seconds: float) -> None:
-        """Wait until the turn has ended, for at most `seconds`; at once when no place is free.
+        """Wait until the turn has ended, for at most `seconds`; return at once if no place is free.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached.

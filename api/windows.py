@@ -1,8 +1,8 @@
-"""Sliding windows in the memory of one process: what limits requests while Redis does not answer.
+"""Sliding windows in the memory of one process, which limit requests while Redis does not answer.
 
-A window is counted in slots of a sixtieth of its length, and a slot counts until all of it has left: never
-more than the limit in any window, at most a slot too long for who waits. So a key takes the same small room
-whatever its limit, which Redis's logs do not.
+A window is counted in slots of a sixtieth of its length, and a slot counts until all of it has left the window. So
+no window has more than the limit, and a caller may wait up to a slot longer than needed. Unlike Redis's logs, this
+takes the same small space for each key, whatever its limit.
 """
 
 import threading
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_KEYS: Final = 10_000
-"""Some 60 MB when all of them are full; the one that was used least recently is forgotten first."""
+"""Some 60 MB if all of them are full; the least recently used one is forgotten first."""
 _SLOTS: Final = 60
 
 
@@ -21,7 +21,7 @@ class Window:
     """A limit as it is counted.
 
     Args:
-        key: What is counted under it, also in Redis.
+        key: The key under which requests are counted, in Redis too.
         limit: Most requests in any window.
         seconds: The window's length.
     """
@@ -33,12 +33,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a window holds after a request was let through or refused.
+    """The state of a window after a request was let through or refused.
 
     Args:
         remaining: Requests that it would still let through.
-        resets_seconds: Until it lets one more through than now; until one at all where it refuses.
-        refuses: Whether it was this window that had no room.
+        resets_seconds: Until it lets one more through than now; until it lets one through at all, if it refuses.
+        refuses: Whether this window had no room.
     """
 
     remaining: int
@@ -57,7 +57,7 @@ class LocalWindows:
 
     Args:
         clock: Monotonic seconds.
-        most_keys: Keys that are counted at once.
+        most_keys: How many keys are counted at once.
     """
 
     def __init__(self, clock: Callable[[], float], most_keys: int = MOST_KEYS) -> None:
@@ -67,7 +67,7 @@ class LocalWindows:
         self._lock = threading.Lock()
 
     def take(self, windows: Sequence[Window]) -> Sequence[Count]:
-        """Count a request in all windows, or in none when one of them has no room."""
+        """Count a request in all windows, or in none if one of them has no room."""
         with self._lock:
             now = self._clock()
             slots = [self._slots(window, now) for window in windows]
@@ -91,7 +91,7 @@ class LocalWindows:
                 _add(window, self._slots(window, now), now)
 
     def give_back(self, windows: Sequence[Window]) -> None:
-        """Take the newest request out again."""
+        """Remove the newest request."""
         with self._lock:
             for window in windows:
                 slots = self._counted.get(window.key)
@@ -101,7 +101,7 @@ class LocalWindows:
                         slots.pop()
 
     def _slots(self, window: Window, now: float) -> deque[_Slot]:
-        """Return what still counts of a window, which is the most recently used now."""
+        """Return the slots that still count, and mark the window as the most recently used."""
         slots = self._counted.setdefault(window.key, deque())
         self._counted.move_to_end(window.key)
         while len(self._counted) > self._most_keys:
@@ -120,7 +120,7 @@ def _count(window: Window, slots: deque[_Slot], now: float) -> Count:
         counted -= slot.requests
         if counted < window.limit:
             return Count(0, _leaves_at(window, slot) - now, refuses=True)
-    return Count(0, window.seconds, refuses=True)  # of nothing, nothing ever becomes free
+    return Count(0, window.seconds, refuses=True)  # with a limit of 0 nothing ever becomes free
 
 
 def _add(window: Window, slots: deque[_Slot], now: float) -> None:

@@ -1,1 +1,1 @@
-"""What the API and the worker must agree on: states, events, names, rows and settings."""
+"""Everything on which the API and the worker must agree: states, events, names, rows and settings."""

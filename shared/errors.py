@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by who must act.
+"""All errors, their codes and titles, sorted by who must act.
 
     TurnkeeperError
     ├── RefusedError        the caller: a `ProblemCode`, rendered as problem+json
@@ -46,7 +46,7 @@ class ProblemCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The HTTP status and title of a code, and whether the request may be repeated."""
+    """The HTTP status and title of a code, and whether repeating the request can help."""
 
     status: int
     title: str
@@ -125,7 +125,7 @@ PASSING_FAULTS: Final = frozenset(
         Fault.PROVIDER_TIMEOUT,
     }
 )
-"""Faults that say nothing about the request: the same request may succeed a moment later."""
+"""Faults that do not lie in the request: the same request may succeed a moment later."""
 
 RETRYABLE_FAULTS: Final = frozenset(
     {
@@ -177,13 +177,13 @@ class TurnkeeperError(Exception):
 
 
 class RefusedError(TurnkeeperError):
-    """A request that is answered with a problem.
+    """A request that is refused with a problem.
 
     Args:
         code: What the client's program branches on.
-        detail: What a person reads: lower case, values quoted, the remedy named.
+        detail: The sentence for people: lower case, values quoted, the remedy named.
         errors: The invalid fields, as `{"pointer", "detail"}`.
-        retry_after_ms: When another attempt makes sense.
+        retry_after_ms: After how long a retry makes sense.
         members: Members that only this code has.
         headers: Response headers in addition to those that every problem has.
     """
@@ -212,10 +212,10 @@ class ProviderError(TurnkeeperError):
 
     Args:
         fault: The kind, stored with the turn.
-        detail: Our own words; never the provider's body, a key or a URL.
-        retry_after_ms: What the provider asked for, in milliseconds.
-        sent: Whether the request had been written to the connection, so tokens may have been used.
-        broke_off: The connection ended before the answer did, through nobody's fault.
+        detail: In our own words; never the provider's body, a key or a URL.
+        retry_after_ms: How long the provider asked us to wait.
+        sent: Whether the request had been written to the connection, so that tokens may have been used.
+        broke_off: The connection ended before the answer did, and neither side is known to be at fault.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class ProviderError(TurnkeeperError):
 
 
 class SettingsError(TurnkeeperError):
-    """A configuration that cannot run; `problems` lists everything that is wrong with it."""
+    """A configuration that cannot run; `problems` lists everything wrong with it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("configuration refused:\n" + "\n".join(f"  - {problem}" for problem in problems))

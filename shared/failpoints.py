@@ -1,7 +1,7 @@
 """Named places where a test can make a process die, freeze or fail; off unless the environment names them.
 
-The wire has no name for a moment such as "after the commit, before the doorbell", so a few lines of the code are named
-here. They are reached a few times per turn, never for a delta, and when off cost one look at an empty mapping.
+A test on the wire cannot hit a moment such as "after the commit, before the doorbell", so a few lines of the code are
+named here. They are reached a few times per turn, never for a delta; when off, each costs one look at an empty mapping.
 """
 
 import os
@@ -25,13 +25,13 @@ class Failpoint(StrEnum):
     AFTER_ACCEPT = "after_accept"
     """The API has committed the turn and has not rung."""
     AFTER_CLAIM = "after_claim"
-    """The worker has committed its claim and has published nothing."""
+    """The worker has committed its claim and has not yet published anything."""
     AFTER_SENT = "after_sent"
     """The prompt was sent to the provider; no answer has been read."""
     BEFORE_SETTLE = "before_settle"
-    """The whole answer was shown; only a checkpoint of it is stored."""
+    """The whole answer was published; only a checkpoint of it is stored."""
     AFTER_SETTLE = "after_settle"
-    """The outcome is committed and no reader has been told."""
+    """The outcome is committed and not yet published."""
 
 
 class Action(StrEnum):

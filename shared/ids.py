@@ -21,8 +21,8 @@ def first_id_of(moment: datetime) -> UUID:
 def parse_id(text: str) -> UUID | None:
     """Return the id that `text` spells in its canonical form, or None for anything else.
 
-    `uuid.UUID` also accepts braces, URNs and missing dashes; two spellings of one id would be two cache keys
-    and two Redis names, so only the canonical one is accepted.
+    `uuid.UUID` also accepts braces, URNs and missing dashes. Two spellings of one id would be two cache keys
+    and two Redis names, so only the canonical one is accepted here.
     """
     try:
         parsed = UUID(text)

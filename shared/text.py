@@ -1,6 +1,6 @@
-"""Text that PostgreSQL, Redis and JSON can all carry.
+"""Cleans text so that PostgreSQL, Redis and JSON can all carry it.
 
-A model can emit NUL and lone surrogates; PostgreSQL refuses the first and UTF-8 the second, so a single one
+A model can emit NUL and lone surrogates. PostgreSQL refuses the first and UTF-8 the second, so a single one
 that goes unnoticed would lose the whole message at the end of the turn.
 """
 
@@ -13,7 +13,7 @@ class TextCleaner:
     r"""Makes a stream of text pieces safe: joins surrogate pairs across pieces, drops NUL.
 
     JSON may split one character into two `\uXXXX` escapes in two deltas; the first half waits here for the
-    second, and is replaced if that does not come.
+    second, and is replaced if that does not arrive.
     """
 
     __slots__ = ("_half",)

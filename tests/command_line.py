@@ -1,4 +1,4 @@
-"""The command line without what it runs: which commands there are, and what each would get."""
+"""The command line without running it: its commands, and the arguments that each would get."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -10,18 +10,18 @@ from turnkeeper import cli
 
 
 def parsed(arguments: Sequence[str]) -> SimpleNamespace:
-    """Return what a command would get.
+    """Return the arguments that a command would get.
 
     Raises:
         click.UsageError: The command line is refused.
     """
-    # Groups have an `invoke` of their own, which goes on to the next command: only the last one is replaced.
+    # Groups have their own `invoke`, which calls the next command: only the last one is replaced.
     with patch.object(click.Command, "invoke", lambda _, context: context.params):
         return SimpleNamespace(**cli.invoke(arguments))
 
 
 def every_command() -> list[str]:
-    """Return the words of every command and group, those of the program itself being none."""
+    """Return the words of every command and group; the program itself has none."""
     return [" ".join(names) for names, _ in _below(cli.top)]
 
 

@@ -1,4 +1,4 @@
-"""A turn's last event, for tests that do not look at what it cost."""
+"""A turn's last event, for tests that do not check its cost."""
 
 from shared.money.usage import Usage
 from shared.turn.events import Done

@@ -11,7 +11,7 @@ from xdist.scheduler import LoadFileScheduling
 
 TOGETHER = (
     ("tests/browser/",),
-    # Those of `stack`.
+    # The files that use `stack`.
     (
         "tests/e2e/test_chat.py",
         "tests/e2e/test_costs.py",
@@ -30,7 +30,7 @@ class Scheduler(LoadFileScheduling):
     """Gives a worker a whole set of files, or a file that belongs to no set."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return what stays together with this test."""
+        """Return the set of files, or the file, that stays together with this test."""
         file = super()._split_scope(nodeid)
         place = place_of(file)
         return file if place == len(TOGETHER) else TOGETHER[place][0]

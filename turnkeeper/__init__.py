@@ -1,1 +1,1 @@
-"""The command line: the whole service in one command, its parts one by one, and what operators need."""
+"""The command line: runs the whole service or single processes, and holds the operators' commands."""

@@ -16,7 +16,7 @@ _LINE: Final = re.compile(
 def parse_dotenv(text: str) -> dict[str, str]:
     """Return the variables of a `.env` file.
 
-    Values may stand in quotes; ` #` begins a comment. Nothing is expanded or unescaped.
+    Values may be quoted; ` #` begins a comment. Nothing is expanded or unescaped.
 
     Raises:
         SettingsError: A line is neither blank, a comment nor an assignment; its value is not repeated.
@@ -39,7 +39,7 @@ def parse_dotenv(text: str) -> dict[str, str]:
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """Return the variables of a file; none when it does not exist.
+    """Return the variables of a file; none if it does not exist.
 
     Raises:
         SettingsError: It cannot be read.

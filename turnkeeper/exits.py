@@ -1,8 +1,8 @@
-"""How a command ends: its exit codes, beside 0 for done."""
+"""The exit codes of commands, besides 0 for success."""
 
 from typing import Final
 
 FAILED: Final = 1
 WRONG_USE: Final = 2
-"""Of the command line or the configuration."""
+"""Wrong use of the command line, or a wrong configuration."""
 INTERRUPTED: Final = 130

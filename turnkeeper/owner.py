@@ -1,4 +1,4 @@
-"""The database's owner: its login, the organization that a command means, and what it refused, in one line."""
+"""Work as the database's owner: finds its login and the organization of a command, and reports refusals in one line."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ _Options = ParamSpec("_Options")
 
 
 def as_owner(command: Callable[_Options, int]) -> Callable[_Options, int]:
-    """Return a command that says what the database refused, in one line."""
+    """Wrap a command so that it prints what the database refused, in one line."""
 
     @wraps(command)
     def run_command(*args: _Options.args, **options: _Options.kwargs) -> int:
@@ -27,7 +27,7 @@ def as_owner(command: Callable[_Options, int]) -> Callable[_Options, int]:
 
 
 def environment() -> Mapping[str, str]:
-    """Return the environment, with what `.env` adds to it."""
+    """Return the environment, with the additions of `.env`."""
     from turnkeeper.dotenv import read_dotenv
 
     return {**read_dotenv(Path(".env")), **os.environ}
@@ -36,7 +36,7 @@ def environment() -> Mapping[str, str]:
 def owner_url(environ: Mapping[str, str], data: Folder) -> str:
     """Return the owner's login: `DATABASE_OWNER_URL`, or that of the `turnkeeper up` that runs on a folder.
 
-    A folder on the command line goes before the environment: whoever names it means the database of that `up`.
+    A folder on the command line overrides the environment: it names the database of that `up`.
 
     Raises:
         SettingsError: There is neither.
@@ -52,7 +52,7 @@ def owner_url(environ: Mapping[str, str], data: Folder) -> str:
 
 
 def organization(url: str, named: str | None) -> UUID:
-    """Return the organization that was meant.
+    """Return the organization of a command.
 
     Raises:
         SettingsError: It is unknown, or none was named and there are several.

@@ -1,4 +1,4 @@
-"""From an attempt that ended to a turn that is settled: written first, told after it.
+"""Settles a turn whose attempt ended: the outcome is written first and published afterwards.
 
 A turn whose attempt ends without an outcome of its own is handed back: its next attempt may begin at once.
 """
@@ -55,8 +55,8 @@ class HandedBack:
 
     Args:
         settlement: With the number of the last event that readers have then.
-        ending: It says whether the text is kept.
-        reset: Why readers are told that the text is void; None where it is not, and where there is none.
+        ending: Says whether the text is kept.
+        reset: The fault that makes the text void for readers; None if it is not void, or there is none.
     """
 
     settlement: Settlement
@@ -69,7 +69,7 @@ def settlement_of(turn: ClaimedTurn, attempt: Attempt, outcome: Outcome, trimmed
 
     Args:
         turn: As it was claimed.
-        attempt: It has the last number and the moments.
+        attempt: Has the last number and the times.
         outcome: How it ended.
         trimmed: Earlier turns that were left out of the prompt.
     """
@@ -87,7 +87,7 @@ def settlement_of(turn: ClaimedTurn, attempt: Attempt, outcome: Outcome, trimmed
 
 
 def ends_instead(turn: ClaimedTurn, requeued: Requeued) -> bool:
-    """Say whether a turn asked to end with what was shown, and something was, instead of being handed back."""
+    """Return whether a turn with `recovery: fail` ends with the text that was shown, instead of being handed back."""
     return _has_text(requeued) and turn.recovery == Recovery.FAIL
 
 
@@ -96,18 +96,18 @@ def handed_back(settlement: Settlement, requeued: Requeued, capabilities: Capabi
 
     Args:
         settlement: With the number that the attempt's next event would have.
-        requeued: What the attempt brought.
+        requeued: What the attempt produced.
         capabilities: The provider's: whether it can continue a text.
     """
     keeps_text = is_continued(requeued.answer, capabilities)
     reset = requeued.fault if _has_text(requeued) and not keeps_text else None
-    # The last number is that of the reset, or of what was told before it.
+    # The last number is that of the reset, or of the event before it.
     told = settlement.last_seq - (1 if reset is None else 0)
     return HandedBack(replace(settlement, last_seq=told), replace(requeued, keeps_text=keeps_text), reset)
 
 
 async def tell_end(channel: Channel, ending: Ending, turn: SettledTurn) -> None:
-    """Tell readers how the turn ended, after what they were told."""
+    """Publish how the turn ended, after the events so far."""
     error = error_of(ending)
     if error is not None:
         channel.event(TurnError(error))
@@ -117,13 +117,13 @@ async def tell_end(channel: Channel, ending: Ending, turn: SettledTurn) -> None:
 
 
 async def tell_stop(channel: Channel, stopped: Stopped, turn: SettledTurn) -> None:
-    """Tell readers of a stop that the attempt did not know of, and the end."""
+    """Publish a stop that the attempt did not know of, and the end."""
     channel.event(stop_requested(turn))
     await tell_end(channel, stopped, turn)
 
 
 async def tell_reset(channel: Channel, reset: Fault | None) -> None:
-    """Show readers the last of an attempt that another follows."""
+    """Publish the last events of an attempt that another one follows."""
     if reset is not None:
         channel.event(MessageReset(reset))
     await channel.drained(_SHOWN_SECONDS)
@@ -143,7 +143,7 @@ class Settler:
         self._admission = admission
 
     def finish(self, ended: Ended, ending: Ending) -> bool:
-        """Settle, then tell; `done` comes after the commit. Say whether the session's next turn waits."""
+        """Settle, then publish: `done` follows the commit. Return whether the session's next turn is waiting."""
         failpoints.reach(Failpoint.BEFORE_SETTLE)
         turn = self._settle(ended, ended.settlement, ending)
         if turn is None:
@@ -157,7 +157,7 @@ class Settler:
         return turn.has_next
 
     def hand_back(self, ended: Ended, requeued: Requeued) -> None:
-        """Give the turn to its next attempt at once; a turn that asked for it ends with what was shown."""
+        """Leave the turn to its next attempt at once; with `recovery: fail` it ends with the text that was shown."""
         if ends_instead(ended.turn, requeued):
             # `error` comes before `done`.
             self.finish(_one_event_more(ended), lost(requeued.answer))
@@ -177,9 +177,9 @@ class Settler:
         self._services.ring(str(ended.turn.id), ended.turn.traceparent)
 
     def _finish_stopped(self, ended: Ended, stopped: Stopped) -> None:
-        """End a turn that was to be handed back: it was asked to stop, or nobody pays for its next attempt.
+        """End a turn that was to be handed back: a stop was requested, or its budget does not pay for another attempt.
 
-        Nothing, when its lease was lost.
+        Does nothing if its lease was lost.
         """
         turn = self._settle(ended, _one_event_more(ended).settlement, stopped)
         if turn is None:
@@ -188,7 +188,7 @@ class Settler:
         self._in_loop(tell_stop(ended.channel, stopped, turn))
 
     def _settle(self, ended: Ended, settlement: Settlement, ending: Ending) -> SettledTurn | None:
-        """Write the outcome; while the lease is good, as often as it takes."""
+        """Write the outcome, retrying while the lease is valid."""
         began_at = monotonic()
         turn = self._settle_while_trusted(ended.choice, settlement, ending)
         ended.trace.settled(turn, began_at)
@@ -215,7 +215,7 @@ class Settler:
                 Event().wait(_SETTLE_RETRY_SECONDS)
 
     def _own_earlier(self, settlement: Settlement) -> SettledTurn | None:
-        """Return the turn if an earlier try, whose answer was lost, had committed."""
+        """Return the turn if an earlier try, whose reply was lost, had committed."""
         turn = read_settled(self._services.database, settlement)
         is_ours = (
             turn.is_over()

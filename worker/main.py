@@ -56,7 +56,7 @@ from worker.services import Services
 _log = logging.getLogger("turnkeeper.worker")
 
 _LAST_EVENTS_SECONDS: Final = 2.0
-"""How long the end of the process waits for the last `done` to reach Redis."""
+"""How long an ending process waits for the last `done` to reach Redis."""
 
 
 _STRATEGY: Final = "worker.process.celery_strategy:doorbell_strategy"
@@ -65,7 +65,7 @@ _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
 holds up every delta for tens of milliseconds."""
 _LAST_SECONDS: Final = 15.0
-"""A deaf process that does not end in good order this long after its drain is ended anyway."""
+"""A deaf process that has not ended by itself this long after its drain is killed."""
 
 
 class Worker:
@@ -76,12 +76,11 @@ class Worker:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Describe the parts; `start` connects them."""
         self._settings = settings
         self._id = new_id()
         self._loop_thread = LoopThread()
         self._registry = Registry()
-        # More at once than this would only take the interpreter from the loop that streams.
+        # More at once would only take the interpreter from the loop that streams.
         self._database = _database(settings, min(settings.database_pool_size, _TRANSACTIONS_AT_ONCE))
         # Renewals and sweeps must not wait behind five hundred turns for a connection.
         self._lease_database = _database(settings, 2)
@@ -130,7 +129,7 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Send what is left to send, give back what is left and disconnect."""
+        """Send what is left to send, hand back what still runs and disconnect."""
         self._liveness.stop()
         self._sweeper.stop()
         self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
@@ -143,7 +142,7 @@ class Worker:
             database.dispose()
 
     def _drain(self, **_signal: Any) -> None:
-        """Claim nothing more, and after the grace period hand back what still runs."""
+        """Stop claiming, and after the grace period hand back what still runs."""
         self._liveness.stop()
         self.runner.drain()
         _log.info("draining", extra={"running": self._leases.running()})
@@ -226,7 +225,7 @@ class Worker:
         return await asyncio.to_thread(self._leases.holds_lease, turn_id, attempt)
 
     def _ring(self, turn_id: str, traceparent: str) -> None:
-        """Ring for a turn; one that cannot be rung for stays queued and is rung for again in two seconds."""
+        """Ring for a turn; if that fails, the turn stays queued and is rung for again in two seconds."""
         self._send(TASK_NAME, turn_id, traceparent)
 
     def _send_canary(self) -> bool:
@@ -244,7 +243,7 @@ class Worker:
         return self._leases.running() >= self._settings.worker_turns
 
     def _end(self) -> None:
-        """End this process as a deploy would; whoever started it starts another."""
+        """End this process as a deploy would; its supervisor starts another."""
         os.kill(os.getpid(), signal.SIGTERM)
         last = threading.Timer(self._settings.drain_seconds + _LAST_SECONDS, os._exit, (1,))
         last.daemon = True
@@ -258,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: `--concurrency N` overrides `WORKER_TURNS`.
 
     Returns:
-        The exit status: 0 after a clean end, 2 when the configuration was refused.
+        The exit status: 0 after a clean end, 2 if the configuration was refused.
     """
     parser = argparse.ArgumentParser(prog="turnkeeper worker", description=__doc__)
     parser.add_argument("--concurrency", type=int, help="turns at once (default: WORKER_TURNS)")
@@ -276,10 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         worker.start()
         calm_collector()
     except (SettingsError, UnavailableError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 -- refused before there is anything to log to
+        print(error, file=sys.stderr)  # noqa: T201 -- refused before logging is set up
         return 2
     try:
-        # The broker carries JSON only and remote control is off: root may run it, as in a container.
+        # The broker carries only JSON and remote control is off, so root may run it, as in a container.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         worker.celery.Worker(
             pool="threads",
@@ -309,13 +308,13 @@ def _database(settings: Settings, pool_size: int) -> Database:
         settings.database_url,
         pool_size=pool_size,
         prepare=settings.database_prepare,
-        # A burst of turns waits its turn: a claim that gave up would only be rung for again.
+        # A burst of turns queues here: a claim that gave up would only be rung for again.
         pool_wait_seconds=settings.lease_seconds,
     )
 
 
 def worker_name() -> str:
-    """Name the process for Celery: unique on its host."""
+    """Return the process's name for Celery, unique on its host."""
     return f"turnkeeper-{os.getpid()}"
 
 

@@ -1,4 +1,4 @@
-"""What a worker process counts, and what is looked at once a second."""
+"""The metrics of a worker process: what it counts, and what is read once a second."""
 
 from collections.abc import Sequence
 from time import monotonic
@@ -25,17 +25,17 @@ _CLASSES: Final = {
 
 
 class Running(Protocol):
-    """Knows how many turns run here."""
+    """Counts the turns that run here."""
 
     def running(self) -> int:
-        """Return how many."""
+        """Return how many turns run here."""
 
 
 class WorkerMetrics:
     """The handles of a worker process; every method may be called from any thread.
 
     Args:
-        registry: Where it counts.
+        registry: Receives the counts.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -98,7 +98,7 @@ class WorkerMetrics:
         self._ended(TurnStatus.EXPIRED, None)
 
     def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
-        """Have these parts looked at once a second."""
+        """Have these parts read once a second."""
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
         states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}

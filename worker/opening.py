@@ -1,6 +1,6 @@
-"""From a claim to a running attempt: what is asked, the log as it was found, the attempt, its lease, its first events.
+"""Leads from a claim to a running attempt: the question, the log as found, the attempt, its lease, its first events.
 
-What is asked is decided in the task's thread; everything after it belongs to the loop's.
+The question is decided in the task's thread; everything after it belongs to the loop's thread.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from worker.turn.retry import Retries
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the provider is to be asked.
+    """What the provider is asked.
 
     Args:
-        prompt: Without messages where it is refused.
+        prompt: Without messages if it is refused.
         trimmed: Earlier turns that were left out.
-        refused: How the turn ends where its history cannot be sent; else None.
+        refused: How the turn ends if its history cannot be sent; else None.
     """
 
     prompt: Prompt
@@ -41,7 +41,7 @@ class FoundLog:
     """A turn's log as its attempt found it.
 
     Args:
-        last_seq: The number of its last event; 0 when Redis did not answer.
+        last_seq: The number of its last event; 0 if Redis did not answer.
         stands: Whether readers may have text of an earlier attempt that nothing has reset.
     """
 
@@ -52,7 +52,7 @@ class FoundLog:
 def question_of(
     claim: Claim, capabilities: Capabilities, context_tokens: int, traceparent: str | None
 ) -> Question:
-    """Return what is asked for a turn, or why nothing can be.
+    """Return what to ask for a turn, or why nothing can be asked.
 
     Args:
         claim: The turn and its history.
@@ -78,19 +78,19 @@ def question_of(
 
 
 def has_void_text(turn: ClaimedTurn, log: FoundLog) -> bool:
-    """Say whether readers may have text that a new answer must not follow (I5).
+    """Return whether readers may have text that a new answer must not follow (I5).
 
-    It was kept and not continued, told late by a dead worker, or its reset was lost.
+    It was kept and not continued, published late by a dead worker, or its reset was lost.
     """
     return bool(turn.kept_text) or log.stands or (turn.is_again() and log.last_seq < turn.last_seq)
 
 
 class Opener:
-    """Takes a claimed turn to its running attempt, in the loop's thread.
+    """Starts the attempt of a claimed turn, in the loop's thread.
 
     Args:
         services: What turns are run with.
-        retries: The rule by which a call that failed is made again.
+        retries: Decides whether a failed call is repeated.
     """
 
     def __init__(self, services: Services, retries: Retries) -> None:
@@ -100,14 +100,14 @@ class Opener:
     async def open(
         self, turn: ClaimedTurn, choice: Choice, prompt: Prompt, asked_at: float, trace: AttemptTrace
     ) -> Attempt:
-        """Return an attempt whose lease is renewed and whose readers know that it has begun.
+        """Return an attempt whose lease is renewed and whose start was published.
 
         Args:
             turn: As it was claimed.
             choice: The provider that answers it.
-            prompt: What the provider is sent.
-            asked_at: When the claim was asked for, by the monotonic clock.
-            trace: Told of the first text.
+            prompt: What is sent to the provider.
+            asked_at: When the claim was requested, by the monotonic clock.
+            trace: Notes the first text.
         """
 
         def showed_text() -> None:
@@ -121,7 +121,7 @@ class Opener:
         return attempt
 
     async def find_log(self, turn: ClaimedTurn) -> FoundLog:
-        """Shut earlier attempts out of the turn's log and begin it, unless it is there (I3)."""
+        """Shut earlier attempts out of the turn's log, and start the log unless it exists (I3)."""
         publisher = self._services.publisher
         stands = turn.is_again() and await publisher.take_over(turn.session_id, turn.id, turn.attempt)
         last_seq = await publisher.open(turn.session_id, turn.id, accept_events(turn))
@@ -135,11 +135,11 @@ class Opener:
         log: FoundLog,
         on_first_text: Callable[[], None],
     ) -> Attempt:
-        """Make the attempt and its channel, which numbers on from what readers may have (I4)."""
+        """Make the attempt and its channel, whose numbers follow those that readers may have (I4)."""
         services, told = self._services, turn.told_seq()
 
         def fence() -> None:
-            attempt.fence()  # told by a reply of Redis, later
+            attempt.fence()  # called later, on a reply of Redis
 
         channel = services.publisher.channel(
             turn.session_id,
@@ -168,15 +168,15 @@ class Opener:
         return attempt
 
     def hold(self, turn: ClaimedTurn, attempt: Attempt, asked_at: float) -> None:
-        """Have the lease renewed and stops looked for, those asked for before now among them."""
+        """Have the lease renewed and stops looked for, including those requested before now."""
         services = self._services
         services.leases.hold(turn.session_id, turn.id, turn.attempt, attempt)
         if monotonic() - asked_at > services.settings.lease_trust_seconds:
-            attempt.fence()  # this process slept since: the lease may be another's by now (I3)
+            attempt.fence()  # this process was suspended meanwhile: the lease may be another's by now (I3)
         services.aborts.check([(turn.session_id, turn.id)])
 
     def announce(self, turn: ClaimedTurn, choice: Choice, log: FoundLog, attempt: Attempt) -> None:
-        """Tell readers that the attempt begins, and first what it makes void."""
+        """Publish that the attempt begins, after the reset of any text that it makes void."""
         provider = choice.provider
         if has_void_text(turn, log) and not turn.prefix(provider.capabilities):
             # This attempt's text must not follow it (I5).

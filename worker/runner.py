@@ -1,8 +1,8 @@
-"""A turn's life in a worker: claim, stream, settle, tell; then the next, or back to listening.
+"""A turn's life in a worker: claim, stream, settle, publish; then the next turn, or back to listening.
 
-The Celery task's thread runs these steps and talks to PostgreSQL; the network part is handed to the
-loop, so a thousand turns need no thousand sockets in threads. Doorbells wake idle threads only: one that
-has settled a turn takes the next by itself.
+The Celery task's thread runs these steps and talks to PostgreSQL. The network part is handed to the
+loop, so that a thousand turns do not need a thousand sockets in threads. Doorbells wake only idle threads: a thread
+that has settled a turn claims the next by itself.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from worker.turn.retry import Retries, RetryBudget
 _log = logging.getLogger("turnkeeper.runner")
 
 _LOOP_GRACE_SECONDS: Final = 30.0
-"""How much longer than the turn's deadline the thread waits for the loop before it gives the turn up."""
+"""How much longer than the turn's deadline the thread waits for the loop before it gives up the turn."""
 _UNHEARD_SECONDS: Final = 30.0
-"""How long all threads of a busy worker go on without a doorbell before one of them goes back to listen for
-some: well below what makes a worker count as deaf."""
+"""How long all threads of a busy worker continue without a doorbell before one of them returns to listen:
+well below the silence at which a worker counts as deaf."""
 _STEPS_AT_ONCE: Final = 2
-"""Transactions of turns at the same time: more would only take the interpreter from the loop that streams."""
+"""Concurrent transactions of turns: more would only take the interpreter from the loop that streams."""
 
 
 class Runner:
@@ -49,21 +49,21 @@ class Runner:
         )
         self._draining = Event()
         self._heard_at = monotonic()
-        jitter = Random()  # noqa: S311 -- spreads retries, guards nothing
+        jitter = Random()  # noqa: S311 -- spreads retries, protects nothing
         self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)))
         self._settler = Settler(services, self._admission)
         breakers = [choice.breaker for choice in services.choices]
         services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
 
     def drain(self) -> None:
-        """Claim nothing more; what a doorbell still brings is rung for again by a sweeper."""
+        """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""
         self._draining.set()
 
     def run(self, turn_id: UUID, traceparent: str) -> None:
-        """Run a turn, and go on while this thread is needed; nothing is raised that a retry could mend.
+        """Run a turn, and continue while this thread is needed; raises nothing that a retry could mend.
 
-        A thread goes on for the next turn of the session, which nobody has rung for yet, and while the
-        worker has no other thread free that could hear a doorbell.
+        A thread continues for the next turn of the session, for which nobody has rung yet, and while the
+        worker has no other free thread that could receive a doorbell.
 
         Args:
             turn_id: The turn that the doorbell named; another may be more entitled.
@@ -94,16 +94,16 @@ class Runner:
                     trace.close()
             hint = None
             if self._draining.is_set() or self._is_to_listen():
-                # What may go on now, such as the next turn of the session, is for whoever hears this.
+                # Whichever worker receives this takes what can run now, such as the next turn of the session.
                 services.ring(str(turn.id), "")
                 return
 
     def _is_to_listen(self) -> bool:
-        """Say whether this thread is the one that goes back to listen."""
+        """Return whether this thread is the one that returns to listen."""
         now = monotonic()
         if now - self._heard_at < _UNHEARD_SECONDS:
             return False
-        self._heard_at = now  # the others go on; should two get here at once, both listen
+        self._heard_at = now  # the others continue; if two get here at once, both listen
         return True
 
     def _claim(self, hint: UUID | None) -> Claim | None:
@@ -118,10 +118,10 @@ class Runner:
             )
         except UnavailableError as error:
             _log.warning("no turn was claimed: %s", error)
-            return None  # what waits stays queued, the sweeper rings again
+            return None  # waiting turns stay queued, and the sweeper rings again
 
     def _run(self, claim: Claim, trace: AttemptTrace, asked_at: float) -> bool:
-        """Run a claimed turn; say whether this thread is to take another."""
+        """Run a claimed turn; return whether this thread is to take another."""
         services, turn = self._services, claim.turn
         choice = services.choices.choose(turn)
         question = question_of(
@@ -132,7 +132,7 @@ class Runner:
         try:
             ended = future.result(timeout=max(0.0, turn.seconds_left) + _LOOP_GRACE_SECONDS)
         except BaseException:
-            # Whatever went wrong, a lease that is renewed for nobody would keep the turn for ever (I1).
+            # Whatever went wrong, a lease renewed for nobody would hold the turn for ever (I1).
             self._give_up(turn)
             raise
         services.metrics.attempt_ended(ended.outcome)
@@ -156,7 +156,7 @@ class Runner:
     async def _stream(
         self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
     ) -> Ended:
-        """Run the attempt in the loop; `asked_at` is when the claim was asked for, by our monotonic clock."""
+        """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
         attempt = await self._opener.open(turn, choice, question.prompt, asked_at, trace)
         outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
@@ -164,7 +164,7 @@ class Runner:
         return Ended(turn, choice, outcome, attempt.channel, settlement, trace)
 
     def _give_up(self, turn: ClaimedTurn) -> None:
-        """Let the lease run out, so that a sweeper takes the turn up."""
+        """Let the lease run out, so that a sweeper recovers the turn."""
         services = self._services
         attempt = services.leases.attempt_of(turn.id)
         services.leases.release(turn.id, turn.attempt)

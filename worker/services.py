@@ -1,4 +1,4 @@
-"""What every turn of a process is run with; `main` builds it once."""
+"""The services that every turn of a process uses; `main` builds them once."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class Services:
     """The services of a worker process that a turn uses.
 
     Args:
-        worker_id: Who claims.
-        database: For claims and settlements alone: renewals and sweeps have pools of their own.
+        worker_id: The worker that claims.
+        database: Only for claims and settlements: renewals and sweeps have their own pools.
         choices: The providers, one of which answers each turn.
-        loop: Where the network part runs.
-        ring: Sends a doorbell, given turn and trace context: for what is handed back.
-        recorder: Where spans go; None where traces are off.
+        loop: Runs the network part.
+        ring: Sends a doorbell for a turn that is handed back, with its trace context.
+        recorder: Receives spans; None if traces are off.
     """
 
     settings: Settings

@@ -1,7 +1,7 @@
-"""What an attempt took: the claim, its calls and settling, as spans below its turn's.
+"""The spans of an attempt: its claim, its calls and its settling, below the span of its turn.
 
-Without tracing an attempt has an `Untraced`, so the runner's steps are the same: four calls for each attempt that do
-nothing, and nothing for each delta.
+Without tracing an attempt has an `Untraced`, so the runner's steps are the same: four calls that do nothing for each
+attempt, and none for each delta.
 """
 
 from time import monotonic, time_ns
@@ -18,26 +18,26 @@ _NS: Final = 1_000_000_000
 
 
 class AttemptTrace(Protocol):
-    """Told what happens to an attempt; every method may be called from any thread."""
+    """Notes what happens to an attempt; every method may be called from any thread."""
 
     traceparent: str | None
-    """What goes to the provider."""
+    """The trace context that is sent to the provider."""
 
     def showed_text(self) -> None:
         """Note the first text."""
 
     def settled(self, turn: SettledTurn | None, began_at: float) -> None:
-        """Note that settling is over: `turn` is as it was written, `began_at` when it began, by the monotonic clock."""
+        """Note that settling is over: `turn` as it was written, `began_at` by the monotonic clock."""
 
     def ended(self, outcome: Outcome) -> None:
         """Note how the attempt ended."""
 
     def close(self) -> None:
-        """Have what was noted sent; the attempt is over in whatever way."""
+        """Send what was noted; the attempt is over, however it ended."""
 
 
 class Untraced:
-    """An attempt that nobody looks at; a trace of the client's goes on to the provider as it came."""
+    """An attempt without spans; the client's trace context is passed on to the provider unchanged."""
 
     __slots__ = ("traceparent",)
 
@@ -61,11 +61,11 @@ class Traced:
     """An attempt whose spans are recorded.
 
     Args:
-        recorder: Where to.
+        recorder: Receives the spans.
         turn: As it was claimed.
-        of_turn: The place of its turn's span.
-        traceparent: What the turn's row has.
-        asked_at: When the claim was asked for, by the monotonic clock.
+        of_turn: The context of its turn's span.
+        traceparent: From the turn's row.
+        asked_at: When the claim was requested, by the monotonic clock.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class Traced:
 
 
 def trace_of(recorder: Recorder | None, turn: ClaimedTurn, traceparent: str, asked_at: float) -> AttemptTrace:
-    """Return what an attempt's steps are told to.
+    """Return the trace that notes an attempt's steps.
 
     Args:
-        recorder: Where spans go; None where traces are off.
+        recorder: Receives spans; None if traces are off.
         turn: As it was claimed.
-        traceparent: What the turn's row has; empty for none.
-        asked_at: When the claim was asked for, by the monotonic clock.
+        traceparent: From the turn's row; empty for none.
+        asked_at: When the claim was requested, by the monotonic clock.
     """
     if recorder is None:
         return Untraced(traceparent or None)
@@ -141,7 +141,7 @@ def trace_of(recorder: Recorder | None, turn: ClaimedTurn, traceparent: str, ask
 
 
 def _at(moment: float) -> int:
-    """Return a moment of the monotonic clock as spans have it."""
+    """Return a time of the monotonic clock in the form that spans use."""
     return time_ns() - int((monotonic() - moment) * _NS)
 
 

@@ -1,1 +1,1 @@
-"""Streams to readers: one event loop per process delivers to every websocket and event stream."""
+"""Delivers streams to readers: one event loop per process serves every websocket and event stream."""

@@ -1,6 +1,6 @@
 """One reader's connection in the loop: its socket, its mailbox, its heartbeat and its end.
 
-What is said on it is a `Face`: websocket frames or server-sent events.
+Its `Face` decides what is written on it: websocket frames or server-sent events.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from api.relay.places import Reader
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
 _receive_buffer: Final = bytearray(1 << 16)
-"""One for all connections: the loop's thread reads one at a time, and what is kept is copied."""
+"""One buffer for all connections: the loop's thread reads one at a time, and copies what it keeps."""
 
 
 class Phase(Enum):
@@ -68,14 +68,14 @@ class Connection:
         """Own `sock`, which does not block.
 
         Args:
-            loop: The loop.
+            loop: Runs the connection.
             sock: Closed at the end.
-            reader: Who reads.
-            heartbeat_seconds: Between two signs of life.
-            most_age_seconds: How long it may stay open.
-            on_closing: Nothing is to be delivered any more.
-            on_closed: The socket is closed.
-            on_overflow: It is closed because it is too slow.
+            reader: Who reads on it.
+            heartbeat_seconds: Between two heartbeats.
+            most_age_seconds: How long the connection may stay open.
+            on_closing: Called when nothing more is to be delivered.
+            on_closed: Called when the socket is closed.
+            on_overflow: Called when the connection is closed because its reader is too slow.
         """
         self._loop = loop
         self._sock = sock
@@ -96,22 +96,22 @@ class Connection:
         self.ends_at = loop.time() + most_age_seconds
 
     def open(self, face: Face) -> None:
-        """Begin to read; `face` understands what comes."""
+        """Start to read; `face` handles the bytes received."""
         self.face = face
-        self.kind = int(face.kind)  # a plain one: it indexes the frames of every event
+        self.kind = int(face.kind)  # a plain int: it indexes the frames of every event
         self._loop.add_reader(self._sock, self._read)
 
     def is_open(self) -> bool:
-        """Say whether anything may still be delivered."""
+        """Return whether anything may still be delivered."""
         return self.phase is Phase.OPEN
 
     def send(self, frame: bytes) -> None:
-        """Write one frame behind what is unsent."""
+        """Write one frame after those that are unsent."""
         self.unsent.append(frame)
         self.flush()
 
     def flush(self) -> None:
-        """Write what is unsent in one go."""
+        """Write all unsent frames in one go."""
         frames = self.unsent
         if frames:
             self.unsent = []
@@ -120,9 +120,9 @@ class Connection:
             self.close(CloseCode.NORMAL)
 
     async def drained(self) -> bool:
-        """Wait until the socket took everything; False when the connection is closing.
+        """Wait until the socket has taken everything; False if the connection is closing.
 
-        A peer that takes nothing is given up after `STALL_SECONDS`, and who waits for it is cancelled.
+        A peer that takes nothing is given up after `STALL_SECONDS`, and the waiting task is cancelled.
         """
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._mailbox.when_drained(lambda: None if waiter.done() else waiter.set_result(None))
@@ -130,7 +130,7 @@ class Connection:
         return self.phase is Phase.OPEN
 
     def beat(self, now: float) -> None:
-        """Send a sign of life, or give up a peer that shows none."""
+        """Send a heartbeat, or give up a peer that answers none."""
         self.beat_at = now + self._heartbeat_seconds
         frame = self.face.heartbeat()
         if frame is None:
@@ -139,7 +139,7 @@ class Connection:
             self.send(frame)
 
     def close(self, code: CloseCode, reason: str = "") -> None:
-        """Say why and close; the peer has two seconds to answer."""
+        """Send the reason and close; the peer has two seconds to answer."""
         if self.phase is not Phase.OPEN:
             return
         self._leave()
@@ -147,13 +147,13 @@ class Connection:
         self._mailbox.finish(farewell, self._linger if farewell else self._hang_up)
 
     def answer_close(self, frame: bytes) -> None:
-        """Answer the peer's close frame and close the socket, first, as RFC 6455 section 7.1.1 wants it."""
+        """Answer the peer's close frame and be the first to close the socket, as RFC 6455 section 7.1.1 requires."""
         if self.phase is Phase.OPEN:
             self._leave()
             self._mailbox.finish(frame, self.drop)
 
     def drop(self) -> None:
-        """Close the socket without a word."""
+        """Close the socket without a farewell."""
         if self.phase is Phase.CLOSED:
             return
         if self.phase is Phase.OPEN:
@@ -171,14 +171,14 @@ class Connection:
         self._on_closing(self)
 
     def _hang_up(self) -> None:
-        """End our side: where the face has no farewell, the peer learns the end by this alone."""
+        """End our side: if the face has no farewell, only this tells the peer of the end."""
         if self.phase is Phase.CLOSING:
-            with suppress(OSError):  # the peer was faster
+            with suppress(OSError):  # the peer has closed already
                 self._sock.shutdown(socket.SHUT_WR)
         self._linger()
 
     def _linger(self) -> None:
-        """Wait for the peer's own end: closing over its unread bytes would reset away our last ones."""
+        """Wait for the peer to close: closing over its unread bytes would send a reset and lose our last bytes."""
         if self.phase is Phase.CLOSING:
             self._loop.call_later(_PEER_CLOSE_SECONDS, self.drop)
 

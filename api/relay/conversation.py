@@ -1,4 +1,4 @@
-"""What is said on a websocket: PROTOCOL's operations in, events out, in frames of RFC 6455."""
+"""The websocket protocol: receives the client's operations and sends events, in frames of RFC 6455."""
 
 import asyncio
 import logging
@@ -32,18 +32,18 @@ _log = logging.getLogger(__name__)
 
 MOST_FRAME_BYTES: Final = 16 * 1024
 MOST_SUBSCRIPTIONS: Final = 500
-"""Sessions on one socket; more than a product shows at once, and a bound on what one socket costs."""
+"""Most sessions on one socket: more than a product shows at once, and a bound on what one socket costs."""
 _FRAMES_PER_SECOND: Final = 50.0
 _BURST_FRAMES: Final = 600.0
-"""All subscriptions again after a reconnect, and some."""
+"""Enough to repeat all subscriptions after a reconnect, and some more."""
 _MOST_UNANSWERED: Final = 2
 _PING: Final = encode_text(events.Ping().encoded()) + encode(Opcode.PING, b"")
-"""The one is for scripts in browsers, which cannot see the other."""
+"""The one is for scripts in browsers, which do not see the other."""
 _PONG: Final = encode_text(b'{"type":"pong"}')
 
 
 class Subscribe(msgspec.Struct, tag_field="op", tag="subscribe", forbid_unknown_fields=True, frozen=True):
-    """Read a session: a turn of it from a cursor, then what comes."""
+    """Read a session: one of its turns from a cursor, then its live events."""
 
     session_id: str
     turn_id: str | None = None
@@ -52,7 +52,7 @@ class Subscribe(msgspec.Struct, tag_field="op", tag="subscribe", forbid_unknown_
 
 
 class Unsubscribe(msgspec.Struct, tag_field="op", tag="unsubscribe", forbid_unknown_fields=True, frozen=True):
-    """Read a session no more."""
+    """Stop reading a session."""
 
     session_id: str
 
@@ -64,7 +64,7 @@ class Stop(msgspec.Struct, tag_field="op", tag="stop", forbid_unknown_fields=Tru
 
 
 class Ping(msgspec.Struct, tag_field="op", tag="ping", forbid_unknown_fields=True, frozen=True):
-    """Ask for a sign of life."""
+    """Ask for a pong."""
 
 
 Operation: TypeAlias = Subscribe | Unsubscribe | Stop | Ping
@@ -72,7 +72,7 @@ _decode: Final = msgspec.json.Decoder(Operation).decode
 
 
 class Conversation:
-    """A websocket's `Face`: operations are done one after another, events go out as text frames."""
+    """A websocket's `Face`: runs operations one after another, and sends events as text frames."""
 
     __slots__ = (
         "_connection",
@@ -106,11 +106,11 @@ class Conversation:
         self._unanswered = 0
 
     def event(self, outgoing: Outgoing) -> bytes:
-        """Encode an event; its bytes are the message."""
+        """Encode an event; its bytes are the message's body."""
         return encode_text(outgoing.encoded)
 
     def heartbeat(self) -> bytes | None:
-        """Encode a ping; None after two that nobody answered."""
+        """Encode a ping; None after two that were not answered."""
         if self._unanswered >= _MOST_UNANSWERED:
             return None
         self._unanswered += 1
@@ -121,7 +121,7 @@ class Conversation:
         return encode_close(code, reason)
 
     def receive(self, data: memoryview) -> None:
-        """Take frames from the client."""
+        """Receive frames from the client."""
         self._unanswered = 0
         try:
             for received in self._reader.feed(data):
@@ -132,19 +132,19 @@ class Conversation:
                     return
                 self._take(received.opcode, received.payload)
         except FrameError as error:
-            # Where the broken frame ends is not known; the client's close frame is looked for in what follows.
+            # Where the broken frame ends is unknown; the client's close frame is looked for in what follows.
             self._reader = FrameReader(MOST_FRAME_BYTES)
             self._connection.close(error.code, str(error))
 
     def peer_has_closed(self, data: memoryview) -> bool:
-        """Say whether the client answered our close frame."""
+        """Return whether the client has answered our close frame."""
         try:
             return any(received.opcode is Opcode.CLOSE for received in self._reader.feed(data))
         except FrameError:
-            return False  # it closes its side, or the two seconds pass
+            return False  # it will close its side, or the two seconds will pass
 
     def stop(self) -> None:
-        """Do none of the operations that wait."""
+        """Drop the operations that are waiting."""
         self._operations = None
         if self._doing is not None:
             self._doing.cancel()
@@ -165,7 +165,7 @@ class Conversation:
                 code = check_close(payload)
                 self._connection.answer_close(encode_close(code))
             case _:
-                pass  # a pong: hearing anything at all has counted already
+                pass  # a pong: receiving anything has already counted
 
     def _take_operation(self, payload: bytes) -> None:
         try:
@@ -178,7 +178,7 @@ class Conversation:
         elif isinstance(operation, Ping):
             self._connection.send(_PONG)
         else:
-            # Bounded by the credit: no more than its burst can wait here.
+            # Bounded by the credit: at most its burst can wait here.
             self._operations = self._operations or deque()
             self._operations.append(operation)
             if self._doing is None:
@@ -192,7 +192,7 @@ class Conversation:
                     await self._do(operation)
                 except UnavailableError:
                     self._refuse(operation, ProblemCode.UNAVAILABLE)
-                except Exception:  # noqa: BLE001 -- a mistake of ours: the client must not wait for ever
+                except Exception:  # noqa: BLE001 -- a bug of ours: the client must not wait for ever
                     _log.exception("operation failed", extra=_ids_of(operation))
                     self._connection.close(CloseCode.INTERNAL_ERROR)
                     return
@@ -215,7 +215,7 @@ class Conversation:
                 ):
                     self._refuse(operation, ProblemCode.NOT_FOUND)
             case Ping():
-                pass  # answered where it was read, ahead of what waits
+                pass  # answered when it was read, ahead of the waiting operations
 
     async def _subscribe(self, operation: Subscribe) -> None:
         connection = self._connection
@@ -232,7 +232,7 @@ class Conversation:
         if not await self._questions.ask(self._store.session_is_visible, connection.caller, session_id):
             self._refuse(operation, ProblemCode.NOT_FOUND)
             return
-        # Subscribed first and read afterwards: what begins in between is heard.
+        # Subscribe first and read afterwards, so that turns that begin in between are received.
         member = await self._delivery.enter(connection, session_id)
         try:
             newest, state = await self._questions.ask(self._look_up, session_id, named)
@@ -263,7 +263,7 @@ class Conversation:
         )
 
     def _look_up(self, session_id: UUID, named: UUID | None) -> tuple[UUID | None, TurnState | None]:
-        """Read, in one visit to the pool, the session's newest turn and the one to replay."""
+        """Read the session's newest turn and the one to replay, in one visit to the pool."""
         caller = self._connection.caller
         newest = self._store.newest_turn(caller, session_id)
         turn_id = named or self._store.active_turn(caller, session_id)
@@ -287,6 +287,6 @@ class Conversation:
 
 
 def _ids_of(operation: Operation) -> dict[str, str]:
-    """Return what a log line names of an operation; of a client's words only those that are ids."""
+    """Return the ids that a log line names of an operation: of the client's text, only what is an id."""
     named = {name: parse_id(getattr(operation, name, None) or "") for name in ("session_id", "turn_id")}
     return {name: str(value) for name, value in named.items() if value is not None}

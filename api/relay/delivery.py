@@ -1,7 +1,8 @@
 """Brings the events of turns to their readers: live ones at once, missed ones from the log or the row (I4, I8).
 
-The rule is `shared.turn.replay`. Here readers come and go and the timers run; `live` is the fast path that readers
-share, `replays` brings a single reader on, `mending` reads what all of a turn's readers miss, `reads` answers the rule.
+The rule is `shared.turn.replay`. This module adds and removes readers and runs the timers. `live` is the fast path that
+readers share, `replays` catches a single reader up, `mending` reads what all of a turn's readers miss, and `reads`
+answers the rule's questions.
 """
 
 import asyncio
@@ -30,18 +31,18 @@ from shared.turn.replay import Outgoing, Position, RowState
 _log = logging.getLogger(__name__)
 
 _CONFIRM_SECONDS: Final = 2.0
-"""A subscription takes a millisecond; after this the replay begins and the confirmation has it repeated."""
+"""A subscription takes a millisecond; after this the replay begins, and the confirmation repeats it."""
 _LOOK_SECONDS: Final = 2.0
 """Longest wait for PostgreSQL before the logs of silent turns are read without it."""
 _MOST_LOOKED_INTO: Final = 500
-"""Silent turns that one question is about."""
+"""Silent turns in one question."""
 
 
 class Delivery:
-    """All sessions that are watched from this process. Belongs to the loop's thread."""
+    """All sessions watched from this process. Belongs to the loop's thread."""
 
     def __init__(self, url: str, store: StreamStore, questions: Questions, occurred: Occurrences) -> None:
-        """Read live events and logs at the Redis at `url` and rows through `store`; count in `occurred`."""
+        """Read live events and logs from the Redis at `url`, and rows through `store`; count in `occurred`."""
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._questions = questions
@@ -80,17 +81,17 @@ class Delivery:
 
     def count(self) -> tuple[int, int]:
         """Return how many sessions and turns are watched."""
-        audiences = list(self._audiences.values())  # a copy: metrics ask from another thread
+        audiences = list(self._audiences.values())  # a copy: metrics call from another thread
         return len(audiences), sum(len(audience.feeds) for audience in audiences)
 
     def is_connected(self) -> bool:
-        """Say whether live events arrive at all."""
+        """Return whether live events can arrive at all."""
         return self._subscription.is_connected()
 
     # Readers come and go
 
     async def enter(self, connection: Connection, session_id: UUID, only_turn: UUID | None = None) -> Member:
-        """Make `connection` a member of the session, replacing what it was; return with the channel live."""
+        """Make `connection` a member of the session, or renew its membership; return once the channel is live."""
         audience = self._audience(session_id)
         already_over = frozenset(key for key, feed in audience.feeds.items() if feed.is_over)
         positions = audience.positions(connection)
@@ -117,7 +118,7 @@ class Delivery:
         by_snapshot: bool = False,
         row: RowState | None = None,
     ) -> None:
-        """Replay the turn to `member`, say `caught_up` and go on live."""
+        """Replay the turn to `member`, send `caught_up` and continue with live events."""
         audience = self._find(session_id)
         if audience is None or audience.members.get(member.connection) is not member:
             return
@@ -146,13 +147,13 @@ class Delivery:
             self.leave(connection, session_id)
 
     def set_newest(self, session_id: UUID, turn_id: UUID | None) -> None:
-        """Note the newest turn that the rows know, so that what begins unheard is found."""
+        """Note the session's newest turn in the rows, so that turns whose start was not received are found."""
         audience = self._find(session_id)
         if audience is not None and not audience.is_newest_known:
             audience.newest_turn, audience.is_newest_known = turn_id, True
 
     def pass_over(self, member: Member, session_id: UUID, turn_id: UUID) -> None:
-        """Do not begin a turn that is over because an event of it is still on its way."""
+        """Do not start to follow a turn that is over when a late event of it arrives."""
         audience = self._find(session_id)
         if audience is not None and str(turn_id) not in audience.feeds:
             audience.feed(turn_id, self._loop.time()).is_over = True
@@ -191,7 +192,7 @@ class Delivery:
     # Holes, silences and losses
 
     def check(self, now: float) -> None:
-        """Look into the turns that have been silent; called four times a second."""
+        """Check the turns that have been silent; called four times a second."""
         self._live.tick(now)
         is_connected = self._subscription.is_connected()
         silent: list[tuple[Feed, Audience]] = []
@@ -208,7 +209,7 @@ class Delivery:
             self._tasks.spawn(self._look_into(silent[first : first + _MOST_LOOKED_INTO]))
 
     async def _look_into(self, silent: Sequence[tuple[Feed, Audience]]) -> None:
-        """Ask of all of them at once which rows have more; a row, with its text, is read of those only."""
+        """Ask in one question which rows have more; only those rows, with their text, are read."""
         ahead: Collection[UUID] = ()
         seen = {feed.turn.turn_id: feed.seq for feed, _ in silent}
         try:
@@ -221,7 +222,7 @@ class Delivery:
                 self._mending.mend(feed, audience, consults_row=feed.turn.turn_id in ahead)
 
     def _confirm(self, channel: bytes) -> None:
-        """The channel is live from now on; whatever was said before may have been missed."""
+        """Note that the channel is live from now on; messages before that may have been missed."""
         audience = self._audiences.get(channel)
         if audience is None:
             return
@@ -235,7 +236,7 @@ class Delivery:
             self._tasks.spawn(self._find_begun(audience), session_id=audience.session_id)
 
     async def _find_begun(self, audience: Audience) -> None:
-        """Find turns that began while nothing was heard; they may be over already."""
+        """Find turns that began while no events were received; they may be over already."""
         live = audience.live_connections()
         if not live:
             return

@@ -1,7 +1,7 @@
-"""Who reads what: a session's readers and, for each of its turns, where they are.
+"""The readers of a session and, for each of its turns, their positions.
 
-Readers that have all of a turn so far share one position and one fast path; a reader that is still being
-brought there has its own, in the task that brings it.
+Readers that have all of a turn so far share one position and one fast path. A reader that is still catching
+up has its own position, in the task that replays to it.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from shared.turn.replay import Entry, Position, Turn
 FIRST_SILENCE_SECONDS: Final = 2.0
 LONGEST_SILENCE_SECONDS: Final = 15.0
 MOST_RETAINED: Final = 2_000
-"""Live events kept while a log is read; beyond it the log is read once more."""
+"""Live events kept while a log is read; if there are more, the log is read once more."""
 MOST_ENDED: Final = 32
-"""Turns that are over and remembered, so that a late repetition does not begin them again."""
+"""Turns that are over and remembered, so that a late repetition does not start them again."""
 
 
 class Feed:
-    """The live part of one turn: what `joined` readers have had, and what came while a log is read."""
+    """The live part of one turn: what `joined` readers have, and the events received while a log is read."""
 
     __slots__ = (
         "_reads",
@@ -41,7 +41,6 @@ class Feed:
     )
 
     def __init__(self, turn: Turn, now: float) -> None:
-        """Start before the turn's first event."""
         self.turn = turn
         self.seq = 0
         self.attempt = 0
@@ -57,7 +56,7 @@ class Feed:
         self.mend_not_before = 0.0
 
     def has_readers(self) -> bool:
-        """Say whether anybody depends on this feed's position."""
+        """Return whether any reader depends on this feed's position."""
         return bool(self.joined or self.ahead)
 
     def position(self) -> Position:
@@ -65,7 +64,7 @@ class Feed:
         return Position(self.seq, self.attempt, is_over=self.is_over)
 
     def is_reached_by(self, position: Position) -> bool:
-        """Say whether a reader at `position` has what the joined readers have.
+        """Return whether a reader at `position` has what the joined readers have.
 
         The same number under an older attempt was another event, which is void (I5).
         """
@@ -78,30 +77,30 @@ class Feed:
         self.is_over = position.is_over
 
     def expect_news(self, now: float) -> None:
-        """Something came: ask again only after a short silence."""
+        """Note that an event arrived: ask again only after a short silence."""
         self.silence = FIRST_SILENCE_SECONDS
         self.check_at = now + FIRST_SILENCE_SECONDS
 
     def expect_silence(self, now: float, *, may_grow: bool) -> None:
-        """Nothing came: ask less and less often."""
+        """Note that no event arrived: ask less and less often."""
         self.check_at = now + self.silence
         if may_grow:
             self.silence = min(self.silence * 2, LONGEST_SILENCE_SECONDS)
 
     def begin_read(self) -> None:
-        """Keep live events from here on: the log is about to be read."""
+        """Start to keep live events: the log is about to be read."""
         self._reads += 1
         if self.retained is None:
             self.retained = []
 
     def end_read(self) -> None:
-        """Forget them when nobody reads the log any more."""
+        """Forget the kept events once nothing reads the log any more."""
         self._reads -= 1
         if self._reads == 0:
             self.retained = None
 
     def retain(self, entry: Entry) -> None:
-        """Keep a live event for those who read the log now."""
+        """Keep a live event for the tasks that are reading the log."""
         if self.retained is not None and len(self.retained) < MOST_RETAINED:
             self.retained.append(entry)
 
@@ -115,7 +114,7 @@ class Feed:
 class Member:
     """One connection's interest in a session.
 
-    `is_live` after `caught_up`: turns that begin are delivered. A reader of one turn only never is.
+    `is_live` is True after `caught_up`: new turns are delivered. It stays False for a reader of only one turn.
     """
 
     connection: Connection
@@ -123,12 +122,12 @@ class Member:
     is_live: bool = False
     already_over: frozenset[str] = frozenset()
     positions: dict[str, Position] = field(default_factory=dict)
-    """Where it was in the session's turns before it subscribed again."""
+    """Its positions in the session's turns before it subscribed again."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Audience:
-    """A session that is watched from this process."""
+    """A session watched from this process, and its readers."""
 
     __slots__ = (
         "_confirmed",
@@ -144,7 +143,6 @@ class Audience:
     )
 
     def __init__(self, session_id: UUID, now: float) -> None:
-        """Watch `session_id`."""
         self.session_id = session_id
         self.channel = events_channel(session_id).encode()
         self.feeds: dict[str, Feed] = {}
@@ -157,7 +155,7 @@ class Audience:
         self.poll_at = now + self.silence
 
     def feed(self, turn_id: UUID, now: float) -> Feed:
-        """Return the turn's feed, a new one when there is none."""
+        """Return the turn's feed, made if there is none."""
         key = str(turn_id)
         feed = self.feeds.get(key)
         if feed is None:
@@ -166,11 +164,11 @@ class Audience:
         return feed
 
     def live_connections(self) -> set[Connection]:
-        """Return who gets the events of a turn that begins."""
+        """Return the connections that get the events of a new turn."""
         return {member.connection for member in self.members.values() if member.is_live}
 
     def positions(self, connection: Connection) -> dict[str, Position]:
-        """Return where `connection` is in the turns that it has joined."""
+        """Return the positions of `connection` in the turns that it has joined."""
         ahead = {key: feed.ahead[connection] for key, feed in self.feeds.items() if connection in feed.ahead}
         joined = {key: feed.position() for key, feed in self.feeds.items() if connection in feed.joined}
         return ahead | joined
@@ -182,7 +180,7 @@ class Audience:
         await self._confirmed.wait()
 
     def confirm(self) -> None:
-        """The channel is subscribed from now on."""
+        """Note that the channel is subscribed from now on."""
         self.confirmations += 1
         if self._confirmed is not None:
             self._confirmed.set()

@@ -1,7 +1,7 @@
-"""Websocket frames (RFC 6455 section 5), server side: written in one piece, read with a bound.
+"""Websocket frames (RFC 6455 section 5), server side: encodes frames, and reads messages with a bound on their size.
 
-simple-websocket's own sending cuts frames short on a slow socket, and its reading has no bound, so the
-relay does both itself; no extension is ever negotiated.
+simple-websocket cuts frames short when it sends on a slow socket, and reads without a bound, so the
+relay does both itself. No extension is ever negotiated.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class CloseCode(IntEnum):
-    """Why a websocket is closed; from 4400 on it is our protocol that says so."""
+    """Why a websocket is closed; codes from 4400 on are those of our protocol."""
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
@@ -49,7 +49,6 @@ class FrameError(Exception):
     """The peer broke the protocol; the websocket is closed with `code`."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
-        """Keep the close code."""
         super().__init__(reason)
         self.code = code
 
@@ -84,21 +83,20 @@ def encode_close(code: int, reason: str = "") -> bytes:
 
 
 class FrameReader:
-    """Turns bytes from a client into whole messages, holding at most one message of `most_bytes`."""
+    """Decodes a client's bytes into whole messages, holding at most one message of `most_bytes`."""
 
     __slots__ = ("_buffer", "_fragments", "_most_bytes")
 
     def __init__(self, most_bytes: int) -> None:
-        """Bound a message, over all its fragments, by `most_bytes`."""
         self._most_bytes = most_bytes
         self._buffer = bytearray()
         self._fragments: bytearray | None = None
 
     def feed(self, data: bytes | memoryview) -> list[Received]:
-        """Return what `data` completes.
+        """Return the messages that `data` completes.
 
         Raises:
-            FrameError: The client broke the protocol; nothing more is to be read from it.
+            FrameError: The client broke the protocol; nothing more may be read from it.
         """
         self._buffer += data
         received: list[Received] = []
@@ -126,7 +124,7 @@ class FrameReader:
             if size < smallest:
                 raise FrameError(CloseCode.PROTOCOL_ERROR, "length is not encoded in its shortest form")
         if size + len(self._fragments or b"") > self._most_bytes:
-            # Decided by the header: an announced gigabyte is never waited for.
+            # Decided by the header, without waiting for an announced gigabyte.
             raise FrameError(CloseCode.TOO_BIG, "message is too big")
         end = start + 4 + size
         if len(buffer) < end:
@@ -171,7 +169,7 @@ class FrameReader:
 
 
 def check_close(payload: bytes) -> int:
-    """Return the code to answer a client's close frame with (section 7.4).
+    """Return the code with which to answer a client's close frame (section 7.4).
 
     Raises:
         FrameError: The close frame itself is malformed.

@@ -1,8 +1,8 @@
 """Takes a connection away from the WSGI server, so that a stream holds no thread.
 
-The server's own descriptor is pointed at a dead socket before the connection goes to the loop: a server
-does not only close what it accepted, it also shuts it down (gunicorn since 26, werkzeug always), and a
-shutdown reaches every duplicate of a socket.
+The server's own descriptor is pointed at a dead socket before the connection is handed to the loop. A server
+not only closes the connection that it accepted, but also shuts it down (gunicorn since 26, werkzeug always),
+and a shutdown reaches every duplicate of a socket.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def can_take(environ: Mapping[str, Any]) -> bool:
-    """Say whether the request came over a plain connection of HTTP/1 that a known server shows."""
+    """Return whether the request came over a plain HTTP/1 connection that a known server exposes."""
     sock = _socket_of(environ)
     # TLS keeps its keys in the process's SSLSocket, and HTTP/2 shares a connection between requests.
     is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
@@ -21,7 +21,7 @@ def can_take(environ: Mapping[str, Any]) -> bool:
 
 
 def take(environ: Mapping[str, Any]) -> socket.socket:
-    """Take the connection of a request; what the server does to it afterwards goes nowhere.
+    """Take the connection of a request; what the server does to it afterwards has no effect.
 
     Returns:
         The connection, non-blocking; the caller closes it.

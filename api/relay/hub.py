@@ -1,7 +1,7 @@
 """The relay of one process: one event loop in one thread, to which every stream's socket is handed.
 
-It starts with the first stream, so a server that forks after loading the application gets a loop in each
-process that serves, and none in the one that forked.
+It starts with the first stream. So if a server forks after loading the application, each serving process gets
+a loop and the parent does not.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 _TICK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 5.0
 _AGE_JITTER: Final = 0.1
-"""Streams that were opened together, after a restart, do not come back together."""
+"""Spreads the reconnects of streams that were opened together after a restart."""
 _GOODBYE_SECONDS: Final = 3.0
-"""From the close frames of a shutdown to the end; the peers need a round trip."""
+"""From the close frames of a shutdown to its end; the peers need a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the relay holds now, for metrics."""
+    """What the relay holds at this moment, for metrics."""
 
     streams: Counter[int] = field(default_factory=Counter)
     """By the kind of their face."""
@@ -55,11 +55,10 @@ class Hub:
     """Streams of one process. Its public methods may be called from any thread."""
 
     def __init__(self, redis_url: str, store: StreamStore, limits: StreamLimits) -> None:
-        """Prepare; nothing runs before the first stream."""
         self._redis_url = redis_url
         self._store = store
         self._limits = limits
-        # Entered again by a signal's handler that interrupts it.
+        # Reentrant: a signal handler may interrupt the holder.
         self._lock = threading.RLock()
         self._process: int | None = None
         self._thread: threading.Thread | None = None
@@ -95,7 +94,7 @@ class Hub:
     def carry_event_stream(
         self, sock: socket.socket, reader: Reader, turn: TurnState, *, after: int, head: bytes = b""
     ) -> None:
-        """Take over a socket whose request was read; `head` is what goes before the events."""
+        """Take over a socket whose request was read; `head` is sent before the events."""
 
         def stream(connection: Connection) -> Face:
             assert self._delivery is not None
@@ -104,11 +103,11 @@ class Hub:
         self._adopt(sock, reader, stream)
 
     def has_room(self, reader: Reader) -> bool:
-        """Say whether one more stream of this reader is within the limits."""
+        """Return whether one more stream of this reader is within the limits."""
         return len(self._connections) < self._limits.most_sockets and self._places.has_room(reader)
 
     def counts(self) -> Counts:
-        """Return what is held now; all zero before the first stream."""
+        """Return the present counts; all are zero before the first stream."""
         delivery = self._delivery
         if delivery is None or self._process != os.getpid():
             return Counts()
@@ -117,7 +116,7 @@ class Hub:
         return Counts(streams, sessions, turns, delivery.is_connected(), is_running=True)
 
     def call_soon(self, call: Callable[[], None]) -> bool:
-        """Have the loop call something; False when it does not run."""
+        """Have the loop call `call`; False if the loop is not running."""
         loop = self._loop
         if loop is None or self._process != os.getpid():
             return False
@@ -128,7 +127,7 @@ class Hub:
         return True
 
     def shutdown(self, timeout_seconds: float = _GOODBYE_SECONDS + 2.0) -> None:
-        """Close every stream, websockets with 1012, and end the loop; may be called twice."""
+        """Close every stream, websockets with code 1012, and end the loop; may be called twice."""
         with self._lock:
             thread, loop, closing = self._thread, self._loop, self._closing
             if self._process != os.getpid() or thread is None or loop is None or closing is None:
@@ -196,7 +195,7 @@ class Hub:
         )
         self._places.take(reader)
         connection.open(face_of(connection))
-        self._connections.add(connection)  # now that it has a kind: metrics count them from another thread
+        self._connections.add(connection)  # only now that it has a kind: metrics count from another thread
         self.occurred.opened[connection.kind] += 1
         if self._closing.is_set():
             connection.close(CloseCode.RESTART, "restart")
@@ -230,7 +229,7 @@ class Hub:
                 connection.beat(now)
 
     async def _check_callers(self) -> None:
-        """Close what a revoked key still reads (I9)."""
+        """Close the streams of revoked keys (I9)."""
         assert self._questions is not None
         while True:
             await asyncio.sleep(self._limits.recheck_seconds)
@@ -238,7 +237,7 @@ class Hub:
                 try:
                     is_valid = await self._questions.ask(self._store.caller_is_valid, caller)
                 except UnavailableError:
-                    continue  # as long as the database is away, nobody is shut out
+                    continue  # while the database is down, no reader is shut out
                 if not is_valid:
                     for connection in [one for one in self._connections if one.caller == caller]:
                         connection.close(CloseCode.UNAUTHORIZED, "key is not valid any more")

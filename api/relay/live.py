@@ -1,4 +1,4 @@
-"""The fast path: a live event that is the next one is framed once and written to all who joined the turn's feed."""
+"""The fast path: a live event that is the next one is framed once and written to all readers of the turn's feed."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ _SNAPSHOT: Final = EventType.SNAPSHOT.value
 
 
 class Live:
-    """What comes by pub/sub, for all readers. Belongs to the loop's thread."""
+    """Delivers what arrives by pub/sub to all readers. Belongs to the loop's thread."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Live:
         """Deliver to the readers of `audiences`.
 
         Args:
-            audiences: By channel.
-            replays: Bring single readers on.
+            audiences: The watched sessions, by channel.
+            replays: Catches single readers up.
             on_hole: Reads what the joined readers miss.
-            faces: How many kinds of face the readers have.
+            faces: How many kinds of face there are.
         """
         self._loop = asyncio.get_running_loop()
         self._audiences = audiences
@@ -50,7 +50,7 @@ class Live:
         self._now = self._loop.time()
 
     def receive(self, channel: bytes, payload: bytes) -> None:
-        """Take one message of a session's channel."""
+        """Process one message of a session's channel."""
         audience = self._audiences.get(channel)
         if audience is None:
             return
@@ -80,7 +80,7 @@ class Live:
             self._on_hole(feed, audience)
 
     def fan_out(self, feed: Feed, outgoing: Outgoing) -> None:
-        """Append an event to what is unsent of every joined reader, framed once for each kind of face."""
+        """Append an event to the unsent frames of every joined reader, framed once for each kind of face."""
         dirty = self._dirty
         frames: list[bytes | None] = [None] * self._faces
         for connection in feed.joined:
@@ -94,18 +94,18 @@ class Live:
             unsent.append(frame)
 
     def flush(self) -> None:
-        """Write what one network read brought: one send for each connection, however many events."""
+        """Write the events of one network read: one send for each connection, however many events."""
         self._now = self._loop.time()
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
             connection.flush()
 
     def tick(self, now: float) -> None:
-        """Note the time, which the fast path does not ask for at each event."""
+        """Note the time, so that the fast path need not ask for it at each event."""
         self._now = now
 
     def discover(self, audience: Audience, key: str) -> Feed | None:
-        """Begin to follow a turn that was not known: for everybody who is live, from its start."""
+        """Start to follow an unknown turn, from its start, for all live connections."""
         turn_id = parse_id(key)
         if turn_id is None:
             return None
@@ -115,7 +115,7 @@ class Live:
         return feed
 
     def after_move(self, feed: Feed) -> None:
-        """Let those join whom the feed has reached, and everybody go when the turn is over."""
+        """Let the readers join that the feed has reached, and release all of them once the turn is over."""
         audience = self._audiences.get(events_channel(feed.turn.session_id).encode())
         for connection, position in list(feed.ahead.items()):
             if position.seq <= feed.seq or feed.is_over:

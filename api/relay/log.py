@@ -13,17 +13,17 @@ from shared.redis.wire import Wire, pack
 from shared.turn.replay import Entry, Tail, tail_of
 
 _READ_SECONDS: Final = 3.0
-"""One round trip takes a millisecond; a Redis that needs longer is as good as away."""
+"""A round trip takes a millisecond; a Redis that needs longer is as good as down."""
 _MOST_IN_FLIGHT: Final = 64
-"""Reads at once: a storm of reconnects then queues here and not in Redis's output buffer."""
+"""Concurrent reads: beyond that, a storm of reconnects queues here instead of in Redis's output buffer."""
 _FIRST_BATCH: Final = 64
 _BATCH_GROWTH: Final = 8
 _MOST_ENTRIES: Final = 40_000
-"""Twice what a log is trimmed to; a log beyond it is not one of ours."""
+"""Twice the length to which a log is trimmed; a longer log was not written by us."""
 
 
 class LogReader:
-    """Reads logs; connects when first used and again after a loss. Belongs to the loop's thread."""
+    """Reads logs; connects on first use and reconnects after a loss. Belongs to the loop's thread."""
 
     def __init__(self, url: str) -> None:
         """Read from the Redis at `url`."""
@@ -34,7 +34,7 @@ class LogReader:
         self._waiting: deque[asyncio.Future[object]] = deque()
 
     async def tail(self, session_id: UUID, turn_id: UUID, after: int) -> Tail:
-        """Return the log behind `after`; an absent log is an empty one.
+        """Return the log behind `after`; a missing log is an empty one.
 
         Raises:
             UnavailableError: Redis did not answer in time.
@@ -67,7 +67,7 @@ class LogReader:
                 wire.write(command)
                 answer = await reply
         except TimeoutError as error:
-            # The reply may still come; only a new connection keeps replies and questions together.
+            # The reply may still arrive; only on a new connection do replies match questions again.
             if self._wire is not None:
                 self._wire.abort()
             self._lose()
@@ -99,7 +99,7 @@ class LogReader:
 
 
 def _entry(item: object) -> tuple[str, Entry]:
-    """Decode one entry of a Stream: its id and what it holds."""
+    """Decode one entry of a Stream: its id and its content."""
     assert isinstance(item, list)
     raw_id, fields = item
     entry_id = bytes(raw_id).decode()

@@ -1,7 +1,7 @@
-"""What a socket did not take at once, bounded; a reader that is too slow loses only its own connection (I8).
+"""A bounded queue of what a socket did not take at once; a reader that is too slow loses only its own connection (I8).
 
-What has begun is kept apart from what has not: when a slow reader is given up, the rest of a frame that it
-has seen the beginning of still goes out before the close frame, so the last thing that it reads is the reason.
+A frame that was partly sent is kept apart from those that were not. When a slow reader is given up, the rest of such a
+frame is still sent before the close frame, so the last thing that the reader receives is the reason.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 MOST_BYTES: Final = 1 << 20
-"""A whole answer and more; with 1,000 slow readers the most that they can hold is 1 GiB, never reached
-because a reader that takes nothing for `STALL_SECONDS` goes earlier."""
+"""A whole answer and more. 1,000 slow readers could hold at most 1 GiB, which is never reached because a
+reader that takes nothing for `STALL_SECONDS` is closed earlier."""
 MOST_FRAMES: Final = 10_000
-"""A frame in a deque costs some 100 bytes beside its text: many tiny ones are bounded as well."""
+"""A frame in a deque costs some 100 bytes besides its text, so the number of tiny ones is bounded as well."""
 STALL_SECONDS: Final = 20.0
-"""A peer that takes no byte for this long is gone or hopeless."""
+"""A peer that takes no byte for this long is given up."""
 _MOST_AT_ONCE: Final = 1 << 16
-"""Bytes for one send; more than a socket usually takes at once."""
+"""Bytes of one send; more than a socket usually takes at once."""
 _FAREWELL_SECONDS: Final = 5.0
-"""How long a close frame may take to leave."""
+"""How long sending a close frame may take."""
 
 
 class Mailbox:
-    """Writes frames to one non-blocking socket: at once what it takes, the rest when it can.
+    """Writes frames to one non-blocking socket: at once as much as it takes, the rest when it can.
 
     All methods belong to the loop's thread.
     """
@@ -55,8 +55,8 @@ class Mailbox:
         Args:
             loop: Watches the socket.
             sock: Non-blocking; its owner closes it.
-            on_overflow: The reader is too slow: called once, to call `finish`.
-            on_lost: The socket failed or took nothing for too long: called once.
+            on_overflow: Called once if the reader is too slow; it must call `finish`.
+            on_lost: Called once if the socket failed or took nothing for too long.
         """
         self._loop = loop
         self._sock = sock
@@ -64,7 +64,7 @@ class Mailbox:
         self._on_lost = on_lost
         self._on_drained: list[Callable[[], None]] = []
         self._torn: memoryview | None = None
-        # Made when first needed: an empty deque is 600 bytes, and most sockets never wait.
+        # Made on first use: an empty deque takes 600 bytes, and most sockets never need one.
         self._queue: deque[bytes] | None = None
         self._size = 0
         self._stall: asyncio.TimerHandle | None = None
@@ -73,7 +73,7 @@ class Mailbox:
     def send(self, frames: Sequence[bytes]) -> None:
         """Write `frames` in order, now or later.
 
-        One frame may be larger than the bound, as a snapshot is: the bound is on what waits behind it.
+        One frame, such as a snapshot, may be larger than the bound: the bound applies to what waits behind it.
         """
         if self._is_last:
             return
@@ -94,13 +94,13 @@ class Mailbox:
             self._watch(STALL_SECONDS)
 
     def buffered(self) -> int:
-        """Return how many bytes wait here."""
+        """Return how many bytes are waiting here."""
         return self._size + len(self._torn or b"")
 
     def when_drained(self, call: Callable[[], None]) -> None:
-        """Call `call` once, when nothing waits any more; at once if nothing does.
+        """Call `call` once, as soon as nothing is waiting here.
 
-        Each session that is replayed on the socket may wait for itself.
+        Each session that is replayed on the socket may wait separately.
         """
         if self._torn is None:
             call()
@@ -108,7 +108,7 @@ class Mailbox:
             self._on_drained.append(call)
 
     def finish(self, farewell: bytes, then: Callable[[], None]) -> None:
-        """Drop what has not begun, write `farewell` last and call `then`, at most five seconds later."""
+        """Drop the frames not yet begun, write `farewell` last and call `then`, at most five seconds later."""
         if self._is_last:
             return
         self._on_drained = []
@@ -157,7 +157,7 @@ class Mailbox:
             call()
 
     def _next(self) -> memoryview | None:
-        """Take what one send may carry: many small frames together, a large one alone."""
+        """Take the bytes for one send: many small frames together, a large one alone."""
         queue, taken, size = self._queue, [], 0
         while queue and size < _MOST_AT_ONCE:
             taken.append(queue.popleft())

@@ -24,7 +24,7 @@ class Mending:
         is_connected: Callable[[], bool],
         occurred: Occurrences,
     ) -> None:
-        """Read by `reads` and deliver by `live`; `is_connected` says whether live events arrive at all."""
+        """Read by `reads` and deliver by `live`; `is_connected` returns whether live events can arrive at all."""
         self._loop = asyncio.get_running_loop()
         self._reads = reads
         self._tasks = tasks
@@ -67,7 +67,7 @@ class Mending:
             reached, sent = await self._reads.drive(asking, feed.turn, reader.caller)
             now = self._loop.time()
             if feed.position() != before:
-                return True  # live events went on meanwhile: there was no hole
+                return True  # live events continued meanwhile: there was no hole
             if reached == before and not sent:
                 feed.expect_silence(now, may_grow=self._is_connected())
                 return False
@@ -92,7 +92,7 @@ class Mending:
             feed.end_read()
 
     def _apply(self, feed: Feed, audience: Audience, reached: Position, sent: Sequence[Outgoing]) -> None:
-        """Move the feed and its joined readers; where that is much, each reader at its own pace."""
+        """Move the feed and its joined readers; if that is much, each reader at its own pace."""
         before = feed.position()
         feed.move(reached)
         if sum(len(outgoing.encoded) for outgoing in sent) > MOST_AT_ONCE:

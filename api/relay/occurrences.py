@@ -1,4 +1,4 @@
-"""What happened in a relay, as plain numbers: metrics read them, the paths of events pay an addition."""
+"""Counts of what happened in a relay, as plain numbers: metrics read them, and counting costs one addition."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Occurrences:
-    """Counts since the start. Written by the loop's thread alone, read by any."""
+    """Counts since the start. Written only by the loop's thread, read by any."""
 
     opened: Counter[int] = field(default_factory=Counter)
     """Streams, by the kind of their face."""

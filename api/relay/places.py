@@ -1,4 +1,4 @@
-"""How many streams a process carries, and for whom: each key, each organization, each address."""
+"""Limits the open streams of a process: in all, for each key, each organization and each address."""
 
 import ipaddress
 from collections import Counter
@@ -12,7 +12,7 @@ from api.caller import Caller
 CountedT = TypeVar("CountedT")
 
 _NETWORK_BITS: Final = 64
-"""The least of IPv6 that one customer has: within it addresses are free."""
+"""The smallest IPv6 network that one customer gets: its addresses cost the customer nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,19 @@ class StreamLimits:
     """How many streams there may be."""
 
     most_sockets: int = 20_000
-    """Of one process; at about 15 KiB a socket this is 300 MiB, and the usual limit of open files is near."""
+    """Of one process: at about 15 KiB a socket this is 300 MiB, and close to the usual limit of open files."""
     most_sockets_per_key: int = 10_000
-    """Of one key: a product's back end may carry all of its users on one."""
+    """Of one key: a product's back end may serve all of its users with one."""
     most_sockets_per_organization: int = 10_000
-    """Of one organization, all its keys together: half of a process is left to the others."""
+    """Of one organization, with all its keys together: half of a process is left to the others."""
     most_sockets_per_address: int = 0
-    """From one address, as the connection tells it; 0 for no limit."""
+    """From one address, as the connection shows it; 0 for no limit."""
     most_age_seconds: float = 3600.0
-    """Of a stream. Then it is told to come back, which shows what is asked of a new one: key, origin, ticket."""
+    """Of a stream. It is then told to reconnect, so that key, origin and ticket are checked again."""
     recheck_seconds: float = 60.0
-    """A key that was revoked reads no longer than this."""
+    """A revoked key can read for at most this long."""
     heartbeat_seconds: float = 15.0
-    """Two that nobody answers end a connection; proxies cut what is silent for a minute."""
+    """Two unanswered heartbeats end a connection; proxies close connections that are silent for a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,16 @@ class Reader:
 
 
 class Places:
-    """Counts streams; a count that is back at none is forgotten, so there are never more than streams."""
+    """Counts streams; a count that returns to 0 is forgotten, so there are never more counts than streams."""
 
     def __init__(self, limits: StreamLimits) -> None:
-        """Begin with no streams."""
         self._limits = limits
         self._per_key: Counter[Caller] = Counter()
         self._per_organization: Counter[UUID] = Counter()
         self._per_address: Counter[str] = Counter()
 
     def has_room(self, reader: Reader) -> bool:
-        """Say whether one more stream of this reader is within the limits of key, organization and address."""
+        """Return whether one more stream of this reader is within the limits of key, organization and address."""
         limits, caller = self._limits, reader.caller
         return (
             self._per_key[caller] < limits.most_sockets_per_key
@@ -73,18 +72,18 @@ class Places:
         self._per_address[reader.address] += 1
 
     def give_back(self, reader: Reader) -> None:
-        """Count a stream no longer."""
+        """Stop counting a stream."""
         _one_less(self._per_key, reader.caller)
         _one_less(self._per_organization, reader.caller.organization_id)
         _one_less(self._per_address, reader.address)
 
     def callers(self) -> Sequence[Caller]:
-        """Return who has streams."""
+        """Return the callers that have streams."""
         return list(self._per_key)
 
 
 def address_of(peer: str | None) -> str:
-    """Return what is counted for the peer of a connection: the address, of IPv6 the network; empty for none."""
+    """Return what is counted for a connection's peer: the address, or the network of an IPv6 one; empty for none."""
     try:
         address = ipaddress.ip_address(peer or "")
     except ValueError:

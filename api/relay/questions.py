@@ -1,4 +1,4 @@
-"""Blocking calls to the store from the loop: few threads, bounded waiting, bounded time."""
+"""Runs blocking calls to the store for the loop: in few threads, with bounded waiting and bounded time."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Final, ParamSpec, TypeVar
 from shared.errors import UnavailableError
 
 _THREADS: Final = 8
-"""The store's connections are shared with nobody else in a relay; eight are some thousand reads a second."""
+"""In a relay nothing else uses the store's connections; eight allow some thousand reads a second."""
 _MOST_WAITING: Final = 256
-"""More than these wait outside the pool, where a cancelled reader costs nothing."""
+"""Further calls wait outside the pool, where a cancelled reader costs nothing."""
 _ANSWER_SECONDS: Final = 10.0
-"""Longer than the statement timeout, so that the database itself usually says no first."""
+"""Longer than the statement timeout, so that the database itself usually gives up first."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -22,7 +22,6 @@ class Questions:
     """Asks the store. Belongs to the loop's thread."""
 
     def __init__(self) -> None:
-        """Prepare the threads; they start when first needed."""
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="relay-store")
         self._waiting = asyncio.Semaphore(_MOST_WAITING)
 
@@ -30,7 +29,7 @@ class Questions:
         """Return what `call` returns.
 
         Raises:
-            UnavailableError: The store says so, or did not answer in time.
+            UnavailableError: The store raised it, or did not answer in time.
         """
         loop = asyncio.get_running_loop()
         async with self._waiting:
@@ -41,5 +40,5 @@ class Questions:
                 raise UnavailableError("the database did not answer in time") from error
 
     def close(self) -> None:
-        """Take no more questions."""
+        """Accept no more questions."""
         self._pool.shutdown(wait=False, cancel_futures=True)

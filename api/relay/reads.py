@@ -1,4 +1,4 @@
-"""Answers what the delivery rule asks for: from a turn's log, from its row, or by waiting."""
+"""Answers the questions of the delivery rule: from a turn's log, from its row, or by waiting."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from shared.turn.replay import Asking, Found, Pause, ReadLog, Turn
 _log = logging.getLogger(__name__)
 
 _MOST_CHECKS: Final = 16
-"""Silent turns that are looked into at once, of all that are watched."""
+"""Silent turns, of all that are watched, that are checked at the same time."""
 _T = TypeVar("_T")
 
 
@@ -27,7 +27,7 @@ class Reads:
     """
 
     def __init__(self, url: str, store: StreamStore, questions: Questions) -> None:
-        """Read logs at the Redis at `url` and rows through `store`."""
+        """Read logs from the Redis at `url`, and rows through `store`."""
         self._store = store
         self._questions = questions
         self._log_reader = LogReader(url)
@@ -38,13 +38,13 @@ class Reads:
         self._log_reader.close()
 
     async def drive(self, asking: Asking[_T], turn: Turn, caller: Caller) -> _T:
-        """Answer what the delivery rule asks for."""
+        """Answer the delivery rule's questions until it returns."""
         answer: Found = None
         while True:
             try:
                 request = asking.send(answer)
             except StopIteration as end:
-                # At the first step too: a rule that was given the row may have nothing to ask.
+                # Even at the first step: a rule that was given the row may have no question.
                 result: _T = end.value
                 return result
             answer = None
@@ -62,5 +62,5 @@ class Reads:
 
 
 def now_text() -> str:
-    """Return the time as events tell it."""
+    """Return the present time in the form of an event's `ts`."""
     return timestamp(datetime.now(UTC))

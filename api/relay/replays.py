@@ -1,4 +1,4 @@
-"""Brings one reader from where it is to where a turn's other readers are, at the pace that it takes (I4, I8)."""
+"""Catches one reader up with a turn's other readers, at that reader's own pace (I4, I8)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from api.relay.tasks import Tasks
 from shared.turn.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
 
 MOST_AT_ONCE: Final = 1 << 18
-"""Bytes that a reader gets in one go; of a longer replay it gets pieces, each when the last was taken."""
+"""Bytes that a reader gets at once; a longer replay is sent in pieces, each once the last was taken."""
 REPEAT_SECONDS: Final = 0.25
-"""Between two readings for a hole that the log cannot fill yet."""
+"""Between two reads for a hole that the log cannot fill yet."""
 
 
 class Replays:
@@ -29,7 +29,7 @@ class Replays:
         self._tasks = tasks
 
     def rejoin(self, member: Member, audience: Audience, feed: Feed, position: Position) -> None:
-        """Bring one reader on alone, from where it is."""
+        """Catch one reader up by itself, from `position`."""
         feed.leave(member.connection)
         work = self.join(member, audience, feed.turn.turn_id, position, False, None)
         self._tasks.spawn(work, member, session_id=audience.session_id, turn_id=feed.turn.turn_id)
@@ -43,7 +43,7 @@ class Replays:
         by_snapshot: bool,
         row: RowState | None,
     ) -> None:
-        """Bring one reader from `position` to where the feed is, at the pace that it takes."""
+        """Bring one reader from `position` to the feed's position, at the reader's own pace."""
         connection = member.connection
         feed = audience.feed(turn_id, self._loop.time())
         feed.leave(connection)
@@ -66,16 +66,16 @@ class Replays:
                 feed.end_read()
             connection.flush()
             if confirmations != audience.confirmations:
-                continue  # the channel was not live all along
+                continue  # the channel was not live the whole time
             if self._settle(feed, member, position):
                 return
             if not has_news:
-                # The feed is elsewhere and the log does not say how: ask again, less and less often.
+                # The feed is elsewhere and the log does not show how it got there: ask again, less and less often.
                 await asyncio.sleep(silence)
                 silence = min(silence * 2, LONGEST_SILENCE_SECONDS)
 
     def _settle(self, feed: Feed, member: Member, position: Position) -> bool:
-        """Let a reader at `position` join the feed; False when it has to read on."""
+        """Let a reader at `position` join the feed; False if it has to read more first."""
         connection = member.connection
         if position.is_over:
             if connection.face.ends_with_turn:
@@ -85,7 +85,7 @@ class Replays:
                 feed.move(position)
             return True
         if position.attempt is None and position.seq:
-            return False  # nobody has confirmed the cursor that was named
+            return False  # the cursor that the client named is not confirmed
         if not feed.has_readers() and not feed.is_over and (feed.seq <= position.seq):
             feed.move(position)
             feed.expect_news(self._loop.time())
@@ -100,7 +100,7 @@ class Replays:
         return True
 
     async def _post(self, connection: Connection, sent: Sequence[Outgoing]) -> bool:
-        """Send a replay in pieces that the reader can take; False when it has gone."""
+        """Send a replay in pieces that the reader can take; False if the reader is gone."""
         size = 0
         for outgoing in sent:
             frame = connection.face.event(outgoing)
@@ -124,5 +124,5 @@ class Replays:
 
 
 def gaps_in(sent: Sequence[Outgoing]) -> int:
-    """Return how many gaps are told: they alone have no number."""
+    """Return how many of the frames are gaps: only they have no number."""
     return sum(outgoing.seq is None for outgoing in sent)

@@ -1,7 +1,7 @@
-"""A turn's events as `text/event-stream`, carried by the hub and not by the thread of the request.
+"""Answers a request with a turn's events as `text/event-stream`, sent by the hub instead of the request's thread.
 
-Under gunicorn the connection itself goes to the hub. Elsewhere the hub writes into one end of a socket pair
-and the response reads the other, so both ways share all of the delivery.
+Under gunicorn the connection itself is handed to the hub. Elsewhere the hub writes into one end of a socket pair
+and the response reads the other, so that both ways share the whole delivery.
 """
 
 import socket
@@ -26,17 +26,17 @@ HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 _LONGEST_CURSOR: Final = 15
-"""Digits; more is no number of ours."""
+"""Digits of a cursor; none of our numbers has more."""
 _SILENCE_SECONDS: Final = 60.0
-"""Several heartbeats without a byte mean that the hub is gone."""
+"""If no byte arrives for several heartbeats, the hub is gone."""
 _PIECE_BYTES: Final = 1 << 16
 
 
 class _Taken(Response):
-    """The answer to a request whose connection is gone; gunicorn then forgets the connection."""
+    """The response to a request whose connection was taken; gunicorn then forgets the connection."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer nothing, as flask-sock does."""
+        """Return no body, as flask-sock does."""
         del environ, start_response
         raise StopIteration
 
@@ -50,18 +50,18 @@ def stream_events(
     request_id: str = "",
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
-    """Answer the current request with the turn's events behind `after`, until `done`.
+    """Answer the current request with the turn's events after the cursor `after`, until `done`.
 
     Args:
         hub: Carries the stream.
-        caller: Who reads; the turn is theirs.
-        turn: The turn as the row tells it.
+        caller: Who reads; the turn must be the caller's.
+        turn: The turn as its row shows it.
         after: The cursor; 0 begins with the first event.
         request_id: For the `X-Request-Id` header.
-        headers: More headers of the answer.
+        headers: More headers of the response.
 
     Returns:
-        What the view returns; headers that are set on it afterwards may not arrive.
+        The response for the view to return; headers set on it afterwards may not arrive.
 
     Raises:
         RefusedError: Too many streams are open.
@@ -92,7 +92,7 @@ def stream_events(
 
 
 def parse_cursor(text: str | None) -> int:
-    """Read a `Last-Event-ID`; what no stream of ours has sent means the beginning."""
+    """Parse a `Last-Event-ID`; a value that none of our streams can have sent means the beginning."""
     is_number = text is not None and text.isascii() and text.isdigit() and len(text) <= _LONGEST_CURSOR
     return int(text) if text is not None and is_number else 0
 

@@ -1,4 +1,4 @@
-"""What the relay asks the database, as a seam: blocking calls, made from a small pool of threads."""
+"""The interface through which the relay reads the database: blocking calls, made from a small pool of threads."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from shared.turn.turns import TurnStatus
 
 @dataclass(frozen=True, slots=True)
 class TurnState:
-    """A turn as its row tells it.
+    """A turn as its row shows it.
 
-    `content` and `reasoning` reach through `text_seq`, which is `last_seq` for a turn that is over. `done` is
-    the encoded last event of such a turn, and its seq is `last_seq`.
+    `content` and `reasoning` reach through `text_seq`, which is `last_seq` for a turn that is over. For such a
+    turn `done` is the encoded last event, whose seq is `last_seq`.
     """
 
     turn_id: UUID
@@ -30,7 +30,7 @@ class TurnState:
     done: bytes | None
 
     def row_state(self) -> RowState:
-        """Return what the delivery rule needs of it."""
+        """Return what the delivery rule needs of the turn."""
         return RowState(
             status=self.status.value,
             attempt=self.attempt,
@@ -46,12 +46,12 @@ class TurnState:
 class StreamStore(Protocol):
     """Reads of the database, each bounded by its statement timeout.
 
-    All of them answer as if what is not the caller's did not exist (I9), a ticket's scope included, and raise
-    `UnavailableError` when the database does not answer.
+    All of them answer as if data outside the caller's scope, or its ticket's, did not exist (I9). All raise
+    `UnavailableError` if the database does not answer.
     """
 
     def session_is_visible(self, caller: Caller, session_id: UUID) -> bool:
-        """Say whether the caller may read the session."""
+        """Return whether the caller may read the session."""
         ...
 
     def active_turn(self, caller: Caller, session_id: UUID) -> UUID | None:
@@ -59,31 +59,31 @@ class StreamStore(Protocol):
         ...
 
     def newest_turn(self, caller: Caller, session_id: UUID) -> UUID | None:
-        """Return the turn of the session that was accepted last, whatever became of it."""
+        """Return the turn of the session that was accepted last, whatever its status."""
         ...
 
     def turns_since(self, caller: Caller, session_id: UUID, known: UUID | None) -> Sequence[UUID]:
         """Return the turns accepted after `known`, oldest first, at most 20; with None from the first.
 
-        A subscription that was broken asks for what began meanwhile, which may be over already.
+        Used after a broken subscription, for the turns that began meanwhile; they may be over already.
         """
         ...
 
     def turn(self, caller: Caller, turn_id: UUID) -> TurnState | None:
-        """Return a turn, or None for one that is not found or not this caller's."""
+        """Return a turn; None if it does not exist or is not this caller's."""
         ...
 
     def turns_ahead(self, seen: Mapping[UUID, int]) -> Collection[UUID]:
-        """Return which turns are over or have text past the number that their readers have, whoever these are.
+        """Return which turns are over or have text past the number that their readers have, for all readers.
 
-        Asked for all silent turns of a process at once; what they have is then read as one of their readers.
+        Called for all silent turns of a process at once; a turn found is then read as one of its readers.
         """
         ...
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:
-        """Stop a turn; False when it is not found."""
+        """Stop a turn; False if it is not found."""
         ...
 
     def caller_is_valid(self, caller: Caller) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         ...

@@ -1,7 +1,7 @@
-"""One pub/sub connection for all sessions that are watched from this process.
+"""One pub/sub connection for all sessions watched from this process.
 
-Redis forgets a subscriber without a word when a connection breaks, so every confirmation of a channel means
-that messages may have been missed before it, and says so to the owner.
+When a connection breaks, Redis forgets the subscriber silently. So messages may have been missed before every
+confirmation of a channel, and the owner is told of each.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from shared.redis.wire import Wire, pack
 
 _PING_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 10.0
-"""Two pings unanswered: the connection is dead although nobody said so."""
+"""Two unanswered pings: the connection is dead, although no error was reported."""
 _LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Between attempts to connect; a reader waits no longer than this after Redis is back."""
+"""Longest pause between attempts to connect, and so the longest wait of a reader once Redis is up again."""
 _CHANNELS_AT_ONCE: Final = 500
 """Channels in one SUBSCRIBE after a reconnect."""
 _MOST_UNSENT_BYTES: Final = 1 << 20
-"""More commands than this unsent means that Redis takes nothing: the connection is given up."""
+"""With more unsent commands than this, Redis takes nothing: the connection is given up."""
 
 
 class Subscription:
-    """Keeps the wanted channels subscribed, whatever happens to the connection. Belongs to the loop's thread."""
+    """Keeps the wanted channels subscribed, across reconnects. Belongs to the loop's thread."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Subscription:
 
         Args:
             url: Where Redis is.
-            on_message: Gets channel and payload of each message.
+            on_message: Receives channel and payload of each message.
             on_read: Called after all messages of one network read.
-            on_confirmed: A channel is subscribed from now on; what was published before may have been missed.
+            on_confirmed: Called once a channel is subscribed; messages published before may have been missed.
         """
         self._url = url
         self._on_message = on_message
@@ -61,26 +61,26 @@ class Subscription:
             self._write(pack("SUBSCRIBE", channel))
 
     def drop(self, channel: bytes) -> None:
-        """Do not listen to `channel` any more."""
+        """Unsubscribe from `channel`."""
         if channel in self._wanted:
             self._wanted.remove(channel)
             self._confirmed.discard(channel)
             self._write(pack("UNSUBSCRIBE", channel))
 
     def is_confirmed(self, channel: bytes) -> bool:
-        """Say whether what is published on `channel` now will arrive."""
+        """Return whether messages published on `channel` now will arrive."""
         return channel in self._confirmed
 
     def is_connected(self) -> bool:
-        """Say whether there is a connection to Redis at all."""
+        """Return whether there is a connection to Redis at all."""
         return self._wire is not None
 
     def will_confirm(self) -> bool:
-        """Say whether a confirmation is worth waiting for: there is a connection, or the first is being made."""
+        """Return whether a confirmation can be expected: there is a connection, or the first is being made."""
         return self._wire is not None or not self._is_down
 
     async def run(self) -> None:
-        """Connect, and again after every loss, until cancelled."""
+        """Connect, and reconnect after every loss, until cancelled."""
         pause = 0.05
         try:
             while True:
@@ -95,7 +95,7 @@ class Subscription:
                     )
                 except UnavailableError:
                     self._is_down = True
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads, hides nothing
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads reconnects, protects nothing
                     pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
                     continue
                 pause = 0.05

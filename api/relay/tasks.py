@@ -1,4 +1,4 @@
-"""The tasks of the relay's delivery: a reader's own end with it, the others with the process."""
+"""The tasks of the relay's delivery: a reader's tasks end with the reader, the others with the process."""
 
 import asyncio
 import logging
@@ -13,10 +13,9 @@ _log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """Keeps tasks until they end, and says when one failed. Belongs to the loop's thread."""
+    """Keeps tasks until they end, and logs failures. Belongs to the loop's thread."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.of_all: set[asyncio.Task[None]] = set()
 
     def spawn(
@@ -27,13 +26,13 @@ class Tasks:
         session_id: UUID | None = None,
         turn_id: UUID | None = None,
     ) -> None:
-        """Do `work` beside everything else.
+        """Run `work` concurrently.
 
         Args:
-            work: What to do.
-            member: Whose end is its end too, where one is named.
-            session_id: What a line about its failure names, where it is about one session.
-            turn_id: Likewise, of one turn.
+            work: What to run.
+            member: The reader with whom the task ends, if any.
+            session_id: The session to name in the log if the task fails, if it concerns one.
+            turn_id: Likewise, the turn.
         """
         owner = self.of_all if member is None else member.tasks
         task = asyncio.get_running_loop().create_task(work)
@@ -44,7 +43,7 @@ class Tasks:
 
 
 def report(ids: Mapping[str, UUID | None], task: asyncio.Task[None]) -> None:
-    """Say that a task failed, which is a mistake of ours: what can go wrong outside is handled inside."""
+    """Log that a task failed. That is a bug of ours: tasks handle outside failures themselves."""
     if not task.cancelled() and (error := task.exception()) is not None:
         known = {name: str(value) for name, value in ids.items() if value is not None}
         _log.error("delivery failed", exc_info=error, extra=known)

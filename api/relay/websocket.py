@@ -1,6 +1,6 @@
-"""`GET /v1/stream`: Flask does the handshake, then the socket goes to the hub and its thread returns.
+"""`GET /v1/stream`: Flask does the handshake, then the socket is handed to the hub and the thread returns.
 
-What refuses a handshake is a plain HTTP problem; afterwards there are only close codes.
+A handshake is refused with a plain HTTP problem; afterwards there are only close codes.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ _TICKET_PREFIX: Final = "ticket."
 _BEARER_PREFIX: Final = "bearer "
 
 Authenticate: TypeAlias = Callable[[str | None, str | None], Caller | None]
-"""Gets the bearer key and the ticket of a handshake; None refuses it."""
+"""Maps the bearer key and the ticket of a handshake to its caller; None refuses it."""
 
 
 class _NoThread:
-    """Stands where simple-websocket would start a reader's thread: the hub reads."""
+    """Replaces the thread that simple-websocket would start for reading: the hub reads instead."""
 
     def __init__(self, target: Callable[[], None]) -> None:
         del target

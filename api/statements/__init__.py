@@ -1,1 +1,1 @@
-"""The api's SQL: each function is one statement or one transaction's worth, run inside `Database.of`."""
+"""The api's SQL: each function runs one statement, or those of one transaction, inside `Database.of`."""

@@ -1,8 +1,8 @@
-"""Accepting a turn: the user's message and the turn, in one transaction.
+"""Accepts a turn: writes the user's message and the turn, in one transaction.
 
-Parallel posts to a session meet at a lock of the session's own, one after another; what is refused leaves
-nothing behind, because the refusal rolls back. One thing outlives its refusal: a session that is
-found to be over its age is `expired` from then on.
+Parallel posts to a session wait for each other at the session's lock. A refused post leaves nothing
+behind, because the refusal rolls back, with one exception: a session that is found to be over its age is
+`expired` from then on.
 
 Locks are taken in one order everywhere, so that nothing deadlocks: key, session's lock, organization's
 lock, turns by number, the session's row, the totals of month and day. A worker that settles begins with the turn.
@@ -45,12 +45,12 @@ from shared.turn.turns import (
 _TRY_AGAIN_MS: Final = 1000
 _QUEUE_FULL_MS: Final = 5000
 _INSERT_TRIES: Final = 3
-"""A turn may end between the insert that it stopped and the look at which it was."""
+"""A turn may end after it has blocked the insert and before it is looked up."""
 
 _BYTES_PER_TOKEN: Final = 4
 _SESSION_SPACE: Final = 1
 _ORGANIZATION_SPACE: Final = 2
-"""In PostgreSQL advisory locks with two numbers and those with one never meet."""
+"""In PostgreSQL, advisory locks with two numbers never collide with those with one."""
 S = TypeVar("S", bound="_Session")
 
 _LOCK_ORGANIZATION: Final = text(
@@ -64,17 +64,17 @@ _COUNT_TURNS: Final = text(
     """
 )
 _COUNTED: Final = sorted({TurnStatus.QUEUED, TurnStatus.RUNNING})
-"""A turn that is stopping gives its place to the one that superseded it."""
+"""A stopping turn leaves its place to the turn that superseded it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """What a session and its organization let a turn do.
+    """The limits that a session and its organization set for a new turn.
 
     Args:
         max_concurrent_turns: The organization's; None for no limit.
-        earlier_tokens: The most that a prompt can take of what was said before; None without a budget.
-        is_over: Whether it is over its idle or age limit.
+        earlier_tokens: The most tokens of earlier messages that a prompt can include; None without a budget.
+        is_over: Whether the session is over its idle or age limit.
     """
 
     title: str | None
@@ -89,21 +89,21 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class _SessionAndBacklog(_Session):
-    """A session, and how long the turn that waits longest has waited; None when none waits.
+    """A session, and how long the turn that has waited longest has waited; None if none is waiting.
 
     Args:
-        heard_seconds: Of that, the time in which workers heard of turns.
+        heard_seconds: The part of that time in which workers received doorbells.
     """
 
     longest_seconds: float | None
     heard_seconds: float | None
 
 
-# Not the session's row is locked, which a worker locks after its turn: interrupting locks a turn after this.
-# What is read is as old as the statement, which may have waited for the lock: what a post that was before it has
-# changed, the insert checks once more.
-# Only a budget has the history measured. Answers still to come are taken to be long; when one is longer yet, the
-# worker asks for the less (`worker/turn/allowance.py`).
+# We lock the session's advisory key, not its row: a worker locks the row after its turn, and `interrupt` locks a turn
+# after this. The values read are as old as the statement, which may have waited for the lock: the insert checks again
+# what an earlier post may have changed.
+# The history is measured only for a budget. Answers still to come are assumed to be long; if one is even longer, the
+# worker asks for a shorter answer (`worker/turn/allowance.py`).
 _LOCK_AND_READ: Final = f"""
     select s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            case when coalesce(o.daily_usd, o.monthly_usd) is not null then (
@@ -124,7 +124,7 @@ _LOCK_AND_READ: Final = f"""
     where s.organization_id = :organization_id and s.id = :session_id
       and (cast(:only_user as text) is null or s.user_name = :only_user)
     """
-# Two statements: of one with a switch in it PostgreSQL would make a plan each time, which costs more than to run it.
+# Two statements: PostgreSQL would plan one with a switch in it each time, which costs more than running it.
 _LOCK_AND_READ_SESSION: Final = Statement(_LOCK_AND_READ.format(asked="", answer=""), _Session)
 _LOCK_READ_AND_ASK: Final = Statement(
     _LOCK_AND_READ.format(
@@ -197,9 +197,9 @@ class TurnRequest:
         content: The user's text, as written.
         max_output_tokens: Most tokens of the answer.
         deadline_seconds: Longest run, in seconds.
-        strategy: What to do when a turn of the session is queued or running.
-        recovery: What happens when an attempt dies after text was shown.
-        metadata: The client's own.
+        strategy: What to do if a turn of the session is queued or running.
+        recovery: What happens if an attempt dies after text was shown.
+        metadata: The client's own data.
         traceparent: W3C trace context; empty for none.
         key: The Idempotency-Key; None for none.
         fingerprint: What the key stands for: caller, session and body.
@@ -220,14 +220,14 @@ class TurnRequest:
 
 @dataclass(frozen=True, slots=True)
 class AcceptRules:
-    """What accepting a turn checks against.
+    """The rules by which a turn is accepted.
 
     Args:
-        session_idle: Longest rest of a session.
-        session_age: Longest life of one.
+        session_idle: How long a session may be idle.
+        session_age: How long a session may exist.
         idempotency: How long a key is remembered.
-        priced: The model whose price the hold is computed from.
-        context_tokens: What prompts are cut to.
+        priced: The model from whose price the hold is computed.
+        context_tokens: The length to which prompts are cut.
     """
 
     session_idle: timedelta
@@ -239,7 +239,7 @@ class AcceptRules:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A new turn, and those that it ended."""
+    """A new turn, and the turns that it ended."""
 
     row: ShownTurn
     superseded: Sequence[StoppedTurn] = ()
@@ -247,7 +247,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The session was found to be over its limits; it is `expired` now, which must be committed."""
+    """The session was found to be over its limits. It is now `expired`, which must be committed."""
 
 
 def accept_turn(
@@ -255,7 +255,7 @@ def accept_turn(
 ) -> Accepted | Replayed | Expired:
     """Accept a turn in the caller's transaction.
 
-    `backlog` says whether the queue is full, and is told what was found of it.
+    `backlog` knows whether the queue is full, and learns what the statement found.
 
     Raises:
         RefusedError: Nothing was written, and the transaction must be rolled back.
@@ -288,7 +288,7 @@ def accept_turn(
         )
     accepted = _accept(db, caller, request, limits, session)
     if session.max_concurrent_turns is not None:
-        # After the turn was inserted and others made way for it: the transaction sees what it would leave.
+        # Checked after the turn was inserted and others made way for it: the transaction sees its own result.
         _refuse_too_many(db, caller, session.max_concurrent_turns)
     if session.earlier_tokens is not None:
         take_hold(
@@ -311,7 +311,7 @@ def _lock_and_read(
     limits: AcceptRules,
     statement: Statement[S],
 ) -> S:
-    """Hold the other posts to the session off and return it, with what it and, if asked, the queue are bound by."""
+    """Lock out other posts to the session; return the session with its limits and, if asked, the queue's age."""
     session = statement.one_or_none(
         db,
         {
@@ -330,14 +330,14 @@ def _lock_and_read(
 def _accept(
     db: Connection, caller: Caller, request: TurnRequest, limits: AcceptRules, session: _Session
 ) -> Accepted:
-    """Insert the turn as its strategy says."""
+    """Insert the turn according to its strategy."""
     title = None if session.title else title_from(request.content)
     superseded: Sequence[StoppedTurn] = ()
     match request.strategy:
         case MultitaskStrategy.REJECT:
             return _accept_alone(db, caller, request, limits, title)
         case MultitaskStrategy.ENQUEUE:
-            # Held until the commit: each of them ends after this turn can be seen, and lets it go on.
+            # Locked until the commit: each of them ends after this turn is visible, and then lets it run.
             before = len(lock_active_turns(db, caller, request.session_id))
             _refuse_used_up(session, before)
         case MultitaskStrategy.INTERRUPT | MultitaskStrategy.ROLLBACK:
@@ -349,7 +349,7 @@ def _accept(
             assert_never(request.strategy)
     row = _insert(db, caller, request, title, may_wait=True, before=before)
     if row is None:
-        # It was closed or used up meanwhile, and says so.
+        # The session was closed or used up meanwhile: refuse for that reason.
         _refuse_used_up(_lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION), before)
         raise session_expired()
     return Accepted(row, superseded)
@@ -364,7 +364,7 @@ def _accept_alone(
         if row is not None:
             return Accepted(row)
         if (active := _active_turn(db, caller, request)) is not None:
-            break  # else it ended between the two statements, or the session did
+            break  # otherwise that turn ended between the two statements, or the session did
         _refuse_used_up(_lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION), 0)
     raise RefusedError(
         ProblemCode.SESSION_BUSY,
@@ -375,7 +375,7 @@ def _accept_alone(
 
 
 def _refuse_used_up(session: _Session, before: int) -> None:
-    """Refuse when the session's turns, with `before` of them still to be counted, are used up."""
+    """Refuse if the session's turns are used up, including `before` turns that are not counted yet."""
     if session.turn_count + before >= session.max_turns:
         raise RefusedError(
             ProblemCode.TURN_LIMIT_REACHED,
@@ -385,7 +385,7 @@ def _refuse_used_up(session: _Session, before: int) -> None:
 
 
 def _refuse_too_many(db: Connection, caller: Caller, limit: int) -> None:
-    """Refuse the turn that was just inserted when the organization has more than `limit` at once."""
+    """Refuse the turn that was just inserted if the organization now has more than `limit` at once."""
     found = db.execute(
         _COUNT_TURNS,
         {"organization_id": caller.organization_id, "counted": _COUNTED, "limit": limit + 1},
@@ -420,8 +420,8 @@ def _insert(
 ) -> ShownTurn | None:
     """Insert turn, message and key.
 
-    None when the session ended, `before` other turns use up what it may have, or a turn is active that this one may
-    not wait for.
+    None if the session has ended, `before` other turns use up its limit, or a turn is active for which this one
+    may not wait.
     """
     parameters = {
         "organization_id": caller.organization_id,

@@ -14,7 +14,7 @@ from shared.postgres.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class LimitsAndSpend:
-    """An organization's limits, None being no limit, and what is spent and held of them today and this month."""
+    """An organization's limits (None is no limit), and what was spent and is held of them today and this month."""
 
     ai_enabled: bool
     daily_usd: Decimal | None
@@ -65,10 +65,10 @@ _REPLACE: Final = text(
 
 
 def read_budget(db: Connection, organization_id: UUID) -> LimitsAndSpend:
-    """Return the organization's limits with what is spent and held of them."""
+    """Return the organization's limits with what was spent and is held of them."""
     return _READ.one(db, {"organization_id": organization_id})
 
 
 def replace_budget(db: Connection, organization_id: UUID, budget: Budget) -> None:
-    """Put `budget` in place of all of the organization's limits."""
+    """Replace all of the organization's limits with `budget`."""
     db.execute(_REPLACE, {"organization_id": organization_id, **budget.model_dump()})

@@ -1,4 +1,4 @@
-"""Holds: what a new turn can cost is set aside in the transaction that accepts it, or it is refused (I6)."""
+"""Holds: the transaction that accepts a turn sets aside what the turn can cost, or refuses it (I6)."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
@@ -25,7 +25,7 @@ _FIRST_ATTEMPT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class _UsedUp:
-    """A budget that does not pay for a turn, and what is spent and held of it."""
+    """A budget that does not pay for a turn, and what was spent and is held of it."""
 
     period: str
     limit_usd: Decimal
@@ -34,7 +34,7 @@ class _UsedUp:
     starts_on: date
 
 
-# A row is returned only where the budget refuses.
+# A row is returned only if the budget refuses.
 _TAKE: Final = Statement(
     f"""
     select {columns(_UsedUp)} from turnkeeper.take_hold(
@@ -56,20 +56,20 @@ def take_hold(
     content: str,
     max_output_tokens: int,
 ) -> None:
-    """Hold the most that a turn can cost, or as much of its answer as the budget pays; the last lock of all.
+    """Hold the most that a turn can cost, or what the budget pays of a shorter answer; takes the last lock of all.
 
     Args:
         db: The transaction that has inserted the turn.
-        organization_id: Whose budget pays.
-        turn_id: The turn; its `max_output_tokens` becomes what is paid for.
+        organization_id: The organization whose budget pays.
+        turn_id: The turn; its `max_output_tokens` is lowered to what is paid for.
         priced: The model.
-        context_tokens: What prompts are cut to.
-        earlier_tokens: The most tokens of what the session may send along.
+        context_tokens: The length to which prompts are cut.
+        earlier_tokens: The most tokens of earlier messages that the prompt may include.
         content: The question.
-        max_output_tokens: What is asked for.
+        max_output_tokens: The limit that the client asked for.
 
     Raises:
-        RefusedError: The budget does not pay for an answer worth a call.
+        RefusedError: The budget pays for no answer that is worth a call.
     """
     prompt_tokens = most_prompt_tokens(earlier_tokens + most_text_tokens(content), context_tokens)
     price = price_of(priced, Usage(input_tokens=prompt_tokens), datetime.now(UTC))

@@ -1,6 +1,6 @@
-"""Idempotency keys: what a request that is sent again made before.
+"""Idempotency keys: finds the turn that an earlier request with the same key made.
 
-A key is written by the statement that inserts its turn, in `accept`.
+The statement that inserts a turn, in `accept`, also writes its key.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
@@ -30,7 +30,7 @@ _LOCK_KEY: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What a key stands for."""
+    """The request that a key stands for."""
 
     fingerprint: bytes
     turn_id: UUID
@@ -56,7 +56,7 @@ _HAS_TURN: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The turn that the same request made before."""
+    """The turn that the same request has made before."""
 
     turn_id: UUID
 
@@ -64,13 +64,13 @@ class Replayed:
 def replay(
     db: Connection, caller: Caller, key: str, fingerprint: bytes, remembered: timedelta
 ) -> Replayed | None:
-    """Look the key up; whoever is first holds its lock until its transaction ends.
+    """Look up the key; the first request holds its lock until its transaction ends.
 
     Args:
         db: The transaction that accepts the turn.
-        caller: Whose key it is.
+        caller: The caller that sent the key.
         key: The Idempotency-Key.
-        fingerprint: What the request says that the key stands for.
+        fingerprint: The fingerprint of this request.
         remembered: How long a key is remembered.
 
     Raises:
@@ -91,7 +91,7 @@ def replay(
             "the first request with this Idempotency-Key has not finished: send it again",
             retry_after_ms=_TRY_AGAIN_MS,
         ) from exc
-    # A statement of its own: its snapshot must be younger than the lock.
+    # A separate statement: its snapshot must be younger than the lock.
     earlier = _FIND_KEY.one_or_none(db, parameters)
     if earlier is None:
         return None
@@ -106,7 +106,7 @@ def replay(
 def has_turn(
     db: Connection, caller: Caller, key: str, fingerprint: bytes, idempotency_seconds: float
 ) -> bool:
-    """Say whether the same request was answered with a turn, and its Idempotency-Key is still remembered."""
+    """Return whether the same request has made a turn, and its Idempotency-Key is still remembered."""
     parameters = {
         "organization_id": caller.organization_id,
         "key": key,

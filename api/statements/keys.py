@@ -1,4 +1,4 @@
-"""API keys of the caller's organization; making one is `shared.postgres.accounts`."""
+"""API keys of the caller's organization; `shared.postgres.accounts` makes them."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
@@ -16,7 +16,7 @@ from shared.postgres.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class ShownKey:
-    """What a key is rendered from: all but its secret."""
+    """The columns from which a key is shown: all except its secret."""
 
     id: UUID
     role: str
@@ -69,7 +69,7 @@ def find_key(db: Connection, organization_id: UUID, key_id: UUID) -> ShownKey | 
 
 
 def revoke_key(db: Connection, organization_id: UUID, key_id: UUID) -> bool:
-    """Revoke a key; False when the organization has no such key."""
+    """Revoke a key; False if the organization has no such key."""
     return (
         db.execute(_REVOKE, {"organization_id": organization_id, "id": key_id}).scalar_one_or_none()
         is not None
@@ -77,5 +77,5 @@ def revoke_key(db: Connection, organization_id: UUID, key_id: UUID) -> bool:
 
 
 def key_is_valid(db: Connection, organization_id: UUID, key_id: UUID) -> bool:
-    """Say whether a key is neither revoked nor expired."""
+    """Return whether a key is neither revoked nor expired."""
     return bool(db.execute(_IS_VALID, {"organization_id": organization_id, "id": key_id}).scalar_one())

@@ -1,4 +1,4 @@
-"""Rows of the ledger, newest first. There are statements to read it here and none to change it."""
+"""Reads rows of the ledger, newest first. No statement here changes it."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
@@ -20,17 +20,17 @@ _BEFORE_ALL: Final = "-infinity"
 _AFTER_ALL: Final = "infinity"
 _LARGEST_ID: Final = UUID(int=2**128 - 1)
 
-# By the day that paid, so that sums are the budgets' own. A row is written on that day or, when the turn began before
-# midnight or waited long behind others, some time after; the index knows only when it was written.
+# By the day that paid, so that sums match the budgets'. A row is written on that day or, if the turn began before
+# midnight or waited long behind others, some time later; the index knows only when it was written.
 IS_WITHIN: Final = """
     {row}.day between cast(:first_day as date) and cast(:last_day as date)
     and {row}.created_at >= cast(:first_day as timestamp) at time zone 'UTC'
     and {row}.created_at < (cast(:last_day as timestamp) + interval '8 days') at time zone 'UTC'
 """
-"""A condition of the ledger's row `{row}`; the days are included."""
+"""A condition on the ledger's row `{row}`; both days are included."""
 
-# Of one session or turn: found by the turns' own index, since the ledger's is by time. As it is not the
-# planner's choice, a page of a large ledger never becomes a search through all of it.
+# Rows of one session or turn are found by the turns' index, since the ledger's is by time. The planner has no
+# choice here, so a page of a large ledger never becomes a search through all of it.
 _OF_SESSION: Final = """(
     select * from turnkeeper.ledger
     where organization_id = :organization_id and turn_id = any(array(
@@ -60,7 +60,7 @@ class LedgerEntry(ShownTokens):
 
 
 def _rows_from(source: str) -> Statement[LedgerEntry]:
-    """Return the statement; its bounds are never null, so that they are conditions of the index."""
+    """Return the statement; its bounds are never null, so that they are index conditions."""
     return Statement(
         f"""
         select {columns(LedgerEntry, "l")}
@@ -86,7 +86,7 @@ _TURN: Final = _rows_from(_OF_TURN)
 
 @dataclass(frozen=True, slots=True)
 class LedgerFilter:
-    """Which rows are meant; None is no condition. Days are those that paid, in UTC, and included."""
+    """The rows to read; None is no condition. Days are those that paid, in UTC, and both are included."""
 
     user: str | None = None
     session_id: UUID | None = None

@@ -1,4 +1,4 @@
-"""What rate limits have to know: whose session it is."""
+"""What rate limits must know: the user of a session."""
 
 from typing import Final
 from uuid import UUID

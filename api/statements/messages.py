@@ -17,7 +17,7 @@ from shared.postgres.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class ShownMessage:
-    """What a message is rendered from; one that no model wrote, or not to its end, has no tokens."""
+    """The columns from which a message is shown; only one that a model wrote to its end has tokens."""
 
     id: UUID
     session_id: UUID
@@ -50,7 +50,7 @@ _LIST: Final = Statement(
 def list_messages(
     db: Connection, caller: Caller, session_id: UUID, *, after: int, most: int
 ) -> Sequence[ShownMessage]:
-    """Return the messages past position `after` of a session that the caller was found to see."""
+    """Return the messages past position `after`; the session must be one that the caller may see."""
     parameters = {
         "organization_id": caller.organization_id,
         "session_id": session_id,

@@ -1,4 +1,4 @@
-"""What operators look at: each statement is bounded, and served by an index however many turns there are."""
+"""The SQL behind the operators' pages: each statement is bounded and uses an index, however many turns there are."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
@@ -25,12 +25,12 @@ MOST_WORKERS: Final = 200
 MOST_LEASES: Final = 2_000
 _LARGEST_ID: Final = UUID(int=2**128 - 1)
 _HELD: Final = ACTIVE - {TurnStatus.QUEUED}
-"""A worker has a turn that is one of these."""
+"""The statuses of a turn that a worker holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How many turns wait, how many of those for nothing but a worker, and how many run."""
+    """How many turns are waiting, how many of those only for a worker, and how many are running."""
 
     queued: int
     claimable: int
@@ -48,7 +48,7 @@ class OldestWaiting:
 
 @dataclass(frozen=True, slots=True)
 class FailureCount:
-    """How many turns failed by one fault, or expired, and the last of them."""
+    """How many turns failed with one fault, or expired, and the last of them."""
 
     code: str
     turns: int
@@ -57,9 +57,9 @@ class FailureCount:
 
 @dataclass(frozen=True, slots=True)
 class StretchDelays:
-    """How turns fared that were first claimed in one stretch of time.
+    """The delays of turns that were first claimed in one stretch of time.
 
-    Delays are the median and the 95th percentile, in seconds; None where no turn has that delay.
+    Each is the median and the 95th percentile, in seconds; None if no turn has that delay.
     """
 
     stretch: int
@@ -94,7 +94,7 @@ class ListedTurn:
 
 @dataclass(frozen=True, slots=True)
 class TurnReport(ShownTurn):
-    """All that the row of a turn says."""
+    """All columns of a turn's row that an operator sees."""
 
     user_name: str
     recovery: str
@@ -135,7 +135,7 @@ class LeasedTurn:
 
 @dataclass(frozen=True, slots=True)
 class FlaggedSession:
-    """A session that was marked for review, with the mark."""
+    """A session that is marked for review, with the mark."""
 
     id: UUID
     user_name: str
@@ -166,7 +166,7 @@ _OLDEST: Final = Statement(
     """,
     OldestWaiting,
 )
-# An id begins with the time of acceptance: it is the index that knows how old a turn is.
+# An id begins with the time of acceptance, so the index on ids knows how old a turn is.
 _FAILURES: Final = Statement(
     f"""
     select coalesce(code, '{TurnStatus.EXPIRED.value}') as code, count(*) as turns,
@@ -184,7 +184,7 @@ _FAILURES: Final = Statement(
     """,
     FailureCount,
 )
-# A turn that was given back has a later `claimable_at` than its first claim: its first wait is no longer known.
+# A turn that was handed back has a later `claimable_at` than its first claim: its first wait is no longer known.
 _DELAYS: Final = Statement(
     f"""
     with claimed as materialized (
@@ -212,7 +212,7 @@ _OF_LIST: Final = columns(ListedTurn)
 
 
 def _turns_where(condition: str) -> Statement[ListedTurn]:
-    """Return the statement that lists turns; the condition stands in it as it does in its index."""
+    """Return the statement that lists turns; the condition is spelled as in its index."""
     return Statement(
         f"""
         select {_OF_LIST} from turnkeeper.turns
@@ -224,7 +224,7 @@ def _turns_where(condition: str) -> Statement[ListedTurn]:
 
 
 _TURNS: Final = _turns_where("true")
-# No index by code: below row-level security `->>` is no condition of one.
+# No index by code: under row-level security `->>` cannot be an index condition.
 _TURNS_BY_FAULT: Final = Statement(
     f"""
     select * from (
@@ -249,7 +249,7 @@ _TURN: Final = Statement(
     """,
     TurnReport,
 )
-# The table knows no organization; how many turns a worker runs altogether is not asked for (I9).
+# The table has no organization; how many turns a worker runs in all is not read (I9).
 _WORKERS: Final = Statement(
     f"""
     select id, started_at, renewed_at, heard_at,
@@ -281,7 +281,7 @@ _FLAGGED: Final = Statement(
 
 
 def standing(db: Connection, organization_id: UUID) -> Standing:
-    """Return how many turns wait and run."""
+    """Return how many turns are waiting and running."""
     return _STANDING.one(db, {"organization_id": organization_id})
 
 
@@ -291,14 +291,14 @@ def oldest_waiting(db: Connection, organization_id: UUID) -> OldestWaiting | Non
 
 
 def failures_by_code(db: Connection, organization_id: UUID, oldest_id: UUID) -> Sequence[FailureCount]:
-    """Return how many turns failed by which fault, of those with an id from `oldest_id` on."""
+    """Return how many turns failed with which fault, of those with ids from `oldest_id` on."""
     return _FAILURES.all(db, {"organization_id": organization_id, "oldest_id": oldest_id})
 
 
 def delays(
     db: Connection, organization_id: UUID, since: datetime, stretch_seconds: int
 ) -> Sequence[StretchDelays]:
-    """Return the delays of turns that were first claimed since then, by stretches counted from 0."""
+    """Return the delays of turns first claimed since `since`, by stretches numbered from 0."""
     parameters = {"organization_id": organization_id, "since": since, "stretch_seconds": stretch_seconds}
     return _DELAYS.all(db, parameters)
 
@@ -326,24 +326,24 @@ def turns_of_organization(
 
 
 def turn_report(db: Connection, organization_id: UUID, turn_id: UUID) -> TurnReport | None:
-    """Return all that the row of a turn says."""
+    """Return the report of one turn."""
     return _TURN.one_or_none(db, {"organization_id": organization_id, "turn_id": turn_id})
 
 
 def workers(db: Connection, *, alive_seconds: float, deaf_seconds: float) -> Sequence[KnownWorker]:
-    """Return the worker processes; one that was not heard of for `alive_seconds` is taken for dead."""
+    """Return the worker processes; one that has not renewed its row for `alive_seconds` counts as dead."""
     return _WORKERS.all(db, {"alive_seconds": alive_seconds, "deaf_seconds": deaf_seconds})
 
 
 def leases(db: Connection, organization_id: UUID) -> Sequence[LeasedTurn]:
-    """Return the organization's turns that a worker holds, those that began first first."""
+    """Return the organization's turns that a worker holds, in the order in which they began."""
     return _LEASES.all(db, {"organization_id": organization_id})
 
 
 def flagged_sessions(
     db: Connection, organization_id: UUID, *, before: TimeCursor | None, most: int
 ) -> Sequence[FlaggedSession]:
-    """Return flagged sessions past `before`, those flagged last first."""
+    """Return flagged sessions past `before`, the last flagged first."""
     parameters = {
         "organization_id": organization_id,
         "before_at": before.at.isoformat() if before else "infinity",

@@ -1,4 +1,4 @@
-"""How often limits refused turns, by day, user and code."""
+"""Counts of turns refused by limits, by day, user and code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from sqlalchemy import Connection, text
 from shared.postgres.statement import Statement
 
 KEPT_DAYS: Final = 92
-"""Long enough to compare quarters. Older rows go when new ones are added."""
+"""Long enough to compare quarters. Older rows are deleted when new ones are added."""
 
-# A key that is bound to no user names a session, and that has one. The rows are locked in one order by all processes.
+# A key that is bound to no user names a session, which has a user. All processes lock the rows in the same order.
 _ADD: Final = text(
     """
     insert into turnkeeper.refusals as r (organization_id, day, user_name, code, scope, refused, last_at)
@@ -42,12 +42,12 @@ class RefusedOfUser:
     """How often one limit refused one user.
 
     Args:
-        user_name: The user; empty where the session was not known.
+        user_name: The user; empty if the session was not known.
         code: The limit's code.
-        scope: Which of the limits with that code; empty where there is one.
+        scope: Which of the limits with that code; empty if there is only one.
         refused: How often.
-        last_at: When it was last.
-        refused_of_all: How often limits refused anybody on these days.
+        last_at: When it happened last.
+        refused_of_all: How often limits refused any user on these days.
     """
 
     user_name: str
@@ -77,12 +77,12 @@ class Refused:
     """Refusals of one kind.
 
     Args:
-        user: Whose turns; None where only the session is known.
-        session_id: Of which session, where the user is not known.
+        user: The user who was refused; None if only the session is known.
+        session_id: The session, if the user is not known.
         code: The limit's code.
-        scope: Which of the limits with that code; empty where there is one.
+        scope: Which of the limits with that code; empty if there is only one.
         count: How many.
-        last_at: When the last one was.
+        last_at: When the last one happened.
     """
 
     user: str | None
@@ -94,7 +94,7 @@ class Refused:
 
 
 def add_refusals(db: Connection, organization_id: UUID, refused: Sequence[Refused]) -> None:
-    """Add what was refused, and forget what is older than `KEPT_DAYS`."""
+    """Add the refusals, and delete those older than `KEPT_DAYS`."""
     db.execute(
         _ADD,
         {
@@ -113,7 +113,7 @@ def add_refusals(db: Connection, organization_id: UUID, refused: Sequence[Refuse
 def refusals_by_user(
     db: Connection, organization_id: UUID, *, first_day: date, last_day: date, most: int
 ) -> Sequence[RefusedOfUser]:
-    """Return who was refused by which limit and how often, the most frequent first."""
+    """Return how often each limit refused each user, the most frequent first."""
     parameters = {
         "organization_id": organization_id,
         "first_day": first_day,

@@ -24,7 +24,7 @@ from shared.turn.turns import ACTIVE, SessionStatus, in_sql
 
 @dataclass(frozen=True, slots=True)
 class ShownSession(ShownTokens):
-    """What a session is rendered from."""
+    """The columns from which a session is shown."""
 
     id: UUID
     user_name: str
@@ -43,7 +43,7 @@ class ShownSession(ShownTokens):
 
 @dataclass(frozen=True, slots=True)
 class FoundSession(ShownSession):
-    """A session that a search found: by a message, of which it has the part around the hit, or by its title."""
+    """A session that a search found, by its title or by a message; then with the part of it around the hit."""
 
     message_excerpt: str | None
 
@@ -144,7 +144,7 @@ _UNFLAG: Final = Statement(
 )
 EXCERPT_LEAD: Final = 200
 _EXCERPT_LENGTH: Final = 600
-"""More than is shown: lower-casing may move the hit by a few characters."""
+"""More than is shown: lowercasing may move the hit by a few characters."""
 
 
 def open_session(
@@ -178,7 +178,7 @@ def find_session(db: Connection, caller: Caller, session_id: UUID) -> ShownSessi
 
 
 def session_exists(db: Connection, caller: Caller, session_id: UUID) -> bool:
-    """Say whether the caller sees the session."""
+    """Return whether the caller may see the session."""
     return bool(db.execute(_EXISTS, {**scope_of(caller), "session_id": session_id}).scalar_one())
 
 
@@ -221,7 +221,7 @@ def change_session(
     title: str | None,
     metadata: Mapping[str, Any] | None,
 ) -> ShownSession | None:
-    """Change a session that is not closed; None when there is no such open session."""
+    """Change a session that is not closed; None if there is no such open session."""
     parameters = {
         **scope_of(caller),
         "session_id": session_id,
@@ -233,7 +233,7 @@ def change_session(
 
 
 def close_session(db: Connection, caller: Caller, session_id: UUID) -> None:
-    """Close a session: from the commit on it takes no turn."""
+    """Close a session: from the commit on it accepts no turn."""
     db.execute(_CLOSE, {**scope_of(caller), "session_id": session_id})
 
 
@@ -251,12 +251,12 @@ def flag_session(
 
 
 def unflag_session(db: Connection, caller: Caller, session_id: UUID) -> ShownSession | None:
-    """Take a session's mark away."""
+    """Remove a session's mark."""
     return _UNFLAG.one_or_none(db, {**scope_of(caller), "session_id": session_id})
 
 
 def refuse_ended_session(status: str) -> None:
-    """Refuse what only an active session takes.
+    """Refuse what only an active session allows.
 
     Raises:
         RefusedError: The session is closed or expired.
@@ -285,5 +285,5 @@ def _position(before: TimeCursor | None) -> dict[str, Any]:
 
 
 def _escaped(query: str) -> str:
-    """Return `query` so that ILIKE takes it literally."""
+    """Return `query` escaped, so that ILIKE matches it literally."""
     return query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -18,7 +18,7 @@ from shared.postgres.statement import Statement
 from shared.turn.turns import ACTIVE, MessageStatus, Signal, StopReason, TurnStatus, sources_into
 
 _MOST_SINCE: Final = 20
-"""A session's turns run one after another: more do not begin while a subscription is broken."""
+"""A session's turns run one after another, so no more than this begin while a subscription is broken."""
 _VISIBLE: Final = """
     t.organization_id = :organization_id
     and (cast(:only_user as text) is null or t.user_name = :only_user)
@@ -27,7 +27,7 @@ _VISIBLE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class ShownTurn(ShownTokens):
-    """What a turn is rendered from and its events are written from."""
+    """The columns from which a turn is shown and its events are written."""
 
     id: UUID
     session_id: UUID
@@ -58,7 +58,7 @@ class ShownTurn(ShownTokens):
 
 @dataclass(frozen=True, slots=True)
 class TurnWithText(ShownTurn):
-    """A turn with the text that is stored of it, and how far its last checkpoint reaches."""
+    """A turn with its stored text, and how far its last checkpoint reaches."""
 
     checkpoint_seq: int | None
     checkpoint_attempt: int | None
@@ -77,12 +77,12 @@ class _ChangedTurn(ShownTurn):
 
 _STORED: Final = columns(ShownTurn, "t", without=frozenset({"last_seq"}))
 STORED_COLUMNS: Final = f"{_STORED}, t.last_seq"
-"""A `ShownTurn` as its row has it."""
+"""The columns of a `ShownTurn`, from its row."""
 TURN_WITH_CHECKPOINT: Final = """
     left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
 """
 LAST_SEQ: Final = "greatest(t.last_seq, c.seq) as last_seq"
-"""As far as a running attempt is known; with `TURN_WITH_CHECKPOINT`."""
+"""The usage known of a running attempt; needs `TURN_WITH_CHECKPOINT`."""
 _COLUMNS: Final = f"{_STORED}, {LAST_SEQ}"
 
 _FIND: Final = Statement(
@@ -134,8 +134,8 @@ _NEWEST: Final = text(
     """
 )
 
-# A turn that waits is stopped here and at once; one that runs is asked. What an earlier attempt had shown of
-# a turn that waits again is kept (I5): its checkpoint becomes the partial answer.
+# A waiting turn is stopped here at once; a running one is asked to stop. If a turn waits again after an attempt,
+# the text that was shown is kept (I5): its checkpoint becomes the partial answer.
 _STOP: Final = Statement(
     f"""
     with stopped as (
@@ -183,7 +183,7 @@ _STOP: Final = Statement(
     """,
     _ChangedTurn,
 )
-# In the order of their numbers, as every statement that locks several of a session's turns.
+# In the order of their numbers, like every statement that locks several turns of a session.
 _LOCK_ACTIVE: Final = text(
     f"""
     select t.id from turnkeeper.turns as t
@@ -202,19 +202,19 @@ _DROP_MESSAGES: Final = text(
 )
 _STOPS_AT_ONCE: Final = sources_into(Signal.STOP, TurnStatus.STOPPED)
 _ASKS: Final = sources_into(Signal.STOP, TurnStatus.STOPPING) - {TurnStatus.STOPPING}
-"""A turn that was asked before keeps the first asking's time and reason."""
+"""A turn that was asked to stop before keeps the time and reason of the first request."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoppedTurn:
-    """What a stop found.
+    """The result of a stop.
 
     Args:
         row: The turn as it is now.
         is_new: Whether this stop changed it.
-        content: The text kept of a turn that waited again after an attempt.
-        next_turn: The turn of the session that waits behind it.
-        traceparent: Of a turn that this stop changed, the trace that it was accepted in; empty for none.
+        content: The text that is kept of a turn that waited again after an attempt.
+        next_turn: The turn of the session that is waiting behind it.
+        traceparent: The trace in which a turn that this stop changed was accepted; empty for none.
     """
 
     row: ShownTurn
@@ -263,21 +263,21 @@ def turns_since(db: Connection, caller: Caller, session_id: UUID, known: UUID | 
 
 
 def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> TurnWithText | None:
-    """Return a turn with the text that is stored of it: the answer, or the last checkpoint."""
+    """Return a turn with its stored text: the answer, or the last checkpoint."""
     return _STATE.one_or_none(db, {**scope_of(caller), "turn_id": turn_id})
 
 
 def turns_ahead(db: Connection, seen: Mapping[UUID, int]) -> frozenset[UUID]:
-    """Return which of the turns are over, or have a checkpoint past the number that is given for them."""
+    """Return which of the turns are over, or have a checkpoint past the number given for them."""
     parameters = {"turns": list(seen), "seqs": list(seen.values())}
     return frozenset(db.execute(_AHEAD, parameters).scalars())
 
 
 def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason) -> StoppedTurn | None:
-    """Stop a turn that waits, ask one that runs; one that was asked or has ended is left as it is.
+    """Stop a waiting turn, or ask a running one to stop; one that was asked before or has ended stays as it is.
 
     Returns:
-        The turn as it is now; None when the caller sees no such turn.
+        The turn as it is now; None if the caller sees no such turn.
     """
     parameters = {
         **scope_of(caller),
@@ -296,10 +296,10 @@ def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason)
 
 
 def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[UUID]:
-    """Hold a session's turns that have not ended as they are, and return which they are, oldest first.
+    """Lock a session's turns that have not ended, and return them, oldest first.
 
-    A turn that is being settled is waited for and is not among them. The session's own row must not be
-    locked yet: whoever settles a turn locks the turn and then the session.
+    A turn that is being settled is waited for and left out. The session's row must not be locked yet: settling
+    locks the turn first and then the session.
     """
     parameters = {**scope_of(caller), "session_id": session_id, "active": sorted(ACTIVE)}
     return list(db.execute(_LOCK_ACTIVE, parameters).scalars())
@@ -308,9 +308,9 @@ def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[
 def stop_session(
     db: Connection, caller: Caller, session_id: UUID, reason: StopReason, *, drops: bool = False
 ) -> list[StoppedTurn]:
-    """Stop all that is queued or running of a session, as one: nothing of it begins in between.
+    """Stop all queued and running turns of a session together: none of them begins in between.
 
-    With `drops` the messages go with the turns, even an answer that is still being written.
+    With `drops` the messages are removed with the turns, even an answer that is still being written.
 
     Returns:
         The turns as they are now, oldest first.

@@ -1,4 +1,4 @@
-"""What the ledger adds up to, by day, user or model, and altogether."""
+"""Sums of the ledger: by day, user or model, and in all."""
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
 
@@ -20,13 +20,13 @@ from shared.postgres.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class AddedUp(ShownTokens):
-    """What a part of the ledger adds up to.
+    """The sums of a part of the ledger.
 
     Args:
-        position: 0 for all of it, else the group's place in the order that was asked for.
-        name: The day, user or model; None for all of them.
+        position: 0 for the whole, else the group's place in the requested order.
+        name: The day, user or model; None for the whole.
         attempts: Rows of the ledger.
-        turns: Turns that they belong to, each counted once.
+        turns: The turns that they belong to, each counted once.
         cost_usd: What they cost.
     """
 
@@ -47,7 +47,7 @@ def _usage_by(
 ) -> Statement[AddedUp]:
     """Return the statement that groups by `name_of`, an expression of type `kind` of the ledger's row `{row}`.
 
-    A turn is counted at the first of its attempts that is there: most have one attempt and need no look at
+    A turn is counted at the first of its attempts in range: most turns have one attempt and need no look at
     others, and nothing is sorted to tell turns apart.
     """
     is_past, order = ("<", "name desc") if newest_first else (">", "name")
@@ -91,7 +91,7 @@ _STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], Statement[AddedUp]]] = 
         )
         for group, name_of, kind in (
             (UsageGroup.DAY, "{row}.day", "date"),
-            # The same order in every database, so that a cursor means the same everywhere.
+            # The same order in every database, so that a cursor has the same meaning everywhere.
             (UsageGroup.USER, '{row}.user_name collate "C"', "text"),
             (UsageGroup.MODEL, '{row}.model collate "C"', "text"),
         )
@@ -111,7 +111,7 @@ def add_up(
     past: date | str | None,
     most: int,
 ) -> tuple[AddedUp, Sequence[AddedUp]]:
-    """Return the totals of these days, and those of each group past `past`; by cost there is no `past`."""
+    """Return the totals of these days, and of each group past `past`; the order by cost has no `past`."""
     totals, *groups = _STATEMENTS[group, sort].all(
         db,
         {

@@ -1,1 +1,1 @@
-"""What a deployment sets: the variables, how they are read and checked, and where connections may go."""
+"""What a deployment configures: the variables, how they are read and checked, and where connections may go."""

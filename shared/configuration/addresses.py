@@ -1,7 +1,7 @@
-"""Which hosts and addresses are on the public internet, by their spelling alone.
+"""Decides which hosts and addresses are on the public internet, by their spelling alone.
 
-Python's `is_global` passes multicast, the addresses that embed others and what clouds put beside
-theirs, and it changes with the version: what decides here stands here.
+Python's `is_global` passes multicast, addresses that embed others and the internal addresses of clouds,
+and it changes with the version. So the ranges that decide are listed here.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ _METADATA: Final = frozenset(
     ipaddress.ip_address(address)
     for address in ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")
 )
-"""Where clouds tell machines their secrets: AWS and most others, Alibaba, Azure, Oracle, AWS by IPv6."""
+"""Where clouds give machines their secrets: AWS and most others, Alibaba, Azure, Oracle, AWS by IPv6."""
 
 _REFUSED_V4: Final = tuple(
     (ipaddress.IPv4Network(network), reason)
@@ -34,7 +34,7 @@ _REFUSED_V4: Final = tuple(
         ("240.0.0.0/4", "reserved"),
     )
 )
-"""RFC 6890 and the registry that it began, as of 2026."""
+"""RFC 6890 and the registry that it started, as of 2026."""
 
 _REFUSED_V6: Final = tuple(
     (ipaddress.IPv6Network(network), reason)
@@ -52,7 +52,7 @@ _REFUSED_V6: Final = tuple(
     )
 )
 _PUBLIC_V6: Final = ipaddress.IPv6Network("2000::/3")
-"""All that is given out for the public internet (RFC 4291); the rest is reserved or embeds something."""
+"""All addresses assigned to the public internet (RFC 4291); the rest is reserved or embeds another address."""
 _EMBEDDING: Final = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), "IPv4-mapped"),
     (ipaddress.IPv6Network("::ffff:0:0:0/96"), "IPv4-translated"),
@@ -60,7 +60,7 @@ _EMBEDDING: Final = (
     (ipaddress.IPv6Network("::/96"), "IPv4-compatible"),
 )
 _PASSABLE: Final = frozenset({"IPv4-mapped", "NAT64"})
-"""Forms in which a resolver gives a public address; the others lead nowhere or to somebody's tunnel."""
+"""Forms in which a resolver returns a public address; the others lead nowhere or into a tunnel."""
 
 _INTERNAL_NAMES: Final = (".localhost", ".internal", ".local", ".localdomain", ".home.arpa")
 _NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?")
@@ -69,7 +69,7 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def refusal_of_address(address: str) -> str | None:
-    """Return in a word or two why `address` is not on the public internet, None when it is.
+    """Return in a word or two why `address` is not on the public internet; None if it is.
 
     Args:
         address: An IPv4 or IPv6 address, as `getaddrinfo` spells it.
@@ -95,7 +95,7 @@ def refusal_of_address(address: str) -> str | None:
 
 
 def refusal_of_host(host: str) -> str | None:
-    """Return why the name or address of a URL is by its spelling alone internal, None when it is not."""
+    """Return why the name or address of a URL is internal, by its spelling alone; None if it is not."""
     name = host.lower().rstrip(".")
     if _is_address(name):
         return refusal_of_address(name)
@@ -103,10 +103,10 @@ def refusal_of_host(host: str) -> str | None:
 
 
 def is_plain_host(host: str) -> bool:
-    """Say whether `host` is a name in ASCII or an address in its usual form.
+    """Return whether `host` is a name in ASCII or an address in its usual form.
 
     `2130706433`, `0x7f.1`, `127.1` and `0177.0.0.1` are spellings of an address that only some parsers
-    take for one, which is what makes them useful to whoever wants to pass a check.
+    accept, which makes them useful to an attacker who wants to pass a check.
     """
     name = host.lower()
     if _is_address(name):
@@ -116,7 +116,7 @@ def is_plain_host(host: str) -> bool:
 
 
 def is_plain_entry(entry: str) -> bool:
-    """Say whether an entry of a list for `is_listed` can match anything: `host`, `host:port` or `[::1]:port`."""
+    """Return whether `is_listed` can match an entry: `host`, `host:port` or `[::1]:port`."""
     if _is_address(entry):
         return is_plain_host(entry)
     found = _ENTRY.fullmatch(entry)
@@ -127,11 +127,11 @@ def is_plain_entry(entry: str) -> bool:
 
 
 def is_listed(host: str, port: int, listed: frozenset[str]) -> bool:
-    """Say whether `host`, or `host:port`, is in a list of names in lower case.
+    """Return whether `host`, or `host:port`, is in a list of names in lower case.
 
     Args:
         host: A name or an address, IPv6 without brackets.
-        port: Where it is connected to.
+        port: The port of the connection.
         listed: Hosts with or without a port; IPv6 with a port needs brackets.
     """
     name = host.lower().rstrip(".")

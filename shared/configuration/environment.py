@@ -1,7 +1,7 @@
-"""What an environment variable is, and how its text becomes the value of a field.
+"""How an environment variable is declared and read, and how its text becomes the value of a field.
 
 A variable is declared once, at the field that it fills. The reader, the checks, the reference page and `.env.example`
-derive from the declaration. What is wrong is gathered, so that an operator corrects it in one go.
+derive from the declaration. All problems are gathered, so that an operator can correct them in one go.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ _MADE_FROM: Final = "made_from"
 
 
 class Section(StrEnum):
-    """Where a variable stands on the reference page and in `.env.example`, in their order."""
+    """The sections of the reference page and of `.env.example`, in their order."""
 
     PROVIDER = "Provider"
     SERVERS = "Servers"
@@ -33,7 +33,7 @@ class Section(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a rule sees of a variable: its text, and where to report what is wrong with it."""
+    """What a rule sees of a variable: its text, and methods to report problems with it."""
 
     name: str
     text: str
@@ -41,19 +41,19 @@ class Given:
     problems: list[str]
 
     def problem(self, what: str) -> None:
-        """Report a problem; `what` follows the variable's name, and repeats no secret."""
+        """Report a problem; `what` follows the variable's name and must not repeat a secret."""
         self.problems.append(f"{self.name} {what}")
 
     def refuse(self, remedy: str) -> None:
-        """Report that the text cannot be used, with what to use instead."""
+        """Report that the text cannot be used, and what to use instead."""
         self.problem(f"{'is not valid' if self.is_secret else f'is {self.text!r}'}: {remedy}")
 
     def needs(self, module: str, extra: str) -> None:
-        """Report a package that the variable needs and that is not installed.
+        """Report a package that the variable needs, if it is not installed.
 
         Args:
-            module: What it is imported as.
-            extra: What our package calls it.
+            module: Its import name.
+            extra: The extra of our package that installs it.
         """
         try:
             is_there = find_spec(module) is not None
@@ -66,7 +66,7 @@ class Given:
 
 
 Rule: TypeAlias = Callable[[Given], T]
-"""Makes a value of a text. A text that is not valid is reported, and any value of the type stands in for it."""
+"""Turns a text into a value. An invalid text is reported, and some value of the type stands in for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +74,12 @@ class Variable(Generic[T]):
     """One environment variable.
 
     Args:
-        name: As operators write it.
-        default: Its text when it is unset, blank or empty.
+        name: Its name in the environment.
+        default: Its text if it is unset, blank or empty.
         meaning: One or two sentences for operators.
         section: Its place in the documentation.
-        rule: What makes a value of its text.
-        required: When it may not be missing, in words; empty: never.
+        rule: Turns its text into a value.
+        required: When it must be set, in words; empty if never.
         secret: Whether its text is a credential or may hold one.
     """
 
@@ -113,7 +113,7 @@ def filled_by(declared: Variable[T]) -> T:
 
 
 def made_from(*declared: Variable[Any]) -> Any:
-    """Declare that code makes a field of a dataclass from variables."""
+    """Declare that code computes a field of a dataclass from these variables."""
     return field(metadata={_MADE_FROM: declared})
 
 
@@ -126,7 +126,7 @@ def variables_of(settings: "type[DataclassInstance]") -> Iterator[Variable[Any]]
 
 
 class Reader:
-    """Reads variables and gathers what is wrong with them."""
+    """Reads variables and gathers the problems with them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -141,7 +141,7 @@ class Reader:
         return bool(self._own(declared))
 
     def value(self, declared: Variable[T]) -> T:
-        """Return the variable's value; where its text is missing or not valid, one that stands in for it."""
+        """Return the variable's value; if its text is missing or invalid, a value that stands in for it."""
         text = self.text(declared)
         given = Given(declared.name, text, declared.secret, self.problems)
         if declared.required and not text:
@@ -149,7 +149,7 @@ class Reader:
         return declared.rule(given)
 
     def values(self, settings: "type[DataclassInstance]") -> dict[str, Any]:
-        """Return the value of every field of a dataclass that one variable fills, by the field's name."""
+        """Return, by field name, the value of every field of a dataclass that is filled by one variable."""
         return {
             each.name: self.value(each.metadata[_FILLED_BY])
             for each in fields(settings)

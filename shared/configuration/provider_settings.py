@@ -1,4 +1,4 @@
-"""The provider's part of the configuration: which one, where, for how long, at what price."""
+"""The provider's part of the configuration: which provider, its address, its timeouts and its prices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ PROVIDER: Final = Variable(
 class Dialect:
     """The variables that name a provider's endpoint, and the rates that a price of its models must have.
 
-    The scripted provider has one model, asks for no key and has no price in any file.
+    The scripted provider has one model, needs no key and has no price in any file.
     """
 
     base_url: Variable[str]
@@ -55,7 +55,7 @@ class Dialect:
     rates: frozenset[str] = frozenset()
 
     def variables(self) -> tuple[Variable[str], ...]:
-        """Return those that there are."""
+        """Return the variables that this dialect has."""
         return tuple(each for each in (self.base_url, self.model, self.api_key) if each is not None)
 
 
@@ -245,7 +245,7 @@ class ProviderSettings:
 
 
 def read_provider(read: Reader, *, production: bool) -> tuple[ProviderSettings, tuple[str, ...]]:
-    """Return the provider and what an operator should be warned of; problems are left with `read`."""
+    """Return the provider and the warnings for an operator; problems are left with `read`."""
     name = read.value(PROVIDER)
     dialect = DIALECTS[name]
     allowed_hosts = read.value(_ALLOWED_HOSTS)
@@ -283,13 +283,13 @@ def read_provider(read: Reader, *, production: bool) -> tuple[ProviderSettings, 
 
 
 def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[str, ...]]:
-    """Read what is known of the model's price and nothing else, so that it can be shown without keys.
+    """Read only what is known of the model's price, so that it can be shown without keys.
 
     Args:
         environ: The environment; an empty variable counts as unset.
 
     Returns:
-        The model and what is to be said of its price.
+        The model, and warnings about its price.
 
     Raises:
         SettingsError: The message names every problem.
@@ -333,7 +333,7 @@ def _price_warnings(priced: PricedModel) -> tuple[str, ...]:
 def _check_provider_url(
     read: Reader, name: str, url: str, *, production: bool, allowed_hosts: frozenset[str]
 ) -> None:
-    """Refuse what is no plain http(s) base URL; the message never repeats one with a password in it."""
+    """Refuse a URL that is not a plain http(s) base URL; the message never repeats one that contains a password."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -1,4 +1,4 @@
-"""How the texts of variables become values: each rule takes what is given and reports what it cannot use."""
+"""The rules by which a variable's text becomes a value: each takes the text and reports one that it cannot use."""
 
 import ipaddress
 from decimal import Decimal, InvalidOperation
@@ -22,7 +22,7 @@ def text(given: Given) -> str:
 
 
 def one_of(*allowed: Word) -> Rule[Word]:
-    """Take one of the words; the first stands in for another."""
+    """Take one of the words; the first stands in for any other text."""
 
     def rule(given: Given) -> Word:
         for word in allowed:
@@ -59,17 +59,17 @@ def whole(least: int, most: int | None = None) -> Rule[int]:
 
 
 def capped(rule: Rule[int], most: int) -> Rule[int]:
-    """Take what `rule` takes, and lower to `most` what is above it."""
+    """Take what `rule` takes, and lower larger numbers to `most`."""
     return lambda given: min(rule(given), most)
 
 
 def optional(rule: Rule[T]) -> Rule[T | None]:
-    """Take what `rule` takes; nothing is None."""
+    """Take what `rule` takes; an empty text is None."""
     return lambda given: rule(given) if given.text else None
 
 
 def amount(given: Given) -> Decimal:
-    """Take a plain decimal: digits with at most one point, nothing before or behind."""
+    """Take a plain decimal: digits with at most one point, and nothing before or after."""
     if given.text.isascii() and given.text.replace(".", "", 1).isdigit():
         try:
             return Decimal(given.text)
@@ -80,7 +80,7 @@ def amount(given: Given) -> Decimal:
 
 
 def seconds(given: Given) -> float:
-    """Take seconds, more than none."""
+    """Take a positive number of seconds."""
     taken = amount(given)
     if taken <= 0:
         given.refuse("use a number of seconds above 0")
@@ -111,7 +111,7 @@ def ip_address(given: Given) -> str:
 
 
 def server_url(*schemes: str) -> Rule[str]:
-    """Take the URL of a server by its scheme; it may hold a password and is not repeated."""
+    """Take the URL of a server with one of the schemes; it may hold a password and is not repeated."""
 
     def rule(given: Given) -> str:
         if given.text and _split(given.text).scheme not in schemes:
@@ -131,7 +131,7 @@ def hosts(given: Given) -> frozenset[str]:
 
 
 def origins(given: Given) -> frozenset[str]:
-    """Take a list of origins of pages."""
+    """Take a list of origins of web pages."""
     listed = _listed(given)
     for origin in sorted(listed):
         parts = _split(origin)
@@ -141,7 +141,7 @@ def origins(given: Given) -> frozenset[str]:
 
 
 def collector_url(given: Given) -> str:
-    """Take the base URL of a collector of traces; empty where traces are off."""
+    """Take the base URL of a collector of traces; empty if traces are off."""
     url = given.text.rstrip("/")
     if url:
         parts = _split(url)
@@ -152,7 +152,7 @@ def collector_url(given: Given) -> str:
 
 
 def sentry_dsn(given: Given) -> Secret:
-    """Take where errors are reported to; empty for nowhere."""
+    """Take the address to which errors are reported; empty for none."""
     if given.text:
         parts = _split(given.text)
         project = parts.path.rpartition("/")[2]
@@ -165,12 +165,12 @@ def sentry_dsn(given: Given) -> Secret:
 
 
 def _listed(given: Given) -> frozenset[str]:
-    """Return what a list with commas names, in lower case."""
+    """Return the entries of a list with commas, in lower case."""
     return frozenset(part.strip().lower() for part in given.text.split(",") if part.strip())
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of a URL, all of them empty where it cannot be split, such as `http://[::1`."""
+    """Return the parts of a URL; all are empty if it cannot be split, such as `http://[::1`."""
     try:
         return urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A string that is not shown."""
+"""Wraps a string that must not be shown, such as a key or a password."""
 
 
 class Secret:
@@ -7,7 +7,6 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        """Wrap `value`."""
         self._value = value
 
     def reveal(self) -> str:

@@ -1,6 +1,6 @@
 """The configuration: environment variables, read once into one frozen object.
 
-A field's declaration is all that a variable needs. All problems are reported together.
+To add a variable, declare its field: nothing else is needed. All problems are reported together.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from shared.redis.limit_scripts import MOST_TURNS
 _MOST_DAYS: Final = 36_500
 _MOST_TICKET_SECONDS: Final = 60
 MOST_METRICS_PORT: Final = 65_533
-"""Relay and worker have the two ports above it."""
+"""The relay and the worker use the next two ports."""
 _OWN_SERVER: Final = "(`turnkeeper up` without it starts a server of its own)"
 
 ENVIRONMENT: Final = Variable(
@@ -55,7 +55,7 @@ class Settings:
     """The whole configuration of a process."""
 
     providers: tuple[ProviderSettings, ...]
-    """In the order in which they are asked: the first answers."""
+    """In the order in which they are asked; the first one answers."""
     database_url: str = variable(
         "DATABASE_URL",
         "",
@@ -293,7 +293,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         environ: The environment; a blank variable counts as unset.
 
     Raises:
-        SettingsError: It cannot run; the message names every problem.
+        SettingsError: The configuration cannot run; the message names every problem.
     """
     read = Reader(environ)
     settings = read_settings(read)
@@ -303,7 +303,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def read_settings(read: Reader) -> Settings:
-    """Return the configuration; problems are left with `read`, and something stands in for what is wrong."""
+    """Return the configuration; problems are left with `read`, and some value stands in for each wrong one."""
     production = read.value(ENVIRONMENT)
     provider, warnings = read_provider(read, production=production)
     settings = Settings(

@@ -1,4 +1,4 @@
-"""Every environment variable, for the pages and tests that list them."""
+"""The list of all environment variables, for the pages and tests that show it."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,7 +11,7 @@ from shared.configuration.settings import Settings
 def _declared() -> Iterator[Variable[Any]]:
     yield PROVIDER
     for dialect in DIALECTS.values():
-        yield from dialect.variables()  # together, though they fill several fields
+        yield from dialect.variables()  # together, although they fill several fields
     yield from variables_of(ProviderSettings)
     yield from variables_of(Settings)
 

@@ -1,1 +1,1 @@
-"""What a turn is to everyone: its states, its events, and what a reader makes of them. No I/O."""
+"""What every process knows of a turn: its states, its events, and how a reader puts them together. No I/O."""

@@ -1,11 +1,11 @@
-"""Numbered facts about a turn, encoded once.
+"""The events of a turn: one class for each type with its fields, and how they are numbered and encoded.
 
-The same bytes are the log's entry, the pub/sub payload and the websocket frame, so what a relay
-forwards is what the worker wrote.
+An event is encoded once. The same bytes are the log entry, the pub/sub payload and the body of the websocket frame,
+so a relay forwards exactly what the worker wrote.
 
-One class for each type says what the type adds, what that means and whether it may be null; the reference page and the
-clients' types are written from these classes. A field that a type gets later needs a default, and is left out where
-it has it: logs that were written before lack it.
+Each class states which fields its type adds, what they mean and whether they may be null; the reference page and the
+clients' types are written from these classes. A field that is added to a type later needs a default, and is left out
+when it has that value: logs written before the change lack it.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from shared.turn.turns import FinishReason, StopReason, TurnStatus
 
 
 class EventType(StrEnum):
-    """The types of the wire protocol; the last five are never numbered and only on streams."""
+    """The types of the wire protocol; the last five are never numbered and appear only on streams."""
 
     TURN_QUEUED = "turn_queued"
     TURN_STARTED = "turn_started"
@@ -60,7 +60,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """What an event's type adds to the envelope; `EventEncoder` puts the two together."""
+    """The fields that a type adds to the envelope; `EventEncoder` joins the two."""
 
 
 class TurnQueued(Event, frozen=True, tag=EventType.TURN_QUEUED.value):
@@ -157,7 +157,7 @@ class Snapshot(Event, frozen=True, tag=EventType.SNAPSHOT.value):
 
 
 class StreamEvent(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """An event that has no envelope: it is whole as it is."""
+    """An event without an envelope."""
 
     def encoded(self) -> bytes:
         """Return JSON in UTF-8."""
@@ -214,7 +214,7 @@ ONLY_ON_STREAMS: Final[tuple[type[Event] | type[StreamEvent], ...]] = (
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a relay must know of an event to deliver it; all else is forwarded unread."""
+    """What a relay must know of an event to deliver it; the rest is forwarded unread."""
 
     type: str
     session_id: str
@@ -242,12 +242,11 @@ def timestamp(moment: datetime) -> str:
 
 
 class EventEncoder:
-    """Encodes one turn's events; what does not change is encoded when it is made."""
+    """Encodes one turn's events; the constant parts are encoded when the encoder is made."""
 
     __slots__ = ("_content", "_ids", "_reasoning")
 
     def __init__(self, session_id: UUID, turn_id: UUID) -> None:
-        """Prepare for the events of `turn_id`."""
         ids = f'"session_id":"{session_id}","turn_id":"{turn_id}","seq":'
         self._ids = ids.encode()
         self._content = f'{{"type":"content_delta",{ids}'.encode()
@@ -257,10 +256,10 @@ class EventEncoder:
         """Encode any event.
 
         Args:
-            event: What its type adds to the envelope.
+            event: The fields that its type adds to the envelope.
             seq: Its number in the turn, from 1.
-            attempt: The attempt that says it; 0 before the first.
-            ts: When, as `timestamp` gives it.
+            attempt: The attempt that it belongs to; 0 before the first.
+            ts: Its time, as formatted by `timestamp`.
 
         Returns:
             JSON in UTF-8: the type, the envelope, the type's own fields.
@@ -277,7 +276,7 @@ class EventEncoder:
         )
 
     def delta(self, reasoning: bool, seq: int, attempt: int, ts: str, text: str) -> bytes:
-        """Encode a `content_delta` or `reasoning_delta`; the delta path's share of `encode`."""
+        """Encode a `content_delta` or `reasoning_delta`: a fast `encode` for the delta path."""
         return b'%b%d,"attempt":%d,"ts":"%b","delta":%b}' % (
             self._reasoning if reasoning else self._content,
             seq,

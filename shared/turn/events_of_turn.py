@@ -1,7 +1,7 @@
-"""Events that can be written from a turn's row alone: its acceptance and its end.
+"""The events that are written from a turn's row alone: those of its acceptance and of its end.
 
-The api, the worker, the sweeper and a relay whose log was lost all write the very same bytes from the
-same row, so whoever comes second changes nothing.
+The api, the worker, the sweeper and a relay whose log was lost all write the same bytes from the
+same row, so a second writer changes nothing.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _BEFORE_ANY_ATTEMPT: Final = 0
 def accept_events(row: AcceptedRow) -> list[tuple[int, bytes]]:
     """Return the events of a turn's acceptance, each with its seq.
 
-    `turn_queued` is 1; `title_updated` is 2 when this turn gave its session the title.
+    `turn_queued` is 1; `title_updated` is 2 if this turn gave its session the title.
     """
     encoder = EventEncoder(row.session_id, row.id)
     at = timestamp(row.queued_at)
@@ -34,11 +34,11 @@ def accept_events(row: AcceptedRow) -> list[tuple[int, bytes]]:
 
 
 def queued_stop_events(row: EndedRow, content: str = "") -> Sequence[bytes]:
-    """Return the last two events of a turn that was stopped while it waited: the stop and `done`.
+    """Return the last two events of a turn that was stopped while it was waiting: the stop and `done`.
 
     Args:
         row: The settled row; the two events are numbered `last_seq - 1` and `last_seq`.
-        content: The text kept of an earlier attempt.
+        content: The text of an earlier attempt that is kept.
     """
     encoder = EventEncoder(row.session_id, row.id)
     requested = encoder.encode(
@@ -51,7 +51,7 @@ def queued_stop_events(row: EndedRow, content: str = "") -> Sequence[bytes]:
 
 
 def stop_requested(row: EndedRow) -> StopRequested:
-    """Return the event of the stop that the row knows."""
+    """Return the event of the stop that is recorded in the row."""
     return StopRequested(cast("StopReason | None", row.stop_reason))
 
 
@@ -60,10 +60,10 @@ def done_event(row: EndedRow, content: str | None) -> bytes:
 
     Args:
         row: The settled row.
-        content: The stored answer's text; None or empty when none is stored.
+        content: The stored answer's text; None or empty if none is stored.
     """
     done = Done(
-        # As they stand: a newer release may have written a word that this one does not know.
+        # Passed on unchecked: a newer release may have written a word that this one does not know.
         status=cast("TurnStatus", row.status),
         finish_reason=cast("FinishReason | None", row.finish_reason),
         stop_reason=cast("StopReason | None", row.stop_reason),
@@ -78,7 +78,7 @@ def done_event(row: EndedRow, content: str | None) -> bytes:
 
 
 def usage_of(row: CountedRow) -> Usage:
-    """Return the tokens that a row of turns, messages, sessions or the ledger holds."""
+    """Return the tokens in a row of turns, messages, sessions or the ledger."""
     return Usage(
         input_tokens=row.input_tokens or 0,
         cache_read_tokens=row.cache_read_tokens or 0,

@@ -1,8 +1,8 @@
-"""What a message is made of: an ordered list of parts, each of one kind, with the JSON that stores and shows it.
+"""The parts of a message: an ordered list, each part of one kind, and the JSON in which it is stored and shown.
 
-A prompt, an answer and a stored message are lists of the same parts. Today they hold text and reasoning; a further
-kind is a class in `Part`, and each `match` over parts that does not know it fails the type check. Deltas do not pass
-through here.
+A prompt, an answer and a stored message are lists of the same parts. Today they hold text and reasoning. A new kind
+is a class in `Part`, and each `match` over parts that lacks it then fails the type check. Deltas do not pass through
+here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ import msgspec
 
 
 class Text(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    """Text that was written to the reader."""
+    """Text for the reader."""
 
     text: str
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
-    """The model's thinking, kept apart from the text."""
+    """The model's thinking, kept separate from the text."""
 
     text: str
 
@@ -32,7 +32,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def parts_of(content: str, reasoning: str = "") -> Parts:
-    """Return the parts of a message that is known by its text; an empty text is no part."""
+    """Return the parts of a message with this text and reasoning; an empty one makes no part."""
     thought: Parts = (Reasoning(reasoning),) if reasoning else ()
     return (*thought, Text(content)) if content else thought
 
@@ -48,7 +48,7 @@ def reasoning_of(parts: Iterable[Part]) -> str:
 
 
 def join_parts(first: Parts, second: Parts) -> Parts:
-    """Return two messages as one: a blank line separates the texts that meet."""
+    """Return two messages as one, with a blank line between the texts that meet."""
     if first and second and isinstance(end := first[-1], Text) and isinstance(start := second[0], Text):
         return (*first[:-1], Text(f"{end.text}{_JOINT}{start.text}"), *second[1:])
     return (*first, *second)
@@ -60,7 +60,7 @@ def encode_parts(parts: Sequence[Part]) -> bytes:
 
 
 def decode_parts(encoded: bytes | str) -> Parts:
-    """Read parts from JSON; members that are not known are ignored.
+    """Read parts from JSON; unknown members are ignored.
 
     Raises:
         msgspec.DecodeError: It is not JSON, or not a list of parts of known types.

@@ -1,10 +1,9 @@
 """How a reader gets every event of a turn once and in order, whatever pub/sub and the log lose (I4).
 
-Live events may be lost, repeated, late or out of order. The log may not: it is appended to before an event
-is published. So a reader takes a live event only when it is the next one; at a hole and after a silence it
-reads the log, because the event that was lost may have been the last; and where the log does not reach, the
-row says how far the text is and whether the turn is over. Nothing here does I/O: `catch_up` is a generator
-that asks for what it needs.
+Live events may be lost, repeated, late or out of order. Those in the log may not: an event is appended before it
+is published. So a reader takes a live event only if it is the next one. At a hole and after a silence it reads the
+log, because the lost event may have been the last. Where the log does not reach, the row tells how far the text is
+and whether the turn is over. Nothing here does I/O: `catch_up` is a generator that asks for what it needs.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -19,13 +18,13 @@ from shared.turn.transcript import Transcript
 _TYPE_PREFIX: Final = b'{"type":"'
 _DONE_PREFIX: Final = b'{"type":"done"'
 _PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, 0.4)
-"""How long the last events of a turn that was just settled are waited for before a gap is told: a worker tells
-them after its commit, and a busy one needs a moment."""
+"""How long a reader of a turn that was just settled waits for its last events before it gets a gap: a worker
+publishes them after its commit, and a busy one needs a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a turn's log: an event, or the snapshot that a lost log was begun again with."""
+    """One entry of a turn's log: an event, or the snapshot with which a lost log was restarted."""
 
     attempt: int
     seq: int
@@ -33,7 +32,7 @@ class Entry:
     is_snapshot: bool = False
 
     def is_done(self) -> bool:
-        """Say whether the turn ends here."""
+        """Return whether the turn ends here."""
         return self.encoded.startswith(_DONE_PREFIX)
 
 
@@ -47,9 +46,9 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """What the turn's row knows; its word is the last.
+    """What the turn's row knows; it has the last word.
 
-    `content` and `reasoning` reach through `text_seq`. `done` is the encoded end of a turn that is over,
+    `content` and `reasoning` reach through `text_seq`. For a turn that is over, `done` is its encoded last event,
     whose seq is `last_seq`.
     """
 
@@ -67,8 +66,8 @@ class RowState:
 class Position:
     """How far a reader is: everything through `seq` was sent.
 
-    `attempt` is that of the last event sent, and None for a cursor that a client named: whether such a one
-    was ever sent is not known before the log confirms it.
+    `attempt` is that of the last event sent, and None for a cursor that a client named: until the log confirms
+    such a cursor, it is not known whether that event was ever sent.
     """
 
     seq: int
@@ -78,32 +77,32 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """Something to send: an event of the turn, or a `gap` or `snapshot` in place of events."""
+    """A frame to send: an event of the turn, or a `gap` or `snapshot` that replaces events."""
 
     encoded: bytes
     seq: int | None
 
     def event_type(self) -> bytes:
-        """Return the event's type as it stands in the JSON."""
+        """Return the event's type as written in the JSON."""
         start = len(_TYPE_PREFIX)
         return self.encoded[start : self.encoded.index(b'"', start)]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Asks for the `Tail` behind `after`; the answer None means that the log could not be read."""
+    """Asks for the `Tail` behind `after`; the reply None means that the log could not be read."""
 
     after: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """Asks for the `RowState`; the answer None means that it could not be read."""
+    """Asks for the `RowState`; the reply None means that the row could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Asks to go on after `seconds`, at once where nobody can wait; the answer is None."""
+    """Asks to resume after `seconds`, or at once if the caller cannot wait; the reply is None."""
 
     seconds: float
 
@@ -116,7 +115,7 @@ Asking: TypeAlias = Generator[Request, Found, _T]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Which turn is read, as its frames name it."""
+    """The turn that is read, with the ids that its frames carry."""
 
     session_id: UUID
     turn_id: UUID
@@ -131,12 +130,12 @@ class Verdict(Enum):
 
 
 def judge(position: Position, seq: int, attempt: int, *, is_snapshot: bool = False) -> Verdict:
-    """Say what a live event is; at a `HOLE` the log is to be read.
+    """Return what a live event is to a reader; at a `HOLE` the caller must read the log.
 
-    A newer attempt that numbers again from below the position is a hole too: the log and with it the last
-    numbers were lost together with the worker, and what was sent of the older attempt is void. So is the first
-    event of a newer attempt, even if it is the next number: before it the log may hold a newer event under the
-    position's own number, which nobody heard.
+    A newer attempt whose numbers start again below the position is a hole too: the log, and with it the last
+    numbers, was lost together with the worker, and what was sent of the older attempt is void. The first event of a
+    newer attempt is also a hole, even if it is the next number: before it, the log may hold a newer event under the
+    position's own number, which no reader received.
     """
     if seq == position.seq + 1 and not is_snapshot:
         return Verdict.HOLE if position.attempt and attempt > position.attempt else Verdict.NEXT
@@ -149,10 +148,10 @@ def judge(position: Position, seq: int, attempt: int, *, is_snapshot: bool = Fal
 def tail_of(newest_first: Iterable[Entry], after: int) -> tuple[Tail, bool]:
     """Collect the log behind `after` from entries read backwards.
 
-    Entries of an older attempt whose numbers a newer one used again are left out: they are void.
+    Entries of an older attempt whose numbers a newer one has reused are left out: they are void.
 
     Returns:
-        The tail, and whether `after` was reached, so that no older entry is needed.
+        The tail, and whether `after` was reached, in which case no older entry is needed.
     """
     kept: list[Entry] = []
     lowest: int | None = None
@@ -165,18 +164,18 @@ def tail_of(newest_first: Iterable[Entry], after: int) -> tuple[Tail, bool]:
         kept.append(entry)
         lowest = entry.seq
         if entry.is_snapshot:
-            # What a snapshot covers is not needed, and the log holds nothing before it.
+            # Entries that a snapshot covers are not needed, and the log holds nothing before it.
             break
     kept.reverse()
-    # The entry after the cursor is enough only where nothing has to prove the cursor.
+    # The entry after the cursor is enough only if the cursor needs no proof.
     return Tail(kept), bool(kept) and (kept[0].is_snapshot or (after == 0 and kept[0].seq == 1))
 
 
 def follow(position: Position, tail: Tail) -> Sequence[Entry] | None:
-    """Return the log's entries that carry a reader on from `position`.
+    """Return the log's entries that bring a reader forward from `position`.
 
     Returns:
-        The entries, none when there is no news; None when the log does not reach the position.
+        The entries, none if there is no news; None if the log does not reach the position.
     """
     if not _confirms(position, tail):
         return None
@@ -203,18 +202,18 @@ def catch_up(
     consults_row: bool = True,
     by_snapshot: bool = False,
 ) -> Asking[tuple[Position, Sequence[Outgoing]]]:
-    """Bring a reader as far as log and row go.
+    """Bring a reader as far as log and row reach.
 
     Args:
-        position: Where it stands.
-        turn: Whose events it reads.
+        position: Where the reader is.
+        turn: The turn whose events it reads.
         ts: The time to write into a snapshot.
-        row: The row, where it was read a moment ago.
-        consults_row: Whether to ask the row when the log has no news.
-        by_snapshot: Send the text so far in place of its events.
+        row: The row, if it was read a moment ago.
+        consults_row: Whether to read the row if the log has no news.
+        by_snapshot: Send the text so far instead of its events.
 
     Returns:
-        The new position and what to send, in order; the same position and nothing where there is no news.
+        The new position and the frames to send, in order; the same position and none if there is no news.
     """
     carried: Sequence[Entry] | None = None
     if not by_snapshot:
@@ -223,7 +222,7 @@ def catch_up(
             carried = follow(position, tail)
             position = _trusted(position, tail)
         else:
-            carried = ()  # what cannot be read denies nothing
+            carried = ()  # a log that cannot be read disproves nothing
     if row is None:
         if carried:
             return _carry(position, turn, carried)
@@ -243,7 +242,7 @@ def catch_up(
 def _finish(
     position: Position, turn: Turn, ts: str, row: RowState, *, by_snapshot: bool
 ) -> Asking[tuple[Position, Sequence[Outgoing]]]:
-    """End the reader's stream: by what remains of the log, then by the row."""
+    """End the reader's stream: with what remains of the log, then with the row."""
     assert row.done is not None
     sent: list[Outgoing] = []
     if not by_snapshot:
@@ -259,15 +258,15 @@ def _finish(
 
 
 def _await_rest(position: Position, turn: Turn, row: RowState) -> Asking[tuple[Position, list[Outgoing]]]:
-    """Read the rest of a turn that is over; what is only on its way to the log is waited for, a moment."""
+    """Read the rest of a turn that is over, waiting a moment for events still on their way to the log."""
     sent: list[Outgoing] = []
     for pause in (*_PAUSES_SECONDS, None):
-        # The first time although it was just read: events may have come between that and the row.
+        # Read even the first time, though it was just read: events may have arrived before the row was read.
         tail = yield from _read_log(position.seq)
         carried = None if tail is None else follow(position, tail)
         position, more = _carry(position, turn, carried or ())
         sent.extend(more)
-        # A log that is gone or does not reach the reader brings nothing any more.
+        # A log that is gone or does not reach the reader has nothing left for it.
         is_reached = tail is not None and carried is not None and bool(tail.entries or tail.base)
         if position.is_over or _has_all_but_done(position, row) or not is_reached or pause is None:
             break
@@ -276,7 +275,7 @@ def _await_rest(position: Position, turn: Turn, row: RowState) -> Asking[tuple[P
 
 
 def _has_all_but_done(position: Position, row: RowState) -> bool:
-    # Under an older attempt the same number is another event: one that came late and was not kept (I5).
+    # Under an older attempt the same number is another event, which came late and was not kept (I5).
     is_of_row = position.attempt in (None, row.attempt)
     return is_of_row and position.seq in (row.last_seq - 1, row.last_seq)
 
@@ -284,11 +283,11 @@ def _has_all_but_done(position: Position, row: RowState) -> bool:
 def _restart(
     position: Position, turn: Turn, ts: str, row: RowState, *, denied: bool, by_snapshot: bool
 ) -> Asking[tuple[Position, Sequence[Outgoing]]]:
-    """Send the text so far of a turn that goes on: the row's, continued by the log."""
+    """Send the text so far of a turn that is not over: the row's, continued by the log."""
     if not denied:
         if row.text_seq <= position.seq:
             return position, ()
-        # The log may have gone on between its reading and the row's: then nothing is missing.
+        # The log may have grown between reading it and reading the row: then nothing is missing.
         tail = yield from _read_log(position.seq)
         if carried := tail and follow(position, tail):
             return _carry(position, turn, carried)
@@ -301,7 +300,7 @@ def _restart(
         sent.extend(_reset(position, turn, ts, text, asked=True))
     elif text.seq != position.seq or position.attempt not in (None, text.attempt):
         if text.seq < position.seq and not is_denial:
-            # Backwards only where the log denies what was sent, never because a checkpoint lags.
+            # Go backwards only if the log disproves what was sent, never because a checkpoint lags.
             return position, ()
         sent.extend(_reset(position, turn, ts, text, asked=False))
     if done is not None:
@@ -310,7 +309,7 @@ def _restart(
 
 
 def _trusted(position: Position, tail: Tail) -> Position:
-    """Return `position` with the attempt that the log confirms a named cursor with."""
+    """Return `position` with the attempt with which the log confirms a named cursor."""
     base = tail.base
     if position.attempt is None and base is not None and base.seq == position.seq:
         return Position(position.seq, base.attempt)
@@ -318,7 +317,7 @@ def _trusted(position: Position, tail: Tail) -> Position:
 
 
 def _confirms(position: Position, tail: Tail) -> bool:
-    """Say whether the log agrees that the reader can be where it says."""
+    """Return whether the log allows the reader to be where it says it is."""
     base = tail.base
     if position.attempt is not None:
         if base is not None and base.attempt > position.attempt:
@@ -327,12 +326,12 @@ def _confirms(position: Position, tail: Tail) -> bool:
     if position.seq == 0 or (base is not None and base.seq == position.seq):
         return True
     if base is None and not tail.entries:
-        return True  # a log that is gone denies nothing: who lost it begins it again
+        return True  # a log that is gone disproves nothing: its writer restarts it
     return bool(tail.entries) and (tail.entries[0].is_snapshot or tail.entries[0].seq == position.seq + 1)
 
 
 def _fold(text: Transcript, tail: Tail) -> tuple[Entry | None, bool]:
-    """Fold the log into `text`; return the end, if it has one, and whether nothing was out of reach."""
+    """Fold the log into `text`; return the turn's end, if the log has it, and whether nothing was out of reach."""
     for entry in tail.entries:
         if entry.is_snapshot:
             if entry.seq > text.seq:
@@ -357,7 +356,7 @@ def _carry(position: Position, turn: Turn, entries: Sequence[Entry]) -> tuple[Po
 
 
 def _reset(position: Position, turn: Turn, ts: str, text: Transcript, *, asked: bool) -> Sequence[Outgoing]:
-    """Say what is missing, then give the text; a snapshot that was asked for leaves no gap."""
+    """Return the gap, then the text; a snapshot that was asked for needs no gap."""
     snapshot = Outgoing(text.snapshot(turn.session_id, turn.turn_id, ts), text.seq)
     if asked or text.seq in (position.seq, 0):
         return (snapshot,)

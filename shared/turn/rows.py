@@ -1,4 +1,4 @@
-"""What of a turn's row its events and its span are written from, whoever has read it."""
+"""The columns of a turn's row from which its events and its span are written, as protocols of the rows read."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,7 +8,7 @@ from uuid import UUID
 
 
 class CountedRow(Protocol):
-    """A row of turns, messages or sessions, with the tokens that it counts; None where nothing was counted."""
+    """The tokens of a row of turns, messages or sessions; None where nothing was counted."""
 
     @property
     def input_tokens(self) -> int | None: ...
@@ -23,7 +23,7 @@ class CountedRow(Protocol):
 
 
 class AcceptedRow(Protocol):
-    """A turn from its acceptance on."""
+    """A turn, as it is known from its acceptance on."""
 
     @property
     def id(self) -> UUID: ...
@@ -65,7 +65,7 @@ class EndedRow(CountedRow, Protocol):
 
 
 class RecordedRow(Protocol):
-    """A turn that is over, as its span tells of it."""
+    """A turn that is over, with what its span shows."""
 
     @property
     def id(self) -> UUID: ...

@@ -1,7 +1,7 @@
 """A turn's text so far, folded from its events.
 
-The worker, the relay and a reader that starts from a snapshot all fold the same way, so the text that
-a reader assembles is the text that is stored (I4, I5).
+The worker, the relay and a reader that starts from a snapshot all fold in the same way, so the text that
+a reader assembles is the stored one (I4, I5).
 """
 
 from typing import Final, Self, cast
@@ -15,7 +15,7 @@ from shared.turn.turns import TurnStatus
 
 
 class _Fields(msgspec.Struct, frozen=True):
-    """What folding needs of any event or snapshot."""
+    """The fields of events and snapshots that folding needs."""
 
     type: str
     seq: int
@@ -36,7 +36,6 @@ class Transcript:
     __slots__ = ("_content", "_reasoning", "attempt", "message_id", "seq", "status")
 
     def __init__(self, status: str = TurnStatus.QUEUED) -> None:
-        """Start before the first event."""
         self.seq = 0
         self.attempt = 0
         self.status = status
@@ -55,7 +54,7 @@ class Transcript:
         content: str,
         reasoning: str,
     ) -> Self:
-        """Start from a text that is known through `seq`, as a row or a snapshot holds it."""
+        """Start from the text of a row or a snapshot, which is known through `seq`."""
         transcript = cls(status)
         transcript.seq = seq
         transcript.attempt = attempt
@@ -76,11 +75,11 @@ class Transcript:
 
     @property
     def parts(self) -> Parts:
-        """What the message so far is made of."""
+        """The parts of the message so far."""
         return parts_of(self.content, self.reasoning)
 
     def apply(self, encoded: bytes) -> None:
-        """Fold one event or snapshot; the order is the caller's promise.
+        """Fold one event or snapshot; the caller ensures the order.
 
         Raises:
             msgspec.DecodeError: `encoded` is not an event.
@@ -110,11 +109,11 @@ class Transcript:
             case EventType.DONE:
                 self.status = event.status or self.status
             case _:
-                pass  # an event that says nothing about the text still counts as read
+                pass  # an event that does not change the text still counts as read
 
     def snapshot(self, session_id: UUID, turn_id: UUID, ts: str) -> bytes:
         """Encode the text as a `snapshot` event; `ts` is as `timestamp` gives it."""
-        status = cast("TurnStatus", self.status)  # one of a later version is passed on as it is
+        status = cast("TurnStatus", self.status)  # one of a later version is passed on unchanged
         text = Snapshot(status, self.message_id, self.content, self.reasoning)
         return EventEncoder(session_id, turn_id).encode(text, self.seq, self.attempt, ts)
 

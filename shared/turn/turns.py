@@ -1,7 +1,7 @@
-"""A turn's life as one table; SQL guards, CHECK constraints, docs and tests derive from it.
+"""A turn's statuses and the signals that move it, as one table; SQL guards, CHECK constraints, docs and tests use it.
 
-The status says where a turn stands, a signal says what happened to it. What is not in
-`TRANSITIONS` cannot happen: the statement that tries matches no row.
+The status says where a turn stands, a signal says what happened to it. A transition that is not in
+`TRANSITIONS` cannot happen: the statement that tries it matches no row.
 """
 
 from collections.abc import Collection, Mapping
@@ -64,7 +64,7 @@ ACTIVE: Final = frozenset(TurnStatus) - TERMINAL
 
 
 def sources_of(signal: Signal) -> frozenset[TurnStatus]:
-    """Return the statuses `signal` is legal in: its UPDATE's `WHERE status IN (...)`."""
+    """Return the statuses in which `signal` is legal: its UPDATE's `WHERE status IN (...)`."""
     return frozenset(source for source, sent in TRANSITIONS if sent is signal)
 
 
@@ -78,7 +78,7 @@ def sources_into(signal: Signal, target: TurnStatus) -> frozenset[TurnStatus]:
 def in_sql(statuses: Collection[TurnStatus]) -> str:
     """Return statuses for a statement's `status in (...)`: quoted, in the order of a turn's life.
 
-    Statements spell no status themselves, so that a new one in `TRANSITIONS` reaches all of them.
+    No statement spells out a status itself, so that a new one in `TRANSITIONS` reaches all of them.
     """
     return ", ".join(f"'{status.value}'" for status in TurnStatus if status in statuses)
 

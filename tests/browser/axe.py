@@ -1,4 +1,4 @@
-"""What axe says about a page: faults that keep somebody from using it."""
+"""Checks a page with axe, for faults that keep some people from using it."""
 
 from pathlib import Path
 

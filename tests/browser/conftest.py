@@ -28,7 +28,7 @@ ARGUMENTS = [
 ]
 LIMIT_SECONDS = 60.0
 BROWSER_START_SECONDS = 120
-"""A browser that is not in memory yet takes half a minute from a slow disk; that is not what is tested."""
+"""A browser that is not yet in memory takes half a minute to load from a slow disk, which is not what we test."""
 ORIGIN = "http://localhost"
 """A secure context for the browser, as https is: hashes and the clipboard are available."""
 CONTENT_SECURITY_POLICY = content_security_policy("localhost")

@@ -1,4 +1,4 @@
-"""A running Turnkeeper for tests of the page, and what a person does on it."""
+"""A running Turnkeeper for tests of the page, and a person's actions on it."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def last(page: Page) -> Locator:
 
 
 def words(page: Page) -> str:
-    """The text of the last answer as it is on screen."""
+    """The text of the last answer as it is shown."""
     return last(page).locator(".text").inner_text()
 
 

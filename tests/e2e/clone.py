@@ -22,11 +22,11 @@ START_LIMIT_SECONDS = 150.0
 END_LIMIT_SECONDS = 120.0
 LIMIT_SECONDS = 60.0
 SHELL_LIMIT_SECONDS = 180.0
-"""For a page's lines, several of which start a Python."""
+"""Time limit for a page's lines, several of which start Python."""
 TRIED_AGAIN = "curl: (22) The requested URL returned error: 503"
-"""Said of each try where `.curlrc` has `fail` and `retry`; where the last fails the shell does, too."""
+"""curl's message for each try if `.curlrc` has `fail` and `retry`; if the last one fails, so does the shell."""
 MADE_OF = ("Makefile", "requirements.lock", "pyproject.toml", "clients/python/pyproject.toml")
-"""What `make run` looks at."""
+"""The files that `make run` reads."""
 _OURS = (
     "MCP_",
     "ANTHROPIC_",
@@ -37,7 +37,7 @@ _OURS = (
     "ENVIRONMENT",
     "OTEL_",
     "SENTRY_",
-    # Of the `make test` that runs this; the `make run` that is started here has its own.
+    # Variables of the `make test` that runs this; the `make run` that is started here has its own.
     "MAKE",
     "MFLAGS",
     "ARGS",
@@ -45,26 +45,26 @@ _OURS = (
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without a configuration of its own."""
+    """This process's environment without any configuration of Turnkeeper."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**kept, "PYTHONPATH": str(ROOT), "DRAIN_SECONDS": "3", "no_proxy": "127.0.0.1"}
 
 
 @contextlib.contextmanager
 def running_clone(line: str = "make run", **environ: str) -> Iterator[Path]:
-    """A folder in which a line that starts the service was run, with nothing left of it afterwards."""
+    """A folder in which a line that starts the service was run; nothing of the service is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="turnkeeper-readme-") as name:
         folder = Path(name)
         programs = folder / ".venv" / "bin"
         programs.mkdir(parents=True)
-        # Not the interpreter itself: through a link it would not find its packages.
+        # Scripts instead of links: through a link the interpreter would not find its packages.
         for program, words in (("python", ""), ("turnkeeper", " -m turnkeeper")):
             (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
             (programs / program).chmod(0o755)
         for file in MADE_OF:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, folder / file)
-        # As `make` leaves it once it has built the environment, which takes minutes.
+        # What `make` leaves after it has built the environment, which takes minutes.
         (folder / ".venv" / ".installed-run").touch()
         with running_in(folder, line, **environ):
             yield folder
@@ -73,7 +73,7 @@ def running_clone(line: str = "make run", **environ: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def running_in(folder: Path, line: str, **environ: str) -> Iterator[None]:
     state = folder / ".turnkeeper" / "state.json"
-    # The words behind the line are none of it: they say to `tests/children.py` which logs are to be searched.
+    # The words after the line are not part of it: they tell `tests/children.py` which logs to search.
     command = ["bash", "-c", line, "--data", str(folder / ".turnkeeper")]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -115,7 +115,7 @@ def running_in(folder: Path, line: str, **environ: str) -> Iterator[None]:
 
 
 def run_shell(folder: Path, script: str, said: str = "", *, is_quiet: bool = True, **environ: str) -> str:
-    """Run lines in one shell as a reader would; return what they printed."""
+    """Run lines in one shell, as a reader of the page would; return their output."""
     finished = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", script],
         cwd=folder,

@@ -1,6 +1,6 @@
-"""The production shape on one machine: two of each process, each with a port of its own, behind nginx.
+"""The production setup on one machine: two of each process, each with its own port, behind nginx.
 
-Every process is started as the Procfile and the how-to page do, and can be restarted alone.
+Every process is started as by the Procfile and the how-to page, and can be restarted by itself.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ KINDS = ("web", "relay", "worker")
 
 @dataclass
 class Formation:
-    """The running processes; in place of a `Service` wherever a test asks for no process of `up`."""
+    """The running processes; can replace a `Service` in tests that need no process of `up`."""
 
     folder: Path
     url: str
@@ -59,7 +59,7 @@ class Formation:
             await_listening(self.ports[name], self.processes[name], folder / "output", START_LIMIT_SECONDS)
 
     def end(self, name: str) -> None:
-        """Tell one to end, and wait until it has."""
+        """End one process and wait until it has ended."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_SECONDS) == 0, self.log(name)
@@ -88,7 +88,7 @@ class Formation:
 def running_formation(
     folder: Path, *changes: tuple[str, str], relay_options: tuple[str, ...] = (), **environ: str
 ) -> Iterator[Formation]:
-    """Run everything; nginx's file with these changes, if any."""
+    """Run everything; `changes` are made to nginx's file."""
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(temporary_postgres())
         redis_server = stack.enter_context(temporary_redis())
@@ -125,7 +125,7 @@ def running_formation(
 
 
 def end_all(formation: Formation) -> None:
-    """End what runs, all at once; whoever does not end is killed, and that is an error."""
+    """End all running processes at once; one that does not end is killed, which is an error."""
     for api in formation.apis:
         api.close()
     for process in formation.processes.values():

@@ -1,7 +1,7 @@
-"""A client that speaks the wire protocol and nothing else: written from its description, not from the service.
+"""A client that speaks only the wire protocol: written from its description, not from the service.
 
-`Reading` holds what every reader is promised: events by number without a hole, and in the end the text
-whose hash `done` names. Whatever breaks a promise is an `AssertionError` that says so.
+`Reading` checks what every reader is promised: events numbered without a gap, and in the end the text
+whose hash is in `done`. A broken promise raises an `AssertionError` that names it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import psutil
 from websockets.sync.client import ClientConnection, connect
 
 LIMIT_SECONDS = 60.0
-"""For anything that should take well under a second; a loaded machine is no fault of the service."""
+"""Time limit for anything that should take well under a second; the service is not to blame for a loaded machine."""
 SUBPROTOCOL = "turnkeeper.v1"
 TERMINAL = {"completed", "stopped", "failed", "expired"}
 NUMBERED = {
@@ -48,7 +48,7 @@ DONE = {
 
 
 def wait_until(is_true: Callable[[], Any], what: str, limit_seconds: float = LIMIT_SECONDS) -> Any:
-    """Wait for something and return it."""
+    """Wait until `is_true` returns something true, and return that."""
     deadline = time.monotonic() + limit_seconds
     while not (found := is_true()):
         assert time.monotonic() < deadline, f"waited too long for: {what}"
@@ -73,7 +73,7 @@ class Reading:
     done: dict | None = None
 
     def take(self, event: dict) -> None:
-        """Take the next event; one that breaks a promise raises."""
+        """Take the next event; raises if it breaks a promise."""
         assert self.done is None, f"{event} came after done"
         assert event["turn_id"] == self.turn_id, event
         if event["type"] == "gap":
@@ -118,7 +118,7 @@ def sha256(text: str) -> str:
 
 
 class Api:
-    """The HTTP side, over one kept-alive connection, as one key."""
+    """The HTTP side, over one kept-alive connection, with one key."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -131,7 +131,7 @@ class Api:
         self._client.close()
 
     def call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """Send a request; whatever comes has an id, and an error is problem+json."""
+        """Send a request; checks that the response has an id and that an error is problem+json."""
         answer = self._client.request(method, path, **more)
         assert answer.headers["x-request-id"]
         if answer.status_code >= 400:
@@ -143,7 +143,7 @@ class Api:
         return answer
 
     def expect(self, status: int, method: str, path: str, **more: Any) -> Any:
-        """Send a request whose answer must have this status; return its JSON."""
+        """Send a request whose response must have this status; return its JSON."""
         answer = self.call(method, path, **more)
         assert answer.status_code == status, (method, path, answer.status_code, answer.text)
         return answer.json() if answer.content else None
@@ -172,13 +172,13 @@ class Api:
         return self.call("POST", f"/v1/turns/{turn_id}/stop", json=fields)
 
     def stopped(self, turn_id: str) -> dict:
-        """Stop a turn and return it once it is over; how soon that is, is for the bench to say."""
+        """Stop a turn and return it once it is over; the bench measures how soon that is."""
         answer = self.stop(turn_id, wait_ms=30_000)
         assert answer.status_code in {200, 202}, answer.text
         return answer.json() if answer.status_code == 200 else self.final(turn_id)
 
     def await_text(self, turn_id: str) -> None:
-        """Wait until some of the answer was shown."""
+        """Wait until some text of the answer was shown."""
         wait_until(
             lambda: "content_delta" in {each["type"] for each in self.page(turn_id)["data"]}, "some text"
         )
@@ -187,7 +187,7 @@ class Api:
         return self.expect(200, "GET", f"/v1/sessions/{session_id}/messages?limit=100")["data"]
 
     def answer_to(self, turn: dict) -> str:
-        """Return the stored text of a turn's answer; empty when none was stored."""
+        """Return the stored text of a turn's answer; empty if none was stored."""
         stored = [each for each in self.messages(turn["session_id"]) if each["id"] == turn["message_id"]]
         return stored[0]["content"] if stored else ""
 
@@ -195,7 +195,7 @@ class Api:
         return self.expect(200, "GET", f"/v1/turns/{turn_id}/events?after={after}")
 
     def read(self, turn_id: str, after: int = 0) -> Reading:
-        """Read a turn by SSE to its end, from a cursor."""
+        """Read a turn over SSE to its end, from a cursor."""
         reading = Reading(turn_id, self.get_turn(turn_id)["session_id"], seq=after)
         with self.stream("GET", f"/v1/turns/{turn_id}/events?after={after}") as events:
             for event in events:
@@ -207,7 +207,7 @@ class Api:
     def stream(
         self, method: str, path: str, headers: dict | None = None, **more: Any
     ) -> Iterator[Iterator[dict]]:
-        """Open an event stream and yield its events; `id:` and `event:` must say what `data:` says."""
+        """Open an event stream and yield its events; `id:` and `event:` must match `data:`."""
         asked = {"Accept": "text/event-stream", **(headers or {})}
         with self._client.stream(method, path, headers=asked, **more) as answer:
             assert answer.status_code == 200, answer.read()
@@ -217,7 +217,7 @@ class Api:
             yield (envelope_of(fields) for fields in sse_fields(answer.iter_raw()))
 
     def server_of(self, pids: list[int]) -> int:
-        """Return which of the processes serves this client's connection at the moment."""
+        """Return which of the processes is serving this client's connection."""
         with self._client.stream("GET", "/healthz") as answer:
             port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
             family = [
@@ -236,7 +236,7 @@ class Api:
 
 
 def sse_fields(chunks: Iterator[bytes]) -> Iterator[dict[str, str]]:
-    """Cut an event stream into events by the WHATWG's rules; comments and `retry` alone are none."""
+    """Split an event stream into events by the WHATWG's rules; comments and a lone `retry` are not events."""
     fields: dict[str, str] = {}
     for line in lines_of(chunks):
         if line:
@@ -253,7 +253,7 @@ def sse_fields(chunks: Iterator[bytes]) -> Iterator[dict[str, str]]:
 
 
 def lines_of(chunks: Iterator[bytes]) -> Iterator[str]:
-    """Cut bytes into lines at LF and CRLF."""
+    """Split bytes into lines at LF and CRLF."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -270,7 +270,7 @@ def envelope_of(fields: dict[str, str]) -> dict:
 
 
 class Socket:
-    """The websocket side, one thread, for the tests that need few events."""
+    """The websocket side, in one thread, for tests that need few events."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -280,7 +280,7 @@ class Socket:
         self.connection.send(json.dumps({"op": op, **fields}))
 
     def receive(self, limit_seconds: float = LIMIT_SECONDS) -> dict:
-        """Return the next message that is no heartbeat."""
+        """Return the next message that is not a heartbeat."""
         deadline = time.monotonic() + limit_seconds
         while True:
             message = self.connection.recv(timeout=max(0.001, deadline - time.monotonic()))
@@ -290,7 +290,7 @@ class Socket:
                 return event
 
     def subscribe(self, session_id: str, **fields: Any) -> tuple[dict, list[dict]]:
-        """Subscribe; return the confirmation and what was replayed."""
+        """Subscribe; return the confirmation and the replayed events."""
         self.send("subscribe", session_id=session_id, **fields)
         subscribed = self.receive()
         assert subscribed["type"] == "subscribed", subscribed
@@ -302,7 +302,7 @@ class Socket:
         return subscribed, replayed
 
     def until(self, is_wanted: Callable[[dict], bool], reading: Reading | None = None) -> dict:
-        """Take events until one is wanted, and return it."""
+        """Receive events until a wanted one, and return it."""
         while True:
             event = self.receive()
             if reading is not None:
@@ -319,7 +319,7 @@ class Socket:
 
 @contextmanager
 def websocket(url: str, key: str | None, *subprotocols: str, **more: Any) -> Iterator[Socket]:
-    """Open a websocket; `key` None is for those that come with a ticket."""
+    """Open a websocket; `key` is None for one with a ticket."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with connect(
         url.replace("http", "ws", 1) + "/v1/stream",
@@ -334,7 +334,7 @@ def websocket(url: str, key: str | None, *subprotocols: str, **more: Any) -> Ite
 
 
 class Oracle:
-    """The scripted provider's own account of what it was asked."""
+    """The scripted provider's own record of what it was asked."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -344,7 +344,7 @@ class Oracle:
         self._client.close()
 
     def records(self, marker: str) -> list[dict]:
-        """Return the requests whose messages hold `marker`, oldest first."""
+        """Return the requests whose messages contain `marker`, oldest first."""
         found, after = [], 0
         while True:
             page = self._client.get("/_log", params={"contains": marker, "after": after}).json()
@@ -354,7 +354,7 @@ class Oracle:
             after = page["last_id"]
 
     def record(self, marker: str, has: str = "received_ns") -> dict:
-        """Wait for the newest such request to have something, and return it."""
+        """Wait until the newest such request has the field `has`, and return it."""
         return wait_until(
             lambda: next((each for each in self.records(marker)[-1:] if each[has] is not None), None),
             f"the provider's {has} for {marker}",
@@ -362,7 +362,7 @@ class Oracle:
 
     @contextmanager
     def scripted(self, **script: Any) -> Iterator[None]:
-        """Answer so wherever a message names nothing else."""
+        """Make the provider follow this script for messages without directives."""
         self._client.put("/_script", content=json.dumps(script)).raise_for_status()
         try:
             yield

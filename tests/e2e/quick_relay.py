@@ -1,4 +1,4 @@
-"""The application with quick pings, for `turnkeeper relay --app`: what nginx's limits do, without the wait."""
+"""The application with quick pings, for `turnkeeper relay --app`: tests nginx's time limits without a long wait."""
 
 from functools import partial
 

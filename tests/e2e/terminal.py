@@ -1,4 +1,4 @@
-"""A terminal with a program in it: types what a person types, Ctrl-C too, and reads what the person sees."""
+"""A program in a terminal: types as a person does, Ctrl-C included, and reads what that person would see."""
 
 import os
 import pty
@@ -16,7 +16,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 class Terminal:
-    """What was shown so far is `shown`, without colours."""
+    """A terminal; `shown` is its output so far, without colours."""
 
     def __init__(self, process: subprocess.Popen, side: int) -> None:
         self.process = process
@@ -31,7 +31,7 @@ class Terminal:
         os.write(self._side, text.encode())
 
     def await_text(self, pattern: str, begin: int = 0) -> re.Match[str]:
-        """Wait until what is shown from a position on has a pattern; return where."""
+        """Wait until the output after a position matches a pattern; return the match."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while not (found := re.compile(pattern, re.MULTILINE).search(self.shown, begin)):
             assert time.monotonic() < deadline, f"{pattern!r} did not come: {self.shown[begin:]!r}"
@@ -39,18 +39,18 @@ class Terminal:
         return found
 
     def await_end(self) -> int:
-        """Wait until the program has ended; return its code."""
+        """Wait until the program has ended; return its exit code."""
         deadline = time.monotonic() + LIMIT_SECONDS
         while self._read(1.0):
             assert time.monotonic() < deadline, f"it does not end: {self.shown!r}"
         return self.process.wait(LIMIT_SECONDS)
 
     def _read(self, limit_seconds: float) -> bool:
-        """Take what is there; False once the other side is closed."""
+        """Read the output that is there; False once the other side is closed."""
         if select.select([self._side], [], [], limit_seconds)[0]:
             try:
                 read = os.read(self._side, 1 << 16)
-            except OSError:  # how Linux says that nobody has the other side open
+            except OSError:  # on Linux: the other side is closed
                 return False
             self._bytes += read
             return bool(read)
@@ -59,11 +59,11 @@ class Terminal:
 
 @contextmanager
 def terminal(line: str, folder: Path, environ: dict[str, str]) -> Iterator[Terminal]:
-    """Run a shell's line in a terminal of its own; it is gone in the end."""
+    """Run a shell line in a separate terminal; it has ended when the context has."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
-            # For Ctrl-C to be a signal, the terminal has to be the one that controls its session.
+            # Ctrl-C is a signal only in the terminal that controls its session.
             ["setsid", "--ctty", "--wait", "bash", "-eu", "-c", line],
             cwd=folder,
             env={**environ, "TERM": "xterm", "COLUMNS": "200"},
@@ -80,4 +80,4 @@ def terminal(line: str, folder: Path, environ: dict[str, str]) -> Iterator[Termi
                 process.kill()
             process.wait(LIMIT_SECONDS)
     finally:
-        os.close(ours)  # whoever still runs in it gets a hangup
+        os.close(ours)  # processes still running in it get a hangup

@@ -1,8 +1,8 @@
 """A TCP proxy that fails on request: it cuts, holds, refuses, slows and traps, for some of its clients or all.
 
-Clients are told apart by the process that owns their port, so a partition can lie between the workers and a
+Clients are distinguished by the process that owns their port, so a partition can separate the workers from a
 server while the relays still reach it. A trap springs at a moment that is named by what is sent, such as the
-commit of one statement: the code under test needs no failpoints, they are on the wire.
+commit of one statement. So the code under test needs no failpoints: they are on the wire.
 """
 
 import asyncio
@@ -18,27 +18,27 @@ import psutil
 
 CHUNK_BYTES = 1 << 16
 KERNEL_BYTES = 1 << 18
-"""What the proxy's sockets hold each way: a client that does not read is felt by the server after that."""
+"""What the proxy's sockets buffer each way: beyond that, the server notices a client that does not read."""
 CALL_SECONDS = 60.0
 TRAP_SECONDS = 60.0
 STREAMS = (b"GET /v1/stream", b"/events")
-"""In the request of an event stream, whichever its kind."""
+"""Part of the request of an event stream of either kind."""
 Pids = Callable[[], Iterable[int]]
-"""The processes that are meant, asked again for each new connection: they may be replaced."""
+"""Returns the processes that a fault affects; called for each new connection, since they may be replaced."""
 
 
 class Moment(Enum):
     """When a trap springs."""
 
     BEFORE = auto()
-    """The request was sent and does not arrive."""
+    """The request was sent and has not arrived."""
     AFTER = auto()
-    """The server has answered and the client does not hear it."""
+    """The server has answered and the client has not received it."""
 
 
 @dataclass(eq=False)
 class Trap:
-    """Holds a connection at one request: the next that has `then` in it, on a link that sent `after` before.
+    """Holds a connection at one request: the next that contains `then`, on a link that has sent `after` before.
 
     With `cuts` the connection is cut as soon as it is held.
     """
@@ -62,7 +62,7 @@ class Trap:
             self._changed.notify_all()
 
     def await_sprung(self, times: int = 1) -> "Trap":
-        """Wait until it has sprung so often."""
+        """Wait until it has sprung `times` times."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self.sprung >= times, TRAP_SECONDS)
         assert in_time, f"nobody sent {self.then!r} after {self.after!r}"
@@ -84,7 +84,7 @@ class Link:
     """Whether an event stream has begun on it."""
 
     def cut(self) -> None:
-        """Drop both sides at once, without sending what is left."""
+        """Drop both sides at once, without sending the rest."""
         self.is_cut = True
         self.open.set()
         for writer in (self.client, self.server):
@@ -121,7 +121,7 @@ class Proxy:
 
     @contextmanager
     def holding(self, pids: Pids | None = None) -> Iterator[None]:
-        """Forward nothing either way, as a network that swallows packets; afterwards all of it arrives."""
+        """Forward nothing either way, like a network that swallows packets; afterwards all of it arrives."""
         self._run(self._hold(pids))
         try:
             yield
@@ -130,7 +130,7 @@ class Proxy:
 
     @contextmanager
     def refusing(self, pids: Pids | None = None) -> Iterator[None]:
-        """Cut every connection, and each new one at once."""
+        """Cut every connection, and every new one at once."""
         self._refused.append(pids)
         self.cut(pids)
         try:
@@ -140,7 +140,7 @@ class Proxy:
 
     @contextmanager
     def delaying(self, seconds: float) -> Iterator[None]:
-        """Let everything that a client sends arrive so much later."""
+        """Delay everything that a client sends by `seconds`."""
         self._delay_seconds = seconds
         try:
             yield
@@ -158,15 +158,15 @@ class Proxy:
         times: int = 1,
         cuts: bool = False,
     ) -> Iterator[Trap]:
-        """Hold a connection at a request; what is held is cut in the end, and a request that waits never arrives.
+        """Hold a connection at a request; in the end it is cut, and a request that was held never arrives.
 
         Args:
-            then: Is in the request.
-            moment: Whether the server has had it.
-            after: Was sent on that connection before: it names the statement that a commit ends.
-            pids: Whose connections.
-            times: How often it springs.
-            cuts: Whether the connection is cut at once, so that the client knows that it does not know.
+            then: Part of the request.
+            moment: Whether the server has received it.
+            after: Was sent on that connection before: names the statement that a commit ends.
+            pids: The processes whose connections are held.
+            times: How often the trap springs.
+            cuts: Whether to cut the connection at once, so that the client knows that the outcome is unknown.
         """
         trap = Trap(then, after, moment, pids, times, cuts)
         self._traps.append(trap)
@@ -177,7 +177,7 @@ class Proxy:
             self._run(self._cut_links(trap.held))
 
     def let_go(self, trap: Trap) -> None:
-        """Let what a trap holds arrive after all."""
+        """Let the data that a trap holds arrive after all."""
         self._run(self._let_go(trap))
 
     def cut(self, pids: Pids | None = None) -> int:
@@ -185,7 +185,7 @@ class Proxy:
         return self._run(self._cut(pids))
 
     def streams(self) -> int:
-        """Return on how many connections an event stream has begun."""
+        """Return the number of connections on which an event stream has begun."""
         return sum(link.is_stream for link in list(self._links))
 
     # The machinery
@@ -282,7 +282,7 @@ class Proxy:
         link.cut()
 
     def _look(self, link: Link, data: bytes) -> None:
-        """See whether a trap is for this request."""
+        """Check whether a trap is set for this request."""
         for trap in self._traps:
             if trap.sprung >= trap.times or link.awaits_reply is not None:
                 continue
@@ -290,7 +290,7 @@ class Proxy:
                 trap.ports[link.port] = is_meant([trap.pids], link.port)
             if not trap.ports[link.port]:
                 continue
-            # What is looked for may lie across two reads.
+            # The text to find may span two reads.
             sent = link.seen[-max(len(trap.then), len(trap.after)) :] + data
             if trap.after in sent:
                 trap.marked.add(link.port)
@@ -312,7 +312,7 @@ class Proxy:
 
 
 def is_meant(faults: list[Pids | None], port: int) -> bool:
-    """Say whether one of the faults is for the process that owns `port`."""
+    """Return whether one of the faults affects the process that owns `port`."""
     return any(pids is None or port in ports_of(pids()) for pids in faults)
 
 

@@ -1,7 +1,7 @@
-"""A whole service with a proxy before each of its servers, and what is checked of every turn in the end.
+"""A whole service with a proxy in front of each of its servers, and the checks of every turn at its end.
 
-The checks know three accounts that do not know each other: what a reader received, what PostgreSQL holds (read
-beside the proxy, as its owner) and what the provider says that it was asked and sent.
+The checks compare three independent accounts: what a reader received, what PostgreSQL holds (read around the proxy,
+as its owner), and the provider's record of what it was asked and sent.
 """
 
 import os
@@ -39,16 +39,16 @@ from tests.faults.proxy import Pids, Proxy, Trap, ports_of
 from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis
 
 END_SECONDS = 60.0
-"""For any turn of these tests to be over, after the worst that is done to it."""
+"""How long any turn of these tests may take to end, after the worst fault."""
 AGAIN_SECONDS = 0.05
 SHORT_LEASE = {
-    # A lease that runs out within a test, and still outlasts a machine that stands still for some seconds: a worker
-    # that lost its lease to that would have made an attempt more.
+    # A lease that runs out within a test, and still outlasts a machine that stalls for some seconds: a worker that lost
+    # its lease to a stall would make another attempt.
     "LEASE_SECONDS": "8",
     "LEASE_TRUST_SECONDS": "6",
     "LEASE_RENEW_SECONDS": "1",
     "DRAIN_SECONDS": "2",
-    # Every statement is sent by its text, so that a trap can name it.
+    # Every statement is sent as text, so that a trap can name it.
     "DATABASE_PREPARE": "false",
 }
 
@@ -62,8 +62,8 @@ def through(url: str, proxy: Proxy) -> str:
 class Rereading(Reading):
     """A reading that may have to begin again.
 
-    When Redis forgot a turn's log and its worker died with what it had not yet checkpointed, the next attempt
-    numbers again from below. Readers are told so by a gap from the first event on.
+    If Redis lost a turn's log and its worker died with events that were not checkpointed, the next attempt's
+    numbers start again from below. Readers learn this from a gap that begins at the first event.
     """
 
     def take(self, event: dict) -> None:
@@ -73,7 +73,7 @@ class Rereading(Reading):
 
 
 class Reader:
-    """A reader that never gives up: cut off, it comes back with its cursor."""
+    """A reader that never gives up: after a cut it reconnects with its cursor."""
 
     def __init__(self, service: Service, session_id: str) -> None:
         self.reading: Reading | None = None
@@ -89,7 +89,7 @@ class Reader:
         assert self._live.wait(END_SECONDS), "the reader found no stream"
 
     def await_event(self, is_wanted: Callable[[dict], bool], what: str) -> float:
-        """Wait for an event and return when it came, in monotonic seconds."""
+        """Wait for an event and return when it arrived, in monotonic seconds."""
 
         def came() -> float | None:
             self._raise()
@@ -104,7 +104,7 @@ class Reader:
         return self.await_event(lambda event: event.get("seq", 0) >= seq, f"event {seq}")
 
     def await_after(self, moment: float) -> None:
-        """Wait until something comes after a moment, in monotonic seconds."""
+        """Wait until an event arrives after `moment`, in monotonic seconds."""
         wait_until(lambda: self._raise() or self.times[-1][0] > moment, "news", END_SECONDS)
 
     def await_text(self, characters: int) -> None:
@@ -115,7 +115,7 @@ class Reader:
         )
 
     def until_done(self) -> Reading:
-        """Return the turn as it was read, once it is over."""
+        """Return the turn as this reader received it, once it is over."""
         self._thread.join(END_SECONDS)
         self._raise()
         assert self.reading is not None, "not one event"
@@ -130,7 +130,7 @@ class Reader:
         give_up_at = time.monotonic() + 3 * END_SECONDS
         try:
             while not self._is_over() and time.monotonic() < give_up_at:
-                # What ends a stream, or does not let it begin, is a reason to come back.
+                # Whatever ends a stream, or keeps it from opening, is a reason to reconnect.
                 with suppress(WebSocketException, OSError, EOFError):
                     self._read_once()
                 self.wants_end.wait(AGAIN_SECONDS)
@@ -171,7 +171,7 @@ class Reader:
 
 @dataclass
 class Asked:
-    """One turn, who reads it, and the word by which the provider's account of it is found."""
+    """One turn, its reader, and the marker with which the provider's record of it is found."""
 
     world: "World"
     session_id: str
@@ -183,7 +183,7 @@ class Asked:
         return self.world.oracle.records(self.marker)
 
     def outcomes(self) -> list[str]:
-        """Return how the calls ended, once the provider has seen the end of each."""
+        """Return how the calls ended, once the provider has recorded the end of each."""
 
         def ended() -> list[str] | None:
             found = [record["outcome"] for record in self.requests()]
@@ -192,7 +192,7 @@ class Asked:
         return wait_until(ended, "the provider to see the end of each call", END_SECONDS)
 
     def worker(self) -> int:
-        """Return the process that runs it now."""
+        """Return the process that is running it."""
         return wait_until(self._worker, "a worker", END_SECONDS)
 
     def _worker(self) -> int | None:
@@ -202,10 +202,10 @@ class Asked:
         return self.world.worker_pids().get(str(row["worker_id"]))
 
     def check(self, unnoted: int = 0) -> dict:
-        """Wait for the turn's end and compare the three accounts; return the turn as the API tells it.
+        """Wait for the turn's end and compare the three accounts; return the turn as the API shows it.
 
         Args:
-            unnoted: How many attempts may have died before a renewal noted their call: they are not billed.
+            unnoted: How many attempts may have died before a renewal noted their call: these are not billed.
         """
         reading = self.reader.until_done()
         return self.world.check(self.turn_id, self.marker, reading, unnoted)
@@ -231,7 +231,7 @@ class World:
 
     @property
     def api(self) -> Api:
-        """A client whose connection is good: the one before may have been cut."""
+        """A client with a working connection: the previous one may have been cut."""
         if self._api is not None:
             with suppress(Exception):
                 if self._api.call("GET", "/healthz").status_code == 200:
@@ -240,16 +240,16 @@ class World:
         return self._api
 
     def pids(self, *kinds: str) -> Pids:
-        """Return a question for the processes of some kinds, as they are when it is asked."""
+        """Return a function that returns the processes of some kinds at the time of the call."""
         return lambda: [pid for kind in kinds for pid in self.service.pids(kind)]
 
     def worker_pids(self) -> dict[str, int]:
-        """Return each worker's process by the id that its log says."""
+        """Return each worker's process by the id in its log."""
         found = {}
         for pid in self.service.pids("worker"):
             with suppress(OSError):
                 log = Path(f"/proc/{pid}/fd/2").readlink().read_text(errors="replace")
-                # One that has just been started has not said it yet.
+                # A worker that has just started has not logged it yet.
                 found |= dict.fromkeys(re.findall(r'"worker_id": "([0-9a-f-]+)"', log)[-1:], pid)
         return found
 
@@ -258,14 +258,14 @@ class World:
         return next(pid for pid in self.service.pids(kind) if port in ports_of([pid]))
 
     def kill_held(self, trap: Trap, kind: str) -> int:
-        """Kill the process whose connection a trap holds; return which it was."""
+        """Kill the process whose connection a trap holds; return its pid."""
         pid = self.pid_of(trap.held[-1].port, kind)
         kill(pid)
         return pid
 
     @contextmanager
     def failing(self, place: Failpoint) -> Iterator[Callable[[], None]]:
-        """Kill the next process that comes by a place in the code; gives a wait for its death."""
+        """Kill the next process that reaches a place in the code; yields a function that waits for its death."""
         file = self.failpoints / place.value
         file.touch()
         try:
@@ -274,7 +274,7 @@ class World:
             file.unlink(missing_ok=True)
 
     def ask(self, script: str, api: Api | None = None, **fields: Any) -> Asked:
-        """Begin a turn that somebody reads from its first event."""
+        """Begin a turn with a reader from its first event on."""
         marker = uuid.uuid4().hex
         api = api or self.api
         session = api.session(user="alice")
@@ -287,20 +287,20 @@ class World:
         return self.readers[-1]
 
     def streaming(self, script: str, characters: int = 20, **fields: Any) -> Asked:
-        """Begin a turn and return when its text comes."""
+        """Begin a turn and return once its text arrives."""
         asked = self.ask(script, **fields)
         asked.reader.await_text(characters)
         return asked
 
     def rows(self, query: str, *parameters: Any) -> list[dict]:
-        """Read PostgreSQL beside the proxy, as its owner."""
+        """Read PostgreSQL around the proxy, as its owner."""
         with psycopg.connect(
             self.postgres.owner_url, connect_timeout=10, row_factory=dict_row, autocommit=True
         ) as db:
             return db.execute(query, parameters).fetchall()
 
     def spent_today(self) -> Decimal:
-        """Return what the organization's turns of today cost."""
+        """Return the cost of the organization's turns of today."""
         rows = self.rows(
             "select spent_usd from turnkeeper.spend where period = 'day' order by starts_on desc limit 1"
         )
@@ -308,7 +308,7 @@ class World:
 
     @contextmanager
     def budget(self, daily_usd: Decimal) -> Iterator[None]:
-        """Give all organizations a budget for the day, for as long as it takes."""
+        """Give all organizations a daily budget, for as long as the context lasts."""
         change = "update turnkeeper.organizations set daily_usd = %s returning id"
         self.rows(change, daily_usd)
         try:
@@ -324,11 +324,11 @@ class World:
         wait_until(lambda: self.status(turn_id) in statuses, f"the status {statuses}", END_SECONDS)
 
     def redis(self) -> redis.Redis:
-        """Return a client beside the proxy."""
+        """Return a client that does not use the proxy."""
         return redis.Redis.from_url(self.redis_server.url, socket_timeout=10)
 
     def await_replaced(self, kind: str, gone: list[int]) -> None:
-        """Wait until processes that were ended were replaced and the service is ready again."""
+        """Wait until the ended processes have been replaced and the service is ready again."""
         wait_until(
             lambda: (
                 len(self.service.pids(kind)) == 2
@@ -349,7 +349,7 @@ class World:
         wait_until(is_ready, "the service to be ready", END_SECONDS)
 
     def check(self, turn_id: str, marker: str, reading: Reading, unnoted: int = 0) -> dict:
-        """Compare what a reader had with PostgreSQL and with the provider's account (I1 to I5)."""
+        """Compare what a reader received with PostgreSQL and with the provider's record (I1 to I5)."""
         turn = self._final(turn_id)
         assert reading.is_whole, reading
         assert reading.seq == turn["last_seq"], (reading, turn)
@@ -386,7 +386,7 @@ class World:
         assert not self.rows("select 1 as left from turnkeeper.checkpoints where turn_id = %s", turn["id"])
 
     def _check_provider(self, turn: dict, marker: str, unnoted: int) -> None:
-        """A completed turn is billed what the provider says; what else it said is not billed as nothing."""
+        """A completed turn is billed by the provider's figures; its other calls are not billed as nothing."""
         records = self.oracle.records(marker)
         ledger = self.rows("select * from turnkeeper.ledger where turn_id = %s order by attempt", turn["id"])
         said = [record for record in records if record["output_tokens"]]
@@ -404,7 +404,7 @@ class World:
                 assert billed["output_tokens"] >= told[1]
 
     def _check_again(self, turn: dict, reading: Reading) -> None:
-        """Whoever comes later reads the same; there is one `done`, and nothing behind it."""
+        """A later reader gets the same; there is one `done`, and nothing after it."""
         later = self.api.read(turn["id"])
         assert later.is_whole
         assert (later.text, later.done) == (reading.text, reading.done)
@@ -416,13 +416,13 @@ class World:
 
 
 def kill(pid: int) -> None:
-    """End a process as a machine does that has no memory left."""
+    """End a process as a machine that is out of memory does."""
     os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Let processes stand still."""
+    """Stop processes (SIGSTOP) for as long as the context lasts."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -434,5 +434,5 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 def await_seconds(seconds: float) -> None:
-    """Let a fault last so long: the one wait here that is for time itself."""
+    """Let a fault last for `seconds`: the only wait here that is for time itself."""
     threading.Event().wait(seconds)

@@ -1,4 +1,4 @@
-"""The API over real servers, called without a socket in between."""
+"""The API on real servers, called without a socket in between."""
 
 import json
 import threading
@@ -25,7 +25,7 @@ from worker.providers.choice import Choice, Choices
 MISSING_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 """A well-formed id that belongs to nothing."""
 LIMIT_SECONDS = 60.0
-"""For everything that a test waits for; a busy machine is not the service's fault."""
+"""Time limit for everything that a test waits for; the service is not to blame for a busy machine."""
 LONG_LEASES = {"LEASE_SECONDS": "240", "LEASE_TRUST_SECONDS": "200", "LEASE_RENEW_SECONDS": "0.2"}
 """Leases that outlast any pause of this process: a test that needs one to run out makes it run out."""
 

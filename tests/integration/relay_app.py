@@ -1,6 +1,6 @@
-"""A small service around the relay, for its tests: Flask under gunicorn, with a store that is a folder of files.
+"""A small service around the relay, for its tests: Flask under gunicorn, with a folder of files as its store.
 
-The tests write the rows; what is under test is everything behind them.
+The tests write the rows; everything behind them is under test.
 """
 
 import json
@@ -154,7 +154,7 @@ def create_app():
 
 
 def post_worker_init(worker):
-    """Say goodbye on SIGTERM, before gunicorn waits for its threads."""
+    """Close the streams on SIGTERM, before gunicorn waits for its threads."""
     before = signal.getsignal(signal.SIGTERM)
 
     def terminate(number, frame):

@@ -26,7 +26,7 @@ from tests.ports import free_port
 MOST_ENTRIES = 20_000
 TTL = 3600
 LIMIT_SECONDS = 60.0
-"""For what should take well under a second; a loaded machine is no fault of the service."""
+"""Time limit for what should take well under a second; the service is not to blame for a loaded machine."""
 
 
 def eventually(condition):
@@ -65,7 +65,7 @@ class Rows:
 
 
 class Worker:
-    """Accepts one turn and runs it: row, log and pub/sub as the real ones write them."""
+    """Accepts one turn and runs it: writes row, log and pub/sub as the real service does."""
 
     def __init__(self, rows, url, session_id=None):
         self.rows = rows
@@ -131,7 +131,7 @@ class Worker:
         self.rows.write(self.row)
 
     def settle(self):
-        """Commit the end; say nothing."""
+        """Commit the end without publishing it."""
         last = self.encode(done())
         self.row["done"] = last.decode()
         self.save()
@@ -198,7 +198,7 @@ def send(ws, op, **fields):
 
 
 def receive(ws):
-    """Return the next frame; pings come when they are due, and are another test's."""
+    """Return the next frame except pings, which another test checks."""
     while (frame := json.loads(ws.recv(timeout=LIMIT_SECONDS)))["type"] == "ping":
         pass
     return frame
@@ -220,7 +220,7 @@ def read_until(ws, kind):
 
 
 class Text:
-    """What a client that believes the protocol makes of a turn's frames."""
+    """The text that a client assembles from a turn's frames by the protocol."""
 
     def __init__(self, seq=0, content=""):
         self.seq, self.content, self.gaps, self.is_over, self.types = seq, content, 0, False, []

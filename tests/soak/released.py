@@ -30,7 +30,7 @@ BUDGET = {
     "max_concurrent_turns": 20,
 }
 SETTLES_SECONDS = 11.0
-"""An organization's limits reach every process within the life of a key's cached answer."""
+"""An organization's limits reach every process within the lifetime of a cached key."""
 
 
 class Caller:
@@ -58,7 +58,7 @@ class Caller:
 
 
 def fill(service: Service) -> None:
-    """Ask for turns of every kind; return while one runs and one waits behind it."""
+    """Ask for turns of every kind; return while one is running and one is waiting behind it."""
     user, ours, admin = (
         Caller(service, key) for key in (service.user_key, service.service_key, service.admin_key)
     )
@@ -89,7 +89,7 @@ def fill(service: Service) -> None:
 
 
 def rows(owner_url: str) -> list[str]:
-    """Return all rows as JSON lines, moved a year into the past: no limit of time may depend on the day of the test."""
+    """Return all rows as JSON lines, moved a year into the past: no time limit may depend on the day of the test."""
     lines = []
     with psycopg.connect(owner_url) as db:
         names = db.execute("select tablename from pg_tables where schemaname = 'turnkeeper' order by 1")

@@ -30,12 +30,12 @@ TURNS = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """Who serves at once.
+    """The releases that serve at the same time.
 
     Args:
         name: What it shows.
-        web: Whose web process: `old` or `new`.
-        workers: Whose workers.
+        web: The release of the web process: `old` or `new`.
+        workers: The releases of the workers.
         hands_over: Whether the first worker is ended with a turn in mid-stream.
     """
 
@@ -60,7 +60,7 @@ AFTER = (
 
 @dataclass
 class World:
-    """The servers, the code of both and where processes write."""
+    """The servers, the code of both releases, and the folder for output."""
 
     code: dict[str, Path]
     environ: dict[str, str]
@@ -74,7 +74,7 @@ class World:
         return {**kept, **self.environ, "PYTHONPATH": str(self.code[whose])}
 
     def run(self, whose: str, *arguments: str) -> str:
-        """Run a command to its end and return what it says."""
+        """Run a command to its end and return its output."""
         done = subprocess.run(
             self.command(whose, *arguments),
             cwd=self.code[whose],
@@ -89,7 +89,7 @@ class World:
 
     @contextmanager
     def running(self, whose: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a process of its own, which is ended in good order."""
+        """Run a process, which is ended in good order."""
         with (self.folder / f"{whose}-{arguments[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 self.command(whose, *arguments),
@@ -111,7 +111,7 @@ class World:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run every mixture; 0 when each turn was whole and the books agree, 1 with what was seen first that was not."""
+    """Run every combination; return 0 if each turn was whole and the sums agree, 1 at the first failure."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.upgrade", description=__doc__)
     parser.add_argument(
         "--from", dest="base", required=True, metavar="REF", help="tag or commit of the older release"
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
         "--limit", type=float, default=LIMIT_SECONDS, help="seconds for a turn to end (default: %(default)g)"
     )
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever ends this ends what it started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ending this ends its children too
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tk-upgrade-")))
         old = taken_from_git(options.base, folder)
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def taken_from_git(base: str, folder: Path) -> Path:
-    """Return a folder with what a tag or commit has."""
+    """Return a folder with the files of a tag or commit."""
     archive, code = folder / "old.tar", folder / "old"
     command = ["git", "archive", "--format=tar", f"--output={archive}", base]
     subprocess.run(command, cwd=NEW, check=True, timeout=LIMIT_SECONDS)
@@ -170,16 +170,16 @@ def taken_from_git(base: str, folder: Path) -> Path:
 
 
 def play(world: World, stage: Stage, key: str, limit_seconds: float = LIMIT_SECONDS) -> None:
-    """Ask for turns of every kind and see that each is whole.
+    """Ask for turns of every kind and check that each is whole.
 
     Args:
-        world: Where.
-        stage: Who serves.
+        world: The servers and the code.
+        stage: The releases that serve.
         key: An API key.
-        limit_seconds: For each turn to end.
+        limit_seconds: How long each turn may take to end.
 
     Raises:
-        AssertionError: One did not end in time, or not as it should.
+        AssertionError: A turn did not end in time, or not as it should.
     """
     port = free_port()
     with ExitStack() as stack:
@@ -234,7 +234,7 @@ def has_text(api: httpx.Client, turn: str) -> bool:
 
 
 def assert_whole(api: httpx.Client, turn: str) -> None:
-    """See that its events are numbered without a hole and end with `done`."""
+    """Check that its events are numbered without a gap and end with `done`."""
     events, after = [], 0
     while True:
         page = api.get(f"/v1/turns/{turn}/events", params={"after": after}).raise_for_status().json()["data"]

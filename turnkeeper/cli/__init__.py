@@ -1,7 +1,7 @@
 """The `turnkeeper` command: its grammar, and how errors become exit codes.
 
-The modules here declare commands and options, and load nothing else: what a command works with is imported where it
-runs. So `--help` and completion are quick, and need no package that the command itself does not.
+The modules here declare commands and options, and load nothing else: a command imports what it needs when it runs.
+So `--help` and completion are quick, and need no package that the command itself does not need.
 """
 
 import os
@@ -72,16 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def invoke(arguments: Sequence[str]) -> Any:
-    """Parse a command line and return what its command returns: its exit code.
+    """Parse a command line, run its command and return the exit code.
 
-    click's own `main` would also do this, but takes Ctrl-C and the end of input for itself.
+    click's own `main` does this too, but it also handles Ctrl-C and the end of input.
     """
     with top.make_context(PROGRAM, list(arguments)) as context:
         return top.invoke(context)
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command and say its errors as a person reads them."""
+    """Run a command and print its errors in readable form."""
     try:
         return command()
     except click.exceptions.Exit as ended:

@@ -1,4 +1,4 @@
-"""`turnkeeper completion`: what a shell must run to complete the commands and options of this program."""
+"""`turnkeeper completion`: prints the script with which a shell completes commands and options."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The options of `turnkeeper doctor`, one of which takes any number of ports."""
+"""The options of `turnkeeper doctor`; one of them takes any number of ports."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -14,15 +14,15 @@ _MOST_LIMIT_SECONDS: Final = 300.0
 
 
 def _ports(text: str) -> tuple[int, ...]:
-    """Return ports with spaces between them; of an empty text, none."""
+    """Return ports that are separated by spaces; none for an empty text."""
     return tuple(PORT(word) for word in text.split())
 
 
 class ManyPorts(click.Command):
-    """Takes any number of values behind `--ports`, even none: an option of click's has a fixed number."""
+    """Takes any number of values after `--ports`, even none: click's options have a fixed number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse with all of them in one word."""
+        """Parse the arguments, with all ports in one word."""
         return super().parse_args(ctx, list(_joined(args)))
 
 

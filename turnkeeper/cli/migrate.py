@@ -15,7 +15,7 @@ def migrate(data: Folder) -> int:
     from shared.postgres.migrate import migrate
 
     environ = environment()
-    # The application's login is made from `DATABASE_URL`. An `up` has made its own; another's is not for its database.
+    # `DATABASE_URL` names the application's login, but for another database than that of an `up` on a folder.
     app_url = "" if data.is_named else environ.get("DATABASE_URL", "").strip()
     migrate(owner_url(environ, data), app_url)
     return 0

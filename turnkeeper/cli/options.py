@@ -1,4 +1,4 @@
-"""What the commands have in common: the order of their lists, and the options and values that several take."""
+"""What several commands share: groups that list commands in order, types of values, and common options."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from turnkeeper.up.records import DATA_FOLDER, Folder
 PROGRAM: Final = "turnkeeper"
 DATA_VARIABLE: Final = "TURNKEEPER_DATA"
 MOST_PROCESSES: Final = 32
-"""Of one kind in `up`: it is for one machine; more are started one by one."""
+"""Most processes of one kind in `up`, which is for one machine; more are started one by one."""
 
 PROCESSES: Final = click.IntRange(1, MOST_PROCESSES)
 PORT: Final = click.IntRange(0, 65535)
-"""A TCP port; 0 is any free one."""
+"""A TCP port; 0 for any free one."""
 FILE: Final = click.Path(path_type=Path)
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
@@ -33,7 +33,7 @@ class Group(click.Group):
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds. `nan` is none, though it lies outside no range."""
+    """A number of seconds; refuses `nan`, which a range check lets through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or refuse it."""
@@ -46,7 +46,7 @@ class Seconds(click.FloatRange):
 def data_option(
     words: str, callback: Callable[[click.Context, click.Parameter, Path], object] | None = None
 ) -> Callable[[Declared], Declared]:
-    """Return the option `--data`; a command gets the path, or what `callback` makes of it."""
+    """Return the option `--data`; the command receives the path, or what `callback` makes of it."""
     return click.option(
         "--data",
         type=FILE,
@@ -61,7 +61,7 @@ def data_option(
 
 
 def up_option(command: Declared) -> Declared:
-    """Give a command the option `--data`, by which it finds a running `up`; it gets a `Folder`."""
+    """Give a command the option `--data`, with which it finds a running `up`; the command receives a `Folder`."""
 
     def as_folder(context: click.Context, _: click.Parameter, path: Path) -> Folder:
         return Folder(path, is_named=is_given("data", context))
@@ -70,10 +70,10 @@ def up_option(command: Declared) -> Declared:
 
 
 def is_given(name: str, context: click.Context) -> bool:
-    """Return whether the command line itself has an option, rather than the environment or its default."""
+    """Return whether an option is on the command line itself, and not from the environment or its default."""
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _folders(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete folders: one that is not there yet is no wrong use, so the type does not say it."""
+    """Let the shell complete folders: a folder may not exist yet, so the option's type cannot do this."""
     return [CompletionItem(incomplete, type="dir")]

@@ -1,4 +1,4 @@
-"""The processes that `up` starts, each by itself: `web`, `relay`, `worker` and `provider`."""
+"""The commands that start one process of `up` by itself: `web`, `relay`, `worker` and `provider`."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ from turnkeeper.cli.options import FILE, PROCESSES, is_given
 
 
 class PassedOn(click.Command):
-    """Passes its command line on as it is, `--help` included: the process has a grammar of its own."""
+    """Passes its command line on unchanged, including `--help`: the process has its own grammar."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words for the callback."""
+        """Keep the arguments for the callback."""
         ctx.args = list(args)
         return ctx.args
 

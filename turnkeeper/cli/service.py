@@ -1,4 +1,4 @@
-"""The commands that talk to a running service as its users do: `smoke` and `chat`."""
+"""The options of the commands that talk to a running service as its users do: `smoke` and `chat`."""
 
 import os
 
@@ -9,7 +9,7 @@ from turnkeeper.up.records import Folder
 
 
 def _service_options(command: Declared) -> Declared:
-    """Give a command the options that say which service is meant."""
+    """Give a command the options that choose the service."""
     for option in (
         up_option,
         click.option(
@@ -27,10 +27,10 @@ def _service_options(command: Declared) -> Declared:
 
 
 def where(url: str | None, key: str | None, data: Folder) -> tuple[str, str]:
-    """Return the address and key of the service that is meant.
+    """Return the address and key of the service.
 
     Raises:
-        SettingsError: Neither the options nor a running `up` say it.
+        SettingsError: Neither the options nor a running `up` provide them.
     """
     state = data.state()
     url = url or (state.url if state else "")

@@ -1,1 +1,1 @@
-"""Commands of `turnkeeper` that work on a service from outside, one module each."""
+"""Commands of `turnkeeper` that work on a service from outside, with one module each."""

@@ -1,6 +1,6 @@
 """`turnkeeper chat`: a small chat on the terminal, over the websocket.
 
-Ctrl-C stops the turn, not the program. A lost connection is opened again with the cursor, so no text is lost
+Ctrl-C stops the turn, not the program. A lost connection is resumed from the cursor, so that no text is lost
 or shown twice.
 """
 
@@ -31,7 +31,7 @@ from shared.errors import SettingsError, TurnkeeperError
 from turnkeeper.commands.smoke import USER
 
 PATIENT_PRESSES: Final = 3
-"""Of Ctrl-C in one answer; the next means it."""
+"""How often Ctrl-C only stops the answer; the next one ends the program."""
 
 
 def chat(url: str, key: str, *, console: Console | None = None) -> int:
@@ -39,7 +39,7 @@ def chat(url: str, key: str, *, console: Console | None = None) -> int:
 
     Raises:
         TurnkeeperError: The service refused something or could not be reached.
-        SettingsError: The address or the key can be none.
+        SettingsError: The address or the key cannot be valid.
     """
     console = console or Console(highlight=False)
     try:
@@ -59,7 +59,7 @@ def chat(url: str, key: str, *, console: Console | None = None) -> int:
 
 
 def opened(client: Client) -> Session:
-    """Open a session; a key that is bound to no user must name one."""
+    """Open a session; with a key that is bound to no user, name one."""
     try:
         return client.create_session()
     except ValidationFailedError:
@@ -67,7 +67,7 @@ def opened(client: Client) -> Session:
 
 
 def asked(console: Console) -> str | None:
-    """Return what the user says; None at the end, empty when a line was given up."""
+    """Return the user's input; None at its end, empty if the line was cancelled."""
     try:
         line = console.input("[bold cyan]you>[/] ").strip()
     except EOFError:
@@ -88,7 +88,7 @@ def converse(client: Client, session_id: str, message: str, console: Console) ->
 
 @contextmanager
 def interrupts_to(stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C call `stop` in a thread: the stream goes on to its `done`. One too many ends the program."""
+    """Let Ctrl-C call `stop` in a thread, so that the stream continues to its `done`; one too many ends the program."""
     presses = count(1)
 
     def press(_: int, __: FrameType | None) -> None:
@@ -104,18 +104,18 @@ def interrupts_to(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def stopper(client: Client, turn_id: str, console: Console) -> Callable[[], None]:
-    """Return what Ctrl-C does."""
+    """Return the function that Ctrl-C calls."""
 
     def stop() -> None:
         console.print(" ⏹", style="yellow", end="")
-        with suppress(ClientError):  # the user may press again
+        with suppress(ClientError):  # the user can press it again
             client.stop_turn(turn_id)
 
     return stop
 
 
 def show(event: Event, console: Console) -> None:
-    """Print one event as a person reads it."""
+    """Print one event in readable form."""
     match event:
         case ContentDelta(delta=text):
             console.print(printable(text), end="", markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Erases what one user wrote and was answered; what happened and what it cost stays, under a pseudonym.
+"""Erases one user's messages and answers; the record of what happened and what it cost stays, under a pseudonym.
 
-Content goes as the application's role, which row-level security binds to one organization. That role can
-only add to the ledger, so that no bill is ever changed by the service; the owner renames in it.
+Content is removed with the application's role, which row-level security binds to one organization. That role can
+only add to the ledger, so that the service can never change a bill; the owner renames the user in it.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _PAGE: Final = 200
 _POLL_SECONDS: Final = 0.1
 _DONE_SECONDS: Final = 5.0
-"""A worker writes `done` right after it settled."""
+"""A worker writes `done` right after it has settled."""
 _LOCK_TIMEOUT: Final = "10s"
 
 _SESSIONS: Final = text(
@@ -56,7 +56,7 @@ class _EndedTurn:
 
 @dataclass(frozen=True, slots=True)
 class _Forgotten:
-    """What was removed of a session, in counts."""
+    """Counts of what was removed of a session."""
 
     messages: int
     checkpoints: int
@@ -65,7 +65,7 @@ class _Forgotten:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What a user has, in counts."""
+    """Counts of what a user has."""
 
     sessions: int
     messages: int
@@ -107,8 +107,8 @@ _KEYS: Final = text(
     where organization_id = :organization_id and user_name = :user and revoked_at is null
     """
 )
-# Turns before sessions, as everywhere. A session that began meanwhile was not emptied and keeps its name; so
-# does one whose turn has not ended, for its worker will write a ledger row with the name that the turn has.
+# Turns before sessions, as everywhere. A session opened meanwhile was not emptied and keeps its user's name. So
+# does one with a turn that has not ended, since its worker will write a ledger row with the turn's user name.
 _RENAME_TURNS: Final = text(
     """
     update turnkeeper.turns as t set user_name = :pseudonym
@@ -147,10 +147,10 @@ _FIRST: Final = UUID(int=0)
 
 @dataclass(slots=True)
 class Erased:
-    """What was removed, in counts.
+    """Counts of what was removed.
 
     Args:
-        pseudonym: The name that stands in place of the user's.
+        pseudonym: The name that replaces the user's.
         sessions: Sessions that were emptied.
         stopped: Turns that were stopped.
         messages: Messages.
@@ -158,7 +158,7 @@ class Erased:
         idempotency_keys: Remembered requests.
         logs: Logs of turns in Redis.
         renamed: Rows of the ledger, which are kept.
-        unfinished: Turns that have not ended yet: they keep the name until it is erased again.
+        unfinished: Turns that have not ended yet: they keep the name until the user is erased again.
         keys: API keys of the user that are still valid.
     """
 
@@ -175,13 +175,13 @@ class Erased:
 
 
 class Erasure:
-    """Erases one user of one organization; it can be repeated, and begun again where it broke off.
+    """Erases one user of one organization; it can be repeated, and resumed after it broke off.
 
     Args:
-        database: The database as the application's role.
+        database: The database, with the application's role.
         owner_url: The owner's login.
-        redis: Where the logs of turns are.
-        notices: Tells workers and readers of stops.
+        redis: Holds the logs of turns.
+        notices: Announces stops to workers and readers.
     """
 
     def __init__(
@@ -207,13 +207,13 @@ class Erasure:
         return written.sessions, written.messages
 
     def erase(self, wait_seconds: float) -> Erased:
-        """Erase.
+        """Erase the user.
 
         Args:
-            wait_seconds: For running turns to end; what has not ended then is emptied all the same.
+            wait_seconds: How long to wait for running turns to end; those that have not are emptied all the same.
 
         Raises:
-            UnavailableError: PostgreSQL or Redis cannot be reached. It can be run again.
+            UnavailableError: PostgreSQL or Redis cannot be reached. The erasure can be run again.
         """
         erased = Erased(f"erased-{secrets.token_hex(8)}")
         for session_id in self._sessions():
@@ -230,7 +230,7 @@ class Erasure:
         return erased
 
     def _sessions(self) -> Iterator[UUID]:
-        """Yield the user's sessions, by pages: nobody has to hold all of them."""
+        """Yield the user's sessions, read in pages so that memory never holds all of them."""
         after = _FIRST
         while True:
             with self._database.of(self._caller.organization_id) as db:
@@ -241,7 +241,7 @@ class Erasure:
             after = page[-1]
 
     def _close(self, session_id: UUID) -> int:
-        """Close a session, then stop its turns: from the first commit on it takes no other."""
+        """Close a session, then stop its turns: from the first commit on it accepts no other."""
         with self._database.of(self._caller.organization_id) as db:
             sessions.close_session(db, self._caller, session_id)
         with self._database.of(self._caller.organization_id) as db:
@@ -269,7 +269,7 @@ class Erasure:
         erased.idempotency_keys += forgotten.idempotency_keys
 
     def _delete_logs(self, session_id: UUID) -> int:
-        """Delete the logs of a session's turns that have ended; a running one's would only be begun again."""
+        """Delete the logs of a session's turns that have ended; a running one's log would only be restarted."""
         with self._database.of(self._caller.organization_id) as db:
             ended = _ENDED.all(
                 db,
@@ -288,7 +288,7 @@ class Erasure:
             raise UnavailableError("redis cannot be reached: run it again") from exc
 
     def _await_done(self, ended: Sequence[_EndedTurn]) -> None:
-        """Wait until the last event of each turn is written: a worker begins a log again to write it."""
+        """Wait until the last event of each turn is written: a worker would restart a deleted log to write it."""
         give_up_at = time.monotonic() + _DONE_SECONDS
         for turn in ended:
             while not self._is_done(turn) and time.monotonic() < give_up_at:

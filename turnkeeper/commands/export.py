@@ -1,6 +1,6 @@
-"""Writes one user's sessions as JSON lines: a session with its turns and messages is a line.
+"""Writes one user's sessions as JSON lines: each line is a session with its turns and messages.
 
-One session is read at a time, in a transaction of its own, so memory holds one and none is seen half.
+One session is read at a time, in its own transaction, so memory holds one session and none is read half-changed.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
@@ -38,7 +38,7 @@ _SESSIONS: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class _Session(ShownTokens):
-    """What of a session is written."""
+    """The exported columns of a session."""
 
     id: UUID
     user_name: str
@@ -59,7 +59,7 @@ class _Session(ShownTokens):
 
 @dataclass(frozen=True, slots=True)
 class _Turn(ShownTokens):
-    """What of a turn is written."""
+    """The exported columns of a turn."""
 
     id: UUID
     message_id: UUID | None
@@ -85,12 +85,12 @@ class _Turn(ShownTokens):
 
 @dataclass(frozen=True, slots=True)
 class _Message(ShownMessage):
-    """What of a message is written."""
+    """The exported columns of a message."""
 
     reasoning: str | None
 
 
-# The session is read first, and shared: whoever accepts or settles a turn of it waits until all three are read.
+# The session is read first, with a shared lock: accepting or settling its turns waits until all three are read.
 _SESSION: Final = Statement(
     f"""
     select {columns(_Session)} from turnkeeper.sessions
@@ -115,9 +115,9 @@ _MESSAGES: Final = Statement(
 
 
 def export_user(database: Database, organization_id: UUID, user: str) -> Iterator[str]:
-    """Yield a line for each of a user's sessions, oldest first, without the line's end.
+    """Yield a line for each of a user's sessions, oldest first, without its line end.
 
-    `database` is asked as the application's role.
+    `database` is read with the application's role.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.

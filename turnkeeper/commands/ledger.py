@@ -1,6 +1,6 @@
-"""`turnkeeper ledger`: proves that what was billed, what was spent and what is held are the same money.
+"""`turnkeeper ledger`: checks that the ledger, the totals and the holds agree.
 
-All of it is read in one snapshot, so it may run while turns do.
+Everything is read in one snapshot, so the check can run while turns are running.
 """
 
 # ruff: noqa: S608 -- statements are put together from constants of ours, once
@@ -17,7 +17,7 @@ from turnkeeper.exits import FAILED
 from turnkeeper.owner import organization
 
 _SECONDS: Final = 300
-"""A ledger of millions of rows is read whole."""
+"""Long enough to read a ledger of millions of rows."""
 _MOST_TOLD: Final = 100
 _ONE: Final = "(cast(:organization as uuid) is null or organization_id = :organization)"
 _PERIODS: Final = f"""
@@ -83,7 +83,7 @@ _CHECKS: Final = (
 
 
 def check(url: str, org: str | None) -> int:
-    """Say what does not agree; 1 when something does not.
+    """Print the differences; return 1 if there are any.
 
     Args:
         url: The owner's login.
@@ -112,10 +112,10 @@ def check(url: str, org: str | None) -> int:
 
 
 def differences(db: Connection, only: UUID | None) -> Iterator[tuple[UUID, str]]:
-    """Yield an organization and words for each sum that is not what it should be.
+    """Yield an organization and a description for each sum that is wrong.
 
     Args:
-        db: A transaction of the owner, of one snapshot.
+        db: A transaction of the owner, with one snapshot.
         only: One organization; None for all.
     """
     for statement in _CHECKS:

@@ -1,4 +1,4 @@
-"""`turnkeeper prices`: what is billed for each model today, and where that is from."""
+"""`turnkeeper prices`: prints the prices billed for each model today, and their sources."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,10 @@ _RATES: Final = ("input", "output", "cache_read", "cache_write_5m", "cache_write
 
 
 def prices(environ: Mapping[str, str], console: Console, *, as_json: bool) -> int:
-    """Print the prices that hold today (UTC), the configured model's first.
+    """Print the prices in force today (UTC), the configured model's first.
 
     Args:
-        environ: The environment; neither keys nor servers need to be in it.
+        environ: The environment; it needs no keys and no servers.
         console: Where to print.
         as_json: Print one JSON object instead of a table.
 
@@ -48,7 +48,7 @@ def report(priced: PricedModel, warnings: tuple[str, ...], at: datetime) -> dict
 
     Args:
         priced: The configured model and the table.
-        warnings: What startup says of its price.
+        warnings: The warnings about its price at startup.
         at: The day.
     """
     used = price_of(priced, Usage(), at)
@@ -100,7 +100,7 @@ def _tables(found: Mapping[str, Any]) -> Iterable[Table]:
         for row in rows:
             is_used = (provider, row["model"]) == (found["provider"], found["model"])
             rates = (row[f"{name}_per_m_usd"] for name in _RATES)
-            # What operators write is no markup.
+            # Text from operators must not be read as markup.
             cells = (_named(row), row["valid_from"] or "", *rates)
             table.add_row(*(Text(cell) for cell in cells), style="bold" if is_used else "")
         yield table

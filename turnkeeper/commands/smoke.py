@@ -1,6 +1,6 @@
-"""`turnkeeper smoke`: replays one turn against a running service and checks what an operator relies on.
+"""`turnkeeper smoke`: runs one turn against a running service and checks what an operator relies on.
 
-It uses the public API only, so it says the same about a laptop and about production.
+It uses only the public API, so it checks the same things on a laptop and in production.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from shared.errors import TurnkeeperError
 QUESTION: Final = "In one short paragraph: what is a turn, and how does Stop work?"
 CONNECT_LIMIT_SECONDS: Final = 5.0
 SILENCE_LIMIT_SECONDS: Final = 65.0
-"""The service speaks every 15 s; a provider has 60 s for its first word."""
+"""The service sends something every 15 s; a provider has 60 s for its first token."""
 TURN_LIMIT_SECONDS: Final = 400.0
 """A turn ends within 6 minutes, whatever happens."""
 USER: Final = "smoke"
-"""For keys that name their user themselves."""
+"""The user to name with a key that is bound to none."""
 
 Event = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class Check:
 
 @dataclass(slots=True)
 class Response:
-    """What a reader of the stream has at the end."""
+    """What a reader of the stream has in the end."""
 
     events: list[Event] = field(default_factory=list)
     text: str = ""
@@ -64,7 +64,7 @@ class Response:
 
 
 def read_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Yield the events of a server-sent stream; a comment is none."""
+    """Yield the events of a server-sent stream, without comments."""
     data: list[str] = []
     for line in lines:
         if line:
@@ -113,10 +113,10 @@ def checks_of_end(answer: Response) -> Iterator[Check]:
 
 
 def smoke(url: str, key: str, message: str | None = None, *, console: Console | None = None) -> int:
-    """Run a turn and print what was kept of what is promised.
+    """Run a turn and print which promises were kept.
 
     Returns:
-        The exit code: 0 when everything was.
+        The exit code: 0 if all were.
 
     Raises:
         TurnkeeperError: The service could not be used at all; the message says where it failed.
@@ -136,7 +136,7 @@ def smoke(url: str, key: str, message: str | None = None, *, console: Console | 
 
 
 def replay(client: httpx.Client, message: str, clock: Callable[[], float]) -> list[Check]:
-    """Make a session, run a turn, read it to its end, compare it with what is stored, and clean up."""
+    """Make a session, run a turn, read it to its end, compare it with the stored one, and clean up."""
     session_id = make_session(client)
     try:
         answer = ask(client, session_id, message, clock)
@@ -151,7 +151,7 @@ def replay(client: httpx.Client, message: str, clock: Callable[[], float]) -> li
 
 
 def make_session(client: httpx.Client) -> str:
-    """Make a session; a key that is bound to no user must name one."""
+    """Make a session; with a key that is bound to no user, name one."""
     response = client.post("/v1/sessions", json={"title": "smoke"})
     if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
         response = client.post("/v1/sessions", json={"title": "smoke", "user": USER})
@@ -176,10 +176,10 @@ def ask(client: httpx.Client, session_id: str, message: str, clock: Callable[[],
 
 
 def accepted(response: httpx.Response) -> httpx.Response:
-    """Return a response that is no error.
+    """Return the response if it is not an error.
 
     Raises:
-        TurnkeeperError: It is one; the message holds the problem's own words.
+        TurnkeeperError: It is an error; the message quotes the problem.
     """
     if not response.is_error:
         return response
@@ -190,7 +190,7 @@ def accepted(response: httpx.Response) -> httpx.Response:
 
 
 def report(url: str, checks: Sequence[Check]) -> Table:
-    """Lay the checks out."""
+    """Return the checks as a table."""
     table = Table(title=f"smoke test of {url}", title_justify="left")
     table.add_column("")
     table.add_column("promise")

@@ -1,4 +1,4 @@
-"""`turnkeeper users`: what a person may ask of whoever keeps their conversations: a copy, or an end."""
+"""`turnkeeper users`: exports or erases the conversations of one user, as that person may request."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _LOG_ENTRIES: Final = 20_000
 _LOG_SECONDS: Final = 3600
-"""Of the logs that a stop ends, which are deleted right afterwards."""
+"""The lifetime of logs that a stop ends; they are deleted right afterwards."""
 _REDIS_SECONDS: Final = 5
 _LOGINS: Final = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
-"""In the order of `Servers`."""
+"""The variables, in the order of `Servers`."""
 
 
 class Servers(NamedTuple):
-    """Where the data is."""
+    """The logins of the servers that hold the data."""
 
     database_url: str
     owner_url: str
@@ -32,12 +32,12 @@ class Servers(NamedTuple):
 
 
 def servers(environ: Mapping[str, str], data: Folder) -> Servers:
-    """Return the logins of the environment, or those of the `turnkeeper up` that runs on a folder.
+    """Return the logins from the environment, or those of the `turnkeeper up` that runs on a folder.
 
-    A folder on the command line goes before the environment.
+    A folder on the command line overrides the environment.
 
     Raises:
-        SettingsError: They are not all known.
+        SettingsError: Not all of them are known.
     """
     named = Servers(*(environ.get(name, "").strip() for name in _LOGINS))
     missing = [name for name, value in zip(_LOGINS, named, strict=True) if not value]
@@ -53,7 +53,7 @@ def servers(environ: Mapping[str, str], data: Folder) -> Servers:
 
 @contextmanager
 def application_database(url: str) -> Iterator["Database"]:
-    """Open the database as the application's role, and no other.
+    """Open the database with the application's role, and no other.
 
     Raises:
         SettingsError: Row-level security does not bind the role.
@@ -69,7 +69,7 @@ def application_database(url: str) -> Iterator["Database"]:
 
 
 def export(where: Servers, org: str | None, user: str, path: Path | None) -> int:
-    """Write a user's sessions, of the organization that `org` means, to a new file or standard output."""
+    """Write a user's sessions, of the organization `org`, to a new file or standard output."""
     from turnkeeper.commands.export import export_user
 
     organization_id = organization(where.owner_url, org)
@@ -84,10 +84,10 @@ def export(where: Servers, org: str | None, user: str, path: Path | None) -> int
 
 @contextmanager
 def output(path: Path | None) -> Iterator[TextIO]:
-    """Open a new file that only we may read; without a path, standard output.
+    """Open a new file that only its owner may read; without a path, standard output.
 
     Raises:
-        SettingsError: There is such a file, or it cannot be made.
+        SettingsError: The file exists, or cannot be made.
     """
     if path is None:
         yield sys.stdout
@@ -102,14 +102,14 @@ def output(path: Path | None) -> Iterator[TextIO]:
 
 
 def erase(where: Servers, org: str | None, user: str, *, wait_seconds: float, asks: bool) -> int:
-    """Erase a user's content and say what was removed.
+    """Erase a user's content and print what was removed.
 
     Args:
-        where: Where the data is.
+        where: The servers that hold the data.
         org: Id or name of the organization; None for the only one.
         user: The user.
-        wait_seconds: For running turns to end.
-        asks: Ask first whoever sits at the terminal.
+        wait_seconds: How long to wait for running turns to end.
+        asks: Whether to ask for confirmation at the terminal first.
     """
     from redis import Redis
 
@@ -156,7 +156,7 @@ def erase(where: Servers, org: str | None, user: str, *, wait_seconds: float, as
 
 
 def confirmed(user: str, sessions: int, messages: int) -> bool:
-    """Ask whoever sits at the terminal.
+    """Ask for confirmation at the terminal.
 
     Raises:
         SettingsError: There is no terminal.

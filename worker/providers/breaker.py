@@ -1,8 +1,8 @@
-"""Stops calling a provider that keeps failing: whoever waits for it in vain waits at once, and costs nothing.
+"""Stops calling a provider that keeps failing, so that turns fail at once and at no cost.
 
-One breaker for each provider of a process, since one provider's failures say nothing about another; what it learns
-is shared with nobody, so no server has to be there for it. What a request brought upon itself is no failure here: one
-organization's bad prompt must not stop another's turns.
+Each provider of a process has its own breaker, since one provider's failures say nothing about another. Breakers share
+nothing, so they need no server. A fault of the request itself does not count as a failure: one organization's bad
+prompt must not stop another's turns.
 """
 
 from collections import Counter, deque
@@ -15,10 +15,10 @@ from shared.errors import Fault, ProviderError
 
 _WINDOW_SECONDS: Final = 30
 _LEAST_CALLS: Final = 20
-"""Fewer calls than this in the window say nothing about a provider."""
+"""With fewer calls than this in the window, nothing is concluded about the provider."""
 _FAILING_SHARE: Final = 0.5
 _REFUSALS_IN_A_ROW: Final = 3
-"""A key that was revoked fails every call. One refusal may be a filter's, set off by one prompt."""
+"""A revoked key fails every call. A single refusal may come from a filter that one prompt set off."""
 _FAILURES: Final = frozenset(
     {
         Fault.PROVIDER_UNREACHABLE,
@@ -27,10 +27,10 @@ _FAILURES: Final = frozenset(
         Fault.PROVIDER_PROTOCOL,
     }
 )
-"""Passing faults that count. A rate limit does not: it says itself when to come back."""
+"""Passing faults that count. A rate limit does not: the provider says itself when to call again."""
 
 _SERVED: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
-"""Whoever refuses a request is there."""
+"""A provider that refuses a request is up."""
 
 
 class _State(Enum):
@@ -49,28 +49,27 @@ class _Second:
 
 
 class Permit:
-    """Leave to call once; `end` must follow, whatever became of it."""
+    """Permission for one call. One of `succeed`, `fail` and `let_go` must follow, however the call went."""
 
     __slots__ = ("_breaker", "_is_over", "is_probe")
 
     def __init__(self, breaker: "Breaker", *, is_probe: bool) -> None:
-        """Note whether the breaker's state hangs on it."""
         self._breaker = breaker
         self._is_over = False
         self.is_probe = is_probe
 
     def answer(self) -> None:
-        """Say that the provider answers: a probe has shown enough, long before the answer's end."""
+        """Note that the provider has begun to answer: that is enough for a probe, long before the answer's end."""
         if self.is_probe and not self._is_over:
             self.is_probe = False
             self._breaker.close()
 
     def succeed(self) -> None:
-        """End it: the provider did its part."""
+        """End the call as served by the provider."""
         self._end(None)
 
     def fail(self, fault: Fault, *, is_passing: bool) -> None:
-        """End it with a fault; one that is not `is_passing` is the request's own."""
+        """End the call with a fault; one that is not `is_passing` is the fault of the request."""
         self._breaker.faults[fault] += 1
         if fault is Fault.PROVIDER_AUTH or (is_passing and fault in _FAILURES):
             self._end(fault)
@@ -80,7 +79,7 @@ class Permit:
             self.let_go()
 
     def let_go(self) -> None:
-        """End it without a verdict: it was stopped, or said nothing about the provider."""
+        """End the call without a verdict: it was stopped, or shows nothing about the provider."""
         if not self._is_over:
             self._is_over = True
             if self.is_probe:
@@ -93,15 +92,14 @@ class Permit:
 
 
 class Breaker:
-    """Admits calls or refuses them. Belongs to one thread; metrics read its counts and its state from theirs.
+    """Admits calls or refuses them. Belongs to one thread; metrics read its counts and its state from another.
 
     Args:
         clock: Monotonic seconds.
-        open_seconds: How long it refuses before it lets one call try; 0: it refuses nothing.
+        open_seconds: How long it refuses calls before it admits a probe; 0 to refuse nothing.
     """
 
     def __init__(self, clock: Callable[[], float], open_seconds: float) -> None:
-        """Begin by admitting."""
         self._clock = clock
         self._open_seconds = open_seconds
         self._state = _State.CLOSED
@@ -115,11 +113,11 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """Its state: `closed`, `open` or `probing`."""
+        """`closed`, `open` or `probing`."""
         return self._state.name.lower()
 
     def call(self) -> Permit | ProviderError:
-        """Admit a call, or say why none is made now: with the fault that opened it and when to come back."""
+        """Admit a call, or return an error with the fault that opened the breaker and when to call again."""
         self.calls += 1
         match self._state:
             case _State.CLOSED:
@@ -133,7 +131,7 @@ class Breaker:
                 return self._refusal()
 
     def is_closed(self) -> bool:
-        """Say whether calls are admitted freely."""
+        """Return whether calls are admitted freely."""
         return self._state is _State.CLOSED
 
     def close(self) -> None:
@@ -143,11 +141,11 @@ class Breaker:
         self._refused_in_a_row = 0
 
     def probe_again(self) -> None:
-        """Let the next call be the probe: the last one had no verdict."""
+        """Make the next call the probe: the last one had no verdict."""
         self._state = _State.OPEN
 
     def learn(self, failure: Fault | None, *, is_probe: bool) -> None:
-        """Take the verdict of a call: None for one that the provider served."""
+        """Count the verdict of a call: None if the provider served it."""
         if is_probe:
             self._learn_of_probe(failure)
         elif self._state is _State.CLOSED:
@@ -192,6 +190,6 @@ class Breaker:
     def _refusal(self) -> ProviderError:
         left = max(0.0, self._opened_at + self._open_seconds - self._clock())
         if self._state is _State.PROBING:
-            left = self._open_seconds  # whether the probe succeeds is not known yet
+            left = self._open_seconds  # the probe's result is not known yet
         detail = "the model provider failed again and again, so it is not called for a moment"
         return ProviderError(self._fault, detail, retry_after_ms=round(left * 1000), sent=False)

@@ -1,1 +1,1 @@
-"""What an attempt publishes, and its way to Redis."""
+"""Publishes an attempt's events: numbers them, gathers them and sends them to Redis."""

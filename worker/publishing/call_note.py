@@ -1,7 +1,7 @@
-"""The note of a provider's call, in Redis: what is known of an attempt that dies before its first renewal.
+"""The note in Redis of a provider's call: what is known of an attempt that dies before its first renewal.
 
-Without it a call that was not answered yet would be lost, and of one that was answered the prompt's figures, which
-no event has: what was written to a cache costs more than any estimate says.
+Without it, a call that was not answered yet would be lost. Of an answered call, the prompt's figures would be lost,
+which no event carries: tokens written to a cache cost more than any estimate assumes.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from shared.money.usage import Usage, UsageSource
 
 @dataclass(frozen=True, slots=True)
 class CallNote:
-    """That an attempt called its provider.
+    """States that an attempt called its provider.
 
     Args:
-        attempt: Which.
-        prompt: What all its calls' prompts had, as soon as the provider has told the last one's; nothing of an answer.
-        source: What those figures are worth.
+        attempt: Its number.
+        prompt: The tokens of all its calls' prompts, once the provider has reported the last one's; none of an answer.
+        source: Where those figures come from.
     """
 
     attempt: int
@@ -24,7 +24,7 @@ class CallNote:
     source: UsageSource = UsageSource.ESTIMATED
 
     def encoded(self) -> str:
-        """Return what is kept: the attempt, and behind it the source and the figures."""
+        """Return the stored form: the attempt, then the source and the figures."""
         if self.prompt is None:
             return str(self.attempt)
         told = self.prompt
@@ -38,7 +38,7 @@ class CallNote:
 
 
 def read_note(kept: bytes) -> CallNote | None:
-    """Return the note; None where that is none."""
+    """Return the note; None if `kept` is not one."""
     try:
         attempt, *told = kept.decode().split()
         if not told:

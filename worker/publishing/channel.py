@@ -1,6 +1,6 @@
-"""One attempt's way to its log and its readers: what it tells waits here until the publisher takes it.
+"""One attempt's channel to its log and its readers: numbers its events and holds them until the publisher takes them.
 
-Consecutive deltas become one event while they wait. What was sent stays until Redis has said that it has it.
+Consecutive deltas become one event while they wait. Events that were sent are kept until Redis has acknowledged them.
 Everything here belongs to the loop's thread.
 """
 
@@ -26,9 +26,9 @@ from worker.publishing.delta_counts import DeltaCounts
 _log = logging.getLogger("turnkeeper.publisher")
 
 _RETRY_SECONDS: Final = 0.5
-"""Redis answered with an error (out of memory, loading): when the turn's events are tried again."""
+"""When the turn's events are sent again after Redis answered with an error (out of memory, loading)."""
 _LINGER_SECONDS: Final = 60.0
-"""How long a settled turn's last events wait for a Redis that is away; then readers use the row."""
+"""How long a settled turn's last events wait for a Redis that is down; after that readers use the row."""
 _READ_TRIES: Final = 100
 _DRAIN_POLL_SECONDS: Final = 0.005
 _APPEND_SHA: Final = sha_of(APPEND)
@@ -39,14 +39,14 @@ _DONE_PREFIX: Final = b'{"type":"done"'
 
 
 class _Deltas(msgspec.Struct, gc=False):
-    """Consecutive deltas of one kind, which leave as one event; the last ones may still grow."""
+    """Consecutive deltas of one kind, which are sent as one event; the last one pending may still grow."""
 
     reasoning: bool
     texts: list[str]
 
 
 class _Whole(msgspec.Struct, frozen=True):
-    """Any other event: still to be encoded, or encoded already under the number that it gets."""
+    """Any other event: still to be encoded, or already encoded with the number that it gets."""
 
     event: Event | bytes
 
@@ -55,38 +55,38 @@ _Pending: TypeAlias = _Deltas | _Whole
 
 
 class Sender(Protocol):
-    """What a channel asks of its publisher: each returns at once, in the loop's thread."""
+    """What a channel needs of its publisher; each method returns at once, in the loop's thread."""
 
     counts: DeltaCounts
-    """Where deltas are counted."""
+    """Counts deltas."""
 
     def mark(self, channel: "Channel") -> None:
-        """Note that `channel` has news."""
+        """Note that `channel` has something to send."""
 
     def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
-        """Keep that an attempt called the provider."""
+        """Store that an attempt called the provider."""
 
     def begin_again(self, channel: "Channel") -> None:
-        """Begin a lost log again with `channel.snapshot`, if the leases are trusted."""
+        """Restart a lost log with `channel.snapshot`, if the leases are trusted."""
 
     def restart(self, channel: "Channel") -> None:
-        """Begin a lost log again, once PostgreSQL has said that the turn is still ours."""
+        """Restart a lost log, once PostgreSQL has confirmed that this worker still owns the turn."""
 
     def forget(self, channel: "Channel") -> None:
         """Drop a channel."""
 
 
 class Channel:
-    """One attempt's way to its log and its readers.
+    """One attempt's channel to its log and its readers.
 
     Args:
-        publisher: Who sends.
-        session_id: Whose channel it is.
-        turn_id: Whose log it is.
-        attempt: The fencing token: first part of every id.
-        seq: The last number that was given before this attempt.
+        publisher: Sends the events.
+        session_id: The session whose pub/sub channel they go to.
+        turn_id: The turn whose log they go to.
+        attempt: The fencing token: the first part of every id.
+        seq: The last number given before this attempt.
         message_id: The answer's id, for a snapshot.
-        on_fenced: Called when a newer attempt has written.
+        on_fenced: Called once a newer attempt has written.
     """
 
     __slots__ = (
@@ -132,7 +132,6 @@ class Channel:
         message_id: UUID,
         on_fenced: Callable[[], None],
     ) -> None:
-        """Prepare; `Publisher.open` begins the log."""
         self.log = log_key(session_id, turn_id)
         self.channel = events_channel(session_id)
         self.seq = seq
@@ -164,22 +163,22 @@ class Channel:
         self._waiting_since = self._sent_since = 0.0
 
     def go_on_from(self, text: str, *, is_in_log: bool) -> None:
-        """Begin where an earlier attempt ended, before anything is told.
+        """Continue where an earlier attempt ended; called before any event is added.
 
         Args:
-            text: What readers were shown of the answer, through this channel's number.
-            is_in_log: Whether the log ends there too; else it begins again with a snapshot, under a number
-                that no reader has.
+            text: The part of the answer that readers have, through this channel's number.
+            is_in_log: Whether the log ends there too; otherwise it restarts with a snapshot, under a number
+            that no reader has.
         """
         self._shown = [text]
         if not is_in_log:
             self.seq += 1
             self._first_unacked = self.seq + 1
             self._needs_snapshot = True
-            self._publisher.begin_again(self)  # the lease was taken just now
+            self._publisher.begin_again(self)  # the lease is new
 
     def delta(self, text: str, *, reasoning: bool) -> None:
-        """Show a piece of the answer or of the thinking."""
+        """Add a piece of the answer or of the thinking."""
         last = self._last
         if last is not None and last.reasoning is reasoning:  # a discarded channel has no last one
             last.texts.append(text)
@@ -193,17 +192,17 @@ class Channel:
         self._publisher.mark(self)
 
     def note_call(self, prompt: Usage | None = None, source: UsageSource = UsageSource.ESTIMATED) -> None:
-        """Note that the provider was called: should this worker die before its next renewal, the call is billed.
+        """Note that the provider was called, so that the call is billed if this worker dies before its next renewal.
 
         Args:
-            prompt: What the attempt's prompts had, once the provider has told that.
-            source: What those figures are worth.
+            prompt: The tokens of the attempt's prompts, once the provider has reported them.
+            source: Where those figures come from.
         """
         note = CallNote(self._attempt, prompt, source)
         self._publisher.note_call(self._session_id, self._turn_id, note)
 
     def event(self, event: Event) -> None:
-        """Tell a fact that is no delta."""
+        """Add an event that is not a delta."""
         if self._is_discarded:
             return
         self._last = None
@@ -212,9 +211,9 @@ class Channel:
         self._publisher.mark(self)
 
     def encoded(self, seq: int, event: bytes) -> None:
-        """Tell a fact that stands already encoded under the number `seq`, which must be the next.
+        """Add an event that is already encoded with the number `seq`, which must be the next.
 
-        Under any other number it would be a silent hole, so it is left to the row to tell it (I4).
+        Any other number would make a silent hole, so the event is then dropped and readers learn it from the row (I4).
         """
         if self._is_discarded:
             return
@@ -228,37 +227,37 @@ class Channel:
         self._publisher.mark(self)
 
     def next_seq(self) -> int:
-        """Return the number that an event told now will get."""
+        """Return the number that the next event will get."""
         return self.seq + len(self._pending) + 1
 
     async def drained(self, within_seconds: float) -> bool:
-        """Wait until all that was told is in Redis; False when that took too long."""
+        """Wait until all events so far are in Redis; False if that took too long."""
         deadline = monotonic() + within_seconds
         while not self.is_idle() and monotonic() < deadline:  # noqa: ASYNC110 -- rare, and no event to set on the delta path
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         return self.is_idle()
 
     def end(self) -> None:
-        """Say that the attempt is over and about to be settled.
+        """Note that the attempt is over and about to be settled.
 
-        From here on a renewal that does not find the turn may have come after the settlement. So the lease
-        says no more whether the last events may be shown; the settlement does, and `discard` follows when it
+        From here on, a renewal that does not find the turn may have run after the settlement. So the lease no
+        longer decides whether the last events may be shown; the settlement does, and `discard` follows if it
         fails.
         """
         self._is_ending = True
 
     def fence(self) -> None:
-        """Drop what was not sent, unless the attempt is being settled: the lease is lost (I3)."""
+        """Drop the events not yet sent, unless the attempt is being settled: the lease is lost (I3)."""
         if not self._is_ending:
             self.discard()
 
     def close(self) -> None:
-        """Say that nothing more follows: forget the turn when all of it is in Redis, or after a while."""
+        """Note that no event follows: the turn is forgotten when all of it is in Redis, or after a while."""
         self._expires_at = monotonic() + _LINGER_SECONDS
         self._publisher.mark(self)
 
     def discard(self) -> None:
-        """Drop what was not sent, and whatever is told from now on: nothing may be shown any more (I3)."""
+        """Drop the events not yet sent and all later ones: nothing may be shown any more (I3)."""
         self._is_discarded = True
         self._pending.clear()
         self._unacked.clear()
@@ -269,8 +268,8 @@ class Channel:
     def text_so_far(self) -> tuple[int, str, str] | None:
         """Return the number of the last encoded event, and content and reasoning exactly through it.
 
-        For other threads: the version is odd while the loop encodes and differs after it did, so what
-        was read between is thrown away. None when that happened several times over.
+        For other threads: the version is odd while the loop encodes and differs afterwards, so a text read
+        in between is thrown away. None if that happened many times in a row.
         """
         for _ in range(_READ_TRIES):
             version = self._version
@@ -282,23 +281,23 @@ class Channel:
     # What follows is the publisher's side.
 
     def waiting_bytes(self) -> int:
-        """Return about how much is held for Redis."""
+        """Return roughly how many bytes are held for Redis."""
         return self._pending_bytes + self._unacked_bytes
 
     def is_idle(self) -> bool:
-        """Say whether everything told so far is in Redis."""
+        """Return whether all events so far are in Redis."""
         return not (self._pending or self._unacked or self._in_flight or self._needs_snapshot)
 
     def is_closing(self) -> bool:
-        """Say whether nothing more will be told."""
+        """Return whether no more events will be added."""
         return bool(self._expires_at)
 
     def is_finished(self, now: float) -> bool:
-        """Say whether the publisher may forget it."""
+        """Return whether the publisher may forget the channel."""
         return bool(self._expires_at) and (self.is_idle() or now > self._expires_at)
 
     def take(self, ts: str, now: float, max_entries: int, ttl_seconds: int) -> bytes | None:
-        """Encode what is pending and return the command that appends it, or None when nothing may go."""
+        """Encode what is pending and return the command that appends it; None if nothing may be sent now."""
         if self._in_flight or self._needs_snapshot or now < self._retry_at:
             return None
         self._version += 1
@@ -338,7 +337,7 @@ class Channel:
         return self._encoder.encode(event, self.seq, self._attempt, ts)
 
     def answered(self, reply: object) -> None:
-        """Take Redis' answer to what `take` gave."""
+        """Process Redis' reply to the command of `take`."""
         self._in_flight = False
         match reply:
             case _ if reply == _WRITTEN:
@@ -361,7 +360,7 @@ class Channel:
         self._publisher.mark(self)
 
     def connection_lost(self) -> None:
-        """Keep what was not acknowledged, to be sent again under the same numbers."""
+        """Keep the events that were not acknowledged, to send them again with the same numbers."""
         self._in_flight = False
         self._snapshot_in_flight = False
 
@@ -379,7 +378,7 @@ class Channel:
         self._leave_to_snapshot()
 
     def wants_restart(self, now: float) -> bool:
-        """Say whether a snapshot must go before anything else, and none is on its way."""
+        """Return whether a snapshot must be sent before anything else, and none is on its way."""
         return (
             self._needs_snapshot
             and not (self._snapshot_in_flight or self._in_flight)
@@ -387,7 +386,7 @@ class Channel:
         )
 
     def snapshot(self, ttl_seconds: int) -> bytes:
-        """Return the command that begins the log again with the text so far."""
+        """Return the command that restarts the log with the text so far."""
         text = Snapshot(
             TurnStatus.RUNNING, str(self._message_id), "".join(self._shown), "".join(self._thought)
         )
@@ -407,10 +406,10 @@ class Channel:
         )
 
     def restarted(self, reply: object) -> None:
-        """Take Redis' answer to `snapshot`."""
+        """Process Redis' reply to the command of `snapshot`."""
         self._snapshot_in_flight = False
         if reply == Appended.WRITTEN:
-            # The backlog may have been given up once more meanwhile.
+            # The backlog may have been given up again meanwhile.
             self._needs_snapshot = self._snapshot_seq != self._first_unacked - 1
         else:
             _log.warning("redis refused a snapshot: %s", reply, extra={"turn_id": str(self._turn_id)})
@@ -418,16 +417,16 @@ class Channel:
         self._publisher.mark(self)
 
     def give_up(self) -> None:
-        """Forget it, unless it is being settled: the turn is no longer ours to show."""
+        """Drop the turn, unless it is being settled: this worker no longer owns it."""
         self.fence()
         self._on_fenced()
 
     def identity(self) -> tuple[UUID, int]:
-        """Return the turn and the attempt, for the check of the lease."""
+        """Return the turn and the attempt, to check the lease."""
         return self._turn_id, self._attempt
 
     def _leave_to_snapshot(self) -> None:
-        """Drop what a snapshot stands for: all but `done`, which no reader may have seen as it follows."""
+        """Drop what a snapshot replaces: everything except `done`, which follows it and which no reader has seen."""
         done = self._unacked[-1:]
         if done and not done[0].startswith(_DONE_PREFIX):
             done = []

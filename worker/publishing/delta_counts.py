@@ -1,4 +1,4 @@
-"""What a publisher sends, counted where deltas pass: additions to plain numbers, and samples put aside for later."""
+"""Counts what a publisher sends, on the delta path: additions to plain numbers, and samples kept for later."""
 
 from collections import deque
 from typing import Final
@@ -7,14 +7,14 @@ from shared.metrics import table
 from shared.metrics.registry import Registry
 
 _MOST_SAMPLES: Final = 1 << 16
-"""More than Redis takes in the quarter of a second between two hand-overs; the oldest would be lost, not the memory."""
+"""More than Redis takes in the quarter second between two hand-overs; beyond it the oldest samples are dropped."""
 
 
 class DeltaCounts:
     """Counts of one publisher. Belongs to the loop's thread.
 
     Args:
-        registry: Where they are handed over to.
+        registry: Receives the counts.
     """
 
     __slots__ = ("_counters", "_histograms", "delays", "delta_events", "deltas", "writes")
@@ -25,12 +25,12 @@ class DeltaCounts:
         self.deltas = 0
         self.delta_events = 0
         self.delays: deque[float] = deque(maxlen=_MOST_SAMPLES)
-        """Seconds from the reading of an append's oldest delta to Redis' word."""
+        """Seconds from reading an append's oldest delta to Redis' acknowledgement."""
         self.writes: deque[float] = deque(maxlen=_MOST_SAMPLES)
         """Bytes of each flush."""
 
     def hand_over(self) -> None:
-        """Show what was counted since the last time."""
+        """Hand over what was counted since the last time."""
         for counter, total in zip(self._counters, (self.deltas, self.delta_events), strict=True):
             counter.set(total)
         for histogram, samples in zip(self._histograms, (self.delays, self.writes), strict=True):

@@ -1,8 +1,8 @@
 """Publishes the events of all turns of a process with natural batching.
 
-While one flush is on its way to Redis the deltas of all turns gather; the next flush carries them in
-one write, consecutive deltas of a turn as one event. There is no timer: alone, a delta leaves at
-once; under load the batches grow by themselves. Everything here belongs to the loop's thread.
+While one flush is on its way to Redis, the deltas of all turns gather; the next flush sends them in
+one write, with consecutive deltas of a turn as one event. There is no timer: a lone delta is sent at
+once, and under load the batches grow by themselves. Everything here belongs to the loop's thread.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _REPLY_SECONDS: Final = 5.0
 """A flush without a reply for this long counts as a lost connection."""
 _OPEN_SECONDS: Final = 1.0
 _CALL_SECONDS: Final = 600
-"""A note of a call outlives the wait for a renewal, a lease and a PostgreSQL that is away for minutes."""
+"""A note of a call outlives the wait for a renewal, a lease and a PostgreSQL that is down for minutes."""
 
 _OPEN_SHA: Final = sha_of(OPEN)
 _TAKE_OVER_SHA: Final = sha_of(TAKE_OVER)
@@ -43,14 +43,14 @@ class Publisher:
     """Sends the channels' events to Redis in one write for each flush.
 
     Args:
-        redis_url: Where.
-        is_trusted: Whether this process still may publish: its leases were renewed recently. # I3
+        redis_url: The Redis to publish to.
+        is_trusted: Returns whether this process may still publish: its leases were renewed recently. # I3
         holds_lease: Asks PostgreSQL whether an attempt still owns its turn.
         max_entries: Most events of a log.
-        live_ttl_seconds: Life of the log of a running turn.
-        done_ttl_seconds: Life of a log after its end.
-        buffer_bytes: Most bytes held while Redis is away; beyond, single events become snapshots.
-        registry: Where it shows what it counts.
+        live_ttl_seconds: Lifetime of the log of a running turn.
+        done_ttl_seconds: Lifetime of a log after its end.
+        buffer_bytes: Most bytes held while Redis is down; beyond that, a snapshot replaces single events.
+        registry: Receives the counts.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class Publisher:
         buffer_bytes: int,
         registry: Registry | None = None,
     ) -> None:
-        """Prepare; `start` connects."""
         self._url = redis_url
         self._is_trusted = is_trusted
         self._holds_lease = holds_lease
@@ -95,7 +94,7 @@ class Publisher:
         """Send what is left, for at most `within_seconds`, and disconnect."""
         deadline = monotonic() + within_seconds
         while monotonic() < deadline and any(not channel.is_idle() for channel in self._channels):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # idleness is the state of many channels, and this is the end
+            await asyncio.sleep(0.02)  # many channels must be idle, and this runs only at the end
         self.counts.hand_over()
         for task in list(self._tasks):
             task.cancel()
@@ -112,16 +111,16 @@ class Publisher:
         message_id: UUID,
         on_fenced: Callable[[], None],
     ) -> Channel:
-        """Return the channel of an attempt whose earlier events ended with `seq`."""
+        """Return a channel for an attempt of a turn whose events so far end with `seq`."""
         channel = Channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced)
         self._channels.add(channel)
         return channel
 
     async def open(self, session_id: UUID, turn_id: UUID, accepted: Sequence[tuple[int, bytes]]) -> int:
-        """Begin a turn's log, unless it is there, with the events of its acceptance.
+        """Start a turn's log with the events of its acceptance, unless the log exists.
 
         Returns:
-            The number of the last event in the log; 0 when Redis did not answer within a second.
+            The number of the last event in the log; 0 if Redis did not answer within a second.
         """
         entries: list[str | bytes] = []
         for seq, event in accepted:
@@ -138,26 +137,26 @@ class Publisher:
         """Shut earlier attempts out of a turn's log (I3).
 
         Returns:
-            Whether readers may have text of theirs that nothing has reset; also when Redis did not answer
+            Whether readers may have text of those attempts that nothing has reset; True if Redis did not answer
             within a second.
         """
         key = log_key(session_id, turn_id)
         return await self._ask(pack("EVALSHA", _TAKE_OVER_SHA, 1, key, attempt)) != 0
 
     def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
-        """Keep, in Redis and for a while, that an attempt called the provider."""
+        """Store in Redis, for a while, that an attempt called the provider."""
         command = pack("SET", call_key(session_id, turn_id), note.encoded(), "EX", _CALL_SECONDS)
         self._send(command, lambda _reply: None)
 
     def mark(self, channel: Channel) -> None:
-        """Note that `channel` has news; the flush follows in this iteration of the loop or after the last."""
+        """Note that `channel` has something to send, in this iteration of the loop or after the flush on its way."""
         self._dirty[channel] = None
         if not self._is_scheduled and not self._expected:
             self._is_scheduled = True
             self._loop.call_soon(self._flush)
 
     def is_connected(self) -> bool:
-        """Say whether there is a connection to Redis; from any thread."""
+        """Return whether there is a connection to Redis; callable from any thread."""
         return self._wire is not None
 
     def forget(self, channel: Channel) -> None:
@@ -166,7 +165,7 @@ class Publisher:
         self._channels.discard(channel)
 
     def restart(self, channel: Channel) -> None:
-        """Begin a lost log again, once PostgreSQL has said that the turn is still ours."""
+        """Restart a lost log, once PostgreSQL has confirmed that this worker still owns the turn."""
         self._spawn(self._restart(channel))
 
     def _flush(self) -> None:
@@ -193,7 +192,7 @@ class Publisher:
             self.counts.writes.append(len(written))
 
     async def _ask(self, command: bytes) -> object:
-        """Return Redis' reply; None when it is away or does not answer within a second."""
+        """Return Redis' reply; None if it is down or does not answer within a second."""
         if self._wire is None:
             return None
         answer: asyncio.Future[object] = self._loop.create_future()
@@ -220,7 +219,7 @@ class Publisher:
         self._expected.popleft()(reply)
 
     def _read(self) -> None:
-        """After one network read: when the last flush is answered, the next may go."""
+        """After one network read: once the last flush is answered, send the next."""
         if self._expected:
             self._sent_at = monotonic()
         elif self._dirty and not self._is_scheduled:
@@ -267,26 +266,26 @@ class Publisher:
 
     async def _restart(self, channel: Channel) -> None:
         if channel.is_closing():
-            # The turn is settled and this is how it ended: no other attempt can follow, and no lease is held.
+            # The turn is settled and this is its end: no other attempt can follow, and no lease is held.
             self.begin_again(channel)
             return
         turn_id, attempt = channel.identity()
         try:
             is_ours = await self._holds_lease(turn_id, attempt)
         except UnavailableError:
-            is_ours = self._is_trusted()  # the lease is still good by our own clock
+            is_ours = self._is_trusted()  # the lease is still valid by our own clock
         if is_ours or channel.is_closing():  # it may have been settled while PostgreSQL was asked
             self.begin_again(channel)
         else:
             channel.give_up()
 
     def begin_again(self, channel: Channel) -> None:
-        """Begin a lost log again; tried again by and by when Redis is away."""
+        """Restart a lost log; while Redis is down, this is tried again from time to time."""
         if self._wire is not None and self._is_trusted() and channel.wants_restart(monotonic()):
             self._send(channel.snapshot(self._live_ttl_seconds), channel.restarted)
 
     async def _watch(self) -> None:
-        """Each quarter of a second: give up silent connections, retry, forget, bound the backlog."""
+        """Every quarter second: give up silent connections, retry, forget, bound the backlog."""
         while True:
             await asyncio.sleep(0.25)
             now = monotonic()

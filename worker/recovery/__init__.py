@@ -1,1 +1,1 @@
-"""What keeps, checks and takes up running turns: leases, stops, the sweeper, retention."""
+"""Keeps running turns safe: renews leases, watches for stops, recovers what dead workers left, removes old content."""

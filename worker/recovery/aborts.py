@@ -1,4 +1,4 @@
-"""Learns of stops by Redis, within milliseconds: a nudge when it comes, the flags four times a second.
+"""Learns of stops from Redis within milliseconds: from nudges as they arrive, and from the flags four times a second.
 
 The lease renewal learns the same from PostgreSQL, so nothing here needs to be reliable, and no error of
 Redis ends a turn.
@@ -24,23 +24,22 @@ _log = logging.getLogger("turnkeeper.aborts")
 _POLL_SECONDS: Final = 0.25
 _RECONNECT_SECONDS: Final = 1.0
 _SILENCE_ROUNDS: Final = 12
-"""Polls without an answer after which the connection counts as lost: three seconds."""
+"""Polls without a reply after which the connection counts as lost: three seconds."""
 _NUDGE_PING_ROUNDS: Final = 20
 _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 10.0
-"""Between two beginnings of a watch that fails at once: an error that stays must not fill the log."""
+"""Pause before a failed watch is restarted: a persistent error must not fill the log."""
 
 
 class AbortWatcher:
-    """Stops the attempts of this process whose turns were asked to stop.
+    """Stops the attempts of this process for whose turns a stop was requested.
 
     Args:
-        redis_url: Where the flags are.
+        redis_url: The Redis that holds the flags.
         leases: Knows which turns run here.
     """
 
     def __init__(self, redis_url: str, leases: LeaseKeeper) -> None:
-        """Prepare; `run` works until it is cancelled."""
         self._url = redis_url
         self._leases = leases
         self._flags: Wire | None = None
@@ -48,14 +47,14 @@ class AbortWatcher:
         self._silent_rounds = 0
 
     async def run(self) -> None:
-        """Watch until cancelled; after an error that nobody expected, again and again."""
+        """Watch until cancelled; after an unexpected error, start again."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = monotonic()
             try:
                 await self._watch()
             except Exception:  # noqa: BLE001
-                # A Stop that is asked for meanwhile comes by the lease renewal, seconds later.
+                # A stop that is requested meanwhile is found by the lease renewal, seconds later.
                 _log.exception("the watch for stops failed and begins again")
             if monotonic() - began > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
@@ -73,7 +72,7 @@ class AbortWatcher:
                 self._flags = None
 
     def check(self, turns: Sequence[tuple[UUID, UUID]]) -> None:
-        """Ask for the flags of some turns, each as session and turn, in one write."""
+        """Ask for the flags of these turns, each given as session and turn, in one write."""
         if self._flags is None or not turns:
             return
         self._asked.extend(turn_id for _, turn_id in turns)
@@ -108,7 +107,7 @@ class AbortWatcher:
         self._flags = None
 
     async def _listen(self) -> None:
-        """Take nudges: the payload names the turn, its flag says why."""
+        """Receive nudges: the payload names the turn, its flag says why."""
         while True:
             lost = asyncio.Event()
             wire = await self._open(self._nudged, lost.set, "turnkeeper-nudges")
@@ -125,7 +124,7 @@ class AbortWatcher:
                         await lost.wait()
                     return
                 except TimeoutError:
-                    # A write to a dead peer is what makes the kernel notice; the flags are polled anyway.
+                    # Only by a write does the kernel notice a dead peer; the flags are polled anyway.
                     wire.write(pack("PING"))
         finally:
             wire.abort()

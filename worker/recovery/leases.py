@@ -1,7 +1,7 @@
-"""Keeps the leases of all turns of a process, in one statement every few seconds.
+"""Renews the leases of all turns of a process, in one statement every few seconds.
 
-The same round saves the texts that changed and brings back stops and lost leases, so that Stop works
-without Redis. It runs in a thread and on a connection of its own: a busy pool must not cost a lease.
+The same round saves the texts that changed and learns of stops and lost leases, so that Stop works
+without Redis. It runs in its own thread and on its own connection: a busy pool must not cost a lease.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _COUNTS: Final[Mapping[str, str]] = MappingProxyType(
         "cache_write_1h_tokens": "cache_writes_1h",
     }
 )
-"""How `save_checkpoints` names what it is given for each column."""
+"""The names of `save_checkpoints`' parameters, by column."""
 _SAVE: Final = text(
     f"""
     select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings,
@@ -66,7 +66,7 @@ _GOODBYE: Final = text("delete from turnkeeper.workers where id = :worker_id")
 
 @dataclass(frozen=True, slots=True)
 class _Renewed:
-    """A turn that is still owned; why it is asked to stop, where it is."""
+    """A turn that is still owned; why it is to stop, if it is."""
 
     turn_id: UUID
     stop_reason: str | None
@@ -81,16 +81,16 @@ class _Held:
 
 
 class LeaseKeeper:
-    """Renews what `hold` was told, until `release`.
+    """Renews the lease of each turn from `hold` to `release`.
 
     Args:
-        database: A pool of their own, so that a busy one costs no lease.
-        worker_id: Who holds the leases.
-        loop: Where attempts live; stops and fences are handed to it.
+        database: A separate pool, so that a busy one costs no lease.
+        worker_id: The worker that holds the leases.
+        loop: Runs the attempts; stops and fences are handed to it.
         lease_seconds: How long a lease lasts.
         renew_seconds: How often it is renewed.
         trust_seconds: Age of the last renewal at which `is_trusted` turns false.
-        silent_seconds: Says how long this process has heard no doorbell; told to whoever asks for readiness.
+        silent_seconds: Returns how long this process has received no doorbell; the readiness check shows it.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def start(self) -> None:
-        """Introduce the worker and begin to renew.
+        """Register the worker and start to renew.
 
         Raises:
             UnavailableError: PostgreSQL cannot be reached.
@@ -128,7 +128,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing and say goodbye, as far as PostgreSQL answers."""
+        """Stop renewing and remove the worker's row, if PostgreSQL answers."""
         self._stopping.set()
         self._thread.join(timeout=self._lease_seconds)
         try:
@@ -144,14 +144,14 @@ class LeaseKeeper:
             self._claimed = True
 
     def release(self, turn_id: UUID, attempt_number: int) -> None:
-        """Renew it no more."""
+        """Stop renewing the lease of a turn."""
         with self._guard:
             held = self._held.get(turn_id)
             if held is not None and held.attempt_number == attempt_number:
                 del self._held[turn_id]
 
     def is_trusted(self) -> bool:
-        """Say whether this process may still publish and settle, by its own monotonic clock (I3)."""
+        """Return whether this process may still publish and settle, by its own monotonic clock (I3)."""
         return monotonic() - self._renewed_at < self._trust_seconds
 
     def attempt_of(self, turn_id: UUID) -> Attempt | None:
@@ -160,12 +160,12 @@ class LeaseKeeper:
         return None if held is None else held.attempt
 
     def held_turns(self) -> Sequence[tuple[UUID, UUID]]:
-        """Return session and id of the turns that run here."""
+        """Return the turns that run here, each as session and turn."""
         with self._guard:
             return [(held.session_id, turn_id) for turn_id, held in self._held.items()]
 
     def hand_back_all(self) -> None:
-        """Let every turn that runs here go on elsewhere: the worker ends."""
+        """Hand back every turn that runs here, for another worker to continue: this one is ending."""
         with self._guard:
             held = list(self._held.values())
         for entry in held:
@@ -215,7 +215,7 @@ class LeaseKeeper:
                 self._tell(turn_id, entry, entry.attempt.fence)
             elif (reason := owned[turn_id]) is not None:
                 self._tell(turn_id, entry, partial(entry.attempt.stop, StopReason(reason)))
-        # Only now: before, the publisher would trust attempts that are about to be fenced.
+        # Not earlier: the publisher would trust attempts that are about to be fenced.
         self._renewed_at = asked_at
 
     def _tell(self, turn_id: UUID, entry: _Held, what: Callable[[], None]) -> None:

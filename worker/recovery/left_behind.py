@@ -1,4 +1,4 @@
-"""What a dead attempt left: its checkpoint, its log, and the note of its call."""
+"""Gathers what a dead attempt left: its checkpoint, its log, and the note of its call."""
 
 import logging
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ _log = logging.getLogger("turnkeeper.sweeper")
 
 _BYTES_PER_TOKEN: Final = 4
 _NUMBERS_LEFT_OUT: Final = 1_000_000
-"""More than an attempt can have given out between two checkpoints."""
+"""More numbers than an attempt can have used between two checkpoints."""
 
 _ANSWERED: Final = frozenset({EventType.MESSAGE_START, EventType.CONTENT_DELTA, EventType.REASONING_DELTA})
-"""Events that only an attempt tells whose provider answered."""
+"""Events of an attempt that appear only once its provider has answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftBehindTurn:
-    """A turn whose lease ran out, with its checkpoint; None for all of that where there is none.
+    """A turn whose lease ran out, with its checkpoint; the checkpoint's columns are None if there is none.
 
     Args:
         called: Whether a request had reached the provider.
         content: The text through `checkpoint_seq`.
-        reasoning: The thinking through there.
-        prompt_bytes: How long the system prompt, the history and the question are together.
+        reasoning: The thinking through `checkpoint_seq`.
+        prompt_bytes: The length of system prompt, history and question together.
     """
 
     id: UUID
@@ -90,7 +90,7 @@ _LEFT_BEHIND: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is known of a dead attempt: its turn, what was shown and where its events ended."""
+    """What is known of a dead attempt: its turn, the text that was shown, and where its events ended."""
 
     turn: LeftBehindTurn
     answer: Answer
@@ -101,12 +101,12 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a turn's log tells.
+    """What a turn's log shows.
 
     Args:
         transcript: The text.
         is_answered: Whether the newest attempt's provider answered.
-        is_open: Whether the text can go on: no number is missing, and readers were not told its end.
+        is_open: Whether the text can be continued: no number is missing, and readers did not receive its end.
     """
 
     transcript: Transcript
@@ -124,9 +124,9 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     """Gather what a dead attempt left: the log knows more than the last checkpoint.
 
     Args:
-        turn: With its checkpoint.
-        log: Where its log is.
-        context_tokens: What prompts are cut to.
+        turn: The turn with its checkpoint.
+        log: The Redis that holds its log.
+        context_tokens: The length to which prompts are cut.
     """
     content, reasoning = turn.content or "", turn.reasoning or ""
     last_seq = max(turn.last_seq, turn.checkpoint_seq or 0)
@@ -135,7 +135,7 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     told = _told(turn, log)
     is_open = False
     if told is None:
-        # With the log it was lost which numbers readers have seen: none of them is given again (I4).
+        # Which numbers readers have seen was lost with the log: none of them may be used again (I4).
         last_seq += _NUMBERS_LEFT_OUT
     elif told.transcript.seq >= last_seq:
         last_seq = told.transcript.seq
@@ -151,7 +151,7 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
 
 
 def _note_of(turn: LeftBehindTurn, log: "redis.Redis") -> CallNote | None:
-    """Return what the dead attempt noted in Redis of its call; a renewal does so later."""
+    """Return the note of its call that the dead attempt left in Redis, if no renewal came later."""
     try:
         kept = cast("bytes | None", log.get(call_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
@@ -166,7 +166,7 @@ def _with_prompt(usage: Usage, prompt: Usage) -> Usage:
 
 
 def _told(turn: LeftBehindTurn, log: "redis.Redis") -> _Told | None:
-    """Fold the turn's log; None when Redis is away, or the log is spoiled or does not reach back far enough."""
+    """Fold the turn's log; None if Redis is down, or the log is damaged or does not reach back far enough."""
     try:
         entries = cast("list[Any]", log.xrange(log_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
@@ -176,13 +176,13 @@ def _told(turn: LeftBehindTurn, log: "redis.Redis") -> _Told | None:
     try:
         return _fold(turn, encoded) if encoded else None
     except msgspec.DecodeError:
-        # Whatever wrote that, the turn has to end: the checkpoint is what is known (I1).
+        # Whatever wrote it, the turn must end: the checkpoint is what is known (I1).
         _log.error("a lost turn's log holds what is no event", extra={"turn_id": str(turn.id)})
         return None
 
 
 def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
-    """Add the events to what was saved; None when some between them are missing."""
+    """Add the events to the saved text; None if some are missing in between."""
     first = decode_header(encoded[0])
     transcript = Transcript()
     if first.seq > 1 and first.type != EventType.SNAPSHOT:
@@ -205,7 +205,7 @@ def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
         if header.seq > transcript.seq:
             transcript.apply(event)
         if header.attempt == turn.attempt:
-            # A snapshot may be of what an earlier attempt left.
+            # A snapshot may hold only the text that an earlier attempt left.
             is_news = is_snapshot and transcript.content != (turn.content or "")
             is_answered = is_answered or is_news or header.type in _ANSWERED
     return _Told(transcript, is_answered, is_open)
@@ -214,7 +214,7 @@ def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
 def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens: int) -> Usage:
     """Return what a dead attempt used: its checkpoint's figures, and an estimate for what came after them.
 
-    Neither estimate is above what was sent: the prompt was cut to the context, the answer had its limit.
+    No estimate exceeds what was possible: the prompt was cut to the context, and the answer had its limit.
     A checkpoint that an earlier attempt left to be continued has no figures: its text is billed already.
     """
     said = estimate_tokens(content.removeprefix(turn.content or ""))
@@ -233,5 +233,5 @@ def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens:
 
 
 def source_of(turn: LeftBehindTurn) -> UsageSource:
-    """Return what the figures of a dead attempt are worth."""
+    """Return where the figures of a dead attempt come from."""
     return UsageSource(turn.usage_source or UsageSource.ESTIMATED)

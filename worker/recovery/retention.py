@@ -1,6 +1,6 @@
-"""Removes the content of sessions that ended long ago; what happened and what it cost stays.
+"""Removes the content of sessions that ended long ago; the record of what happened and what it cost stays.
 
-In small batches and one transaction for each, so that it can be interrupted anywhere and holds nothing up.
+It works in small batches, each in its own transaction, so that it can be interrupted anywhere and holds up nothing.
 """
 
 import logging
@@ -28,10 +28,10 @@ class _Forgotten:
 
 
 def forget_old_sessions(db: Connection, retention_days: int, most: int = _MOST_SESSIONS) -> int:
-    """Remove the content of a batch of sessions that were closed or expired so many days ago.
+    """Remove the content of a batch of sessions that were closed or expired `retention_days` ago or earlier.
 
     Returns:
-        How many sessions it were; 0 when none is left.
+        How many sessions the batch had; 0 if none is left.
     """
     found = db.execute(_FORGET, {"older_than_seconds": retention_days * _DAY_SECONDS, "most": most})
     forgotten = rows.one(_Forgotten, found)

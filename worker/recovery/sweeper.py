@@ -1,8 +1,8 @@
-"""Ends or requeues what dead workers left, rings again where a doorbell was lost, expires what waited too long.
+"""Ends or requeues turns of dead workers, rings again for lost doorbells, expires turns that waited too long.
 
-What waits stays in PostgreSQL: only a bounded number of doorbells is out, for one that wakes a worker is as
-good as another. Every worker runs it each second, and at once when a lease runs out; an advisory lock lets one of them
-work, so there is no extra process that could be missing.
+Waiting turns stay in PostgreSQL. Only a bounded number of doorbells is out, since any doorbell that wakes a worker
+will do. Every worker runs the sweeper each second, and at once when a lease runs out; an advisory lock lets only one
+of them work, so there is no extra process that could be missing.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ _SOONEST_SECONDS: Final = 0.05
 _RING_AGAIN_SECONDS: Final = 2.0
 _MOST_AT_ONCE: Final = 200
 _MOST_DOORBELLS: Final = 200
-"""Lying in Redis unheard: with so many the workers are busy or gone, and more would wake nobody."""
+"""Most unheard doorbells in Redis: with so many, all workers are busy or dead, and more would wake nobody."""
 _HOUSEKEEPING_ROUNDS: Final = 15
 _RETENTION_ROUNDS: Final = 20
 _TELL_SECONDS: Final = 5.0
@@ -66,7 +66,7 @@ _NEXT_LEASE_END: Final = text("select turnkeeper.seconds_to_next_lease_end()")
 _OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
 _EXPIRE_SESSIONS: Final = text("select turnkeeper.expire_sessions(:idle_seconds, :age_seconds, :most)")
 _FORGET_KEYS: Final = text("select turnkeeper.forget_idempotency_keys(:older_than_seconds, :most)")
-# A text that was kept to be continued is void then: its reset comes before `done`.
+# A text that was kept to be continued is then void: its reset comes before `done`.
 _EXPIRE: Final = text(
     f"""
     with expired as (
@@ -115,11 +115,11 @@ class Sweeper:
         choices: The providers.
         worker_id: Who sweeps.
         database: A pool that does not compete with running turns.
-        publisher: Tells readers what was decided.
-        loop: Where the publisher lives.
-        ring: Sends a doorbell, given turn and trace context.
-        metrics: Where it counts the turns that it ends; None to count none.
-        recorder: Where their spans go; None where traces are off.
+        publisher: Publishes what was decided.
+        loop: Runs the publisher.
+        ring: Sends a doorbell for a turn and its trace context.
+        metrics: Counts the turns that the sweeper ends; None to count none.
+        recorder: Receives their spans; None if traces are off.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Sweeper:
         self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
 
     def start(self) -> None:
-        """Begin to sweep, in a thread of its own."""
+        """Start to sweep, in a separate thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -198,30 +198,30 @@ class Sweeper:
         for found in overdue:
             self._each(self._expire, found)
         self._await_told()
-        # Last, so that what was requeued or became its session's next just now is rung in this round.
+        # Last, so that turns that this round requeued or made their session's next are rung in this round.
         self._ring_again()
         if self._round % _RETENTION_ROUNDS == 0:
             self._forget_old_sessions()
         return self._pause()
 
     def _pause(self) -> float:
-        """Say when the next round is due: what a dead worker left is taken up as soon as its lease is over."""
+        """Return the seconds until the next round: a dead worker's turn is recovered as soon as its lease is over."""
         with self._database.across() as db:
             lease_end = db.execute(_NEXT_LEASE_END).scalar_one()
         return _EVERY_SECONDS if lease_end is None else max(_SOONEST_SECONDS, min(_EVERY_SECONDS, lease_end))
 
     def _each(self, step: Callable[[UUID, UUID], None], found: _Found) -> None:
-        """Take a step for one turn; one that cannot be taken must not keep those behind it waiting (I1)."""
+        """Take a step for each turn found; a step that fails must not delay the turns behind it (I1)."""
         with log_ids(turn_id=found.turn_id):
             try:
                 step(found.organization_id, found.turn_id)
             except UnavailableError:
-                raise  # it would be the same for all others
+                raise  # all others would fail the same way
             except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
                 _log.exception("a turn could not be taken up")
 
     def _await_told(self) -> None:
-        """Wait until readers were shown what was decided, before a doorbell lets the next attempts speak."""
+        """Wait until what was decided is published, before a doorbell starts the next attempts."""
         told, self._told = self._told, []
         done, late = wait(told, timeout=_TELL_SECONDS)
         if late:
@@ -231,7 +231,7 @@ class Sweeper:
                 _log.error("readers could not be told", exc_info=error)
 
     def _forget_old_sessions(self) -> None:
-        """After everything else and in a transaction of its own: turns never wait for it, nor fail with it."""
+        """Runs last and in its own transaction: turns never wait for it or fail with it."""
         if self._settings.retention_days is None:
             return
         with self._database.across() as db:
@@ -249,7 +249,7 @@ class Sweeper:
             self._ring(str(turn.turn_id), turn.traceparent)
 
     def _doorbells(self) -> int:
-        """Count the doorbells that no worker has heard; all that may be out when Redis does not say."""
+        """Count the doorbells that no worker has received; the most that may be out if Redis does not answer."""
         try:
             return self._redis.llen(QUEUE_KEY)
         except redis.RedisError as error:
@@ -271,7 +271,7 @@ class Sweeper:
         )
 
     def _recover(self, organization_id: UUID, turn_id: UUID) -> None:
-        """Settle or requeue a turn whose lease ran out; whoever is first wins (I2)."""
+        """Settle or requeue a turn whose lease ran out; the first to do so wins (I2)."""
         with self._database.of(organization_id) as db:
             turn = read_left_behind(db, organization_id, turn_id)
         left = left_behind(turn, self._redis, self._settings.context_tokens)
@@ -284,7 +284,7 @@ class Sweeper:
             settled = self._settle(organization_id, left, choice, ending)
         events = _events(ending)
         if settled is None:
-            return  # it came back to life, or another settled it
+            return  # its worker came back, or another process settled it
         self._metrics.taken_up.add()
         self._metrics.settled(settled, ending)
         _log.warning("a lost turn was taken up", extra={"status": settled.status})
@@ -307,7 +307,7 @@ class Sweeper:
         return settle(self._database, choice.settings, settlement, ending)
 
     def _begin_log_again(self, left: Left, attempt: int) -> None:
-        """Tell readers the text so far under a number that none of them has passed."""
+        """Publish the text so far under a number that no reader has passed."""
         turn, text = left.turn, left.answer
         transcript = Transcript.resume(
             seq=left.last_seq,
@@ -333,7 +333,7 @@ class Sweeper:
         events: Sequence[Event],
         done: bytes | None,
     ) -> None:
-        """Show readers what was decided; all turns of a round at the same time."""
+        """Publish what was decided; all turns of a round at the same time."""
 
         async def tell() -> None:
             await self._publisher.open(turn.session_id, turn.id, accept_events(turn))
@@ -375,7 +375,7 @@ class Sweeper:
 
 
 def _events(ending: Ending) -> Sequence[Event]:
-    """Return what readers are told of a dead attempt, before `done` where that follows."""
+    """Return the events that readers receive of a dead attempt, before `done` if that follows."""
     match ending:
         case Requeued(answer, keeps_text=False) if answer.content or answer.reasoning:
             return (MessageReset(Fault.WORKER_LOST),)

@@ -1,7 +1,7 @@
 """What an attempt may cost: its hold, less what its earlier calls used (I6).
 
-The limit that the provider is sent is computed from the very prompt that it is sent, so whatever the history became
-since the turn was accepted, an answer within the limit is paid for. A provider that ignores the limit is cut off.
+The limit sent to the provider is computed from the very prompt sent with it. So an answer within the limit is paid
+for, however the history has changed since the turn was accepted. A provider that ignores the limit is cut off.
 """
 
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ class Allowance:
     """An attempt's hold.
 
     Args:
-        priced: The model that answers.
+        priced: The model that answers, with its prices.
         hold_usd: What the attempt may cost.
-        context_tokens: What prompts are cut to.
+        context_tokens: The length to which prompts are cut.
     """
 
     priced: Priced
@@ -35,14 +35,14 @@ class Allowance:
     context_tokens: int
 
     def limited(self, prompt: Prompt, spent: Usage) -> Prompt | None:
-        """Return the prompt with the limit that can be paid for.
+        """Return the prompt with the highest limit that the hold pays for.
 
         Args:
             prompt: What is to be sent.
             spent: What earlier calls of the attempt used.
 
         Returns:
-            None where no answer worth a call is paid for.
+            None if the hold pays for no answer that is worth a call.
         """
         texts = (prompt.system or "", *(message.content for message in prompt.messages))
         most = most_prompt_tokens(sum(most_text_tokens(text) for text in texts), self.context_tokens)
@@ -55,10 +55,10 @@ class Allowance:
         return replace(prompt, max_output_tokens=payable)
 
     def tokens_after(self, prompt: Usage, spent: Usage, most: int) -> int:
-        """Return how many tokens of the answer are paid for, now that the provider has counted the prompt.
+        """Return how many tokens of the answer the hold pays for, now that the provider has counted the prompt.
 
         Args:
-            prompt: Its figures, those of the answer left out.
+            prompt: The prompt's figures, without those of the answer.
             spent: What earlier calls of the attempt used.
             most: The limit that was sent.
         """
@@ -69,9 +69,9 @@ class Allowance:
 
 
 def within_limit(estimate: int, characters: int, most: int) -> int:
-    """Return an estimate of an answer's tokens that is not above the limit which the provider was sent.
+    """Return an estimate of an answer's tokens, at most the limit that was sent to the provider.
 
-    Tokens may be longer than an estimate takes them to be. A text that is too long for the limit in any language was
-    not held to it, and the estimate counts.
+    Tokens may be longer than the estimate assumes. But if the text is too long for the limit in any language, the
+    provider did not keep to the limit, and the estimate counts.
     """
     return estimate if characters > most * MOST_BYTES_PER_TOKEN else min(estimate, most)

@@ -1,7 +1,7 @@
 """One attempt at a turn: from the prompt to the outcome, all of it in the loop's thread.
 
-It is a loop of rounds: may it ask, ask, wait, ask again. A stop or a lost lease ends the round or the wait between
-two, so that the upstream connection is closed in every phase (I7).
+An attempt is a loop of rounds: check whether it may ask, ask, wait, ask again. A stop or a lost lease ends the round,
+or the wait between two rounds, so that the upstream connection is closed in every phase (I7).
 """
 
 import asyncio
@@ -28,24 +28,24 @@ from worker.turn.round import Abandoned, Broken, CutOff, Limits, Result, Round, 
 _log = logging.getLogger("turnkeeper.attempt")
 
 _UNCONTINUABLE: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
-"""Refusals that may be of the text to continue alone: the question by itself is asked again."""
+"""Refusals that may concern only the text to continue: the question is then asked again without it."""
 
 
 class Attempt:
     """The state of one attempt; the lease keeper's thread reads it, only the loop writes it.
 
     Args:
-        provider: Who answers.
-        channel: Where its events go.
-        prompt: What the provider is sent.
-        message_id: The stored message's id, as `message_start` tells it.
+        provider: Answers.
+        channel: Publishes the attempt's events.
+        prompt: What is sent to the provider.
+        message_id: The stored message's id, which `message_start` carries.
         seconds_left: Until the turn's deadline.
-        retries: The rule by which a call that failed is made again.
-        breaker: Says whether the provider is called at all.
-        attempts: This one's number, those handed back not counted; None when the turn ends where its text
-            breaks off (`recovery: fail`).
-        prefix: The text of an earlier attempt that this one continues; empty to answer anew.
-        allowance: What the attempt may cost; None where there is no budget.
+        retries: Decides whether a failed call is repeated.
+        breaker: Decides whether the provider is called at all.
+        attempts: This attempt's number, not counting those handed back; None if the turn ends where its text
+        breaks off (`recovery: fail`).
+        prefix: The text of an earlier attempt that this one continues; empty to start a new answer.
+        allowance: What the attempt may cost; None without a budget.
         on_first_text: Called as the first text is shown.
     """
 
@@ -105,7 +105,7 @@ class Attempt:
         self._waiting: asyncio.Task[None] | None = None
 
     async def run(self) -> Outcome:
-        """Stream the answer and say how it ended; never raises."""
+        """Stream the answer and return how it ended; never raises."""
         tries = 0
         while True:
             permit = self._may_ask()
@@ -125,15 +125,15 @@ class Attempt:
 
     @property
     def first_text_at(self) -> float | None:
-        """When the first text was shown, by the monotonic clock; None before."""
+        """When the first text was shown, by the monotonic clock; None before that."""
         return self._draft.first_text_at
 
     def has_called(self) -> bool:
-        """Say whether a request reached the provider."""
+        """Return whether a request reached the provider."""
         return self._consumption.called
 
     def stop(self, reason: StopReason) -> None:
-        """End it because somebody asked; the first reason counts."""
+        """End the attempt because of a stop; the first reason counts."""
         if self.stop_reason is None and not self.is_fenced:
             self.stop_reason = reason
             if self._round is not None:
@@ -141,7 +141,7 @@ class Attempt:
             self._wake()
 
     def hand_back(self) -> None:
-        """End it because the worker ends; the turn goes on elsewhere."""
+        """End the attempt because the worker is ending; another worker continues the turn."""
         if self.stop_reason is None and not self.is_fenced and not self.is_handed_back:
             self.is_handed_back = True
             if self._round is not None:
@@ -149,7 +149,7 @@ class Attempt:
             self._wake()
 
     def fence(self) -> None:
-        """End it without a trace: the lease is lost (I3)."""
+        """End the attempt and write nothing more: the lease is lost (I3)."""
         if not self.is_fenced:
             self.is_fenced = True
             self.channel.fence()
@@ -158,7 +158,7 @@ class Attempt:
             self._wake()
 
     def answer(self) -> Answer:
-        """Return what was brought so far."""
+        """Return what the attempt has received so far."""
         used, capabilities = self._consumption, self._provider.capabilities
         usage, source = used.usage(capabilities)
         longest = used.longest_call(capabilities)
@@ -166,9 +166,9 @@ class Attempt:
         return Answer(content, used.reasoning(), used.called, usage, source, longest)
 
     def checkpoint(self) -> tuple[int, Answer] | None:
-        """Return what was encoded so far and the number of its last event, for another thread to save.
+        """Return what has been encoded so far and the number of its last event, for another thread to save.
 
-        None when the text changed too quickly to be read; the next renewal tries again.
+        None if the text changed too quickly to be read; the next renewal tries again.
         """
         shown = self.channel.text_so_far()
         if shown is None:
@@ -180,7 +180,7 @@ class Attempt:
     # May it ask.
 
     def _may_ask(self) -> Permit | Outcome:
-        """Return leave to ask the provider once, or how the attempt ends without another round."""
+        """Return a permit to ask the provider once, or how the attempt ends without another round."""
         if self.is_fenced:
             return Fenced()
         if self.stop_reason is not None:
@@ -195,7 +195,7 @@ class Attempt:
         return permit
 
     def _is_payable(self) -> bool:
-        """Lower the answer's limit to what the hold pays; False when that is no answer worth a call (I6)."""
+        """Lower the answer's limit to what the hold pays for; False if no such answer is worth a call (I6)."""
         limited = self._ceiling.limited(self._prompt, self._consumption, self._provider.capabilities)
         if limited is None:
             return False
@@ -246,13 +246,13 @@ class Attempt:
         )
 
     def _answer_anew(self, fault: Fault) -> None:
-        """Declare the text void that the provider would not continue, and ask the question by itself."""
+        """Declare void the text that the provider refused to continue, and ask the question without it."""
         self._consumption.end_call(self._provider.capabilities)
         self._prompt = self._question
         self._draft.begin_anew(fault)
 
     def _wait_before_retry(self, outcome: Outcome, tries: int) -> float | None:
-        """Return the seconds until the next try; None once text was shown, and where none can help."""
+        """Return the seconds until the next try; None once text was shown, or if no retry can help."""
         if not isinstance(outcome, Failed) or self._consumption.deltas:
             return None
         return self._retries.wait_before(
@@ -263,7 +263,7 @@ class Attempt:
         )
 
     async def _or_requeued(self, outcome: Outcome) -> Outcome:
-        """Leave a text that broke off to the next attempt, after a while, where there may be one."""
+        """If the text broke off and another attempt is allowed, wait and leave it to that attempt."""
         if not isinstance(outcome, Failed) or not outcome.is_passing or not self._consumption.deltas:
             return outcome
         if self._attempts is None or not self._breaker.is_closed():
@@ -285,9 +285,9 @@ class Attempt:
         return Requeued(outcome.answer, fault=outcome.fault)
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait; a stop, a fence or the worker's end cuts it short."""
+        """Wait; a stop, a fence or the worker's end cuts the wait short."""
         if self.is_fenced or self.is_handed_back or self.stop_reason is not None:
-            return  # it came as the round ended, so there is nothing left that it could cancel
+            return  # it came as the round ended, when there was no wait to cancel yet
         self._waiting = asyncio.create_task(asyncio.sleep(seconds))
         await asyncio.wait({self._waiting})
 

@@ -1,8 +1,8 @@
-"""Taking a turn: the row decides who runs it, and says all that the attempt needs.
+"""Claims a turn: the row decides which worker runs it, and holds everything that the attempt needs.
 
-A doorbell only wakes: which turn comes next is decided in PostgreSQL, by fairness among organizations and
-by age within one. One statement, a transaction of its own, claims by compare-and-set, enters the organization of the
-row (never one from a message) and reads the history, which is committed by then: its functions see what was done before
+A doorbell only wakes a worker. PostgreSQL decides which turn is next, by fairness among organizations and by age
+within one. One statement, a transaction of its own, claims by compare-and-set, enters the organization of the row
+(never one from a message) and reads the history. That is committed by then: its functions see what was done before
 they were called.
 """
 
@@ -24,7 +24,7 @@ from worker.turn.allowance import Allowance
 from worker.turn.prompt import StoredMessage
 
 _BYTES_PER_TOKEN: Final = 16
-"""More than any text has; bounds what is read of a long history before its tokens are estimated."""
+"""More than any text has; bounds how much of a long history is read before its tokens are estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class ClaimedTurn:
         kept_text: The text of that checkpoint, which may be continued.
         hold_usd: What the attempt may cost; None without a budget.
         history: Number, role and text of the newest settled messages below this turn, then of its question.
-        all_messages: How many there are.
-        earlier_turns: How many turns they are of, without this one.
+        all_messages: How many such messages there are.
+        earlier_turns: How many turns they belong to, without this one.
     """
 
     id: UUID
@@ -70,7 +70,7 @@ class ClaimedTurn:
     earlier_turns: int
 
     def is_again(self) -> bool:
-        """Say whether an earlier attempt may have shown something."""
+        """Return whether an earlier attempt may have shown text."""
         return self.attempt > 1
 
     def told_seq(self) -> int:
@@ -78,20 +78,20 @@ class ClaimedTurn:
         return max(self.last_seq, self.checkpoint_seq or 0)
 
     def prefix(self, capabilities: Capabilities) -> str:
-        """Return the text to continue; empty when there is none, or the provider cannot."""
+        """Return the text to continue; empty if there is none, or the provider cannot continue one."""
         return self.kept_text or "" if capabilities.continuation else ""
 
     def allowance(self, priced: Priced, context_tokens: int) -> Allowance | None:
-        """Return what the attempt may cost; None where there is no budget.
+        """Return what the attempt may cost; None without a budget.
 
         Args:
-            priced: The model that answers.
-            context_tokens: What prompts are cut to.
+            priced: The model that answers, with its prices.
+            context_tokens: The length to which prompts are cut.
         """
         return None if self.hold_usd is None else Allowance(priced, self.hold_usd, context_tokens)
 
     def counted_attempts(self) -> int | None:
-        """Return the attempt's number, those handed back left out; None when no other may follow its text."""
+        """Return the attempt's number, not counting those handed back; None if no other may follow its text."""
         return None if self.recovery == Recovery.FAIL else self.attempt - self.handed_back
 
 
@@ -101,7 +101,7 @@ class Claim:
 
     Args:
         turn: As it was when it was claimed.
-        history: Settled messages below this turn, as far as the context could hold them, then the question.
+        history: Settled messages before this turn, as many as the context could hold, then the question.
         dropped_turns: Earlier turns that were not even read because the history is too long.
     """
 
@@ -116,7 +116,7 @@ class Claim:
 
     @property
     def organization_id(self) -> UUID:
-        """Whose turn it is."""
+        """The organization that the turn belongs to."""
         return self.turn.organization_id
 
     @property
@@ -146,9 +146,9 @@ _CLAIM_NEXT: Final = Statement(
 def claim_turn(
     database: Database, turn_id: UUID, worker_id: UUID, *, lease_seconds: float, context_tokens: int
 ) -> Claim | None:
-    """Claim one turn by its name, fair or not; None means that it is not to be had.
+    """Claim one turn by its id, whether or not it is fair; None if it cannot be claimed.
 
-    It is taken, settled, not its session's next, or no turn.
+    It cannot be if it is taken, settled, not its session's next, or does not exist.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -164,9 +164,9 @@ def claim_turn(
 def claim_next_turn(
     database: Database, worker_id: UUID, hint: UUID | None, *, lease_seconds: float, context_tokens: int
 ) -> Claim | None:
-    """Claim the turn that is to run next, for `lease_seconds`; None means that none can be claimed.
+    """Claim the turn that is to run next, for `lease_seconds`; None if no turn can be claimed.
 
-    `hint` is the turn that a doorbell named: it is taken when its organization is as entitled as any. No more than
+    `hint` is the turn that a doorbell named; it is claimed if its organization is as entitled as any. At most
     `context_tokens` of history are read.
 
     Raises:

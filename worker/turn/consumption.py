@@ -1,4 +1,4 @@
-"""What the calls of one attempt brought and used: the provider's word where it gave one, else an estimate."""
+"""What the calls of one attempt received and used: the provider's figures if it sent any, else an estimate."""
 
 from dataclasses import replace
 from typing import Final
@@ -20,14 +20,14 @@ _REFUSALS: Final = frozenset(
         Fault.CONTEXT_TOO_LONG,
     }
 )
-"""Faults that cost nothing when no answer had begun: the provider did not take the request."""
+"""Faults that cost nothing before an answer has begun: the provider did not accept the request."""
 
 
 class Consumption:
     """The text and the tokens of an attempt, call after call; other threads may read what the loop writes.
 
-    `called` says whether any request reached the provider, `deltas` and `length` how many pieces of text came and how
-    many characters they have, `earlier` what the calls before this one used.
+    `called`: whether any request reached the provider. `deltas` and `length`: how many pieces of text were received,
+    and their characters. `earlier`: what the calls before this one used.
     """
 
     __slots__ = (
@@ -49,7 +49,6 @@ class Consumption:
     )
 
     def __init__(self) -> None:
-        """Begin before the first call."""
         self.called = False
         self.deltas = 0
         self.length = 0
@@ -69,10 +68,10 @@ class Consumption:
         self._prompt_tokens = 0
         self._error: BaseException | None = None
 
-    # What the attempt tells.
+    # Noted by the attempt.
 
     def sent(self, prompt: Prompt) -> None:
-        """Note that a call's request is with the provider."""
+        """Note that a call's request has reached the provider."""
         self._prompt = prompt
         self.called = self._is_sent = True
 
@@ -87,7 +86,7 @@ class Consumption:
         (self._reasoning if reasoning else self._content).append(text)
 
     def follow(self, usage: Usage) -> bool:
-        """Note the provider's figures so far; say whether those of the prompt are news."""
+        """Note the provider's figures so far; return whether those of the prompt are new."""
         self._running = usage
         length = usage.prompt_tokens()
         is_news = length != self._prompt_tokens
@@ -95,15 +94,15 @@ class Consumption:
         return is_news
 
     def finished(self, usage: Usage | None) -> None:
-        """Note the provider's last word, None where it says nothing of what was used."""
+        """Note the provider's final figures; None if it sent none."""
         self._final = usage
 
     def broke_off(self, error: BaseException | None) -> None:
-        """Note by which error the call ended, None for a cancellation."""
+        """Note the error with which the call ended; None for a cancellation."""
         self._error = error
 
     def end_call(self, capabilities: Capabilities) -> None:
-        """Forget the call, but for what it may have cost: another one follows."""
+        """Forget the call, except for what it may have cost: another one follows."""
         usage, source = self._of_call(capabilities)
         if not usage.is_empty():
             self._earlier_source = source if self.earlier.is_empty() else UsageSource.ESTIMATED
@@ -122,11 +121,11 @@ class Consumption:
         return "".join(self._reasoning)
 
     def is_refused(self) -> bool:
-        """Say whether the provider did not take the request that it was sent."""
+        """Return whether the provider refused the request that it was sent."""
         return self._is_sent and self._is_free()
 
     def prompts(self) -> tuple[Usage, UsageSource] | None:
-        """Return what the prompts of all calls had, and what that is worth; None where nothing is known yet."""
+        """Return the tokens of all calls' prompts, and the source of that figure; None while nothing is known."""
         if self._is_free():
             return prompt_of(self.earlier), self._earlier_source
         if self._running is not None:
@@ -138,7 +137,7 @@ class Consumption:
         return prompt_of(self.earlier) + sent, UsageSource.ESTIMATED
 
     def usage(self, capabilities: Capabilities) -> tuple[Usage, UsageSource]:
-        """Return what all calls used; an estimate where one of them is."""
+        """Return what all calls used; the sum is an estimate if one of them is."""
         usage, source = self._of_call(capabilities)
         if self.earlier.is_empty():
             return usage, source
@@ -147,7 +146,7 @@ class Consumption:
         return usage + self.earlier, UsageSource.ESTIMATED
 
     def longest_call(self, capabilities: Capabilities) -> Usage | None:
-        """Return the call with the longest prompt; None where there was one call."""
+        """Return the call with the longest prompt; None if there was only one call."""
         if self.earlier.is_empty():
             return None
         return _longer(self._longest, self._of_call(capabilities)[0])
@@ -161,15 +160,15 @@ class Consumption:
         )
 
     def _of_call(self, capabilities: Capabilities) -> tuple[Usage, UsageSource]:
-        """Return the provider's word where it gave one, else its running figures, else an estimate.
+        """Return the provider's final figures if it sent any, else its running ones, else an estimate.
 
-        A delta is a token at least, so their number is the least that was generated.
+        A delta is at least one token, so at least as many tokens as deltas were generated.
         """
         if self._final is not None:
             return self._final, UsageSource.PROVIDER
         if self._prompt is None or not self._is_sent or self._is_free():
             return _NOTHING, UsageSource.ESTIMATED
-        # Copies: the loop may add to them meanwhile.
+        # Copies: the loop may append to the lists meanwhile.
         content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
         thought = estimate_tokens(reasoning)
         most = self._prompt.max_output_tokens
@@ -194,7 +193,7 @@ class Consumption:
 
 
 def prompt_of(usage: Usage) -> Usage:
-    """Return what was used, the answer left out."""
+    """Return the usage without the answer's tokens."""
     return replace(usage, output_tokens=0, reasoning_tokens=0)
 
 

@@ -1,7 +1,7 @@
-"""Going on with an answer that broke off, in place of beginning it again.
+"""Continues an answer that broke off, instead of starting it again.
 
-A text can be continued when it is known to be what readers have, and holds no thinking: no chat template
-takes a thought that is half done, and a model that thinks anew may come to another answer.
+A text can be continued if readers are known to have exactly that text and it holds no thinking: no chat template
+accepts half a thought, and a model that thinks again may reach another answer.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from worker.turn.outcome import Answer
 
 
 def is_continued(answer: Answer, capabilities: Capabilities) -> bool:
-    """Say whether the next attempt goes on with what this one brought; else that is void."""
+    """Return whether the next attempt continues this one's text; otherwise the text is void."""
     return capabilities.continuation and bool(answer.content.strip()) and not answer.reasoning
 
 
@@ -22,21 +22,20 @@ def continued(prompt: Prompt, text: str) -> Prompt:
 
     Args:
         prompt: What was asked.
-        text: The answer so far; what it may still use of `max_output_tokens` is estimated.
+        text: The answer so far; its share of `max_output_tokens` is estimated and subtracted.
     """
-    # Without the space at its end: templates cut that off, and a model's words begin with their space.
+    # Without trailing space: templates cut it off, and a model's words begin with their space.
     message = text_message(Role.ASSISTANT, text.rstrip())
     left = max(1, prompt.max_output_tokens - estimate_tokens(text))
     return replace(prompt, messages=(*prompt.messages, message), max_output_tokens=left)
 
 
 class Seam:
-    """Joins a text and its continuation, which says the space at the text's end once more."""
+    """Joins a text and its continuation, which repeats the space at the text's end."""
 
     __slots__ = ("_said",)
 
     def __init__(self, text: str) -> None:
-        """Take the text that readers have."""
         self._said = text[len(text.rstrip()) :]
 
     def join(self, piece: str) -> str:
@@ -46,6 +45,6 @@ class Seam:
         common = 0
         while common < min(len(piece), len(self._said)) and piece[common] == self._said[common]:
             common += 1
-        # Once they differ, nothing of what follows was said before.
+        # Once they differ, everything that follows is new.
         self._said = self._said[common:] if common == len(piece) else ""
         return piece[common:]

@@ -1,4 +1,4 @@
-"""An answer in the making: what readers see of it, over all the requests that bring it.
+"""The answer as readers see it while it is being written, across all the requests that produce it.
 
 It is announced once, joined to the text that it continues, and counted as it is shown.
 """
@@ -17,10 +17,10 @@ class Draft:
     """An attempt's answer. Belongs to the loop's thread.
 
     Args:
-        channel: Where readers are shown it.
-        consumption: Where it is kept and counted.
-        message_id: The stored message's id, as `message_start` names it.
-        prefix: The text of an earlier attempt that this one continues, which readers have; empty to answer anew.
+        channel: Publishes it.
+        consumption: Keeps and counts it.
+        message_id: The stored message's id, which `message_start` carries.
+        prefix: The text of an earlier attempt that this one continues, which readers have; empty to start a new answer.
         on_first_text: Called as the first text is shown.
     """
 
@@ -54,13 +54,13 @@ class Draft:
         self.first_text_at: float | None = None
 
     def announce(self) -> None:
-        """Announce the answer once: an earlier request may have done it, and a prefix was announced with its text."""
+        """Announce the answer, unless an earlier request has done so or it was announced with the prefix."""
         if not self._is_announced:
             self._is_announced = True
             self._channel.event(events.MessageStart(self._message_id))
 
     def append(self, text: str, *, reasoning: bool = False) -> None:
-        """Show a piece of the answer, or of the thinking."""
+        """Publish a piece of the answer, or of the thinking."""
         if not reasoning:
             if self.prefix:
                 text = self._seam.join(text)
@@ -73,7 +73,7 @@ class Draft:
         self._channel.delta(text, reasoning=reasoning)
 
     def begin_anew(self, fault: Fault) -> None:
-        """Declare the prefix void, because of `fault`: nothing that was shown is dropped without this event (I5)."""
+        """Declare the prefix void because of `fault`: no text that was shown is dropped without this event (I5)."""
         self.prefix, self._seam = "", Seam("")
         self._is_announced = False
         self._channel.event(events.MessageReset(fault))

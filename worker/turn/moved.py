@@ -1,4 +1,4 @@
-"""A turn as the statement left it that moved it: what its last events, its span and its figures are written from."""
+"""A turn after the statement that moved it: the source of its last events, its span and its figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class MovedTurn:
-    """The columns that every such statement returns."""
+    """The columns that every statement that moves a turn returns."""
 
     id: UUID
     session_id: UUID
@@ -33,7 +33,7 @@ class MovedTurn:
     finished_at: datetime | None
 
     def is_over(self) -> bool:
-        """Say whether it ended; else it waits for its next attempt."""
+        """Return whether the turn has ended; otherwise it waits for its next attempt."""
         return self.finished_at is not None
 
 
@@ -42,10 +42,10 @@ class SettledTurn(MovedTurn):
     """A turn whose attempt was settled.
 
     Args:
-        dropped: Whether a newer turn rolled it back, so that readers are not shown its text.
-        released_usd: What was held for the attempt; None where nothing was.
-        charged_usd: What the attempt cost; None when that is not known any more.
-        has_next: Whether a later turn of the session waits.
+        dropped: Whether a newer turn rolled it back, so that readers do not get its text.
+        released_usd: What was held for the attempt; None if nothing was.
+        charged_usd: What the attempt cost; None if that is no longer known.
+        has_next: Whether a later turn of the session is waiting.
     """
 
     stop_observed_at: datetime | None
@@ -62,7 +62,7 @@ class ExpiredTurn(MovedTurn):
     """A turn that no worker took in time.
 
     Args:
-        has_void_text: Whether readers have text of an attempt that was to be continued.
+        has_void_text: Whether readers have text that another attempt was to continue.
     """
 
     traceparent: str

@@ -1,4 +1,4 @@
-"""How an attempt ended, as a value; one `match` in `settle` turns it into a transition."""
+"""How an attempt ended, as a value; one `match` in `settle` maps it to a transition."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,15 +11,15 @@ from shared.turn.turns import FinishReason, StopReason
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an attempt brought, however it ended.
+    """What an attempt produced, however it ended.
 
     Args:
         content: The text that was shown.
         reasoning: The thinking that was shown.
         called: Whether the request reached the provider, so tokens may have been used.
         usage: What was used.
-        usage_source: Who says so.
-        longest: The call with the longest prompt, whose rates hold for all; None where one call was made.
+        usage_source: Where that figure comes from.
+        longest: The call with the longest prompt, whose rates apply to all; None if only one call was made.
     """
 
     content: str
@@ -31,7 +31,7 @@ class Answer:
 
     @property
     def parts(self) -> Parts:
-        """What the stored message is made of."""
+        """The parts of the stored message."""
         return parts_of(self.content, self.reasoning)
 
 
@@ -41,7 +41,7 @@ NOTHING = Answer("", "", called=False, usage=Usage(), usage_source=UsageSource.E
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The provider ended the answer."""
+    """The provider finished the answer."""
 
     answer: Answer
     finish_reason: FinishReason
@@ -60,11 +60,11 @@ class Failed:
     """The attempt ended with a fault.
 
     Args:
-        answer: What it brought.
+        answer: What the attempt produced.
         fault: The kind.
-        detail: Our own words.
-        retry_after_ms: What the provider asked for.
-        is_passing: Whether the fault says nothing about the request, so that another attempt may do.
+        detail: In our own words.
+        retry_after_ms: How long the provider asked us to wait.
+        is_passing: Whether the fault does not lie in the request, so that another attempt may succeed.
     """
 
     answer: Answer
@@ -79,9 +79,9 @@ class Requeued:
     """The turn waits for its next attempt; what this one used is billed.
 
     Args:
-        answer: What it brought, void when text was shown, unless that is kept.
-        handed_back: A draining worker gave it back, so it does not count against the most attempts.
-        fault: Why; readers are told when their text is void.
+        answer: What the attempt produced. Text that was shown is void, unless it is kept.
+        handed_back: A draining worker gave it back, so it does not count towards the maximum of attempts.
+        fault: Why; readers receive it if their text is void.
         keeps_text: The next attempt continues the text.
     """
 

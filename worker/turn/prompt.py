@@ -1,8 +1,8 @@
-"""From a session's settled messages to what a provider is sent.
+"""Builds the prompt that is sent to a provider from a session's settled messages.
 
 Stopped and failed turns leave questions without answers, and chat templates refuse two user messages
-in a row; they are joined, so nothing that was said is lost. The oldest whole turns go when the
-context is full.
+in a row. These are joined, so that no text is lost. When the context is full, the oldest whole turns
+are left out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ from shared.turn.turns import Role
 from worker.providers.provider import Prompt, PromptMessage
 
 _TOKENS_PER_MESSAGE = 4
-"""What a chat template adds around each message, as OpenAI's guide to counting tokens has it."""
+"""What a chat template adds around each message, according to OpenAI's guide to counting tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as the database has it; `role` may be one that this provider cannot take."""
+    """A message as the database stores it; `role` may be one that this provider does not accept."""
 
     turn_number: int
     role: str
@@ -36,7 +36,6 @@ class PromptRefusedError(TurnkeeperError):
     """The history cannot be sent to this provider; nothing was called."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
-        """Keep the fault that the turn ends with."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
@@ -56,7 +55,7 @@ def build_prompt(
         messages: The settled messages of the turns before this one in order of position, then this
             turn's question, once.
         system: The session's system prompt.
-        max_output_tokens: The most that the answer may use; kept free in the context.
+        max_output_tokens: The most that the answer may use; this much of the context is kept free.
         context_tokens: The most that prompt and answer may hold together.
         traceparent: Trace context for the provider.
 
@@ -88,7 +87,7 @@ def build_prompt(
 
 
 def prompt_tokens(prompt: Prompt) -> int:
-    """Estimate the input tokens of `prompt`, for a call whose provider did not say."""
+    """Estimate the input tokens of `prompt`, for a call whose provider did not report them."""
     return _size(prompt.system or "") + sum(_size(message.content) for message in prompt.messages)
 
 

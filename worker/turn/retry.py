@@ -1,9 +1,9 @@
-"""Whether a call that failed is made again, and after how long.
+"""Decides whether a failed call is repeated, and after how long.
 
-Before any text that is in the same attempt, after it as another one. One layer retries: this one. It keeps
-to the provider's own word where it gives one, spreads the rest by full jitter (AWS Architecture Blog,
-"Exponential Backoff and Jitter"), never outlives the turn, and is bounded for all turns together, so that
-retries cannot drown a provider that is going under.
+Before any text the call is repeated in the same attempt, after that in another one. No other layer retries. A wait
+is what the provider asks for, or else is spread by full jitter (AWS Architecture Blog, "Exponential Backoff and
+Jitter"), and never outlives the turn. Retries are bounded for all turns together, so that they cannot drown a
+provider that is already overloaded.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Final
 from shared.errors import Fault
 
 MOST_ATTEMPTS: Final = 3
-"""How often a turn is tried, attempts that were handed back not counted."""
+"""How often a turn is tried, not counting attempts that were handed back."""
 
 _LEAST_SECONDS: Final = 0.2
 _MOST_SECONDS: Final = 4.0
@@ -24,14 +24,14 @@ _RETRIES: Final[Mapping[Fault, int]] = MappingProxyType(
         Fault.PROVIDER_UNREACHABLE: 2,
         Fault.PROVIDER_OVERLOADED: 2,
         Fault.PROVIDER_RATE_LIMITED: 2,
-        # A stream that ended before it began, or said nothing in time, may have cost its input.
+        # A stream that ended before it began, or stayed silent for too long, may have cost its input.
         Fault.PROVIDER_PROTOCOL: 1,
         Fault.PROVIDER_TIMEOUT: 1,
     }
 )
-"""How often each fault is tried again before any text; any other says that the same request would fail the same way."""
+"""How often each fault is retried before any text; with any other the same request would fail the same way."""
 
-# Finagle's defaults for a retry budget: a fifth of the calls, and ten a second for those who call little.
+# Finagle's defaults for a retry budget: a fifth of the calls, and ten a second for callers with few calls.
 _SHARE: Final = 0.2
 _FREE_PER_SECOND: Final = 10.0
 _MOST_SAVED: Final = 100.0
@@ -45,17 +45,16 @@ class RetryBudget:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Begin with all that can be saved up."""
         self._clock = clock
         self._saved = _MOST_SAVED
         self._at = clock()
 
     def note_call(self) -> None:
-        """Count a call, of which some may be repeated."""
+        """Count a call: a share of all calls may be repeated."""
         self._earn(_SHARE)
 
     def take(self) -> bool:
-        """Take one retry; False when there is none left."""
+        """Take one retry; False if none is left."""
         self._earn(0.0)
         if self._saved < 1.0:
             return False
@@ -73,8 +72,8 @@ class Retries:
     """The rule of one process.
 
     Args:
-        random: Gives numbers from 0 to 1.
-        budget: What all turns may spend.
+        random: Returns numbers from 0 to 1.
+        budget: How many retries all turns together may use.
     """
 
     random: Callable[[], float]
@@ -88,7 +87,7 @@ class Retries:
         Args:
             fault: Why the call failed.
             tries: Calls made so far, at least 1.
-            retry_after_ms: What the provider asked for.
+            retry_after_ms: How long the provider asked us to wait.
             seconds_left: Until the turn's deadline.
         """
         if tries > _RETRIES.get(fault, 0):
@@ -101,9 +100,9 @@ class Retries:
         """Return the seconds to wait before the next attempt at a turn whose text broke off, or None.
 
         Args:
-            fault: Why it did; the caller knows that it is passing.
+            fault: Why it broke off; the caller knows that the fault is passing.
             attempts: Attempts made so far, at least 1.
-            retry_after_ms: What the provider asked for.
+            retry_after_ms: How long the provider asked us to wait.
             seconds_left: Until the turn's deadline.
         """
         if attempts >= MOST_ATTEMPTS:

@@ -1,7 +1,7 @@
-"""One request to the provider and its answer, with a named result; an attempt is one round, or several.
+"""One request to the provider and its answer, with a named result; an attempt is one round or several.
 
-It ends with the answer, at one of its limits, or when its attempt ends it, wherever it waits (connecting, silent,
-mid-stream): leaving the provider's context closes the upstream connection at once (I7).
+A round ends with the answer, at one of its limits, or when its attempt ends it, wherever it is waiting (connecting,
+silent, mid-stream): leaving the provider's context closes the upstream connection at once (I7).
 """
 
 import asyncio
@@ -37,10 +37,10 @@ _log = logging.getLogger("turnkeeper.attempt")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a round may not pass.
+    """The limits of a round.
 
     Args:
-        ceiling: The most that its answer may have.
+        ceiling: The longest that its answer may be.
         deadline: When it must have ended, by the monotonic clock.
     """
 
@@ -50,14 +50,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The provider ended the answer."""
+    """The provider finished the answer."""
 
     finish: Finish
 
 
 @dataclass(frozen=True, slots=True)
 class CutOff:
-    """A stop was asked for, or the answer passed its ceiling, before it was whole."""
+    """A stop was requested, or the answer passed its ceiling, before the answer was whole."""
 
     reason: StopReason
 
@@ -69,13 +69,13 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The answer is not whole, by a fault.
+    """A fault broke the answer off.
 
     Args:
         fault: The kind.
-        detail: Our own words.
-        retry_after_ms: What the provider asked for.
-        is_passing: Whether the fault says nothing about the request, so that another one may do.
+        detail: In our own words.
+        retry_after_ms: How long the provider asked us to wait.
+        is_passing: Whether the fault does not lie in the request, so that another one may succeed.
     """
 
     fault: Fault
@@ -92,12 +92,12 @@ class Round:
     """A request and its answer. Belongs to the loop's thread; made for one `run`.
 
     Args:
-        provider: Sends the answer.
-        prompt: What the provider is sent.
-        permit: The breaker's leave to ask; it takes the verdict.
-        draft: What the answer's text is appended to.
-        channel: Where the call is noted.
-        consumption: Where its tokens are counted.
+        provider: Answers.
+        prompt: What is sent to the provider.
+        permit: The breaker's permission for the call; it receives the verdict.
+        draft: The answer's text is appended to it.
+        channel: Notes the call.
+        consumption: Counts the call's tokens.
         limits: Its ceiling and its deadline.
     """
 
@@ -153,26 +153,26 @@ class Round:
                 case _:
                     pass
         finally:
-            self._permit.let_go()  # where there was no verdict
+            self._permit.let_go()  # if there was no verdict
         if self._consumption.is_refused():
-            # Should this worker die now, a sweeper would take it for a call that nobody has answered yet.
+            # If this worker died now, a sweeper would take it for a call that was not answered yet.
             self._note_call()
         return result
 
     def stop(self, reason: StopReason) -> None:
-        """End it because a stop was asked for; the first reason counts, and a passed ceiling is one."""
+        """End the round because of a stop; the first reason counts, and a passed ceiling is one."""
         if self._stop_reason is None:
             self._stop_reason = reason
             self._cancel_soon()
 
     def hand_back(self) -> None:
-        """End it because the worker ends."""
+        """End the round because the worker is ending."""
         if self._stop_reason is None:
             self._is_handed_back = True
             self._cancel_soon()
 
     def fence(self) -> None:
-        """End it at once: the lease is lost (I3)."""
+        """End the round at once: the lease is lost (I3)."""
         self._is_fenced = True
         self._cancel()
 
@@ -181,9 +181,9 @@ class Round:
             self._task.cancel()
 
     def _cancel_soon(self) -> None:
-        """Cancel when what has arrived was read, which is generated and has its price.
+        """Cancel once the data that has already arrived was read: it was generated and has its price.
 
-        In the loop's next round the socket is read, in the one after it the task takes that and ends by itself.
+        In the loop's next iteration the socket is read; in the one after it the task takes the data and ends by itself.
         """
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, loop.call_soon, self._cancel)
@@ -223,7 +223,7 @@ class Round:
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Broken(Fault.INTERNAL, "an error inside the service ended the turn")
 
-    # What comes.
+    # What is received.
 
     def _sent(self) -> None:
         self._consumption.sent(self._prompt)
@@ -251,7 +251,7 @@ class Round:
                     assert_never(item)
 
     def _follow(self, usage: Usage) -> None:
-        """Note the provider's figures, and hold all of them against the hold (I6)."""
+        """Note the provider's figures, and check all of them against the hold (I6)."""
         if self._consumption.follow(usage):
             self._note_call()
             self._ceiling.lower(prompt_of(usage), self._consumption.earlier, self._prompt.max_output_tokens)
@@ -259,9 +259,9 @@ class Round:
             self._cut_off()
 
     def _cut_off(self) -> None:
-        """End the answer with the batch that passed what the hold pays (I6)."""
+        """End the answer with the batch that exceeded what the hold pays for (I6)."""
         self._stop_reason = self._stop_reason or StopReason.BUDGET
 
     def _note_call(self) -> None:
-        """Note the call and, with those before it, its prompt: should this worker die now, they are not forgotten."""
+        """Note the call, with its prompt and those before it, so that they are known if this worker dies now."""
         self._channel.note_call(*(self._consumption.prompts() or ()))

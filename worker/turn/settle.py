@@ -1,7 +1,7 @@
-"""Writing how a turn ended, once: one statement, guarded by the attempt (I2, I3).
+"""Writes how a turn ended, once: one statement, guarded by the attempt (I2, I3).
 
-Status, answer, ledger, totals of the session and of the day and month stand or fall together. The cost takes the
-hold's place in the day and month of the hold, where room was kept for it (I6).
+Status, answer, ledger row and the totals of the session, day and month are written together or not at all. The cost
+replaces the hold in the day and month of the hold, where room was kept for it (I6).
 """
 
 import json
@@ -28,7 +28,7 @@ from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
 _OF_TURN: Final = columns(SettledTurn, "t", without=frozenset({"released_usd", "charged_usd", "has_next"}))
 _COUNTED: Final = ", ".join(SHOWN_COLUMNS)
 _SPENT_COLUMNS: Final = tuple(name for name in SHOWN_COLUMNS if name != "reasoning_tokens")
-"""Those that `spend` adds up: thinking is among the tokens of the answer."""
+"""The columns that `spend` adds up: thinking is part of the answer's tokens."""
 
 
 def _each(form: str, names: Iterable[str] = SHOWN_COLUMNS) -> str:
@@ -36,7 +36,7 @@ def _each(form: str, names: Iterable[str] = SHOWN_COLUMNS) -> str:
     return ", ".join(form.format(name) for name in names)
 
 
-# given: what is written, cast once. settled: moves the turn that the attempt still owns; all else hangs on its row.
+# given: what is written, cast once. settled: moves the turn if the attempt still owns it; the rest depends on its row.
 # released, rest: the hold is given back; what is left of it serves the next attempt of a turn that was handed back.
 # answer: the message, once the turn is over. billed: the ledger's row, for a call.
 # of_session, totals: sums of the session, then of month and day, on the day whose hold was released or else today.
@@ -150,12 +150,12 @@ _KEEP: Final[Statement[None]] = Statement(
         {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, saved_at = now()
     """  # noqa: S608
 )
-"""The text that the next attempt goes on with. It is billed already: its figures are those of no attempt."""
+"""The text that the next attempt continues. It is billed already, so it has no figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """How many tokens of an answer a hold was taken for."""
+    """The number of an answer's tokens that a hold was taken for."""
 
     tokens: int
 
@@ -194,12 +194,12 @@ class Settlement:
         attempt: The fencing token: the attempt that ends and that its cost is billed to. The row that comes back
             has the next number where the attempt is taken from its worker or the turn waits again, so that the
             log refuses what that worker sent and Redis has not yet executed (I3).
-        last_seq: The number of `done`; of the last event, where the turn waits again.
+        last_seq: The number of `done`; of the last event if the turn waits again.
         history_trimmed: Turns left out of the prompt.
         first_token_ago_seconds: Since the first text; None when there was none.
         stop_observed_ago_seconds: Since the upstream connection was closed for a stop; None for no stop.
-        lost_to: The worker whose sweeper settles in place of the one that let the lease run out; None
-            when the owner settles.
+        lost_to: The worker whose sweeper settles instead of the one that let the lease run out; None
+            if the owner settles.
     """
 
     organization_id: UUID
@@ -217,21 +217,21 @@ def settle(
 ) -> SettledTurn | None:
     """Write the claimed turn's outcome once.
 
-    A turn with a hold waits again only where the budget pays for a whole attempt more, or where a draining worker
-    gave it back: then what is left of its hold serves the next attempt.
+    A turn with a hold waits again only if the budget pays for another whole attempt, or if a draining worker gave it
+    back: then what is left of its hold serves the next attempt.
 
     Returns:
         The settled turn; None when the claim was lost and nothing was written.
 
     Raises:
-        UnpayableError: The turn was to wait for an attempt that its budget does not pay. Nothing was written.
-        UnavailableError: PostgreSQL did not answer; whether the outcome was written is not known until
-            `read_settled` tells.
+        UnpayableError: The turn was to wait for an attempt that its budget does not pay for. Nothing was written.
+        UnavailableError: PostgreSQL did not answer; only `read_settled` can tell whether the outcome was
+        written.
     """
     with database.of(settlement.organization_id) as db:
         turn = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
         if turn is not None:
-            # In a statement of its own: a renewal that the first waited for may have made it meanwhile.
+            # In a statement of its own: a renewal for which the first waited may have written the checkpoint.
             _forget_or_keep(db, settlement, ending)
             if isinstance(ending, Requeued) and not ending.handed_back and turn.released_usd is not None:
                 _hold_again(db, settlement, turn)
@@ -239,7 +239,7 @@ def settle(
 
 
 def _hold_again(db: Connection, settlement: Settlement, turn: SettledTurn) -> None:
-    """Hold for the next attempt what was held for the one that ended: it asks the same."""
+    """Hold the same amount for the next attempt as for the one that ended: it asks the same question."""
     held = _HOLD_AGAIN.one_or_none(
         db,
         {
@@ -274,7 +274,7 @@ def read_settled(database: Database, settlement: Settlement) -> SettledTurn:
 
 
 def error_of(ending: Ending) -> TurnProblem | None:
-    """Return the `error` of a turn that ended so, None for one that did not fail."""
+    """Return the `error` of a turn that ended this way; None if it did not fail."""
     match ending:
         case Failed(_, fault, detail, retry_after_ms):
             return fault_error(fault, detail or FAULT_TITLES[fault], retry_after_ms)
@@ -292,7 +292,7 @@ def lost(answer: Answer) -> Failed:
 def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Ending) -> Mapping[str, Any]:
     answer = ending.answer
     usage = answer.usage if answer.called else Usage()  # what is not in the ledger is in no total
-    # By a prompt that was sent: those of several calls together may be longer than any.
+    # Priced by a prompt that was sent: the sum of several calls' prompts may be longer than any of them.
     price = price_of(provider, (answer.longest if answer.called else None) or usage, datetime.now(UTC))
     status, signal = _transition(ending)
     error = error_of(ending)
@@ -300,7 +300,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "organization_id": settlement.organization_id,
         "turn_id": settlement.turn_id,
         "attempt": settlement.attempt,
-        # As PostgreSQL writes an array: the driver would look for the types of its items each time.
+        # As a PostgreSQL array literal: from a list, the driver would look up the types of its items each time.
         "sources": "{" + ",".join(sorted(sources_into(signal, status) - {TurnStatus.QUEUED})) + "}",
         "status": status.value,
         "is_terminal": status in TERMINAL,

@@ -15,7 +15,7 @@ EXAMPLES = 50
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fuzz; an answer that the OpenAPI page does not describe is raised."""
+    """Fuzz; raises on a response that the OpenAPI page does not describe."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.api", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
                     "REDIS_URL": redis.url,
                     "MCP_LLM_PROVIDER": "scripted",
                     "SCRIPTED_BASE_URL": "http://127.0.0.1:9/v1",
-                    # Nobody answers turns here; it must not be taken for a queue that is full.
+                    # No worker answers turns here, which must not be taken for a full queue.
                     "QUEUE_TIMEOUT_SECONDS": "90000",
                     "QUEUE_FULL_SECONDS": "80000",
                 }

@@ -1,7 +1,7 @@
-"""Calls every operation of the OpenAPI page with what it describes and with what it does not.
+"""Calls every operation of the OpenAPI page with valid and with invalid input.
 
-An answer must be one that the page describes, in status, content type, headers and body, and never a 500. Ids that
-exist are mixed in, because a random one is only ever not found.
+Each response must be one that the page describes, in status, content type, headers and body, and never a 500. Ids
+that exist are mixed in, because a random one is never found.
 """
 
 import random
@@ -42,16 +42,16 @@ OF_ANY_ANSWER = {
     "x-accel-buffering",
     "x-content-type-options",
 }
-"""Headers that say nothing of an operation's own."""
+"""Headers that are not an operation's own."""
 SECONDS = re.compile(r"[0-9.]+(e[+-]?[0-9]+)?")
-"""Whatever may be read as a time to wait: a whole number is also written as 50.0."""
+"""Any text that can be read as a time to wait: a whole number can also be written as 50.0."""
 HARDLY_LIMITED = {
     "enabled": True,
     "daily_usd": None,
     "monthly_usd": None,
     "max_turns_per_session": None,
     "turns_per_minute_per_user": None,
-    "turns_per_hour": MOST_TURNS,  # so that answers say what is left
+    "turns_per_hour": MOST_TURNS,  # so that responses show what is left
     "max_concurrent_turns": None,
 }
 
@@ -60,7 +60,7 @@ class Fuzz:
     """Counts answers by operation and status in `answers`."""
 
     def __init__(self, app: Flask, keys: list[str], *, start: int) -> None:
-        """Fuzz `app` with `keys`, the first of which is an admin's, and without a key; `start` fixes what is tried."""
+        """Fuzz `app` with `keys`, the first of which is an admin's, and without a key; `start` is the seed."""
         self.answers: Counter[tuple[str, int]] = Counter()
         self._app = app
         self._schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
@@ -73,13 +73,13 @@ class Fuzz:
         return [operation.ok().label for operation in self._schema.get_all_operations()]
 
     def run_for(self, seconds: float, examples: int) -> None:
-        """Go round until the time is over; each operation gets so many examples of either kind a round."""
+        """Run rounds until the time is over; in each, every operation gets `examples` valid and invalid calls."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.go_round(examples)
 
     def go_round(self, examples: int) -> None:
-        """Call each operation with so many examples of either kind."""
+        """Call each operation with `examples` valid and invalid inputs."""
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             for found in self._schema.get_all_operations():
                 self._one(found.ok(), mode, examples)
@@ -106,7 +106,7 @@ class Fuzz:
             assert answer.status_code != SERVER_ERROR, case.as_curl_command()
             case.validate_response(answer, checks=CHECKS)
 
-        # Nothing can be wrong with a call that takes nothing.
+        # A call without input cannot be invalid.
         with suppress(Unsatisfiable) if mode is GenerationMode.NEGATIVE else nullcontext():
             call()
 
@@ -119,7 +119,7 @@ class Fuzz:
             assert answer.status_code in {201, 202}, answer.json
             return str(answer.json["id"])
 
-        # What an earlier round set may allow nothing.
+        # The limits that an earlier round set may allow nothing.
         opened = client.put(
             "/v1/budget", json=HARDLY_LIMITED, headers={"Authorization": f"Bearer {self._keys[0]}"}
         )
@@ -136,7 +136,7 @@ class Fuzz:
                         part[name] = known[name]
 
     def _wait_for_nothing(self, case: Any) -> None:
-        """Nobody answers turns here, so whoever waits for one waits for as long as it may."""
+        """Drop waits: no worker answers turns here, so a call that waits for one would wait for its whole time."""
         for part, name in ((case.query, "wait"), (case.body, "wait_ms")):
             if isinstance(part, dict) and SECONDS.fullmatch(str(part.get(name, ""))):
                 part[name] = 0

@@ -12,7 +12,7 @@ from tests.soak.chaos.service import Size
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run chaos; 0 when nothing was broken, 1 when something was, 2 when it was told nonsense."""
+    """Run chaos; return 0 if no promise was broken, 1 if one was, 2 for wrong use."""
     options = _parser().parse_args(argv)
     kinds = frozenset(fault for fault in Fault if not options.faults or options.faults in fault.value)
     if not kinds:

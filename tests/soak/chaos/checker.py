@@ -1,6 +1,6 @@
-"""Compares three histories that know nothing of each other: clients', PostgreSQL's and the provider's.
+"""Compares three independent histories: the clients', PostgreSQL's and the provider's.
 
-Each check names the kind of promise that it found broken; nothing is repaired and nothing forgiven.
+Each check names the kind of promise that it found broken; nothing is repaired and nothing is forgiven.
 """
 
 from collections import Counter, defaultdict
@@ -48,10 +48,10 @@ class Violation:
     """A promise that was broken.
 
     Attributes:
-        kind: Which, for counting.
-        turn_id: Of which turn; empty when it is of none.
-        number: The turn's number in the run; 0 when it is of none.
-        evidence: What was seen.
+        kind: Which promise, for counting.
+        turn_id: The turn; empty if it concerns none.
+        number: The turn's number in the run; 0 if it concerns none.
+        evidence: What was observed.
     """
 
     kind: str
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def read_stored(owner_url: str) -> Stored:
-    """Read all that was stored, in one transaction, as the owner, who sees every organization."""
+    """Read everything that was stored, in one transaction, as the owner, who sees every organization."""
     with psycopg.connect(owner_url, connect_timeout=10, row_factory=dict_row) as db:
         db.execute("set transaction isolation level repeatable read")
         turns = {str(row["id"]): row for row in db.execute(_TURNS)}
@@ -118,10 +118,10 @@ def check(
     """Compare the histories.
 
     Args:
-        told: What clients were told.
+        told: What clients received.
         stored: What PostgreSQL holds.
-        records: What the provider was asked and said; of each no more is kept than is compared.
-        unseen: How many rows of a turn are known to be for a prompt that the provider never saw.
+        records: What the provider was asked and sent; only what is compared is kept of each.
+        unseen: How many rows of a turn are known to be for a prompt that the provider never received.
     """
     verdict = Verdict()
     asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -202,7 +202,7 @@ def _messages(
 def _done(told: Told, turn: dict[str, Any], answer: str) -> Iterator[tuple[str, str]]:
     done = told.done
     if done is None:
-        return  # its readers have said so
+        return  # its readers have reported it
     if done["status"] != turn["status"] or done["stop_reason"] != turn["stop_reason"]:
         yield "done_differs", f"done {done['status']} {done['stop_reason']}, row {turn['status']}"
     if Decimal(done["cost_usd"]) != turn["cost_usd"]:
@@ -233,8 +233,7 @@ def _ending(told: Told, turn: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if (
         code == "worker_lost"
         and told.plan.recovery == "restart"
-        and turn["attempt"] - turn["handed_back"]
-        < 4  # the end that the sweeper wrote has a number of its own
+        and turn["attempt"] - turn["handed_back"] < 4  # the end that the sweeper wrote has another number
     ):
         yield "given_up_early", f"lost after {turn['attempt']} attempts, {turn['handed_back']} handed back"
 
@@ -257,7 +256,7 @@ def _said(
     records: Sequence[Mapping[str, Any]],
     rows: Sequence[dict[str, Any]],
 ) -> Iterator[tuple[str, str]]:
-    """Yield where the provider knows otherwise."""
+    """Yield where the provider's record differs."""
     if any(record["outcome"] == "running" for record in records):
         yield "left_open", "the provider still answers a turn that is over"
     if turn["status"] != "completed":
@@ -275,7 +274,7 @@ def _said(
             f"attempt {turn['attempt']} completed, billed are {[row['attempt'] for row in rows]}",
         )
         return
-    # Of several that said the same, the last: attempts follow one another.
+    # Of several with the same text, the last: attempts follow one another.
     said = (whole[-1]["input_tokens"], whole[-1]["output_tokens"], whole[-1]["reasoning_tokens"])
     billed = (last[0]["input_tokens"], last[0]["output_tokens"], last[0]["reasoning_tokens"])
     if last[0]["usage_source"] == "provider" and billed != said:
@@ -336,4 +335,4 @@ EXPLAINED: Final = {
     "posted_twice": "repeated posts answered with another turn",
     "request": "requests answered wrongly",
 }
-"""Every kind of violation that there is, for the table: a zero says that it was looked for."""
+"""Every kind of violation, for the table: a zero shows that it was looked for."""

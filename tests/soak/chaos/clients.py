@@ -1,7 +1,7 @@
-"""What clients do, and the first history: all that they were told.
+"""What clients do, and the first history: everything that they received.
 
-A user posts one turn after another, repeats what was not answered, stops some, deletes some sessions,
-and reads with one reader or several. How busy the service is follows from how many users there are.
+A user posts one turn after another, repeats requests that were not answered, stops some turns, deletes some
+sessions, and reads with one reader or several. The load on the service follows from the number of users.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from tests.soak.chaos.reader import BrokenPromiseError, LostError, Reader, refus
 from tests.soak.chaos.service import Service
 
 TURN_SECONDS: Final = 180.0
-"""From the post to the last reader's `done`: three attempts, each lost, and then some."""
+"""From the post to the last reader's `done`: enough for three lost attempts and more."""
 ACCEPT_SECONDS: Final = 90.0
-"""For a request to be answered at last; the longest outage is far shorter."""
+"""How long a request is repeated; the longest outage is far shorter."""
 AGAIN_SECONDS: Final = 0.3
 TURNS_OF_SESSION: Final = 4
-"""Short histories: what is under test is not the prompt."""
+"""Short histories, since the prompt is not under test."""
 UNPAID: Final = 402
 PATIENT: Final = {"idempotency_in_progress", "unavailable", "rate_limited", "queue_full"}
 
@@ -36,7 +36,7 @@ class UnpaidError(Exception):
 
 @dataclass(slots=True)
 class Told:
-    """All that clients were told of one turn."""
+    """Everything that clients received of one turn."""
 
     plan: TurnPlan
     session_id: str
@@ -65,13 +65,13 @@ class Clients:
     """All users of a run.
 
     Args:
-        service: Whom they talk to.
-        seed: Fixes what the turns are.
-        turns: How many.
-        users: How many turns there are at once, at most.
-        plan: Says what a turn is, given the seed and its number.
+        service: The service that they use.
+        seed: Fixes the turns.
+        turns: How many turns.
+        users: Most turns at the same time.
+        plan: Returns the plan of a turn, given the seed and the turn's number.
         first: The first turn's number.
-        system_prompt: Of every session, if any.
+        system_prompt: The system prompt of every session, if any.
     """
 
     service: Service
@@ -87,7 +87,7 @@ class Clients:
     _numbers: Iterator[int] = field(default_factory=lambda: iter(()))
 
     async def run(self) -> None:
-        """Have all turns run to their ends."""
+        """Run all turns to their ends."""
         self._numbers = iter(range(self.first, self.first + self.turns))
         async with asyncio.TaskGroup() as group:
             for number in range(self.users):
@@ -141,7 +141,7 @@ class Clients:
         self._compare(told, readers)
 
     async def _begin(self, client: "Requests", told: Told, readers: list[Reader]) -> None:
-        """Post the turn, and name it to its readers."""
+        """Post the turn, and tell its readers its id."""
         first = readers[0] if told.plan.readers[0].way is Way.POST else None
         told.turn_id = await client.post_turn(told, first)
         for reader in readers:
@@ -167,7 +167,7 @@ class Clients:
             told.complain("request", str(broken))
 
     def _compare(self, told: Told, readers: list[Reader]) -> None:
-        """Gather what the readers have, and note where two were told different things."""
+        """Gather what the readers have, and note where two received different things."""
         truth: dict[tuple[int, int], int] = {}
         for reader in readers:
             told.connections += reader.connections
@@ -197,7 +197,7 @@ class Clients:
 
 
 def comparable(done: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a `done` must be the same for all: it may be written again from the row."""
+    """Return the part of a `done` that must be the same for all readers: it may be written again from the row."""
     return {name: value for name, value in done.items() if name != "ts"}
 
 
@@ -205,9 +205,9 @@ class Requests:
     """A user's requests, each repeated until it is answered.
 
     Args:
-        url: The service.
-        key: Who asks.
-        statuses: Counts the answers, for the summary.
+        url: The service's address.
+        key: The API key.
+        statuses: Counts the responses, for the summary.
     """
 
     def __init__(self, url: str, key: str, statuses: Counter[str]) -> None:
@@ -224,16 +224,16 @@ class Requests:
         await self._client.aclose()
 
     async def make_session(self, user: str, system_prompt: str | None = None) -> str:
-        """Make a session; one that was made without an answer stays empty."""
+        """Make a session; one whose response was lost stays empty."""
         asked = {"user": user, "system_prompt": system_prompt}
         answer = await self._until({201}, "POST", "/v1/sessions", json=asked)
         return str(answer.json()["id"])
 
     async def post_turn(self, told: Told, reader: Reader | None) -> str:
-        """Post a turn until it is accepted, and return its id; `reader` reads what the first answer streams.
+        """Post a turn until it is accepted, and return its id; `reader` reads the stream of the first response.
 
         Raises:
-            UnpaidError: Its budget does not pay for it, which the plan allows.
+            UnpaidError: The budget does not pay for it, which the plan allows.
         """
         plan = told.plan
         path = f"/v1/sessions/{told.session_id}/turns"
@@ -281,7 +281,7 @@ class Requests:
         await self._until({204}, "DELETE", f"/v1/sessions/{session_id}")
 
     async def _until(self, wanted: set[int], method: str, path: str, **more: Any) -> httpx.Response:
-        """Repeat a request until it is answered as wanted; other answers than "later" break a promise."""
+        """Repeat a request until it gets a wanted status; any other response than "later" breaks a promise."""
         give_up_at = asyncio.get_running_loop().time() + ACCEPT_SECONDS
         while asyncio.get_running_loop().time() < give_up_at:
             try:
@@ -301,7 +301,7 @@ class Requests:
 
 
 def code_of(answer: httpx.Response) -> str:
-    """Return the problem's code; empty when it is none."""
+    """Return the problem's code; empty if the response is not a problem."""
     try:
         return str(answer.json().get("code", ""))
     except (ValueError, AttributeError):

@@ -1,7 +1,7 @@
-"""What goes wrong, and when: a schedule that a seed fixes, and the hands that carry it out.
+"""Faults and when they happen: a schedule that a seed fixes, and the code that carries it out.
 
-The schedule names a fault, which process of its kind and for how long, never a pid or a moment that
-the run decides: the same seed gives the same faults at the same distances.
+The schedule names a fault, the process of its kind and a duration, never a pid or a moment that the run
+decides. So the same seed gives the same faults at the same intervals.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.soak.chaos.recovery import RecoveryWatch
 from tests.soak.chaos.service import Service
 
 REDIS_SECONDS: Final = 2.0
-"""A nemesis that waits for the Redis that it has hurt does nothing else meanwhile."""
+"""Bounds the wait for a Redis that the nemesis has hurt: it does nothing else meanwhile."""
 
 
 class Fault(StrEnum):
@@ -63,7 +63,7 @@ WEIGHTS: Final = {
     Fault.POSTGRES_CONNECTIONS: 2,
 }
 DISTURBING: Final = frozenset(Fault) - {Fault.RELAY_KILL, Fault.RELAY_PAUSE, Fault.WEB_KILL}
-"""What may delay the recovery of a killed worker's turns: anything that is not beside its way."""
+"""The faults that may delay the recovery of a killed worker's turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class Blow:
     """One fault of the schedule.
 
     Attributes:
-        after_seconds: Since the one before.
-        fault: What.
-        which: Which process of the kind, modulo how many there are.
-        for_seconds: How long, for what is paused.
+        after_seconds: Since the previous fault.
+        fault: The fault.
+        which: The process of its kind, modulo how many there are.
+        for_seconds: How long a process is paused.
     """
 
     after_seconds: float
@@ -86,13 +86,13 @@ class Blow:
 def schedule(
     seed: int, every_seconds: float, longest_pause_seconds: float, kinds: frozenset[Fault] = frozenset(Fault)
 ) -> Iterator[Blow]:
-    """Yield the faults of a seed, without an end.
+    """Yield the faults of a seed, endlessly.
 
     Args:
-        seed: Fixes all of it.
-        every_seconds: Mean distance; the shortest is a tenth of it.
-        longest_pause_seconds: Of a worker, past its lease; all else is paused for a third of it at most.
-        kinds: What may happen at all.
+        seed: Fixes the whole schedule.
+        every_seconds: Mean interval; the shortest is a tenth of it.
+        longest_pause_seconds: Of a worker, past its lease; other processes are paused for at most a third of it.
+        kinds: The faults that may happen.
     """
     random = Random(f"nemesis {seed}")
     weights = {fault: weight for fault, weight in WEIGHTS.items() if fault in kinds}
@@ -106,11 +106,11 @@ def schedule(
 
 @dataclass(slots=True)
 class Nemesis:
-    """Carries a schedule out until it is told to end; then it leaves nothing stopped.
+    """Carries out a schedule until it is cancelled; then it leaves nothing stopped.
 
     Args:
-        service: Whom it hurts.
-        watch: Is told of killed workers, to measure how soon their turns go on.
+        service: The service that it hurts.
+        watch: Learns of killed workers, to measure how soon their turns resume.
     """
 
     service: Service
@@ -121,7 +121,7 @@ class Nemesis:
     _resuming: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, blows: Iterator[Blow]) -> None:
-        """Deal one blow after the other; cancel it to end it."""
+        """Carry out one fault after another until cancelled."""
         try:
             for blow in blows:
                 await asyncio.sleep(blow.after_seconds)
@@ -164,7 +164,7 @@ class Nemesis:
                 return await asyncio.to_thread(self._hurt_redis, blow)
 
     async def _kill_workers(self, victims: list[psutil.Process | None], is_alone: bool) -> bool:
-        """Kill workers that run turns, and have the watch follow those turns."""
+        """Kill workers that are running turns, and have the watch follow those turns."""
         alive = [victim for victim in victims if victim is not None]
         running = await asyncio.to_thread(self.watch.turns_of, alive)
         killed = [_signal(victim, signal.SIGKILL) for victim in alive]

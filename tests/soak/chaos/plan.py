@@ -1,4 +1,4 @@
-"""What each turn of a run is to be: fixed by the seed and the turn's number, whatever happens meanwhile."""
+"""The plan of each turn of a run: fixed by the seed and the turn's number, whatever happens meanwhile."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,7 +43,7 @@ _KINDS: Final = {
 }
 FAILING: Final = frozenset({Kind.REFUSED, Kind.CUT, Kind.ERROR, Kind.SILENT_END, Kind.SPOILED})
 _RATES: Final = (0, 30, 60, 120, 300)
-"""Tokens a second; 0 is as fast as it is read."""
+"""Tokens a second; 0 for as fast as the client reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class ReaderPlan:
     """How one reader reads a turn.
 
     Attributes:
-        way: Over what.
+        way: The protocol.
         cuts: After how many further events it drops its connection, each time.
-        late_seconds: How long after the turn it comes.
+        late_seconds: How long after the turn's start it connects.
     """
 
     way: Way
@@ -70,12 +70,12 @@ class TurnPlan:
         kind: What the provider does.
         content: What is posted; its directives make the provider do it.
         recovery: `restart` or `fail`.
-        stop_after_seconds: When a Stop is asked for, if at all.
+        stop_after_seconds: When a stop is requested, if at all.
         delete_after_seconds: When the session is deleted, if at all.
         is_posted_twice: Whether the post is repeated with its key.
-        readers: Who reads it; the first may be there before the turn.
-        max_output_tokens: The limit that is asked for; None for the service's own.
-        may_lack_money: Its organization has a budget, which may refuse it or end it.
+        readers: Its readers; the first may connect before the turn exists.
+        max_output_tokens: The requested limit; None for the service's own.
+        may_lack_money: Its organization has a budget, which may refuse or end the turn.
     """
 
     number: int
@@ -101,7 +101,7 @@ def plan_turn(seed: int, number: int) -> TurnPlan:
     (kind,) = random.choices(list(_KINDS), list(_KINDS.values()))
     tokens = int(random.lognormvariate(4.2, 0.9)) + 1
     rate = random.choice(_RATES)
-    # Each delta names the moment at which it was sent: no two requests are ever answered with the same text.
+    # Each delta contains the time at which it was sent, so that no two requests get the same text.
     directives = [f"key=chaos-{number}", "stamp=1", f"tokens={min(tokens, 600)}", f"rate={rate}"]
     at = random.randrange(min(tokens, 600) + 1)
     match kind:

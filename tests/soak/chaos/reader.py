@@ -1,7 +1,7 @@
-"""One reader of one turn: reads, loses its connection, comes back with its cursor, until `done`.
+"""One reader of one turn: reads, loses its connection and reconnects with its cursor, until `done`.
 
-What every reader is promised is checked by `Reading`; on top of it stands here that a number names the
-same event for all readers of a turn, and that a connection that lives does not stay silent for ever.
+`Reading` checks what every reader is promised. This module also checks that a number names the same event for
+all readers of a turn, and that a live connection does not stay silent for ever.
 """
 
 import asyncio
@@ -20,29 +20,29 @@ from tests.e2e.protocol_client import NUMBERED, SUBPROTOCOL, Reading, envelope_o
 from tests.soak.chaos.plan import ReaderPlan, Way
 
 SILENCE_SECONDS: Final = 20.0
-"""Longer than the service's pings and comments are apart: a connection without any is dead."""
+"""Longer than the interval of the service's pings and comments: a connection without any is dead."""
 STALL_SECONDS: Final = 45.0
-"""A living connection without an event for so long is given up: more than two lost workers in a row take."""
+"""How long a live connection may be without an event: longer than the recovery from two lost workers in a row."""
 AGAIN_SECONDS: Final = 0.2
 CONNECT_SECONDS: Final = 10.0
 NOT_EVENTS: Final = {"subscribed", "caught_up", "ping", "pong"}
 
 
 class LostError(Exception):
-    """The connection ended before the turn did; the reader comes back."""
+    """The connection ended before the turn did; the reader reconnects."""
 
 
 class BrokenPromiseError(Exception):
-    """Something came that must not come."""
+    """Something arrived that must not arrive."""
 
 
 BROKEN: Final = (AssertionError, BrokenPromiseError, KeyError, ValueError)
-"""What reading raises when something came that must not come."""
+"""The errors that reading raises if something arrives that must not arrive."""
 
 
 @dataclass
 class Counting(Reading):
-    """A reading that goes on where numbers go back, which is then told apart from all else.
+    """A reading that continues after numbers go back, and counts that separately.
 
     Attributes:
         went_back: From which number to which.
@@ -51,7 +51,7 @@ class Counting(Reading):
     went_back: list[str] = field(default_factory=list)
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take the next event; of what goes back, the text is good again from the snapshot on."""
+        """Take the next event; after numbers go back, the text is valid again from the snapshot on."""
         is_gap, is_snapshot = event["type"] == "gap", event["type"] == "snapshot"
         reached = (
             event["from"] - 1 if is_gap else event["seq"] if is_snapshot and not self.gap_until else self.seq
@@ -71,9 +71,9 @@ class Reader:
     Attributes:
         reading: The turn as this reader has it.
         shown: Each attempt and number with a checksum of its event.
-        deltas: How many deltas came.
+        deltas: How many deltas arrived.
         connections: How often it connected.
-        stalls: How often a connection lived and said nothing of the turn.
+        stalls: How often a live connection sent nothing of the turn.
         broken: The promise that was broken, if one was.
     """
 
@@ -93,18 +93,18 @@ class Reader:
     _until_cut: int | None = None
 
     async def subscribe_ahead(self) -> None:
-        """Open the websocket before there is a turn; when that fails it comes later, as the others do."""
+        """Open the websocket before the turn exists; if that fails, connect later, as the other readers do."""
         try:
             self._socket = await self._open_socket({})
         except (LostError, OSError, WebSocketException, TimeoutError):
             self._socket = None
 
     def begin(self, turn_id: str) -> None:
-        """Name the turn that is to be read."""
+        """Set the turn to read."""
         self.reading = Counting(turn_id, self.session_id)
 
     async def run(self) -> None:
-        """Read until `done`; cancel it to give up."""
+        """Read until `done`, or until cancelled."""
         assert self.reading is not None
         await asyncio.sleep(self.plan.late_seconds)
         while self.reading.done is None and self.broken is None:
@@ -167,7 +167,7 @@ class Reader:
                     self.take(event)
                 self._check_stall(stall)
         finally:
-            # Without the closing handshake: readers in trains do not say goodbye either.
+            # Without the closing handshake, like a reader in a train that enters a tunnel.
             socket.transport.abort()
 
     async def _open_socket(self, asked: dict[str, Any]) -> ClientConnection:
@@ -201,7 +201,7 @@ class Reader:
             await self.read_events(answer)
 
     async def read_answer(self, answer: httpx.Response) -> None:
-        """Read the event stream that a post was answered with, as far as it goes."""
+        """Read the event stream in the response to a post, as far as it goes."""
         try:
             await self.read_events(answer)
         except BROKEN as broken:
@@ -237,12 +237,12 @@ async def blocks_of(answer: httpx.Response) -> AsyncIterator[dict[str, str]]:
 
 
 def refusal(code: str, said: str) -> Exception:
-    """Return what a refusal by code means: come back, or a broken promise."""
+    """Return what a refusal with a code means: reconnect, or a broken promise."""
     return LostError(code) if code in {"unavailable", "rate_limited"} else BrokenPromiseError(said)
 
 
 def refusal_of(status: int, said: str) -> Exception:
-    """Return what an HTTP status means: come back, or a broken promise."""
+    """Return what an HTTP status means: reconnect, or a broken promise."""
     return (
         LostError(str(status)) if status in {429, 502, 503, 504} else BrokenPromiseError(f"{status} {said}")
     )

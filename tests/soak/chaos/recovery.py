@@ -1,7 +1,7 @@
-"""How soon the turns of a killed worker run again: asked of PostgreSQL, ten times a second.
+"""Measures how soon the turns of a killed worker run again, by asking PostgreSQL ten times a second.
 
-A turn has recovered when a later attempt runs it or it is over. Turns whose recovery another fault met
-are counted apart: what they took is not what one death costs.
+A turn has recovered once a later attempt runs it or it is over. Turns during whose recovery another fault happened
+are counted separately: their time is not the cost of a single death.
 """
 
 import threading
@@ -42,12 +42,12 @@ class _Lost:
 
 @dataclass(slots=True)
 class RecoveryWatch:
-    """Follows turns in a thread of its own, for as long as the context lasts.
+    """Follows turns in a separate thread, for as long as the context lasts.
 
     Attributes:
         alone: Seconds, for turns whose recovery nothing else disturbed.
         disturbed: Seconds, for the others.
-        slowest: Seconds and turn of those that took longest, to be looked up in the logs.
+        slowest: Seconds and turns of the slowest recoveries, to look up in the logs.
     """
 
     service: Service
@@ -76,7 +76,7 @@ class RecoveryWatch:
         return len(self._lost)
 
     def disturb(self, for_seconds: float) -> bool:
-        """Say that a fault begins and how long it lasts; return whether none was going on."""
+        """Note that a fault begins and how long it lasts; return whether no other was in progress."""
         now = time.monotonic()
         with self._guard:
             for lost in self._lost.values():
@@ -86,21 +86,21 @@ class RecoveryWatch:
         return is_alone
 
     def turns_of(self, workers: Sequence[psutil.Process]) -> dict[UUID, int]:
-        """Return which turns run in these processes, with their attempts."""
+        """Return the turns that run in these processes, with their attempts."""
         ids = [found for worker in workers if (found := _worker_id(worker)) is not None]
         with suppress(psycopg.Error), self._connected() as db:
             return dict(db.execute(_RUNNING, [ids]).fetchall())
         return {}
 
     def follow(self, turns: dict[UUID, int], *, is_alone: bool) -> None:
-        """Follow turns whose worker was killed just now, with or without another fault going on."""
+        """Follow turns whose worker was just killed, with or without another fault in progress."""
         now = time.monotonic()
         with self._guard:
             for turn_id, attempt in turns.items():
                 self._lost[turn_id] = _Lost(attempt, now, not is_alone)
 
     def terminate_connections(self) -> bool:
-        """End all connections to the database but the watch's own."""
+        """End all connections to the database except the watch's own."""
         with suppress(psycopg.Error), self._connected() as db:
             db.execute(_TERMINATE)
             return True
@@ -136,7 +136,7 @@ class RecoveryWatch:
 
 
 def _worker_id(process: psutil.Process) -> UUID | None:
-    """Return by which id a worker claims: the last that its log names."""
+    """Return the id with which a worker claims: the last one in its log."""
     with suppress(OSError, ValueError):
         log = Path(f"/proc/{process.pid}/fd/2").readlink()
         with log.open(errors="replace") as lines:

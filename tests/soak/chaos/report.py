@@ -1,4 +1,4 @@
-"""A run's summary as it is kept (JSON) and as it is read (a table)."""
+"""A run's summary, as a file (JSON) and for people (a table)."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from typing import Any, Final
 from tests.soak.chaos.checker import EXPLAINED
 
 MOST_SHOWN: Final = 20
-"""Of violations: whoever needs more has the file."""
+"""Violations shown in the table; the file has all of them."""
 
 
 def keep(summary: Mapping[str, Any], folder: Path) -> Path:
-    """Write the summary to a file named after the moment and return it."""
+    """Write the summary to a file named after the current time and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{summary['measurement']}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.json"
     path.write_text(json.dumps(summary, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One chaos run: service, clients and nemesis at once, then peace, then the comparison."""
+"""One chaos run: service, clients and nemesis together, then a quiet time, then the comparison."""
 
 import asyncio
 import logging
@@ -20,25 +20,25 @@ from tests.soak.chaos.recovery import RecoveryWatch
 from tests.soak.chaos.service import Service, Size, running
 
 PEACE_SECONDS: Final = 120.0
-"""For every turn to end once nothing more goes wrong; three attempts and their leases are far less."""
+"""How long every turn may take to end once faults are over; three attempts with their leases take far less."""
 PROGRESS_SECONDS: Final = 10.0
 _ACTIVE: Final = "select count(*) from turnkeeper.turns where status in ('queued', 'running', 'stopping')"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is asked for.
+    """The parameters of a run.
 
     Attributes:
-        turns: How many.
+        turns: How many turns.
         seed: Fixes the turns and the faults.
-        users: Turns at once, at most.
-        every_seconds: Mean distance of two faults.
+        users: Most turns at the same time.
+        every_seconds: Mean interval between faults.
         size: How many processes.
-        kinds: Which faults; none for a service that hurts itself, by its failpoints.
-        settings: Of the service.
-        measurement: What the summary is called.
-        folder: Where its data is kept; None to forget it.
+        kinds: Which faults; none for a service that hurts itself with its failpoints.
+        settings: Environment variables of the service.
+        measurement: The name of the summary.
+        folder: Where its data is kept; None to delete it.
     """
 
     turns: int
@@ -53,17 +53,17 @@ class Run:
 
     @property
     def longest_pause_seconds(self) -> float:
-        """How long a worker may be paused: past its lease, so that it comes back as a zombie."""
+        """How long a worker may be paused: past its lease, so that it resumes as a zombie."""
         return 1.5 * float(self.settings.get("LEASE_SECONDS", "10"))
 
 
 def execute(run: Run) -> dict[str, Any]:
-    """Run it and return its summary; `violations` is empty when every promise was kept."""
+    """Run it and return its summary; `violations` is empty if every promise was kept."""
     around = surroundings()
     began = time.monotonic()
     if run.folder is not None:
         run.folder.mkdir(parents=True, mode=0o711)
-    # What websockets says of connections that were meant to break is no news.
+    # websockets logs the connections that break, which they are meant to do.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with running(run.size, run.settings, run.folder) as service, RecoveryWatch(service) as watch:
         clients = Clients(service, run.seed, run.turns, run.users)
@@ -100,7 +100,7 @@ def execute(run: Run) -> dict[str, Any]:
 
 
 async def fight(run: Run, clients: Clients, nemesis: Nemesis) -> None:
-    """Have all turns run to their ends while the nemesis deals its blows."""
+    """Run all turns to their ends while the nemesis carries out its faults."""
     blows = schedule(run.seed, run.every_seconds, run.longest_pause_seconds, run.kinds)
     fighting = asyncio.create_task(nemesis.run(blows))
     telling = asyncio.create_task(_tell(clients, nemesis))
@@ -125,7 +125,7 @@ async def _tell(clients: Clients, nemesis: Nemesis) -> None:
 
 
 def await_peace(service: Service) -> None:
-    """Wait until the service is ready and no turn is active, or until that has taken too long."""
+    """Wait until the service is ready and no turn is active, or until the time limit."""
     give_up_at = time.monotonic() + PEACE_SECONDS
     while time.monotonic() < give_up_at:
         with suppress(psycopg.Error):
@@ -142,7 +142,7 @@ def _active(service: Service) -> int:
 
 
 def clients_summary(clients: Clients) -> dict[str, Any]:
-    """Return what clients met with, in figures."""
+    """Return the figures of what clients experienced."""
     told = clients.told
     return {
         "turns": len(told),

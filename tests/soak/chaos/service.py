@@ -1,6 +1,6 @@
-"""The service under chaos: a `turnkeeper up` of its own, and a scripted provider whose account is a history.
+"""The service under chaos: a separate `turnkeeper up`, and a scripted provider whose record is one of the histories.
 
-The provider is no part of the service and is never hurt: what it was asked and what it said stays true.
+The provider is not part of the service and is never hurt, so its record of what it was asked and sent stays true.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.e2e.conftest import await_file, spawn, temporary_folder
 from tests.marks import banner_of, leaks_in_files, marked, secrets_of
 
 END_SECONDS: Final = 60.0
-"""For draining and for the end of every process."""
+"""How long draining and the end of every process may take."""
 PROVIDER_KEY: Final = marked("provider")
 PRICES: Final = {"MCP_LLM_PRICE_INPUT_PER_M_USD": "3", "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "15"}
 
@@ -35,7 +35,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service; its processes come and go, its address does not."""
+    """A running service; its processes change, its address does not."""
 
     folder: Path
     up: psutil.Process
@@ -46,11 +46,11 @@ class Service:
     provider_url: str
 
     def pids(self, kind: str) -> list[int]:
-        """Return the processes that do a kind's work now."""
+        """Return the present processes of a kind."""
         return list(json.loads((self.folder / "state.json").read_text())["pids"].get(kind, []))
 
     def process(self, kind: str, which: int) -> psutil.Process | None:
-        """Return one of a kind's processes, and only one that this service has started."""
+        """Return one of a kind's processes, if this service has started it."""
         pids = self.pids(kind)
         if not pids:
             return None
@@ -65,11 +65,11 @@ class Service:
         return [self.up, *self.up.children(recursive=True)]
 
     def log(self, name: str) -> Path:
-        """Return where a process writes."""
+        """Return the log file of a process."""
         return self.folder / "data" / "logs" / f"{name}.log"
 
     def provider_records(self) -> Iterator[dict[str, Any]]:
-        """Yield what the provider was asked and what it said, oldest first."""
+        """Yield what the provider was asked and what it sent, oldest first."""
         after = 0
         with httpx.Client(base_url=self.provider_url, timeout=60, trust_env=False) as client:
             while True:
@@ -80,7 +80,7 @@ class Service:
                 after = page["last_id"]
 
     def is_ready(self) -> bool:
-        """Say whether the service calls itself ready."""
+        """Return whether the service reports itself ready."""
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
         except httpx.HTTPError:
@@ -94,7 +94,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
     Args:
         size: How many processes.
         settings: Environment variables besides those of the provider.
-        folder: Where data and logs go, to be kept; else a temporary folder.
+        folder: Where data and logs are kept; a temporary folder if None.
     """
     with ExitStack() as stack:
         if folder is None:
@@ -116,7 +116,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
             # For a run whose settings name the other dialect.
             "ANTHROPIC_BASE_URL": provider_url,
             "ANTHROPIC_API_KEY": PROVIDER_KEY,
-            # A third of the calls is made to fail, and every end is held against its own turn's script.
+            # A third of the calls is made to fail, and every end is compared with its own turn's script.
             "PROVIDER_BREAKER_SECONDS": "0",
             **PRICES,
             **settings,
@@ -125,7 +125,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
         up = spawn(folder, ["up", *where, *kinds], environ)
         stack.callback(end, up)
         written = await_file(folder / "state.json", up)
-        (folder / "state.kept").write_text(written)  # its own goes with the service
+        (folder / "state.kept").write_text(written)  # the service's own file is deleted with it
         state = json.loads(written)
         yield Service(
             folder,
@@ -139,7 +139,7 @@ def running(size: Size, settings: Mapping[str, str], folder: Path | None = None)
 
 
 def expect_nothing_told(folder: Path, environ: Mapping[str, str]) -> None:
-    """Look for secrets and content in what the processes wrote (I10)."""
+    """Search the output of the processes for secrets and content (I10)."""
     kept = folder / "state.kept"
     state = kept.read_text() if kept.exists() else ""
     files = [
@@ -152,14 +152,14 @@ def expect_nothing_told(folder: Path, environ: Mapping[str, str]) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and whatever it started; what has to be killed is an error."""
+    """End a process and its children; having to kill one is an error."""
     if process.poll() is not None:
         return
     root = psutil.Process(process.pid)
     family = [root, *root.children(recursive=True)]
     for each in family:
         with suppress(psutil.NoSuchProcess):
-            each.resume()  # a run that was broken off leaves some stopped
+            each.resume()  # an interrupted run leaves some stopped
     process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)

@@ -23,7 +23,7 @@ MOST_SHOWN = 20
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prove it; 0 when everything held, else 1."""
+    """Run a proof; return 0 if everything held, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.proofs", description=__doc__)
     parser.add_argument("name", choices=PROOFS)
     parser.add_argument("--turns", type=int, help="how many (default: as many as the promise names)")

@@ -1,11 +1,11 @@
-"""Holds every row of the ledger against the provider's own account of the calls that it pays for.
+"""Compares every row of the ledger with the provider's own record of the calls that the row pays for.
 
-A row pays for an attempt, and an attempt may have called several times: it calls again while no text was shown.
-The provider knows nothing of attempts. Since those follow one another, a row's calls are the ones that came after
-the row before and before itself.
+A row pays for an attempt, and an attempt may have made several calls: it calls again as long as no text was shown.
+The provider knows nothing of attempts. Since they follow one another, a row's calls are those between the previous
+row and this one.
 
-What a connection still carried when it ended, nobody has read, and nobody can bill. So an answer that broke off
-may be billed for less than was sent: by what the provider sends in `IN_FLIGHT_SECONDS`, and in as many more as the
+Data that was still in flight when a connection ended was read by nobody and cannot be billed. So an answer that broke
+off may be billed for less than was sent: by what the provider sends in `IN_FLIGHT_SECONDS`, plus the time by which the
 machine was late just then. But what had been sent when a user stopped the turn is billed to the token.
 """
 
@@ -25,12 +25,12 @@ from tests.soak.proofs.unseen import NAMED, is_unseen_prompt, too_many
 
 PRICES_FILE: Final = Path(__file__).with_name("money_prices.toml")
 IN_FLIGHT_SECONDS: Final = 0.25
-"""From a token that is sent to its note in Redis, on a machine that is not late."""
+"""From sending a token to its note in Redis, on a machine that is not late."""
 _MILLION: Final = Decimal(1_000_000)
 _BYTES_PER_TOKEN: Final = 4
 _MESSAGE_TOKENS: Final = 4
 _MOST_UNSEEN: Final = 2
-"""How often an attempt calls again when its call could not be sent."""
+"""How often an attempt repeats a call that could not be sent."""
 _PROMPT: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 _CLASSES: Final = (*_PROMPT, "output_tokens", "reasoning_tokens")
 _TOTALS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
@@ -45,12 +45,12 @@ class Found:
     """What the comparison found.
 
     Attributes:
-        lateness: How many seconds late the machine was about a moment.
-        violations: Which promises were broken.
-        counts: What there was, for the summary.
-        short: By how many tokens of the answer attempts were billed below what was sent until their connection
-            ended, by how they ended.
-        unseen: How many rows of a turn are for a prompt that the provider never saw.
+        lateness: Returns how many seconds late the machine was around a moment.
+        violations: The broken promises.
+        counts: Figures for the summary.
+        short: How many tokens of the answer less than was sent until their connection ended attempts were billed
+            for, by how they ended.
+        unseen: How many rows of a turn are for a prompt that the provider never received.
     """
 
     lateness: Callable[[float], float]
@@ -71,10 +71,10 @@ def check_bills(
     """Compare the ledger with the provider's log, and the totals with the ledger.
 
     Args:
-        told: What clients were told: which turn was which conversation.
+        told: What clients received: which turn was which conversation.
         stored: What PostgreSQL holds; no turn may be active.
-        records: What the provider was asked and said.
-        lateness: How many seconds late the machine was about a moment, in seconds since 1970.
+        records: What the provider was asked and sent.
+        lateness: Returns how many seconds late the machine was around a moment, in seconds since 1970.
         notes: What attempts noted of their calls, `CallNotes.last`.
     """
     found = Found(lateness, notes)
@@ -156,7 +156,7 @@ def _of_row(
             yield "tokens_differ", evidence
         return
     if is_last and turn["status"] == "completed" and _tells_usage(calls[-1]):
-        # The answer is known exactly, so what else is billed is calls in vain.
+        # The answer is known exactly, so the rest of the bill is for failed calls.
         vain = [_vain(record, is_owed=record in paid) for record in owed[:-1]]
         unseen = _unseen(billed, _told(calls[-1]), vain, _estimate(calls[-1]))
         if unseen is None:
@@ -174,10 +174,11 @@ def _of_row(
 def _at_the_stop(
     turn: Mapping[str, Any], billed: Figures, paid: Sequence[Mapping[str, Any]], evidence: str, found: Found
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is billed below what the provider had written when a turn was stopped: to the token, whatever is late.
+    """Yield a bill for less than the provider had written when a turn was stopped: exact even on a late machine.
 
-    A turn is stopped at the moment at which PostgreSQL wrote the Stop, before anybody was told. What the provider
-    sends until its connection is closed is no part of that. One whose worker died meanwhile was ended by that.
+    A turn is stopped at the moment at which PostgreSQL wrote the stop, before any process learned of it. What the
+    provider sends from then until its connection is closed does not count. If the turn's worker died meanwhile, that
+    ended the turn.
     """
     asked, observed = turn.get("stop_requested_at"), turn.get("stop_observed_at")
     if turn["status"] != "stopped" or asked is None or observed is None or not paid:
@@ -195,7 +196,7 @@ def _at_the_stop(
 def _of_broken_off(
     row: Mapping[str, Any], paid: Sequence[Mapping[str, Any]], ended: str, evidence: str, found: Found
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is billed less for an attempt than was sent, or other than was told of its prompt."""
+    """Yield a bill for less of an attempt than was sent, or for another prompt than was reported."""
     billed = _figures(row)
     sent = [_sent(record) for record in paid]
     if row["usage_source"] == "estimated" and len(paid) == 1 and _has_told_prompt(paid[0], found.lateness):
@@ -218,7 +219,7 @@ def _of_broken_off(
 
 
 def _unseen(billed: Figures, told: Figures, vain: Sequence[Sequence[Figures]], estimate: int) -> int | None:
-    """Return how many calls in vain explain a surplus which the provider has not seen; None when none do."""
+    """Return how many failed calls explain a surplus that the provider has not seen; None if no number does."""
     surplus = tuple(mine - said for mine, said in zip(billed, told, strict=True))
     for unseen in range(_MOST_UNSEEN + 1):
         for choice in product(*vain, *([_input(estimate)],) * unseen):
@@ -228,10 +229,10 @@ def _unseen(billed: Figures, told: Figures, vain: Sequence[Sequence[Figures]], e
 
 
 def _vain(record: Mapping[str, Any], *, is_owed: bool) -> list[Figures]:
-    """Return what a call may be billed as that was not refused and showed no text; nothing, if it is not owed."""
+    """Return the possible bills of a call that was not refused and showed no text; none if it is not owed."""
     figures = [_input(_estimate(record)), *([] if is_owed else [_input(0)])]
     if record["first_byte_ns"] is not None:
-        # Anthropic's start of a message has the prompt's figures, and one token of the answer already.
+        # Anthropic's start of a message has the prompt's figures and already one token of the answer.
         prompt = _told(record)[: len(_PROMPT)]
         figures += [(*prompt, output, 0) for output in (0, 1)]
     return figures
@@ -252,7 +253,7 @@ def _told(record: Mapping[str, Any]) -> Figures:
 
 
 def _sent(record: Mapping[str, Any]) -> Figures:
-    """Return what is owed for a call; of one that was not answered, the prompt by our estimate."""
+    """Return what is owed for a call; for one that was not answered, our estimate of the prompt."""
     if record["first_byte_ns"] is None:
         return _input(_least_estimate(record))
     return _told(record)
@@ -271,7 +272,7 @@ def _tells_prompt(record: Mapping[str, Any]) -> bool:
 
 
 def _has_told_prompt(record: Mapping[str, Any], lateness: Callable[[float], float]) -> bool:
-    """Say whether the prompt's figures were told so long before the end that they were noted."""
+    """Return whether the prompt's figures were sent long enough before the end to be noted."""
     if not _tells_prompt(record):
         return False
     seconds = record["finished_at"] - record["first_token_at"]
@@ -283,12 +284,12 @@ def _texts(record: Mapping[str, Any]) -> list[str]:
 
 
 def _estimate(record: Mapping[str, Any]) -> int:
-    """Return the prompt's tokens by the rule for calls whose provider did not say."""
+    """Return the prompt's tokens by the rule for calls whose provider did not report them."""
     return sum(-(-len(text.encode()) // _BYTES_PER_TOKEN) + _MESSAGE_TOKENS for text in _texts(record))
 
 
 def _least_estimate(record: Mapping[str, Any]) -> int:
-    """Return the same for a worker that died: its texts together, and nothing for what joins them."""
+    """Return the same for a worker that died: all texts together, without what joins them."""
     texts = _texts(record)
     return max(0, sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN - len(texts))
 
@@ -299,7 +300,7 @@ def _in_flight(record: Mapping[str, Any], lateness: Callable[[float], float]) ->
 
 
 def _died_calling(record: Mapping[str, Any], lateness: Callable[[float], float]) -> bool:
-    """Say whether an attempt died as it called, before it had noted that: such a call need not be billed."""
+    """Return whether an attempt died during its call, before it had noted it: such a call need not be billed."""
     took = record["finished_at"] - record["received_at"]
     is_left = record["outcome"] == "client_disconnected"
     return is_left and took < IN_FLIGHT_SECONDS + lateness(record["finished_at"])
@@ -314,7 +315,7 @@ def _shown(record: Mapping[str, Any]) -> str:
 
 
 def _prices() -> dict[tuple[str, str], dict[str, Any]]:
-    """Read the prices anew, by other code than that which bills."""
+    """Read the prices again, with other code than the code that bills."""
     entries = tomllib.loads(PRICES_FILE.read_text(), parse_float=Decimal)["prices"]
     return {(entry["provider"], entry["model"]): entry for entry in entries}
 
@@ -324,11 +325,11 @@ def _cost(
     calls: Sequence[Mapping[str, Any]],
     prices: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> Iterator[tuple[str, str]]:
-    """Yield a cost that is not that of the tokens, or that has the rates of a prompt which is not so long."""
+    """Yield a cost that does not match the tokens, or that has the rates of a longer prompt."""
     entry = prices[row["provider"], row["model"]]
     long = entry.get("long_prompt", {"above_tokens": 1 << 62})
     owed = [record for record in calls if not _is_free(record)]
-    # Of several calls the longest prompt counts. Each was billed as told or by estimate: the row does not say which.
+    # Of several calls the longest prompt counts. Each was billed as reported or estimated: the row does not say which.
     lengths = [(sum(_told(record)[:3]), _estimate(record)) for record in owed]
     if not calls or (len(owed) < 2 and row["usage_source"] != "estimated"):
         lengths = [(sum(_figures(row)[:3]),) * 2]
@@ -356,7 +357,7 @@ def _cost_of(row: Mapping[str, Any], rates: Mapping[str, Any]) -> Decimal:
 
 
 def _of_totals(stored: Stored) -> Iterator[tuple[str, str]]:
-    """Yield totals of a day or month that are not their ledger's, and holds of turns that are over."""
+    """Yield totals of a day or month that differ from the ledger's, and holds of turns that are over."""
     sums: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
     for row in (row for of_turn in stored.ledger.values() for row in of_turn):
         for period, starts_on in (("day", row["day"]), ("month", row["day"].replace(day=1))):

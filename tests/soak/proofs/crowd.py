@@ -1,4 +1,4 @@
-"""Turns that begin when a proof says so, each read to its end; and what is compared in the end."""
+"""Turns that begin when a proof says so and are each read to their end, and the comparison at the end."""
 
 import asyncio
 import time
@@ -17,19 +17,19 @@ from tests.soak.chaos.run import await_peace, clients_summary
 from tests.soak.chaos.service import Service
 
 WAIT_SECONDS: Final = 60.0
-"""For what a proof needs before it can begin."""
+"""How long a proof may wait for what it needs before it begins."""
 LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a proof is asked for.
+    """The parameters of a proof.
 
     Attributes:
-        turns: How many.
-        seed: Fixes the turns, and the faults where chance has a part.
+        turns: How many turns.
+        seed: Fixes the turns, and random faults.
         seconds: How long an outage lasts.
-        settings: Of the service, besides those of the proof.
+        settings: Environment variables of the service, besides those of the proof.
     """
 
     turns: int
@@ -39,14 +39,14 @@ class Asked:
 
 
 def answer_of(number: int, tokens: int, rate: int) -> TurnPlan:
-    """Return a turn that is answered with so many words, so many a second, and read by one reader."""
+    """Return a turn that is answered with `tokens` words, `rate` of them a second, and read by one reader."""
     content = f"[[key=chaos-{number} stamp=1 tokens={tokens} rate={rate}]] question {number}"
     reader = ReaderPlan(Way.SOCKET, (), 0.0)
     return TurnPlan(number, Kind.ANSWER, content, "restart", None, None, False, (reader,))
 
 
 class TimedRequests(Requests):
-    """Requests that note how long each post of a turn took until it was accepted, whatever was refused before."""
+    """Requests that note how long each post of a turn took until it was accepted, including refusals before that."""
 
     def __init__(self, crowd: "Crowd") -> None:
         super().__init__(crowd.service.url, crowd.service.key, crowd.statuses)
@@ -61,7 +61,7 @@ class TimedRequests(Requests):
 
 @dataclass(slots=True)
 class Crowd(Clients):
-    """Users of whom each asks once, when the proof says so.
+    """Users who each ask once, when the proof says so.
 
     Attributes:
         accepted_seconds: How long each post took.
@@ -71,7 +71,7 @@ class Crowd(Clients):
     _requests: TimedRequests | None = None
 
     async def __aenter__(self) -> Self:
-        # One client for all: to make one takes longer than a post.
+        # One client for all: making one takes longer than a post.
         self._requests = TimedRequests(self)
         return self
 
@@ -89,7 +89,7 @@ class Crowd(Clients):
 
 
 async def await_count(service: Service, query: str, parameters: list[Any], wanted: int) -> None:
-    """Wait until a query counts as many as are wanted."""
+    """Wait until a query counts as many as wanted."""
     give_up_at = time.monotonic() + WAIT_SECONDS
     while (found := await asyncio.to_thread(count_of, service, query, parameters)) < wanted:
         if time.monotonic() > give_up_at:
@@ -98,7 +98,7 @@ async def await_count(service: Service, query: str, parameters: list[Any], wante
 
 
 def count_of(service: Service, query: str, parameters: list[Any]) -> int:
-    """Return what a query counts, 0 when the database does not answer."""
+    """Return what a query counts; 0 if the database does not answer."""
     with suppress(psycopg.OperationalError), psycopg.connect(service.owner_url, connect_timeout=5) as db:
         row = db.execute(query, parameters).fetchone()
         return int(row[0]) if row else 0
@@ -108,7 +108,7 @@ def count_of(service: Service, query: str, parameters: list[Any]) -> int:
 def summary_of(
     name: str, asked: Asked, service: Service, crowd: Crowd, began: float, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Wait for peace, compare the histories and return what was found; `violations` is empty when all held."""
+    """Wait for peace, compare the histories and return the findings; `violations` is empty if all promises held."""
     await_peace(service)
     verdict = check(crowd.told, read_stored(service.owner_url), service.provider_records())
     return {
@@ -128,6 +128,6 @@ def summary_of(
 
 
 def broken(summary: dict[str, Any], kind: str, evidence: str) -> None:
-    """Add a violation that the histories do not show."""
+    """Add a violation that the histories cannot show."""
     summary["violations_by_kind"][kind] = summary["violations_by_kind"].get(kind, 0) + 1
     summary["violations"].append({"kind": kind, "turn_id": "", "number": 0, "evidence": evidence})

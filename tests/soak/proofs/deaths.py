@@ -1,4 +1,4 @@
-"""All workers killed in mid-stream and one started again: how soon every turn runs again or is over."""
+"""Kills all workers in mid-stream and restarts one: measures how soon every turn runs again or is over."""
 
 import asyncio
 import json
@@ -18,10 +18,10 @@ from tests.soak.chaos.service import PRICES, PROVIDER_KEY, Service, Size, end, r
 from tests.soak.proofs.crowd import WAIT_SECONDS, Asked, Crowd, answer_of, await_count, broken, summary_of
 
 RECOVERED_SECONDS: Final = 12.0
-"""Within which 99 of 100 turns must run again or be over."""
+"""The time within which 99 of 100 turns must run again or be over."""
 TURNS_AT_ONCE: Final = 50
 MORE_WORKERS: Final = 2
-"""Besides the one that is started again."""
+"""Workers besides the one that is restarted."""
 TOKENS, RATE = 150, 10
 _HAS_TEXT: Final = """
     select count(*) from turnkeeper.turns as t join turnkeeper.checkpoints as c on c.turn_id = t.id
@@ -84,7 +84,7 @@ def _running_turns(service: Service) -> dict[Any, int]:
 
 @contextmanager
 def more_workers(service: Service, asked: Asked, number: int) -> Iterator[list[psutil.Process]]:
-    """Run workers that nobody starts again."""
+    """Run workers that nothing restarts."""
     state = json.loads((service.folder / "state.json").read_text())
     environ = {
         "MCP_LLM_PROVIDER": "openai-compatible",

@@ -1,4 +1,4 @@
-"""Turns whose doorbell is lost: the api dies after its commit and before it rings, or Redis forgets all it has."""
+"""Loses doorbells: the api dies after its commit and before it rings, or Redis loses all its data."""
 
 from typing import Any, Final
 
@@ -8,9 +8,9 @@ from tests.soak.chaos.service import Size
 from tests.soak.proofs.crowd import Asked, broken
 
 CHANCE: Final = 0.25
-"""Of a post to be the last of its process: often, and still some posts are served in between."""
+"""The chance that a post is its process's last: high, and yet some posts are served in between."""
 FLUSH_SECONDS: Final = 0.7
-"""Mean distance of two flushes: several in the life of most turns."""
+"""Mean interval between flushes: several during most turns."""
 USERS: Final = 30
 _DEATHS: Final = ("RemoteProtocolError", "ReadError", "ConnectError")
 

@@ -1,6 +1,6 @@
-"""The ledger under random stops, failures and deaths, in both dialects and with budgets: it is the provider's own log.
+"""Proves that the ledger matches the provider's log under random stops, failures and deaths, in both dialects.
 
-Two services run side by side, each with a provider of its own, since a process speaks one dialect. In each there is
+Two services run side by side, each with its own provider, since a process speaks one dialect. In each there is
 an organization without a budget, one whose budget pays for everything and two whose budgets do not.
 """
 
@@ -37,20 +37,20 @@ from turnkeeper.commands.ledger import differences
 DIALECTS: Final = ("anthropic", "openai-compatible")
 USERS_OF_HOUSE: Final = 6
 EVERY_SECONDS: Final = 3.0
-"""Mean distance of two blows to the workers of a service."""
+"""Mean interval between faults of a service's workers."""
 LEAST_BUDGET_USD: Final = 0.02
-"""Of the poor in a short run: pays for a few holds."""
+"""The budget of the poor in a short run: pays for a few holds."""
 MOST_TIMES: Final = 10
-"""As often must each kind of event have happened in a long run; in a shorter one a few times."""
+"""How often each kind of event must have happened in a long run; a few times in a shorter one."""
 CHECK_SECONDS: Final = 60.0
 SETTINGS: Final = {
     **QUICK,
     "PRICES_FILE": str(PRICES_FILE),
-    # The file is to be in force for this dialect too.
+    # The file must apply to this dialect too.
     "MCP_LLM_PRICE_INPUT_PER_M_USD": "",
     "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "",
     "ANTHROPIC_MODEL": "scripted",
-    # A drain hands turns back, and a provider that hangs is noticed.
+    # So that a drain hands turns back and a hanging provider is noticed.
     "DRAIN_SECONDS": "1",
     "PROVIDER_FIRST_TOKEN_TIMEOUT_SECONDS": "4",
     "PROVIDER_IDLE_TIMEOUT_SECONDS": "3",
@@ -64,35 +64,35 @@ class Houses:
     members: Sequence[Clients]
 
     async def run(self) -> None:
-        """Have all turns run to their ends."""
+        """Run all turns to their ends."""
         async with asyncio.TaskGroup() as group:
             for member in self.members:
                 group.create_task(member.run())
 
     @property
     def turns(self) -> int:
-        """How many are asked for."""
+        """How many turns are asked for."""
         return sum(member.turns for member in self.members)
 
     @property
     def finished(self) -> int:
-        """How many are over."""
+        """How many turns are over."""
         return sum(member.finished for member in self.members)
 
     @property
     def told(self) -> list[Told]:
-        """What all of them were told."""
+        """What all clients received."""
         return [one for member in self.members for one in member.told]
 
     @property
     def statuses(self) -> Counter[str]:
-        """Answers to their requests."""
+        """Responses to their requests, by status."""
         return sum((member.statuses for member in self.members), Counter())
 
 
 @dataclass(slots=True)
 class _Side:
-    """One of the two services, and all that happens to it."""
+    """One of the two services, and everything that happens to it."""
 
     dialect: str
     service: Service
@@ -103,7 +103,7 @@ class _Side:
 
 
 def money(asked: Asked) -> dict[str, Any]:
-    """Prove that the ledger is the provider's log, that the totals are the ledger, and that no budget is passed."""
+    """Prove that the ledger matches the provider's log, the totals match the ledger, and no budget is exceeded."""
     began = time.monotonic()
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
@@ -232,7 +232,7 @@ def _summary(asked: Asked, sides: Sequence[_Side], began: float) -> dict[str, An
 
 
 def _of_sums(side: _Side) -> list[Violation]:
-    """Return what the looks during the run and `turnkeeper ledger check` after it found."""
+    """Return the findings of the checks during the run and of `turnkeeper ledger check` after it."""
     found = [Violation(kind, "", 0, evidence) for kind, evidence in side.totals.wrong]
     engine = create_engine(make_url(side.service.owner_url).set(drivername="postgresql+psycopg"))
     with engine.begin() as db:
@@ -248,7 +248,7 @@ def _of_sums(side: _Side) -> list[Violation]:
 
 
 def _ledger_check(service: Service) -> str | None:
-    """Run the command as an operator does; return what it said when it did not end well."""
+    """Run the command as an operator does; return its output if it failed."""
     folder = service.folder / "ledger-check"
     folder.mkdir()
     process = spawn(folder, ["ledger", "check"], {"DATABASE_OWNER_URL": service.owner_url})
@@ -287,7 +287,7 @@ MUST_HAPPEN: Final = (
     *(f"rows {source}" for source in ("provider", "partial", "estimated")),
     *(f"turns completed, {dialect}" for dialect in DIALECTS),
 )
-"""What a run without it proves nothing about."""
+"""The events without which a run proves nothing."""
 
 
 def _happened(
@@ -296,7 +296,7 @@ def _happened(
     ledger: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Sequence[Mapping[str, Any]],
 ) -> Counter[str]:
-    """Count what the run was to meet with."""
+    """Count the events that the run should have had."""
     found: Counter[str] = Counter()
     watch = side.nemesis.watch
     found["posts refused for money"] = sum(one.is_unpaid for one in side.houses.told)

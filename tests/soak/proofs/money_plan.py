@@ -1,8 +1,8 @@
-"""What the turns of the proof `money` are, and whose: fixed by the seed and the turn's number.
+"""The turns of the proof `money` and their organizations: fixed by the seed and the turn's number.
 
-The provider's prompts never have more tokens than a token for four bytes, nor its answers more than one for a word,
-so no estimate of ours is below them and no hold too small. Only a turn that is meant to pass its limit does so, and
-only where the budget is large.
+The provider's prompts have at most one token for four bytes, and its answers at most one for a word, so that no
+estimate of ours is below them and no hold is too small. Only a turn that is meant to exceed its limit does so, and
+only if the budget is large.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ _CYCLE: Final = (
     Kind.SILENT_END,
     Kind.UNCOUNTED,
 )
-"""A kind for each of so many turns in a row, so that a short run has all of them."""
+"""The kinds of that many turns in a row, so that a short run has all of them."""
 _GREEDY_EVERY: Final = 5
 _LONG_WORD: Final = "incomprehensibilities "
 _MOST_CACHED: Final = 40
-"""Of each of three classes: together fewer than the long words are estimated to have."""
+"""Tokens of each of three classes: together fewer than the estimate for the long words."""
 _RATES: Final = (30, 60, 120, 240)
-"""Never as fast as it is read: what was sent is what was read, but for what was on its way."""
+"""Never as fast as the client reads: so all that was sent was read, except what was in flight."""
 _FAULTS_ONCE: Final = (
     "status=503",
     "hang_headers=1",
@@ -50,7 +50,7 @@ _SPOILS: Final = (
     "fin={}",
 )
 _SECOND_START: Final = "second_start=1"
-"""Spoils an answer of Anthropic's alone: in the other dialect the role is only named again."""
+"""Breaks only Anthropic's answers: in the other dialect it merely repeats the role."""
 _TRUE_USAGE: Final = ("full", "full", "duplicate", "decreasing", "with_finish", "continuous")
 _FALSE_USAGE: Final = ("none", "negative", "huge")
 
@@ -60,11 +60,11 @@ class House:
     """An organization of the run.
 
     Attributes:
-        name: What it is called.
-        share: Of the turns that are asked for; more than 1 in all, since not all are accepted.
-        daily_usd: Its budget of the day, for each turn that it asks for; None for none.
-        monthly_usd: The same of the month.
-        has_long_system_prompt: Whether its sessions have one.
+        name: Its name.
+        share: Its share of the turns asked for; more than 1 in all, since not all are accepted.
+        daily_usd: Its daily budget, for each turn that it asks for; None for none.
+        monthly_usd: Its monthly budget, likewise.
+        has_long_system_prompt: Whether its sessions have a long system prompt.
     """
 
     name: str
@@ -75,7 +75,7 @@ class House:
 
     @property
     def is_rich(self) -> bool:
-        """Say whether it has a budget that pays for everything."""
+        """Return whether it has a budget that pays for everything."""
         budgets = [usd for usd in (self.daily_usd, self.monthly_usd) if usd is not None]
         return bool(budgets) and min(budgets) > _POOR_USD
 
@@ -86,7 +86,7 @@ class House:
 
 
 _POOR_USD: Final = 0.0008
-"""A turn's budget that pays for about half of the turns."""
+"""The budget for a turn that pays for about half of the turns."""
 HOUSES: Final = (
     House("unlimited", 0.35, has_long_system_prompt=True),
     House("rich", 0.4, daily_usd=1.0, monthly_usd=1.0),
@@ -96,7 +96,7 @@ HOUSES: Final = (
 
 
 def planner(house: House, *, is_anthropic: bool) -> Callable[[int, int], TurnPlan]:
-    """Return what says what a turn of this organization is, given the seed and its number."""
+    """Return the function that plans a turn of this organization, given the seed and the turn's number."""
 
     def plan(seed: int, number: int) -> TurnPlan:
         return _plan(Random(f"money {seed} {number}"), seed, number, house, is_anthropic=is_anthropic)
@@ -108,7 +108,7 @@ def _plan(random: Random, seed: int, number: int, house: House, *, is_anthropic:
     kind = _kind(seed, number, house)
     tokens = min(600, int(random.lognormvariate(4.0, 0.8)) + 2)
     rate = random.choice(_RATES)
-    # Some are too long for their limit, which an obedient provider then keeps to.
+    # Some are too long for their limit, to which an obedient provider then keeps.
     limit = max(16, int(tokens * random.choice((0.7, 1.2, 2.0))))
     directives = [
         f"key=chaos-{number}",
@@ -151,7 +151,7 @@ def _cached(random: Random, *, is_anthropic: bool) -> list[str]:
 
 
 def _of_kind(random: Random, kind: Kind, tokens: int, *, is_anthropic: bool) -> list[str]:
-    """Return the directives that make it what it is; what goes wrong does so at random within its tokens."""
+    """Return the directives for a turn's kind; a fault happens at a random one of its tokens."""
     at = random.randrange(tokens + 1)
     match kind:
         case Kind.ANSWER:

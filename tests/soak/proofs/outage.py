@@ -1,4 +1,4 @@
-"""A Redis that hangs for a minute: running turns end and are stored, posts are accepted as ever, nothing is lost."""
+"""Hangs Redis for a minute: running turns end and are stored, posts are still accepted, and nothing is lost."""
 
 import asyncio
 import time
@@ -10,9 +10,9 @@ from tests.soak.chaos.service import Service, Size, running
 from tests.soak.proofs.crowd import Asked, Crowd, answer_of, await_count, broken, count_of, summary_of
 
 ACCEPT_SECONDS: Final = 0.3
-"""What 99 of 100 posts must take less than."""
+"""The time that 99 of 100 posts must stay below."""
 RUNNING_SHARE: Final = 0.1
-"""Of the turns, those that run when it begins."""
+"""The share of turns that run when the outage begins."""
 RATE: Final = 10
 SHORT_TOKENS: Final = 10
 _IS_RUNNING: Final = "select count(*) from turnkeeper.turns where status = 'running'"
@@ -23,12 +23,12 @@ _IS_COMPLETED: Final = (
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of it.
+    """What was seen of the outage.
 
     Attributes:
         running: How many turns ran when it began.
         stored: How many of them were stored before it was over.
-        accepted_seconds: How long each post took meanwhile.
+        accepted_seconds: How long each post took during it.
         after_seconds: From its end to the end of the last turn.
     """
 
@@ -75,7 +75,7 @@ async def _hang(asked: Asked, service: Service, crowd: Crowd) -> _Seen:
     later = asked.turns - seen.running
     async with crowd, asyncio.TaskGroup() as group:
         for number in range(1, seen.running + 1):
-            # They end one after the other, the last of them well before Redis is back.
+            # They end one after the other, the last of them well before Redis is up again.
             tokens = int(RATE * asked.seconds * (0.2 + 0.6 * number / seen.running))
             group.create_task(crowd.follow(answer_of(number, tokens, RATE)))
         await await_count(service, _IS_RUNNING, [], seen.running)

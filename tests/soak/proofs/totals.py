@@ -1,4 +1,4 @@
-"""Looks at what is spent and held all through a run: one statement each time, so what it sees is of one moment."""
+"""Watches what is spent and held throughout a run, with one statement each time, so that it sees one moment."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ from psycopg.rows import dict_row
 
 EVERY_SECONDS: Final = 0.05
 LATE_SECONDS: Final = 0.1
-"""Two looks farther apart are noted: so late may any process of this machine have been just then."""
+"""Two looks farther apart are noted: any process of this machine may have been that late just then."""
 NEAR_SECONDS: Final = 1.0
 MOST_KEPT: Final = 20
-"""Of moments at which something was wrong; all are counted."""
+"""Moments at which something was wrong that are kept; all are counted."""
 _LOOK: Final = """
     select o.name, p.period, p.starts_on, p.spent_usd, p.held_usd,
            case p.period when 'day' then o.daily_usd else o.monthly_usd end as limit_usd,
@@ -31,7 +31,7 @@ _LOOK: Final = """
 
 
 def wrong_in(row: Mapping[str, Any]) -> str | None:
-    """Return which sum of a period is not what it must be at any moment; None when all are."""
+    """Return which sum of a period is wrong, as it must never be; None if all are right."""
     if row["spent_usd"] != row["billed_usd"]:
         return "spent_differs"
     if row["held_usd"] != row["holds_usd"]:
@@ -43,12 +43,12 @@ def wrong_in(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(slots=True)
 class TotalsWatch:
-    """Looks in a thread of its own, for as long as the context lasts.
+    """Looks in a separate thread, for as long as the context lasts.
 
     Attributes:
         looks: How often it has looked.
         wrong: What was wrong, and what was seen.
-        wrong_looks: How often something was.
+        wrong_looks: How often something was wrong.
         fullest: The largest share of a budget that was spent and held, by organization and period.
         most_held: The most that was held at once, in the same way.
         late: Moments, in seconds since 1970, at which a look was late, and how many seconds after the one before.
@@ -75,7 +75,7 @@ class TotalsWatch:
         self._thread.join(10)
 
     def look(self, rows: list[dict[str, Any]]) -> None:
-        """Take in what one look has seen."""
+        """Process what one look has seen."""
         self.looks += 1
         is_wrong = False
         for row in rows:
@@ -92,7 +92,7 @@ class TotalsWatch:
         self.wrong_looks += is_wrong
 
     def lateness(self, moment: float) -> float:
-        """Return how late a process of this machine may have been about a moment, in seconds."""
+        """Return how late a process of this machine may have been around a moment, in seconds."""
         near = (
             seconds for at, seconds in self.late if at - seconds - NEAR_SECONDS < moment < at + NEAR_SECONDS
         )

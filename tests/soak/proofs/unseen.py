@@ -1,12 +1,12 @@
-"""Bills for a prompt that was written to the provider's connection and that the provider never saw.
+"""Bills for a prompt that was written to the provider's connection but never reached the provider.
 
-Once the operating system has taken a prompt nobody can know whether it was read, so it is billed as an estimate. A
-worker that is killed, or that stops the turn, just then leaves such a row. It is right under four conditions, and no
-other: its source is the estimate, the attempt's note in Redis says that the request was written and nothing more, the
-provider has no log of it, and the figures are the estimate of that very prompt without any output.
+Once the operating system has taken a prompt, nobody can know whether it was read, so it is billed as an estimate. A
+worker that is killed, or that stops the turn, just then leaves such a row. The row is right under exactly four
+conditions: its source is the estimate, the attempt's note in Redis says only that the request was written, the
+provider has no record of it, and the figures are the estimate of that very prompt without any output.
 
-An attempt whose call was refused, as a connection that ends without an answer is taken for a refusal, notes that
-nothing was used; where its worker dies before it calls again, its row has nothing in it and costs nothing.
+An attempt whose call was refused (a connection that ends without an answer counts as a refusal) notes that nothing
+was used. If its worker dies before it calls again, its row is empty and costs nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from tests.soak.chaos.checker import Stored
 
 NAMED: Final = "prompts billed by estimate that were written and never seen"
 MOST_SHARE: Final = 0.005
-"""Of all rows. A worker is hurt some 130 times in a run of 3,000 rows and has some 12 turns then, each of which spends
-below 5 ms of more than a second between a written prompt and one that was seen: 8 rows at most, 15 are allowed."""
+"""Share of all rows. Workers are hurt some 130 times in a run of 3,000 rows, with some 12 turns each time. Each of
+those spends less than 5 ms of more than a second between writing a prompt and its arrival: 8 rows at most, 15 pass."""
 _REFUSED: Final = "estimated 0 0 0 0"
 """What an attempt notes once its call was refused."""
 _BYTES_PER_TOKEN: Final = 4
@@ -35,7 +35,7 @@ _NOT_INPUT: Final = (
 
 
 class CallNotes:
-    """What attempts noted of their calls, overheard as Redis was told.
+    """What attempts noted of their calls, read from the commands that Redis received.
 
     Attributes:
         last: The last note of each turn's attempt, without its number: empty when it says no more than that the
@@ -55,7 +55,7 @@ class CallNotes:
         self._stack.close()
 
     def take(self, words: Sequence[str]) -> None:
-        """Take in a command that names a note."""
+        """Process a command that names a note."""
         if words[0].upper() == "SET":
             turn_id = words[1].rpartition(":")[2]
             attempt, _, told = words[2].partition(" ")
@@ -65,12 +65,12 @@ class CallNotes:
 def is_unseen_prompt(
     row: Mapping[str, Any], turn: Mapping[str, Any], stored: Stored, notes: Mapping[tuple[str, int], str]
 ) -> bool:
-    """Say whether a row for which the provider has no call is right.
+    """Return whether a row for which the provider has no call is right.
 
     Args:
-        row: The ledger's.
-        turn: Whose it is.
-        stored: What PostgreSQL holds: the prompt is put together anew, by other code than that which sent it.
+        row: The ledger's row.
+        turn: Its turn.
+        stored: What PostgreSQL holds: the prompt is built again, with other code than the code that sent it.
         notes: The last note of each turn's attempt, `CallNotes.last`.
     """
     if row["usage_source"] != "estimated" or any(row[name] for name in _NOT_INPUT):
@@ -82,14 +82,14 @@ def is_unseen_prompt(
 
 
 def too_many(unseen: int, rows: int) -> bool:
-    """Say whether there are more such rows than chance explains; one alone may be in the shortest run."""
+    """Return whether there are more such rows than chance explains; even the shortest run may have one."""
     return unseen > max(1, MOST_SHARE * rows)
 
 
 def _estimates(turn: Mapping[str, Any], stored: Stored) -> set[int]:
-    """Return what the turn's prompt is estimated at: by the worker that sends it, and by one that finds it dead.
+    """Return the estimates of the turn's prompt: by the worker that sends it, and by one that recovers it.
 
-    The first adds what joins messages, the second has the bytes of all texts together.
+    The first adds what joins messages; the second has only the bytes of all texts together.
     """
     session_id = turn["session_id"]
     system = stored.system_prompts.get(str(session_id)) or ""

@@ -17,7 +17,7 @@ from turnkeeper.up.embedded import temporary_postgres
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fuzz; what is seen or written that should not be is an AssertionError."""
+    """Fuzz; raises AssertionError if anything is seen or written that must not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.tenancy", description=__doc__)
     parser.add_argument("--operations", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,8 +1,8 @@
-"""Two organizations on one pooled connection, and everything that could carry something over (I9).
+"""Two organizations on one pooled connection, and everything that could carry data over between them (I9).
 
-Transactions read and write at random, end by commit, rollback or an error, nest savepoints and even change the
-organization in between. What each statement may see is known beforehand; what was written is read as the owner
-in the end.
+Transactions read and write at random, end with a commit, a rollback or an error, nest savepoints and even change the
+organization in between. What each statement may see is known beforehand; in the end the owner reads what was
+written.
 """
 
 import random
@@ -42,7 +42,7 @@ class Fuzz:
         with database.across() as db:
             self._tables = tables_of(db)
         parents = {parent for table in self._tables for parent in table.parents.values()}
-        # What a guesser would have to guess.
+        # Ids that an attacker would have to guess.
         self._ids = {
             parent: dict(list(as_owner(f"select organization_id, id from turnkeeper.{parent}")))
             for parent in parents
@@ -66,14 +66,14 @@ class Fuzz:
         ]
 
     def run(self, operations: int) -> None:
-        """Do so many statements, in transactions on one connection."""
+        """Run `operations` statements, in transactions on one connection."""
         while self.done.total() < operations:
             self._current = self._chance.choice([*self._organizations, None])
             with suppress(GivenUpError, DBAPIError):
                 self._transaction(self._current)
 
     def check_what_was_written(self) -> None:
-        """Read, past row-level security, that each organization's rows hold its own marks only."""
+        """Check, past row-level security, that each organization's rows hold only its own marks."""
         assert self._as_owner("select 1 from turnkeeper.idempotency_keys where fingerprint <> ''")
         foreign = self._as_owner(
             "select 'session' from turnkeeper.sessions where title <> organization_id::text"
@@ -101,7 +101,7 @@ class Fuzz:
     def _other(self) -> UUID:
         return self._chance.choice([each for each in self._organizations if each != self._current])
 
-    # What is seen
+    # Reads
 
     def _read(self, db: Connection, depth: int) -> None:
         table = self._table("SELECT")
@@ -117,7 +117,7 @@ class Fuzz:
         count: int = db.execute(text(f"select count(*) from turnkeeper.{table.name}")).scalar_one()
         return count
 
-    # What is written, where it may be
+    # Writes that are allowed
 
     def _mark(self, db: Connection, depth: int) -> None:
         self._write(db, "update turnkeeper.sessions set title = :mark", mark=str(self._current))
@@ -159,7 +159,7 @@ class Fuzz:
             return 0
         return db.execute(text(statement), parameters).rowcount
 
-    # What is written, where it may not be
+    # Writes that are not allowed
 
     def _update_the_others(self, db: Connection, depth: int) -> None:
         self._touch_the_others(db, self._table("UPDATE"), "update turnkeeper.{name} set {own} = {own}")
@@ -170,7 +170,7 @@ class Fuzz:
     def _touch_the_others(self, db: Connection, table: Table, verb: str) -> None:
         statement = verb.format(name=table.name, own=table.own) + f" where {table.own} = :other"
         if self._current is None:
-            # Whether the check or the condition is looked at first is the planner's choice.
+            # The planner chooses whether to evaluate the check or the condition first.
             with suppress(DBAPIError), db.begin_nested():
                 assert db.execute(text(statement), {"other": self._other()}).rowcount == 0
             return
@@ -199,7 +199,7 @@ class Fuzz:
         )
 
     def _point_at_the_other(self, db: Connection, depth: int) -> None:
-        """Name a row that is there, but another organization's, as if its id had been guessed."""
+        """Refer to an existing row of another organization, as if its id had been guessed."""
         if self._current is None:
             return
         table = self._chance.choice([one for one in self._tables if one.parents and "UPDATE" in one.grants])
@@ -216,14 +216,14 @@ class Fuzz:
         with pytest.raises(DBAPIError, match=because), db.begin_nested():
             db.execute(text(statement), parameters)
 
-    # How transactions go
+    # Transactions
 
     def _break(self, db: Connection, depth: int) -> None:
         if self._chance.random() < 0.3:
             db.execute(text("select 1 / 0"))
 
     def _switch(self, db: Connection, depth: int) -> None:
-        """The service never does this; what is seen must follow all the same."""
+        """Switch the organization: the service never does this, but what is visible must follow all the same."""
         if self._chance.random() < 0.3:
             self._current = self._chance.choice(self._organizations)
             db.execute(_SWITCH, {"organization_id": str(self._current)})

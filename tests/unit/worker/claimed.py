@@ -1,4 +1,4 @@
-"""A claimed turn and the parts that it meets, which remember in which order they were used."""
+"""A claimed turn and fakes of the services that it uses, which record the order of their calls."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ AGAIN = replace(FIRST, attempt=2, last_seq=5)
 
 
 class Tape:
-    """A channel that remembers what it was told."""
+    """A channel that records its calls."""
 
     def __init__(self, seq=0):
         self.seq = seq
@@ -81,11 +81,11 @@ class Tape:
 
 
 class World:
-    """Publisher, leases and stops in one, so that their order shows.
+    """Publisher, leases and stops in one, so that the order of calls is visible.
 
     Args:
-        last_seq: What the log ends with.
-        stands: Whether it has text of an earlier attempt.
+        last_seq: The number of the log's last event.
+        stands: Whether the log has text of an earlier attempt.
     """
 
     def __init__(self, last_seq=0, *, stands=False):
@@ -128,7 +128,7 @@ class World:
 
 
 class Speaking:
-    """A provider of which nothing is asked here but its name and what it can."""
+    """A provider of which only the name and the capabilities are used."""
 
     name, model = "scripted", "m"
 

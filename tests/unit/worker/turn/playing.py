@@ -1,4 +1,4 @@
-"""A provider that plays what it is given, and a channel that remembers what it was told."""
+"""A provider that plays given steps, and a channel that records its calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +11,7 @@ from worker.providers.provider import Capabilities
 
 
 class Tape:
-    """A channel that remembers what it was told."""
+    """A channel that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple] = []
@@ -74,7 +74,7 @@ class Playing:
 
 
 class Ahead(asyncio.SelectorEventLoop):
-    """A loop whose clock a test may put forward."""
+    """A loop whose clock a test can advance."""
 
     seconds_ahead = 0.0
 
