@@ -49,7 +49,7 @@ class _Key:
 
 
 _AUTHENTICATE: Final = Statement(
-    f"select {columns(_Key)} from turnkeeper.authenticate(:secret)",  # noqa: S608 -- constants of ours
+    f"select {columns(_Key)} from turnkeeper.authenticate(:secret)",  # noqa: S608 -- our own constants
     _Key,
 )
 

@@ -8,7 +8,7 @@ Locks are taken in one order everywhere, so that nothing deadlocks: key, session
 lock, turns by number, the session's row, the totals of month and day. A worker that settles begins with the turn.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import json
 from collections.abc import Mapping, Sequence

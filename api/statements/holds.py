@@ -1,6 +1,6 @@
 """Holds: the transaction that accepts a turn sets aside what the turn can cost, or refuses it (I6)."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Mapping
 from dataclasses import dataclass

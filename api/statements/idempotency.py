@@ -3,7 +3,7 @@
 The statement that inserts a turn, in `accept`, also writes its key.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -1,6 +1,6 @@
 """API keys of the caller's organization; `shared.postgres.accounts` makes them."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Sequence
 from dataclasses import dataclass

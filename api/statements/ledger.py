@@ -1,6 +1,6 @@
 """Reads rows of the ledger, newest first. No statement here changes it."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Messages of a session, in the order of the conversation."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The SQL behind the operators' pages: each statement is bounded and uses an index, however many turns there are."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Sessions: open, read, list, search, change, close."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import json
 from collections.abc import Mapping, Sequence

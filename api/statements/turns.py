@@ -1,6 +1,6 @@
 """Turns: read, list, stop."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Sums of the ledger: by day, user or model, and in all."""
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ MOST_STOPS = 100
 
 
 def edit(page: Page, words: str, place: int = -1) -> None:
-    """Write a question anew; the last one unless said."""
+    """Rewrite a question; the last one by default."""
     exchange = page.locator(".exchange").nth(place)
     exchange.hover()
     exchange.get_by_role("button", name="Edit").click()

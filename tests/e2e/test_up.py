@@ -150,7 +150,7 @@ def end(started: Up, number: signal.Signals = signal.SIGINT) -> list[psutil.Proc
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs: one that only waits to be reaped by init does not."""
+    """Return whether a process runs: one that only waits to be reaped by init does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

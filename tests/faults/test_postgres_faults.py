@@ -69,7 +69,7 @@ def test_p2_while_it_is_away_posts_are_refused_and_running_turns_pause_until_it_
 
 
 def quiet_for(asked: Asked, seconds: float) -> bool:
-    """Say whether the reader was shown nothing for so long."""
+    """Return whether the reader received nothing for so long."""
     return time.monotonic() - asked.reader.times[-1][0] > seconds
 
 

@@ -53,7 +53,7 @@ def ends(world: World, **wanted: End) -> None:
 
 
 def leaks(asked: Asked) -> bool:
-    """Say whether a reader saw what the provider puts into its errors."""
+    """Return whether a reader received the text that the provider puts into its errors."""
     return any("refused by the script" in str(event) for _, event in asked.reader.times)
 
 

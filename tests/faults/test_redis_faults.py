@@ -11,7 +11,7 @@ from tests.faults.world import END_SECONDS, Asked, World, await_seconds, kill, s
 SLOW = "tokens=80 rate=40"
 """Answers in two seconds."""
 ACCEPT_SECONDS = 0.3
-"""A post must be answered within this while Redis is away, at the median: machines that test are slow."""
+"""Median time within which a post must be answered while Redis is down: test machines are slow."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The watch for stops against a real Redis, and an error of ours in the middle of it."""
+"""The watch for stops against a real Redis, with a bug of ours in the middle of it."""
 
 import asyncio
 

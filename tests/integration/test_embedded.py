@@ -38,7 +38,7 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs: one that only waits to be reaped by init does not."""
+    """Return whether a process is running: one that only waits to be reaped by init is not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -238,7 +238,7 @@ def worker(environment, provider, monkeypatch):
 def test_a_thousand_turns_of_one_organization_delay_anothers_by_no_more_than_a_slot(floor, worker):
     many, few = floor.organization("many"), floor.organization("few")
     floor.fill(many, 1000)
-    # Two slots, woken once each: whoever settles takes the next without a doorbell.
+    # Two slots, woken once each: a thread that has settled takes the next turn without a doorbell.
     slots = [threading.Thread(target=worker.runner.run, args=(new_id(), "")) for _ in range(2)]
     for slot in slots:
         slot.start()
@@ -443,7 +443,7 @@ def test_what_no_worker_could_hear_of_does_not_fill_the_queue(floor, settings):
     assert not is_full(floor, settings)
     floor.sql("update turnkeeper.workers set heard_at = now(), hearing_since = now()")  # and came back
     assert not is_full(floor, settings)
-    # With Redis away for very long, turns would be accepted that expire before they can run.
+    # With Redis down for very long, turns would be accepted that expire before they can run.
     wait_for(floor, settings.queue_timeout_seconds / 2 + 1)
     assert is_full(floor, settings)
 

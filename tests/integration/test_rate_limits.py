@@ -289,7 +289,7 @@ def test_a_refusal_writes_nothing_to_any_window(client):
     assert [client.llen(key) for key in keys] == [1, 1]
 
 
-# Redis away.
+# Redis down.
 
 
 @contextmanager

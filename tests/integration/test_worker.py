@@ -312,7 +312,7 @@ def test_a_turn_whose_log_was_spoiled_is_taken_up_all_the_same(desk):
 
 
 def test_a_turn_that_cannot_be_taken_up_keeps_no_other_waiting(desk, monkeypatch, caplog):
-    """A mistake of ours in one turn's way back must not be every turn's (I1)."""
+    """A bug in handing one turn back must not affect every turn (I1)."""
     stuck = desk.queue("[[tokens=3]]")
     desk.begin_session()
     other = desk.queue("[[tokens=3]]")

@@ -4,7 +4,7 @@ Content is removed with the application's role, which row-level security binds t
 only add to the ledger, so that the service can never change a bill; the owner renames the user in it.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import secrets
 import time

@@ -3,7 +3,7 @@
 One session is read at a time, in its own transaction, so memory holds one session and none is read half-changed.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import json
 from collections.abc import Iterator, Mapping

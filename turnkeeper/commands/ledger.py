@@ -3,7 +3,7 @@
 Everything is read in one snapshot, so the check can run while turns are running.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of ours, once
+# ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import sys
 from collections.abc import Iterator

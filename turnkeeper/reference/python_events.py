@@ -1,4 +1,4 @@
-"""Writes the events as classes of the Python client, which imports nothing of the service."""
+"""Writes the events as classes of the Python client, which imports nothing from the service."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -41,10 +41,10 @@ _FORMATS: Final = {"date-time": "datetime", "decimal": "Decimal"}
 
 
 def python_events() -> str:
-    """Return the module.
+    """Return the source of the module.
 
     Raises:
-        ValueError: A schema says something that is not known here.
+        ValueError: A schema uses a keyword that is not known here.
     """
     schemas = components()
     base = _class(_BASE, schemas[Envelope.__name__]["description"], _fields(Envelope, schemas, {"type"}))
@@ -91,7 +91,7 @@ def _type(schema: Schema, schemas: Mapping[str, Schema]) -> str:
 
 
 def _named(name: str, schemas: Mapping[str, Schema]) -> str:
-    """Return a model of the client; a choice is text, since new ones may come."""
+    """Return the name of the client's model; an enum is text, since values may be added."""
     return "str" if "enum" in schemas[name] else _MODELS.get(name, "Mapping[str, Any]")
 
 

@@ -84,4 +84,4 @@ def hear_out(connection: socket.socket) -> None:
                 return
             heard += len(part)
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)  # gunicorn would go on reading, in the thread that accepts
+        connection.shutdown(socket.SHUT_RDWR)  # gunicorn would continue to read, in the thread that accepts

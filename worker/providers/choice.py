@@ -1,6 +1,6 @@
-"""Which provider answers a turn, and which one is next: the configured ones, in their order.
+"""Chooses the provider that answers a turn, and the next one if it fails: the configured ones, in their order.
 
-A turn takes name, model, price and capabilities from what was chosen for it, and never from the process.
+A turn takes name, model, price and capabilities from the provider chosen for it, never from the process.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from worker.providers.provider import Provider
 
 
 class Asking(Protocol):
-    """A turn that a provider is chosen for."""
+    """A turn for which a provider is chosen."""
 
     @property
     def id(self) -> UUID:
@@ -28,7 +28,7 @@ class Choice:
     Args:
         settings: Its name, model and price.
         provider: Streams its answers.
-        breaker: Says whether it is called at all; what it learns is of this provider alone.
+        breaker: Decides whether it is called at all; it learns only about this provider.
     """
 
     settings: ProviderSettings
@@ -52,11 +52,11 @@ class Choices:
         return iter(self._all)
 
     def choose(self, turn: Asking) -> Choice:  # noqa: ARG002 -- no turn names a provider yet
-        """Return who answers a turn."""
+        """Return the provider that answers a turn."""
         return self.first
 
     def after(self, choice: Choice) -> Choice | None:
-        """Return who is asked when `choice` does not answer; None when nobody is left."""
+        """Return the provider to ask if `choice` does not answer; None if none is left."""
         return self._next.get(choice)
 
     async def aclose(self) -> None:

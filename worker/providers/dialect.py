@@ -1,6 +1,6 @@
-"""What an adapter does for its dialect, and what the dialect declares of itself.
+"""The interface of a dialect's adapter, and what a dialect declares of itself.
 
-A dialect is a module with an adapter and a `Declaration`; nothing else in the worker asks for a dialect's name.
+A dialect is a module with an adapter and a `Declaration`; nothing else in the worker checks a dialect's name.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ class Declaration:
     """A dialect.
 
     Args:
-        name: As in the settings and in the ledger.
-        make: Makes the adapter; it is given the names of errors that it may meet.
-        error_names: How its servers name errors.
-        trace_name: What OpenTelemetry's conventions call it; they name dialects, and the address tells servers apart.
+        name: Its name in the settings and in the ledger.
+        make: Makes the adapter, given the names of errors that it may meet.
+        error_names: The names of its servers' errors.
+        trace_name: Its name in OpenTelemetry's conventions, which name dialects; the address distinguishes servers.
     """
 
     name: ProviderName

@@ -23,7 +23,7 @@ def dialect_of(settings: ProviderSettings) -> Dialect:
 
 
 def error_names_of(name: ProviderName) -> ErrorNames:
-    """Return the names of errors that a dialect's answers may have: its own first, then those of all others.
+    """Return the names of errors that a dialect's responses may have: its own first, then those of all others.
 
     A gateway speaks one dialect and passes on the errors of servers that speak another.
     """

@@ -101,7 +101,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Unheard:
-    """A turn that no worker has heard of."""
+    """A turn for which no worker has received a doorbell."""
 
     turn_id: UUID
     traceparent: str

@@ -191,12 +191,12 @@ class Settlement:
     Args:
         organization_id: Whose turn it is.
         turn_id: The turn.
-        attempt: The fencing token: the attempt that ends and that its cost is billed to. The row that comes back
-            has the next number where the attempt is taken from its worker or the turn waits again, so that the
-            log refuses what that worker sent and Redis has not yet executed (I3).
+        attempt: The fencing token: the attempt that ends and to which its cost is billed. The returned row has
+            the next number if the attempt is taken from its worker or the turn waits again, so that the log
+            refuses what that worker has sent and Redis has not yet executed (I3).
         last_seq: The number of `done`; of the last event if the turn waits again.
         history_trimmed: Turns left out of the prompt.
-        first_token_ago_seconds: Since the first text; None when there was none.
+        first_token_ago_seconds: Since the first text; None if there was none.
         stop_observed_ago_seconds: Since the upstream connection was closed for a stop; None for no stop.
         lost_to: The worker whose sweeper settles instead of the one that let the lease run out; None
             if the owner settles.
@@ -221,7 +221,7 @@ def settle(
     back: then what is left of its hold serves the next attempt.
 
     Returns:
-        The settled turn; None when the claim was lost and nothing was written.
+        The settled turn; None if the claim was lost and nothing was written.
 
     Raises:
         UnpayableError: The turn was to wait for an attempt that its budget does not pay for. Nothing was written.

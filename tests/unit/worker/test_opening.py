@@ -119,7 +119,7 @@ def test_a_process_that_slept_since_it_asked_for_the_claim_fences_what_it_holds(
 @pytest.mark.parametrize(
     ("changes", "in_log", "stands", "is_void"),
     [
-        ({"attempt": 1}, 0, False, False),  # Redis is away and nothing was shown
+        ({"attempt": 1}, 0, False, False),  # Redis is down and nothing was shown
         ({"attempt": 2}, 5, False, False),
         ({"attempt": 2}, 4, False, True),  # the reset was lost
         ({"attempt": 2}, 5, True, True),  # told late by a dead worker
