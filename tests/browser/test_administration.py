@@ -1,4 +1,4 @@
-"""The administrators' pages against the whole service: what they show is what the ledger and the turns say."""
+"""The administrators' pages against the whole service: they show what the ledger and the turns contain."""
 
 import json
 import re
@@ -55,7 +55,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of its own, whose figures are known; asked for after the browser."""
+    """A separate service, whose figures are known; requested after the browser."""
     with running_service(tmp_path_factory.mktemp("up")) as running:
         ours = Service(running)
         with ours.http:
@@ -64,7 +64,7 @@ def service(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def turns(service: Service) -> dict[str, str]:
-    """What the organization has: answers to two users, a failure, a stop and a flagged session."""
+    """The organization's data: answers to two users, a failure, a stop and a flagged session."""
     made = {}
     for user, name in (("ada", "first"), ("ada", "second"), (HOSTILE, "hostile")):
         made[name] = service.turn(service.session(user), "[[tokens=9 rate=1000]] Hello")
@@ -141,7 +141,7 @@ def test_the_figures_shown_are_the_ledgers(usage: Page, service: Service) -> Non
     usage.get_by_text("Figures as a table").click()
     days = rows(usage, "Spend by day")
     assert len(days) == 30
-    # Should midnight have come between, two days have it.
+    # If midnight passed meanwhile, it is spread over two days.
     assert sum(Decimal(day[1].removeprefix("$")) for day in days) == total
     columns = usage.locator(".plot rect.column title").all_text_contents()
     assert columns == [f"{day[0]}: {day[1]}" for day in days if day[1] != "$0.00"]
@@ -202,7 +202,7 @@ def test_limits_are_changed_as_a_whole_and_refused_field_by_field(usage: Page, s
     )
     spent, held = budget["day"]["spent_usd"], budget["day"]["held_usd"]
     expect(usage.locator(".period").first).to_contain_text(f"{usd(spent)} spent, {usd(held)} held, of $1.50")
-    # What a limit refuses is shown with whom it refused.
+    # Refusals by a limit are shown with the users refused.
     refused = service.http.post(
         f"/v1/sessions/{service.session(HOSTILE)}/turns", json={"content": "Hello"}
     ).json()
@@ -259,7 +259,7 @@ def test_a_turns_page_has_its_times_and_what_its_attempts_cost(
     moments = page.locator(".timeline strong")
     expect(moments.first).to_be_visible()
     shown = moments.all_text_contents()
-    # The first text may come before or after the stop was asked for.
+    # The first text may arrive before or after the stop was requested.
     assert [name for name in shown if name != "First text"] == [
         "Accepted",
         "Claimed",

@@ -1,4 +1,4 @@
-"""Markdown in a real browser: what is drawn, what never is, and what drawing costs."""
+"""Markdown in a real browser: what is drawn, what is never drawn, and what drawing costs."""
 
 import random
 from itertools import pairwise

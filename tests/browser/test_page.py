@@ -1,4 +1,4 @@
-"""The page against the whole service, as `turnkeeper up` runs it: what a person sees is what is stored."""
+"""The page against the whole service, as `turnkeeper up` runs it: a person sees what is stored."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a person does in a conversation, against the whole service: edit, ask again, queue, rename, read a long one."""
+"""A person's actions in a conversation, against the whole service: edit, ask again, queue, rename, read a long one."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.browser.running import (
 SLOW = "[[tokens=3000 rate=40]] "
 QUESTIONS = 250
 MOST_STOPS = 100
-"""Twenty sessions, what stands around them, and what can be done with one answer: twice as much as there is."""
+"""Twenty sessions, the controls around them, and the actions on one answer: twice as many as there are."""
 
 
 def edit(page: Page, words: str, place: int = -1) -> None:
@@ -35,7 +35,7 @@ def edit(page: Page, words: str, place: int = -1) -> None:
 
 
 def questions(service: Service, page: Page) -> list[str]:
-    """What is stored of what was asked, in the order of the conversation."""
+    """The stored questions, in the order of the conversation."""
     messages = service.rows(f"/v1/sessions/{session_of(page)}/messages")
     return [message["content"] for message in messages if message["role"] == "user"]
 
@@ -86,7 +86,7 @@ def test_an_edited_message_whose_answers_were_lost_makes_one_turn(signed_in: Pag
 
     signed_in.route("**/turns", lose)
     edit(signed_in, "[[tokens=3]] Shorter.")
-    # The message that it takes the place of is gone by now: sent again as it stands, it would be another request.
+    # The message that it replaces is gone by now: sent again unchanged, it would be another request.
     expect(signed_in.locator(".unsent")).to_have_count(0)
     signed_in.unroute("**/turns")
     expect(signed_in.locator(".notice")).to_be_hidden()
@@ -175,7 +175,7 @@ def test_everything_is_done_without_a_mouse(page: Page, service: Service) -> Non
 
 
 def outline(page: Page) -> str:
-    """The width of the outline of what has the focus."""
+    """The width of the outline of the focused element."""
     return page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
 
 

@@ -45,7 +45,7 @@ def settle(db: Session, claim: Claim, outcome: Outcome) -> bool:
 
 
 def direct(service: Service, **script: object) -> None:
-    """Let the provider answer like this from now on."""
+    """Make the provider answer by this script from now on."""
     address = service.provider_url.removesuffix("/v1")
     httpx.put(
         f"{address}/_script", content=json.dumps(script), timeout=LIMIT_SECONDS, trust_env=False
@@ -53,7 +53,7 @@ def direct(service: Service, **script: object) -> None:
 
 
 class Look:
-    """The page as one kind of reader sees it."""
+    """The page as one kind of user sees it."""
 
     def __init__(self, page: Page, name: str) -> None:
         self.page = page
@@ -166,7 +166,7 @@ def test_a_budget_that_is_nearly_used_up_is_said(
 
 @pytest.fixture
 def budget(service: Service) -> Iterator[httpx.Client]:
-    """The administrator; afterwards there is no limit again."""
+    """The administrator; the limits are removed afterwards."""
     headers = {"Authorization": f"Bearer {service.admin_key}"}
     with httpx.Client(base_url=service.url, headers=headers, timeout=LIMIT_SECONDS, trust_env=False) as admin:
         before = admin.get("/v1/budget").json()

@@ -1,4 +1,4 @@
-"""The page through what happens to it: a lost network, a dead worker, answers that never come, a reader who stops."""
+"""The page under failures: a lost network, a dead worker, responses that never arrive, a reader who stops."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def chat(browser: Browser, stack: Service) -> Iterator[Page]:
 
 
 class signed_in:  # noqa: N801 -- a context manager that is one line where it is used
-    """A tab that is signed in, and shows the session of another one where it is given."""
+    """A tab that is signed in; it shows the session of another tab if one is given."""
 
     def __init__(self, context: BrowserContext, stack: Service, like: Page | None = None) -> None:
         self.tab = clean_tab(context)

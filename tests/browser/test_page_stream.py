@@ -29,11 +29,11 @@ TIME = "2026-01-31T09:30:00.000Z"
 
 
 NO_ANSWER = (0, None)
-"""The request arrives and its answer never does."""
+"""The request arrives but its response never does."""
 LOST = (0, "lost")
-"""The connection is cut before the answer."""
+"""The connection is cut before the response."""
 CUT = (202, b'{"id": "0189')
-"""The connection is cut in the answer, and what came looks whole to whoever brings it."""
+"""The connection is cut within the response, and the part that arrived looks complete to the browser."""
 
 
 def sha256(text: str) -> str:
@@ -41,7 +41,7 @@ def sha256(text: str) -> str:
 
 
 def row(status: str, **more: Any) -> dict[str, Any]:
-    """A turn as the HTTP API gives it."""
+    """A turn as the HTTP API returns it."""
     finished = TIME if status in {"completed", "stopped", "failed", "expired"} else None
     return {
         "id": TURN,
@@ -67,7 +67,7 @@ def problem(status: int, code: str, title: str, **more: Any) -> tuple[int, dict[
 
 @dataclass
 class Service:
-    """Turnkeeper, as far as the page can tell."""
+    """A fake Turnkeeper that the page cannot tell from the real one."""
 
     page: Page
     turns: list[dict[str, Any]] = field(default_factory=list)
@@ -385,7 +385,7 @@ def unsent(service: Service) -> Locator:
     service.page.clock.install(time=0)
     open_session(service)
     service.page.clock.pause_at(3_600)
-    # An hour without a word is a lost connection.
+    # An hour of silence means a lost connection.
     state = service.page.locator(".state")
     service.pass_time_until(lambda: len(service.sockets) == 2 and state.get_attribute("data-state") == "live")
     return service.page.locator(".unsent")

@@ -49,7 +49,7 @@ LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
 
 class Answers:
-    """A resolver that gives one answer after the other, the last one for ever."""
+    """A resolver that returns one answer after the other, and the last one for ever."""
 
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), 0
@@ -220,7 +220,7 @@ def test_a_name_that_is_rebound_never_gets_a_connection_inside_not_even_when_the
                         await client.get(f"http://{NAME}:{port}/")
                 return first.text, len(outside), len(inside), resolver.asked
 
-    # One question for each connection: what was checked is what is connected to.
+    # One lookup for each connection: the address that was checked is the one connected to.
     assert run(go()) == ("ok", 1, 0, 4)
 
 

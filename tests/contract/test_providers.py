@@ -100,7 +100,7 @@ class Peer:
 
 @dataclass
 class Upstream:
-    """A server that lets `play` do what it likes with each connection."""
+    """A server that passes each connection to `play`."""
 
     play: Callable[[Peer], Awaitable[None]]
     requests: list[Request] = field(default_factory=list)
@@ -160,7 +160,7 @@ def answers(raw):
     return play
 
 
-# What the two dialects say.
+# What the two dialects send.
 
 
 def quoted(text):
@@ -351,7 +351,7 @@ def loops(name):
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes when a test says so: no machine is too slow for a limit, and none is waited for."""
+    """A loop whose time a test advances: no machine is too slow for a limit, and no test waits for one."""
 
     now = 0.0
 

@@ -1,4 +1,4 @@
-"""The scripted provider as its clients see it: the official ones, and a bare socket."""
+"""The scripted provider as seen by its clients: the official ones, and a bare socket."""
 
 import asyncio
 import gzip

@@ -235,7 +235,7 @@ def test_closing_the_client_closes_every_connection(run, make_transport):
 
 
 class Addresses:
-    """A resolver that knows what it is told."""
+    """A resolver with given answers."""
 
     def __init__(self, *addresses):
         self.addresses, self.asked = addresses, []
@@ -317,7 +317,7 @@ def test_a_resolver_that_hangs_counts_as_connecting(run, make_transport):
     run(go())
 
 
-# Only ours.
+# Only our transport.
 
 
 def test_an_unused_connection_is_closed_after_a_while_and_no_more_than_agreed_are_kept(run):

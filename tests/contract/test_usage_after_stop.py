@@ -1,4 +1,4 @@
-"""What a stopped turn is billed, compared with the scripted provider's own account of what it sent."""
+"""The bill of a stopped turn, compared with the scripted provider's own record of what it sent."""
 
 import asyncio
 import re
@@ -92,7 +92,7 @@ class Gate:
 
 
 def request_from(client):
-    """Read one request, whose length its head tells."""
+    """Read one request, whose length is in its head."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += client.recv(65_536)

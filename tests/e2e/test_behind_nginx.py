@@ -141,7 +141,7 @@ def test_a_relay_that_is_restarted_says_so_and_its_readers_go_on_at_the_other(st
 
 
 def closed_with(opened: Socket, reading: Reading) -> int | None:
-    """Read on until the turn is over, or the socket is closed; return with what."""
+    """Read until the turn is over or the socket is closed; return the close code, None for no close."""
     try:
         opened.until_done(reading)
     except ConnectionClosed as closed:
@@ -249,7 +249,7 @@ def idle(formation: Formation, seconds: float) -> None:
 
 @contextlib.contextmanager
 def impatient(stack: Formation, *relays: str) -> Iterator[Formation]:
-    """The same processes behind an nginx of its own, which does not wait long."""
+    """The same processes behind a separate nginx, which does not wait long."""
     port = free_port()
     web, relay = ([stack.ports[name] for name in names] for names in (stack.names("web"), relays))
     waits = (READ_TIMEOUT, f"proxy_read_timeout {QUICK_TIMEOUT_SECONDS:g}s;")

@@ -44,7 +44,7 @@ def left_over(mark: str) -> list[psutil.Process]:
 
 
 def await_nothing_left(mark: str) -> None:
-    """What a service started is gone a moment after it."""
+    """The children of a service are gone a moment after it."""
     wait_until(lambda: left_over(mark) == [], "what a run has started to be gone")
 
 

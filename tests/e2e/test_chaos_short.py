@@ -13,7 +13,7 @@ SHORT = Run(turns=80, seed=7, users=30, every_seconds=1.5, size=Size(2, 2, 2), s
 def test_half_a_minute_of_chaos_loses_doubles_and_hides_nothing():
     summary = execute(SHORT)
     assert summary["violations"] == []
-    # It did happen: a run that nothing disturbed would prove nothing.
+    # The faults did happen: a run without any would prove nothing.
     assert summary["faults"]["all"] >= 10
     assert summary["clients"]["turns"] == SHORT.turns
     assert summary["clients"]["deltas"] > 1000

@@ -40,7 +40,7 @@ def test_usage_ledger_and_table_say_what_the_turns_said(stack: Service, api: Api
     assert used["usage"] == api.expect(200, "GET", f"/v1/sessions/{session}")["usage"]
 
     budget = admin.expect(200, "GET", "/v1/budget")
-    # Unless a month began between them.
+    # Unless a month began in between.
     last_day = datetime.fromisoformat(budget["month"]["resets_at"]) - timedelta(days=1)
     is_of_this_month = turns[0]["queued_at"].startswith(f"{last_day:%Y-%m}")
     assert Decimal(budget["month"]["spent_usd"]) >= Decimal(used["cost_usd"]) or not is_of_this_month

@@ -1,4 +1,4 @@
-"""The shell lines of the tutorial and the how-to pages, run word for word, and what they say that one sees."""
+"""The shell lines of the tutorial and the how-to pages, run word for word, and the output that the pages show."""
 
 import json
 import os
@@ -59,7 +59,7 @@ SLOW = 4
 
 
 def of(page: str, language: str = "sh") -> list[Block]:
-    """The blocks of a page that are run here."""
+    """The blocks of a page that this file runs."""
     return [block for block in BLOCKS if Path(block.page).stem == page and block.language == language]
 
 
@@ -106,7 +106,7 @@ def provider(clone: Path) -> Iterator[Oracle]:
 
 
 def tools(clone: Path) -> dict[str, str]:
-    """What an operator has: the commands and the logins."""
+    """An operator's shell, with the commands and the logins."""
     state = state_of(clone)
     servers = {name: state[name.lower()] for name in ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")}
     return {"PATH": f"{clone / '.venv' / 'bin'}:{packaged_programs()}:{os.environ['PATH']}", **servers}

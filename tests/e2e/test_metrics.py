@@ -1,4 +1,4 @@
-"""What operators are shown is what the clients saw, over all processes, also when some of them are killed."""
+"""Metrics show what the clients saw, over all processes, even if some of them are killed."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The wire protocol, as someone sees it who has only read its description."""
+"""The wire protocol, as seen by someone who has only read its description."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ class Watched:
 
 @dataclass
 class Connection:
-    """One reader's connection over some sessions, cut and made again until all are over."""
+    """One reader's connection over several sessions, cut and reopened until all turns are over."""
 
     url: str
     key: str
@@ -367,7 +367,7 @@ def test_a_foreign_origin_gets_no_socket_and_a_missing_one_does(stack: Service):
 
 
 def refusal_of(stack: Service, key: str | None, *subprotocols: str, **more) -> int | None:
-    """Return with what code a socket is refused, in the handshake or after it; None: it is not."""
+    """Return the code with which a socket is refused, in the handshake or after it; None if it is not."""
     try:
         with websocket(stack.url, key, *subprotocols, **more) as opened:
             opened.send("ping")

@@ -42,7 +42,7 @@ CONTENT = {
 
 @dataclass
 class Aftermath:
-    """What was said, written and kept."""
+    """Everything that was sent, written and stored."""
 
     secrets: dict[str, str]
     answers: list[httpx.Response]
@@ -146,7 +146,7 @@ def readable(client: redis.Redis, key: bytes) -> Any:
 
 
 class Drive:
-    """Does with a service whatever may make somebody say too much."""
+    """Uses a service in every way that might reveal too much."""
 
     def __init__(
         self, service: Service, scripted: Oracle, postgres: EmbeddedPostgres, redis_server: EmbeddedRedis
@@ -420,7 +420,7 @@ class Drive:
 
 
 def found(texts: dict[str, str] | list[str] | str, marks: dict[str, str]) -> list[tuple[str, str]]:
-    """Which marks stand where."""
+    """The marks and where they were put."""
     named = texts if isinstance(texts, dict) else {"": texts if isinstance(texts, str) else "\n".join(texts)}
     return [(place, name) for place, text in named.items() for name, each in marks.items() if each in text]
 

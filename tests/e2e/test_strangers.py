@@ -1,4 +1,4 @@
-"""Streams of another organization, asked for by somebody who knows every id (I9)."""
+"""Streams of another organization, requested by someone who knows every id (I9)."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress

@@ -23,14 +23,14 @@ from turnkeeper.up.embedded import temporary_postgres, temporary_redis
 
 ENDLESS = "[[tokens=100000 rate=50]]"
 SLOW = 4
-"""Tokens a second, of an answer that is not to end before something was done to it."""
+"""Tokens a second of an answer that must not end before a test has acted on it."""
 RETRY_SECONDS = 100
-"""For how long a provider asks to be left alone: longer than `Api.stopped` waits."""
+"""The `Retry-After` of a provider: longer than `Api.stopped` waits."""
 
 
 @pytest.fixture
 def marker() -> str:
-    """A word by which the provider's account of this test's requests is found."""
+    """A marker with which the provider's record of this test's requests is found."""
     return uuid.uuid4().hex
 
 
@@ -42,14 +42,14 @@ def socket(stack: Service) -> Iterator[Socket]:
 
 @pytest.fixture
 def other(stack: Service, api: Api) -> Iterator[Api]:
-    """A client that another web process serves."""
+    """A client that is served by another web process."""
     client = stack.api_beside(api)
     yield client
     client.close()
 
 
 def streaming(api: Api, socket: Socket, content: str, **fields) -> Reading:
-    """Begin a turn that the socket follows, and return once its text comes."""
+    """Begin a turn that the socket follows, and return once its text arrives."""
     session = api.session(user="alice")
     socket.subscribe(session)
     reading = Reading(api.turn(session, content, **fields), session)

@@ -1,4 +1,4 @@
-"""What happens to requests that are repeated, crossed or cut short (rows A of the fault matrix)."""
+"""Requests that are repeated, crossed or cut short (rows A of the fault matrix)."""
 
 import threading
 import time

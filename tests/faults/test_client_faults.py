@@ -1,4 +1,4 @@
-"""What readers and stoppers can do to a service, and what a dead relay does to them (rows C of the fault matrix)."""
+"""Readers and stops that strain a service, and a dead relay (rows C of the fault matrix)."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What happens to turns when PostgreSQL restarts, goes away, hangs or does not say what it did (rows P)."""
+"""Turns while PostgreSQL restarts, is down, hangs or does not report what it did (rows P)."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ def test_p2_while_it_is_away_posts_are_refused_and_running_turns_pause_until_it_
     world.postgres.start()
     back_at = time.monotonic()
     for each in (*asked, keeping):
-        # Whoever is first, the worker's renewal or the sweeper: it goes on, begins again or has failed.
+        # The worker's renewal and the sweeper race: the turn continues, begins again or has failed.
         each.reader.await_after(back_at)
         world.api.stop(each.turn_id)
         turn = each.check()

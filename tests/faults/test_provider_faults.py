@@ -11,7 +11,7 @@ import pytest
 from tests.faults.world import Asked, World
 
 SILENCE_SECONDS = 5
-"""More than a busy machine takes for an answer that is no silence."""
+"""Longer than a busy machine needs for an answer that does not count as silence."""
 FEW = 8
 ATTEMPTS = 3
 

@@ -1,4 +1,4 @@
-"""What happens to turns and their readers when Redis dies, forgets, fills up, hangs or lies (rows R)."""
+"""Turns and their readers while Redis dies, loses data, fills up, hangs or lies (rows R)."""
 
 import time
 
@@ -21,7 +21,7 @@ def more_environment() -> dict[str, str]:
 
 
 def restart_redis(world: World) -> None:
-    """Kill Redis and start it again, empty, where it was."""
+    """Kill Redis and restart it, empty, at the same address."""
     kill(world.redis_server.pid)
     wait_until(lambda: not world.redis_server.pid, "the end of Redis")
     world.redis_server.stop()

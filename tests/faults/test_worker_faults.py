@@ -1,4 +1,4 @@
-"""What happens to turns when workers die, stand still or are replaced (rows W of the fault matrix)."""
+"""Turns whose workers die, stall or are replaced (rows W of the fault matrix)."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ DEADLINE_SECONDS = 60
 
 
 class Turns:
-    """Stands where the lease keeper does: one turn runs here, and asking for it fails `failures` times."""
+    """Replaces the lease keeper: one turn runs here, and asking for it fails `failures` times."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures

@@ -1,4 +1,4 @@
-"""The budget over HTTP: who may, what it takes, and that it holds."""
+"""The budget over HTTP: who may change it, what it accepts, and that it is kept."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -8,7 +8,7 @@ from tests.soak.api.fuzz import Fuzz
 
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
-    # Nobody answers turns here; on a slow machine it must not be taken for a queue that is full.
+    # No worker answers turns here, which on a slow machine must not be taken for a full queue.
     return {**environment, "QUEUE_TIMEOUT_SECONDS": "90000", "QUEUE_FULL_SECONDS": "80000"}
 
 

@@ -1,4 +1,4 @@
-"""The headers of real answers are those that the OpenAPI page describes."""
+"""The headers of real responses are those that the OpenAPI page describes."""
 
 import re
 
@@ -11,7 +11,7 @@ LIMITS = {"RateLimit", "RateLimit-Policy"}
 
 
 def described(method, path, answer):
-    """Check an answer's headers against their description and return their names."""
+    """Check a response's headers against their description and return their names."""
     document = openapi_document()["paths"][path][method]["responses"][str(answer.status_code)]["headers"]
     own = {name for name, _ in answer.headers if name.lower() not in OF_ANY_ANSWER}
     assert own <= document.keys(), own - document.keys()

@@ -1,4 +1,4 @@
-"""What operators are shown over HTTP: their own organization's turns, and that workers live."""
+"""The operators' view over HTTP: their own organization's turns, and which workers are alive."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ def ask(api, key, path):
 
 @pytest.fixture
 def turn(api, keys, as_owner):
-    """Makes a turn of Alice's that stands as the test says."""
+    """Makes a turn of Alice's in the state that the test needs."""
 
     def make(**columns) -> str:
         turn_id = api.turn(keys.alice, api.session(keys.alice))

@@ -1,4 +1,4 @@
-"""Turns that limits refused, as an admin sees them."""
+"""Turns refused by limits, as an admin sees them."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -102,7 +102,7 @@ def test_refusals_are_an_admins_and_the_organizations_own(api, keys, strangers):
 
 @pytest.fixture
 def counted(database, organization, as_owner):
-    """Says how many refusals the database holds, by user."""
+    """Returns how many refusals the database holds, by user."""
 
     def read() -> dict[str, int]:
         return {

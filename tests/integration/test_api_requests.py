@@ -1,4 +1,4 @@
-"""What any request may get wrong, and what any answer says."""
+"""Errors that any request can make, and what every response contains."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What the relay is told of the database."""
+"""What the relay reads from the database."""
 
 from dataclasses import replace
 from uuid import UUID

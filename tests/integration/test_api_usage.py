@@ -1,4 +1,4 @@
-"""Usage over HTTP: what the ledger adds up to."""
+"""Usage over HTTP: sums of the ledger."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What the worker's classes say of a row is what PostgreSQL says: which columns there are, and which may be null."""
+"""The worker's classes of rows match PostgreSQL: which columns there are, and which may be null."""
 
 import types
 import typing

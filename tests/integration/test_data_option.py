@@ -1,4 +1,4 @@
-"""Whoever started `turnkeeper up` with `--data` can use the commands that ask it for its logins."""
+"""With a `turnkeeper up` that was started with `--data`, the commands find its logins."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`turnkeeper doctor`: each fault is made for real, and seen in what it says."""
+"""`turnkeeper doctor`: each fault is really caused, and appears in its output."""
 
 import contextlib
 import itertools
@@ -187,7 +187,7 @@ def test_an_address_that_cannot_be_read_is_a_finding(doctor, name: str):
 
 @contextlib.contextmanager
 def role(owner_url: str, options: str, member_of: str) -> Iterator[str]:
-    """A login of its own; gives its URL."""
+    """A separate login; yields its URL."""
     with psycopg.connect(owner_url, autocommit=True) as db:
         db.execute(f"create role doctored login password 'word' {options}")
         db.execute(f"grant {member_of} to doctored")
@@ -458,7 +458,7 @@ def test_a_provider_that_does_not_listen_is_wrong(doctor):
 
 
 class Answers:
-    """A resolver that says what the test wants."""
+    """A resolver with the test's answers."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses

@@ -1,4 +1,4 @@
-"""The doorbell on a real Redis: what the api writes is what Celery reads, whichever version rings or hears."""
+"""The doorbell on a real Redis: Celery reads what the api writes, whichever version rings or receives."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def hear(celery_app):
 
 
 class Pool:
-    """Keeps what it is given, to run it when the test says so."""
+    """Keeps calls, to run them when the test says so."""
 
     def __init__(self):
         self.executor = self

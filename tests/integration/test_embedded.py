@@ -1,4 +1,4 @@
-"""The servers of one's own: real ones, killed, started again, and run by root and by others."""
+"""The embedded servers: real ones, killed, restarted, and run by root and by others."""
 
 import os
 import signal

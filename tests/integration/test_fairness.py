@@ -1,4 +1,4 @@
-"""Who runs next among organizations, what that costs, and who is not let in when too much waits."""
+"""Which organization's turn runs next, what the choice costs, and which turns a full queue refuses."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ from worker.turn.settle import Settlement, settle
 DEADLINE_SECONDS = 60
 DOORBELLS = "turns:turns"
 
-# One session a turn, unless `per_session` says that so many wait one behind the other.
+# One session for each turn; with `per_session`, that many turns wait one behind the other.
 _FILL = """
 with made as (
     select n, (n - 1) % (:most / :per_session) as of_session, gen_random_uuid() as id, gen_random_uuid() as question
@@ -55,7 +55,7 @@ select :organization, question, md5(:organization || :status || of_session)::uui
 
 
 class Floor:
-    """Organizations and what waits of theirs."""
+    """Organizations and their waiting turns."""
 
     def __init__(self, owner_url, database, settings) -> None:
         self.engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
@@ -421,7 +421,7 @@ def is_full(floor, settings):
 
 
 def hears(floor, *, seconds_ago, since):
-    """Let there be a worker that lives, and last heard a doorbell so long ago."""
+    """Add a live worker that last received a doorbell so long ago."""
     floor.sql(
         "insert into turnkeeper.workers (id, heard_at, hearing_since) values (gen_random_uuid(),"
         " now() - make_interval(secs => :ago), now() - make_interval(secs => :since))",

@@ -33,7 +33,7 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
 
 
 class Taker(threading.Thread):
-    """Stands for a process: takes connections over and answers each with its name."""
+    """Replaces a process: takes connections over and answers each with its name."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(daemon=True)

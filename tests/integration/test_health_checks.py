@@ -1,4 +1,4 @@
-"""The containers' health checks, against what they are to tell apart."""
+"""The containers' health checks, against the states that they must distinguish."""
 
 import importlib.util
 import threading

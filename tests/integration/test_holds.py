@@ -268,7 +268,7 @@ def test_turns_that_begin_and_end_at_once_never_pass_the_budget(bank, owner_url)
 
 
 def test_a_session_that_is_posted_to_while_its_turns_end_never_deadlocks(bank):
-    """Who accepts and who settles lock the session, the month and the day in one order."""
+    """Accepting and settling lock the session, the month and the day in the same order."""
     bank.budget(1000, 1000)
     session = bank.session()
     deadline = time.monotonic() + 180  # all of it; no single wait is longer than a minute
@@ -502,7 +502,7 @@ def test_no_move_of_the_table_that_ends_a_turn_leaves_a_hold(bank):
 
 
 def test_a_cost_goes_to_the_day_and_month_that_held_it(bank):
-    """Else yesterday's turns could overrun today's budget: its room was never asked."""
+    """Otherwise yesterday's turns could exceed today's budget, which was never checked for them."""
     bank.budget(10)
     turn = bank.accepted()
     claim = bank.claim(turn)

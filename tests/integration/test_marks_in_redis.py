@@ -1,4 +1,4 @@
-"""What looks for secrets and content in Redis does find them."""
+"""The search for secrets and content in Redis does find them."""
 
 import pytest
 import redis

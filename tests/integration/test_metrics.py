@@ -124,7 +124,7 @@ def test_what_is_looked_at_is_looked_at_before_each_answer(listen):
 
 
 def known_when(settings: Settings, *, postgres: int, redis: int) -> Any:
-    """Return what the servers know once a scrape has it: one waits a second for them, the next has what came later."""
+    """Return the servers' figures once a scrape has them: one waits a second for them, the next has later ones."""
     servers, wanted = Servers(settings), {table.POSTGRES_UP: {(): postgres}, table.REDIS_UP: {(): redis}}
     return until(lambda: known if wanted.items() <= (known := servers.known()).items() else None)
 

@@ -1,4 +1,4 @@
-"""Migrations beside a service that serves: each its own transaction, none waits long for a lock."""
+"""Migrations next to a running service: each in its own transaction, and none waits long for a lock."""
 
 import shutil
 import threading

@@ -1,4 +1,4 @@
-"""What overhears Redis hears all of it."""
+"""The monitor of Redis receives every command."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What a new turn does to those before it: `reject`, `enqueue`, `interrupt`, `rollback`, and the races."""
+"""The effect of a new turn on those before it: `reject`, `enqueue`, `interrupt`, `rollback`, and races."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""The notices beside a real Redis, which closes connections when it likes."""
+"""The notices with a real Redis, which closes connections at any time."""
 
 from uuid import uuid4
 

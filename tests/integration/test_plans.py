@@ -1,4 +1,4 @@
-"""What a turn reads in PostgreSQL does not grow with what is there, in a database without statistics too."""
+"""A turn's reads in PostgreSQL do not grow with the data, even in a database without statistics."""
 
 from collections.abc import Iterator
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""The publisher against a real Redis: what is in the log is what was told, whatever happens to Redis."""
+"""The publisher against a real Redis: the log has exactly what was published, whatever happens to Redis."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ ENDED = MessageEnd(None, FinishReason.STOP)
 
 
 class Fences:
-    """Stands where the lease keeper does: trusts and holds until told otherwise."""
+    """Replaces the lease keeper: trusts and holds until told otherwise."""
 
     def __init__(self) -> None:
         self.trusted = True

@@ -1,4 +1,4 @@
-"""Rate limits over real Redis and PostgreSQL: exact, free for who is refused, and never in the way of chat."""
+"""Rate limits on real Redis and PostgreSQL: exact, without cost for a refused request, and never in the way of chat."""
 
 import dataclasses
 import os
@@ -303,7 +303,7 @@ def paused(pid):
 
 @pytest.fixture
 def apart(environment, settings):
-    """An API with a Redis of its own, which the test may stop."""
+    """An API with a separate Redis, which the test may stop."""
     with temporary_redis() as server:
         app = create_app("web", dataclasses.replace(settings, redis_url=server.url))
         be_patient(app.extensions["turnkeeper"].database)

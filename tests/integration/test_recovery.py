@@ -1,4 +1,4 @@
-"""What becomes of a turn whose text broke off: begun again, continued or failed, with one bill for each attempt."""
+"""A turn whose text broke off is begun again, continued or failed, with one bill for each attempt."""
 
 import json
 from hashlib import sha256

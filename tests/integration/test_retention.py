@@ -1,4 +1,4 @@
-"""What is removed of old sessions, what is kept, and that a sweeper does it."""
+"""Which content of old sessions is removed, what is kept, and that a sweeper does it."""
 
 import dataclasses
 from decimal import Decimal

@@ -117,7 +117,7 @@ def test_of_an_organization_the_application_may_change_its_limits_and_nothing_el
 
 
 def test_no_view_looks_past_row_level_security(as_owner):
-    """A view reads as its owner unless it says otherwise, a materialized one always."""
+    """A view reads as its owner unless declared otherwise, a materialized view always."""
     views = as_owner(
         "select c.relname, c.relkind, c.reloptions from pg_class c"
         " where c.relnamespace = 'turnkeeper'::regnamespace and c.relkind in ('v', 'm')"

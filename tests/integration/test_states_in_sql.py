@@ -1,4 +1,4 @@
-"""What SQL allows is what the tables in `shared.turn.turns` say, and what a person would say."""
+"""SQL allows what the tables in `shared.turn.turns` allow, and what was written down by hand."""
 
 import re
 

@@ -30,7 +30,7 @@ def collector():
 
 
 class Stack:
-    """The application and a worker without Celery, whose doorbells tests ring."""
+    """The application and a worker without Celery; tests ring its doorbells."""
 
     def __init__(self, environment, keys, provider):
         settings = load_settings(environment)

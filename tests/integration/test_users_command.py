@@ -1,4 +1,4 @@
-"""`turnkeeper users`: what an export holds, what an erasure removes, and what a worker cannot bring back."""
+"""`turnkeeper users`: what an export contains, what an erasure removes, and what a worker cannot restore."""
 
 import json
 import threading

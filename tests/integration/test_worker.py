@@ -1,4 +1,4 @@
-"""A whole worker, but for Celery, against real PostgreSQL, Redis and a provider over HTTP."""
+"""A whole worker, except Celery, against real PostgreSQL, Redis and a provider over HTTP."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def provider(tmp_path_factory):
 
 
 class Desk:
-    """Queues turns, rings for them and looks at what became of them."""
+    """Queues turns, rings for them and reads their results."""
 
     def __init__(self, database, organization, worker, settings, provider) -> None:
         self.database = database

@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find: each promise is broken once, in one history alone."""
+"""The checker finds what it must find: each promise is broken once, in only one history."""
 
 from collections.abc import Callable
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The checker of bills finds what it is there to find: one row, line or total is wrong, and it says so."""
+"""The checker of bills finds what it must find: one row, line or total is wrong, and it reports that."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Who is where in a turn."""
+"""The positions of readers in a turn."""
 
 from uuid import UUID
 
