@@ -77,7 +77,7 @@ class Sender(Protocol):
 
 
 class Channel:
-    """One attempt's channel to its log and its readers.
+    """One attempt's channel to its log and its readers; `Publisher.open` starts the log.
 
     Args:
         publisher: Sends the events.
