@@ -1,6 +1,6 @@
 """Which provider the API names for a turn, with its prices: the one in the turn's row, else the worker's choice."""
 
-from api.statements.accept import TurnRequest
+from api.statements.acceptance import TurnRequest
 from api.statements.turns import ShownTurn
 from shared.configuration.provider_settings import ProviderSettings
 from shared.configuration.settings import Settings

@@ -19,13 +19,8 @@ from api.operation import Call, Operation, Reply
 from api.requests import idempotency_key_of, invalid, traceparent_of
 from api.sessions import require_session
 from api.statements import turns
-from api.statements.accept import (
-    Accepted,
-    AcceptRules,
-    Expired,
-    TurnRequest,
-    accept_turn,
-)
+from api.statements.accept import accept_turn
+from api.statements.acceptance import Accepted, AcceptRules, Expired, TurnRequest
 from api.statements.idempotency import Replayed
 from api.statements.sessions import session_expired
 from api.statements.turns import ShownTurn

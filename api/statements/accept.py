@@ -11,10 +11,9 @@ lock, turns by number, the session's row, the totals of month and day. A worker 
 # ruff: noqa: S608 -- statements are assembled once, from our own constants
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -22,6 +21,7 @@ from sqlalchemy import Connection, text
 from api.backlog import Look
 from api.caller import Caller, scope_of
 from api.multitask import MultitaskStrategy
+from api.statements.acceptance import Accepted, AcceptRules, Expired, TurnRequest
 from api.statements.holds import take_hold
 from api.statements.idempotency import Replayed, replay
 from api.statements.sessions import refuse_ended_session, session_expired
@@ -30,12 +30,10 @@ from api.titles import title_from
 from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.money.holds import MESSAGE_TOKENS
-from shared.money.prices import Priced
 from shared.postgres.statement import Statement
 from shared.turn.turns import (
     ACTIVE,
     MessageStatus,
-    Recovery,
     SessionStatus,
     StopReason,
     TurnStatus,
@@ -187,67 +185,6 @@ _INSERT: Final = Statement(
     """,
     ShownTurn,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
-    """A valid request for a turn, with every default filled in.
-
-    Args:
-        content: The user's text, as written.
-        max_output_tokens: Most tokens of the answer.
-        deadline_seconds: Longest run, in seconds.
-        strategy: What to do if a turn of the session is queued or running.
-        recovery: What happens if an attempt dies after text was shown.
-        metadata: The client's own data.
-        traceparent: W3C trace context; empty for none.
-        key: The Idempotency-Key; None for none.
-        fingerprint: What the key stands for: caller, session and body.
-    """
-
-    session_id: UUID
-    content: str
-    max_output_tokens: int
-    deadline_seconds: float
-    strategy: MultitaskStrategy
-    recovery: Recovery
-    metadata: Mapping[str, Any]
-    traceparent: str
-    request_id: str
-    key: str | None
-    fingerprint: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptRules:
-    """The rules by which a turn is accepted.
-
-    Args:
-        session_idle: How long a session may be idle.
-        session_age: How long a session may exist.
-        idempotency: How long a key is remembered.
-        priced: The model from whose price the hold is computed.
-        context_tokens: The length to which prompts are cut.
-    """
-
-    session_idle: timedelta
-    session_age: timedelta
-    idempotency: timedelta
-    priced: Priced
-    context_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A new turn, and the turns that it ended."""
-
-    row: ShownTurn
-    superseded: Sequence[StoppedTurn] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The session was found to be over its limits. It is now `expired`, which must be committed."""
 
 
 def accept_turn(
