@@ -7,6 +7,7 @@ from typing import Final, Protocol, assert_never
 from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
+from shared.money.usage import SHOWN_COLUMNS
 from shared.turn.turns import TurnStatus
 from worker.providers.breaker import Breaker
 from worker.publishing.publisher import Publisher
@@ -15,13 +16,7 @@ from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.settle import Ending
 
-_CLASSES: Final = {
-    "input_tokens": "input",
-    "cache_read_tokens": "cache_read",
-    "cache_write_tokens": "cache_write",
-    "output_tokens": "output",
-    "reasoning_tokens": "reasoning",
-}
+_CLASSES: Final = {name: name.removesuffix("_tokens") for name in SHOWN_COLUMNS}
 
 
 class Running(Protocol):

@@ -43,7 +43,7 @@ PROVIDER: Final = Variable(
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class DialectVariables:
     """The variables that name a provider's endpoint, and the rates that a price of its models must have.
 
     The scripted provider has one model, needs no key and has no price in any file.
@@ -59,9 +59,9 @@ class Dialect:
         return tuple(each for each in (self.base_url, self.model, self.api_key) if each is not None)
 
 
-DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
+DIALECT_VARIABLES: Final[Mapping[ProviderName, DialectVariables]] = MappingProxyType(
     {
-        ProviderName.OPENAI_COMPATIBLE: Dialect(
+        ProviderName.OPENAI_COMPATIBLE: DialectVariables(
             base_url=Variable(
                 "MCP_LLM_BASE_URL",
                 "",
@@ -90,7 +90,7 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
             ),
             rates=frozenset({"input", "output"}),
         ),
-        ProviderName.ANTHROPIC: Dialect(
+        ProviderName.ANTHROPIC: DialectVariables(
             base_url=Variable(
                 "ANTHROPIC_BASE_URL",
                 PLATFORM_ANTHROPIC_URL,
@@ -112,7 +112,7 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
             ),
             rates=frozenset(RATES),
         ),
-        ProviderName.SCRIPTED: Dialect(
+        ProviderName.SCRIPTED: DialectVariables(
             base_url=Variable(
                 "SCRIPTED_BASE_URL",
                 "",
@@ -126,7 +126,7 @@ DIALECTS: Final[Mapping[ProviderName, Dialect]] = MappingProxyType(
 )
 
 PRICED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
-    {name.value: dialect.rates for name, dialect in DIALECTS.items() if dialect.rates}
+    {name.value: dialect.rates for name, dialect in DIALECT_VARIABLES.items() if dialect.rates}
 )
 """The providers that a file of prices may name, and the rates that each must have."""
 
@@ -172,9 +172,11 @@ class ProviderSettings:
     """Where turns run and how long the provider may take."""
 
     name: ProviderName = made_from(PROVIDER)
-    base_url: str = made_from(*(dialect.base_url for dialect in DIALECTS.values()))
-    model: str = made_from(*(dialect.model for dialect in DIALECTS.values() if dialect.model))
-    api_key: Secret = made_from(*(dialect.api_key for dialect in DIALECTS.values() if dialect.api_key))
+    base_url: str = made_from(*(dialect.base_url for dialect in DIALECT_VARIABLES.values()))
+    model: str = made_from(*(dialect.model for dialect in DIALECT_VARIABLES.values() if dialect.model))
+    api_key: Secret = made_from(
+        *(dialect.api_key for dialect in DIALECT_VARIABLES.values() if dialect.api_key)
+    )
     connect_timeout_seconds: float = variable(
         "PROVIDER_CONNECT_TIMEOUT_SECONDS", "5", "To connect to the provider.", Section.TIMEOUTS, seconds
     )
@@ -247,7 +249,7 @@ class ProviderSettings:
 def read_provider(read: Reader, *, production: bool) -> tuple[ProviderSettings, tuple[str, ...]]:
     """Return the provider and the warnings for an operator; problems are left with `read`."""
     name = read.value(PROVIDER)
-    dialect = DIALECTS[name]
+    dialect = DIALECT_VARIABLES[name]
     allowed_hosts = read.value(_ALLOWED_HOSTS)
     base_url = read.value(dialect.base_url)
     model = read.value(dialect.model) if dialect.model else name.value
@@ -296,7 +298,7 @@ def load_priced_model(environ: Mapping[str, str]) -> tuple[PricedModel, tuple[st
     """
     read = Reader(environ)
     name = read.value(PROVIDER)
-    model = DIALECTS[name].model
+    model = DIALECT_VARIABLES[name].model
     priced = _priced_model(read, name, read.text(model) if model else name.value)
     if read.problems:
         raise SettingsError(read.problems)

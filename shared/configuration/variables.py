@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from shared.configuration.environment import Section, Variable, variables_of
-from shared.configuration.provider_settings import DIALECTS, PROVIDER, ProviderSettings
+from shared.configuration.provider_settings import DIALECT_VARIABLES, PROVIDER, ProviderSettings
 from shared.configuration.settings import Settings
 
 
 def _declared() -> Iterator[Variable[Any]]:
     yield PROVIDER
-    for dialect in DIALECTS.values():
+    for dialect in DIALECT_VARIABLES.values():
         yield from dialect.variables()  # together, although they fill several fields
     yield from variables_of(ProviderSettings)
     yield from variables_of(Settings)

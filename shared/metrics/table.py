@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from shared.errors import Fault, ProblemCode
+from shared.money.usage import SHOWN_COLUMNS
 from shared.turn.turns import TERMINAL, TurnStatus
 
 
@@ -246,7 +247,7 @@ TOKENS: Final = _counter(
     _WORKER,
     "Billed tokens, by class; `reasoning` is part of `output`.",
     "class",
-    ("input", "cache_read", "cache_write", "output", "reasoning"),
+    tuple(name.removesuffix("_tokens") for name in SHOWN_COLUMNS),
 )
 COST: Final = _counter(
     "turnkeeper_cost_usd_total", _WORKER, "US dollars billed, as a float; the ledger has them exactly."

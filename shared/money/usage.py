@@ -91,6 +91,10 @@ SHOWN_COLUMNS: Final = tuple(field.name for field in fields(ShownTokens))
 """Those that turns, messages, sessions and spend have: what is on the wire."""
 
 
+PROMPT_COLUMNS: Final = tuple(name for name in COLUMNS if name not in {"output_tokens", "reasoning_tokens"})
+"""Those that a prompt has; in the order in which a note of a call holds them."""
+
+
 def estimate_tokens(text: str) -> int:
     """Estimate the tokens of `text` without the provider's tokenizer: at least 1 unless it is empty.
 

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from shared.errors import TurnProblem
 from shared.money.money import format_usd
-from shared.money.usage import Usage, UsageSource
+from shared.money.usage import SHOWN_COLUMNS, Usage, UsageSource
 from shared.turn.events import Done, EventEncoder, StopRequested, TitleUpdated, TurnQueued, timestamp
 from shared.turn.rows import AcceptedRow, CountedRow, EndedRow
 from shared.turn.turns import FinishReason, StopReason, TurnStatus
@@ -79,13 +79,7 @@ def done_event(row: EndedRow, content: str | None) -> bytes:
 
 def usage_of(row: CountedRow) -> Usage:
     """Return the tokens in a row of turns, messages, sessions or the ledger."""
-    return Usage(
-        input_tokens=row.input_tokens or 0,
-        cache_read_tokens=row.cache_read_tokens or 0,
-        cache_write_tokens=row.cache_write_tokens or 0,
-        output_tokens=row.output_tokens or 0,
-        reasoning_tokens=row.reasoning_tokens or 0,
-    )
+    return Usage(**{name: getattr(row, name) or 0 for name in SHOWN_COLUMNS})
 
 
 def _known(moment: datetime | None) -> datetime:

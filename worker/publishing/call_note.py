@@ -6,7 +6,7 @@ which no event carries: tokens written to a cache cost more than any estimate as
 
 from dataclasses import dataclass
 
-from shared.money.usage import Usage, UsageSource
+from shared.money.usage import PROMPT_COLUMNS, Usage, UsageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,8 @@ class CallNote:
         """Return the stored form: the attempt, then the source and the figures."""
         if self.prompt is None:
             return str(self.attempt)
-        told = self.prompt
-        figures = (
-            told.input_tokens,
-            told.cache_read_tokens,
-            told.cache_write_tokens,
-            told.cache_write_1h_tokens,
-        )
-        return f"{self.attempt} {self.source} {' '.join(map(str, figures))}"
+        figures = (str(getattr(self.prompt, name)) for name in PROMPT_COLUMNS)
+        return f"{self.attempt} {self.source} {' '.join(figures)}"
 
 
 def read_note(kept: bytes) -> CallNote | None:
@@ -43,13 +37,9 @@ def read_note(kept: bytes) -> CallNote | None:
         attempt, *told = kept.decode().split()
         if not told:
             return CallNote(int(attempt))
-        source, read, cached, written, written_1h = told
-        prompt = Usage(
-            input_tokens=int(read),
-            cache_read_tokens=int(cached),
-            cache_write_tokens=int(written),
-            cache_write_1h_tokens=int(written_1h),
-        )
+        source, *figures = told
+        # A release with fewer or more classes may have written it; a new class is the last one.
+        prompt = Usage(**dict(zip(PROMPT_COLUMNS, map(int, figures), strict=False)))
         return CallNote(int(attempt), prompt, UsageSource(source))
     except ValueError:
         return None

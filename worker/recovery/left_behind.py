@@ -222,11 +222,9 @@ def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens:
     counted = turn.output_tokens or 0
     output = within_limit(counted + said + thought, len(content) + len(reasoning), turn.max_output_tokens)
     most_input = max(0, context_tokens - turn.max_output_tokens)
-    return Usage(
+    return replace(
+        Usage(**{name: getattr(turn, name) or 0 for name in COLUMNS}),
         input_tokens=turn.input_tokens or min(turn.prompt_bytes // _BYTES_PER_TOKEN, most_input),
-        cache_read_tokens=turn.cache_read_tokens or 0,
-        cache_write_tokens=turn.cache_write_tokens or 0,
-        cache_write_1h_tokens=turn.cache_write_1h_tokens or 0,
         output_tokens=max(counted, output),
         reasoning_tokens=min((turn.reasoning_tokens or 0) + thought, max(counted, output)),
     )

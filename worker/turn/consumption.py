@@ -182,11 +182,8 @@ class Consumption:
             ), UsageSource.ESTIMATED
         if capabilities.running_usage and (running.output_tokens or not self.deltas):
             return running, UsageSource.PARTIAL
-        return Usage(
-            input_tokens=running.input_tokens,
-            cache_read_tokens=running.cache_read_tokens,
-            cache_write_tokens=running.cache_write_tokens,
-            cache_write_1h_tokens=running.cache_write_1h_tokens,
+        return replace(
+            running,
             output_tokens=max(output, running.output_tokens),
             reasoning_tokens=max(thought, running.reasoning_tokens),
         ), UsageSource.PARTIAL

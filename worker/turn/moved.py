@@ -7,9 +7,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from shared.money.usage import ShownTokens
+
 
 @dataclass(frozen=True, slots=True)
-class MovedTurn:
+class MovedTurn(ShownTokens):
     """The columns that every statement that moves a turn returns."""
 
     id: UUID
@@ -18,11 +20,6 @@ class MovedTurn:
     attempt: int
     finish_reason: str | None
     stop_reason: str | None
-    input_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
     usage_source: str | None
     cost_usd: Decimal
     error: Mapping[str, Any] | None

@@ -288,7 +288,7 @@ def test_every_variable_that_is_declared_is_documented():
         for each in vars(module).values()
         if isinstance(each, Variable)
     }
-    for dialect in provider_settings.DIALECTS.values():
+    for dialect in provider_settings.DIALECT_VARIABLES.values():
         declared |= set(dialect.variables())
     declared |= {*variables_of(ProviderSettings), *variables_of(Settings)}
     assert declared == set(VARIABLES)

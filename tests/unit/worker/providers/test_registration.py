@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.configuration.provider_settings import DIALECTS as VARIABLES
-from shared.configuration.provider_settings import ProviderName
+from shared.configuration.provider_settings import DIALECT_VARIABLES, ProviderName
 from shared.errors import Fault, ProviderError
 from tests.unit.worker.providers.test_openai_compatible import settings
 from worker.providers.faults import error_names, fault_of_error, merged
@@ -14,7 +13,7 @@ from worker.providers.registration import DIALECTS, dialect_of, error_names_of
 
 
 def test_every_provider_that_can_be_configured_has_a_dialect_and_a_row_of_variables():
-    assert set(DIALECTS) == set(VARIABLES) == set(ProviderName)
+    assert set(DIALECTS) == set(DIALECT_VARIABLES) == set(ProviderName)
 
 
 @pytest.mark.parametrize(
