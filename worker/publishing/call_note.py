@@ -5,8 +5,12 @@ which no event carries: tokens written to a cache cost more than any estimate as
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from shared.money.usage import PROMPT_COLUMNS, Usage, UsageSource
+
+_LEAST_FIGURES: Final = 4
+"""As many as any release has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ def read_note(kept: bytes) -> CallNote | None:
         if not told:
             return CallNote(int(attempt))
         source, *figures = told
+        if len(figures) < _LEAST_FIGURES:
+            return None
         # A release with fewer or more classes may have written it; a new class is the last one.
         prompt = Usage(**dict(zip(PROMPT_COLUMNS, map(int, figures), strict=False)))
         return CallNote(int(attempt), prompt, UsageSource(source))
