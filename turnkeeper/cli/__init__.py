@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from shared.errors import SettingsError, TurnkeeperError
-from turnkeeper.cli.completion import VARIABLE, completion
+from turnkeeper.cli.completion import VARIABLE, completion, is_asked_by_shell
 from turnkeeper.cli.doctor import doctor
 from turnkeeper.cli.keys import keys
 from turnkeeper.cli.ledger import ledger
@@ -63,7 +63,8 @@ for _command in (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit code: 0 done, 1 failed, 2 wrong use or configuration."""
-    if asked := os.environ.get(VARIABLE):
+    asked = os.environ.get(VARIABLE, "")
+    if is_asked_by_shell(asked, os.environ):
         from click.shell_completion import shell_complete
 
         return run(lambda: shell_complete(top, {}, PROGRAM, VARIABLE, asked))

@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from turnkeeper.cli.options import PORT, PROCESSES, Declared, Seconds, up_option
+from turnkeeper.cli.options import PORT, PROCESSES, Command, Declared, Seconds, up_option
 from turnkeeper.doctor import PROCFILE
 from turnkeeper.up.records import Folder
 
@@ -18,7 +18,7 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(PORT(word) for word in text.split())
 
 
-class ManyPorts(click.Command):
+class ManyPorts(Command):
     """Takes any number of values after `--ports`, even none: click's options have a fixed number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

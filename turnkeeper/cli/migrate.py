@@ -2,12 +2,12 @@
 
 import click
 
-from turnkeeper.cli.options import up_option
+from turnkeeper.cli.options import Command, up_option
 from turnkeeper.owner import as_owner, environment, owner_url
 from turnkeeper.up.records import Folder
 
 
-@click.command()
+@click.command(cls=Command)
 @up_option
 @as_owner
 def migrate(data: Folder) -> int:

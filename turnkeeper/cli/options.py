@@ -1,7 +1,9 @@
 """What several commands share: groups that list commands in order, types of values, and common options."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,20 +18,59 @@ DATA_VARIABLE: Final = "TURNKEEPER_DATA"
 MOST_PROCESSES: Final = 32
 """Most processes of one kind in `up`, which is for one machine; more are started one by one."""
 
-PROCESSES: Final = click.IntRange(1, MOST_PROCESSES)
-PORT: Final = click.IntRange(0, 65535)
-"""A TCP port; 0 for any free one."""
 FILE: Final = click.Path(path_type=Path)
+_NUMBER: Final = re.compile(r"-\d+(?:\.\d*)?|-\.\d+")
+"""A negative number is a value, as argparse has it."""
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """Refuses an option whose value is missing; click takes the next option for it.
+
+    With an unset variable, `keys create --name $NAME --role=admin` would make a key of another role, and name it so.
+    A value that begins with a dash is written `--name=-x`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; while completing, the last value may still be missing."""
+        if not ctx.resilient_parsing:
+            self._refuse_missing_values(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_missing_values(self, ctx: click.Context, args: Sequence[str]) -> None:
+        valued = {
+            name
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and not (param.is_flag or param.count)
+            for name in param.opts
+        }
+        for word, following in pairwise(args):
+            if word == "--":
+                return
+            if word in valued and following.startswith("-") and not _NUMBER.fullmatch(following):
+                raise click.BadOptionUsage(word, f"Option {word!r} requires an argument.", ctx)
 
 
 class Group(click.Group):
     """Lists its commands in the order in which they were added; click's own list is alphabetical."""
 
+    command_class = Command
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         """Return the names of the commands."""
         return list(self.commands)
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+
+PROCESSES: Final = Whole(1, MOST_PROCESSES)
+PORT: Final = Whole(0, 65535)
+"""A TCP port; 0 for any free one."""
 
 
 class Seconds(click.FloatRange):

@@ -2,10 +2,11 @@
 
 import click
 
+from turnkeeper.cli.options import Command
 from turnkeeper.owner import environment
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
 def prices(as_json: bool) -> int:
     """Show what is billed for each model, and where that is from."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from turnkeeper.cli.options import FILE, PROCESSES, is_given
+from turnkeeper.cli.options import FILE, PROCESSES, Command, is_given
 
 
 class PassedOn(click.Command):
@@ -20,7 +20,7 @@ class PassedOn(click.Command):
 def _serving(role: str, port: int) -> click.Command:
     """Return the command that serves one role."""
 
-    @click.command(role, help=f"Run the {role} (gunicorn).")
+    @click.command(role, cls=Command, help=f"Run the {role} (gunicorn).")
     @click.option(
         "--bind",
         default=f"127.0.0.1:{port}",

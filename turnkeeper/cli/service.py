@@ -4,7 +4,7 @@ import os
 
 import click
 
-from turnkeeper.cli.options import Declared, up_option
+from turnkeeper.cli.options import Command, Declared, up_option
 from turnkeeper.up.records import Folder
 
 
@@ -41,7 +41,7 @@ def where(url: str | None, key: str | None, data: Folder) -> tuple[str, str]:
     return url.rstrip("/"), key
 
 
-@click.command()
+@click.command(cls=Command)
 @_service_options
 @click.option("--message", metavar="MESSAGE", help="what to say")
 def smoke(url: str | None, key: str | None, data: Folder, message: str | None) -> int:
@@ -51,7 +51,7 @@ def smoke(url: str | None, key: str | None, data: Folder, message: str | None) -
     return smoke(*where(url, key, data), message)
 
 
-@click.command()
+@click.command(cls=Command)
 @_service_options
 @click.option("--message", hidden=True, expose_value=False)
 def chat(url: str | None, key: str | None, data: Folder) -> int:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from turnkeeper.cli.options import FILE, PORT, PROCESSES, data_option
+from turnkeeper.cli.options import FILE, PORT, PROCESSES, Command, data_option
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--host", metavar="HOST", default="127.0.0.1", help="address to listen on")
 @click.option(
     "--port", type=PORT, metavar="PORT", show_default="8080, or the next free", help="port to listen on"
