@@ -256,6 +256,12 @@ class Turn(Resource):
     cost_usd: Usd
     usage_source: UsageSource | None
     error: TurnError | None
+    provider_error: str | None = Field(
+        default=None,
+        exclude_if=lambda said: said is None,
+        description="Only for admins, and only if there is one: what the provider said in its last error, at most 500 "
+        "characters, without keys and without what it repeats of the question.",
+    )
     last_seq: int
     history_trimmed: int
     queued_at: Time

@@ -116,7 +116,7 @@ def get_turn_report(call: Call, turn_id: UUID) -> Reply:
     return Reply(
         200,
         shown.TurnReport(
-            turn=resources.turn(row, call.services.settings),
+            turn=resources.turn(row, call.services.settings, call.caller),
             user=row.user_name,
             recovery=Recovery(row.recovery),
             request_id=row.request_id,

@@ -7,6 +7,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from api import models
+from api.caller import Caller
 from api.choice import names_of, provider_of
 from api.money_models import LedgerRow
 from api.statements.keys import ShownKey
@@ -75,8 +76,11 @@ def message(row: ShownMessage) -> models.Message:
     )
 
 
-def turn(row: ShownTurn, settings: Settings) -> models.Turn:
-    """Show a turn; before it starts, provider and model are those on which it would run."""
+def turn(row: ShownTurn, settings: Settings, caller: Caller) -> models.Turn:
+    """Show a turn; before it starts, provider and model are those on which it would run.
+
+    What the provider said is for admins alone: it may name the operator's account, and limits that are nobody else's.
+    """
     provider, model = names_of(settings, row)
     path = turn_path(row.id)
     session_path = f"/v1/sessions/{row.session_id}"
@@ -95,6 +99,7 @@ def turn(row: ShownTurn, settings: Settings) -> models.Turn:
         cost_usd=format_usd(row.cost_usd),
         usage_source=one_of(UsageSource, row.usage_source),
         error=row.error,
+        provider_error=row.provider_error if caller.role == KeyRole.ADMIN else None,
         last_seq=row.last_seq,
         history_trimmed=row.history_trimmed,
         queued_at=timestamp(row.queued_at),

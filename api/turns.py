@@ -77,7 +77,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     headers["Location"] = resources.turn_path(row.id)
     if is_streamed:
         return stream_of(call, row.id, after=0, headers=headers)
-    return Reply(status, resources.turn(row, settings), headers)
+    return Reply(status, resources.turn(row, settings, call.caller), headers)
 
 
 def list_turns(call: Call, session_id: UUID, query: queries.Page) -> Reply:
@@ -87,7 +87,7 @@ def list_turns(call: Call, session_id: UUID, query: queries.Page) -> Reply:
     with call.services.database.of(call.caller.organization_id) as db:
         rows = turns.list_turns(db, call.caller, session_id, before=before, most=query.limit + 1)
     shown, last = resources.page(rows, query.limit)
-    data = [resources.turn(row, call.services.settings) for row in shown]
+    data = [resources.turn(row, call.services.settings, call.caller) for row in shown]
     cursor = None if last is None else NumberCursor(last.number).encode()
     return Reply(200, models.TurnList(data=data, next_cursor=cursor))
 
@@ -95,7 +95,7 @@ def list_turns(call: Call, session_id: UUID, query: queries.Page) -> Reply:
 def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply:
     """Read a turn; with `wait`, once it has ended or that time is over."""
     call.services.waiting.until_ended(call.caller, turn_id, query.wait)
-    return Reply(200, resources.turn(_find(call, turn_id), call.services.settings))
+    return Reply(200, resources.turn(_find(call, turn_id), call.services.settings, call.caller))
 
 
 def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
@@ -107,7 +107,7 @@ def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
     if row.status not in TERMINAL and body.wait_ms:
         call.services.waiting.until_ended(call.caller, turn_id, body.wait_ms / 1000)
         row = _find(call, turn_id)
-    shown = resources.turn(row, call.services.settings)
+    shown = resources.turn(row, call.services.settings, call.caller)
     return Reply(200 if shown.status in TERMINAL else 202, shown)
 
 

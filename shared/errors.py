@@ -216,6 +216,8 @@ class ProviderError(TurnkeeperError):
         retry_after_ms: How long the provider asked us to wait.
         sent: Whether the request had been written to the connection, so that tokens may have been used.
         broke_off: The connection ended before the answer did, and neither side is known to be at fault.
+        said: What the provider said, cut and without secrets or what it was sent; for admins alone. None if it said
+            nothing.
     """
 
     def __init__(
@@ -226,9 +228,11 @@ class ProviderError(TurnkeeperError):
         retry_after_ms: int | None = None,
         sent: bool = True,
         broke_off: bool = False,
+        said: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.fault = fault
+        self.said = said
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent

@@ -106,7 +106,8 @@ export class TurnView {
     this.#error.hidden = turn.error === null;
     if (turn.error !== null) {
       const { code, title, detail } = turn.error;
-      this.#error.replaceChildren(el("p", {}, el("strong", {}, title), " ", el("code", {}, code)), el("p", {}, detail));
+      const said = turn.provider_error === undefined ? [] : [el("p", {}, "The provider said: ", el("q", {}, turn.provider_error))];
+      this.#error.replaceChildren(el("p", {}, el("strong", {}, title), " ", el("code", {}, code)), el("p", {}, detail), ...said);
     }
     this.#drawTimeline(report.timeline);
     this.#attempts.update(report.attempts);

@@ -44,6 +44,7 @@ class ShownTurn(ShownTokens):
     usage_source: str | None
     cost_usd: Decimal
     error: dict[str, Any] | None
+    provider_error: str | None
     last_seq: int
     history_trimmed: int
     title: str | None

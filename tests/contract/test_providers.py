@@ -750,8 +750,8 @@ def test_a_prompt_too_long_for_the_model_is_told_apart(side):
     assert side.fault(refusal(400, body)) is Fault.CONTEXT_TOO_LONG
 
 
-def test_what_a_provider_says_in_an_error_is_repeated_nowhere(side, caplog):
-    said = f"quota of https://user:hunter2@host exceeded for {KEY} Bearer abcdef: you asked about my diary"
+def test_what_a_provider_says_in_an_error_is_logged_without_secrets_and_never_shown_to_readers(side, caplog):
+    said = f"quota of https://user:hunter2@host exceeded for {KEY} Bearer abcdefgh12: you asked 'three'"
     for error in (
         {"message": said},
         {"message": said, "type": said, "code": said},
@@ -761,11 +761,46 @@ def test_what_a_provider_says_in_an_error_is_repeated_nowhere(side, caplog):
             _, fault, _ = side.read(refusal(400, json.dumps({"error": {"param": said, **error}}).encode()))
         assert "quota" not in fault.detail
         assert "quota" not in str(fault)
+        assert "quota" in fault.said  # the parameter's name is said as well
     assert [record.provider_status for record in caplog.records] == [400] * 3
     assert [record.provider_error for record in caplog.records] == ["unknown", "unknown", "not_found_error"]
     for record in caplog.records:
-        for secret in (KEY, "hunter2", "abcdef", "diary"):
+        assert "quota" in record.provider_said
+        for secret in (KEY, "hunter2", "abcdefgh12", "three"):
             assert secret not in str(vars(record))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            b'{"error":{"message":"no such model: x","type":"not_found_error"}}',
+            "not_found_error: no such model: x",
+        ),
+        (
+            b'{"detail":[{"loc":["body","top_k"],"msg":"Extra inputs are not permitted","input":"three"}]}',
+            "Extra inputs are not permitted",
+        ),
+        (b'{"object":"error","message":"bad request","code":400}', "400: bad request"),
+        (b'{"error":"out of memory"}', "out of memory"),
+        (b'{"message":"unknown field"}', "unknown field"),
+        (
+            b"<html><head><style>p{}</style></head><body><h1>502 Bad Gateway</h1></body></html>",
+            "502 Bad Gateway",
+        ),
+        (b"upstream connect error", "upstream connect error"),
+        (b"\xff\xfe\x00", "\ufffd\ufffd"),
+        (b"", None),
+        (b"{}", None),
+        (
+            b'{"error":{"metadata":{"raw":"no credits","provider_name":"x"},"message":"Provider returned error"}}',
+            "Provider returned error",
+        ),
+    ],
+)
+def test_every_form_of_error_says_why(side, body, said):
+    _, fault, _ = side.read(refusal(400, body))
+    assert fault.said == said
 
 
 def test_a_refusal_whose_body_never_ends_is_still_told(side, monkeypatch):

@@ -236,6 +236,28 @@ def test_flagged_sessions_are_listed_until_their_flag_is_taken(api, keys):
     assert [row["id"] for row in ask(api, keys.admin, "flagged")["data"]] == [sessions[2], sessions[0]]
 
 
+def test_what_the_provider_said_is_shown_to_admins_alone_and_forgotten_with_the_content(
+    api, keys, turn, organization, as_owner
+):
+    turn_id = turn(status="failed", provider_error="400: no such model: x", finished_at=datetime.now(UTC))
+    path = f"/v1/turns/{turn_id}"
+    session_id = api.get(path, keys.admin).json["session_id"]
+    for where in (path, f"/v1/sessions/{session_id}/turns"):
+        shown = api.get(where, keys.admin).json
+        assert shown.get("data", [shown])[0]["provider_error"] == "400: no such model: x"
+        for key in (keys.alice, keys.service):
+            shown = api.get(where, key).json
+            assert "provider_error" not in shown.get("data", [shown])[0]
+    report = api.get(f"/v1/operations/turns/{turn_id}", keys.admin).json
+    assert report["turn"]["provider_error"] == "400: no such model: x"
+    as_owner(
+        "select turnkeeper.forget_content(:organization, array[cast(:session as uuid)])",
+        organization=organization,
+        session=session_id,
+    )
+    assert "provider_error" not in api.get(path, keys.admin).json
+
+
 def test_operations_are_an_admins_and_the_organizations_own(api, keys, strangers, turn, missing_id):
     now = datetime.now(UTC)
     turns = [

@@ -248,6 +248,20 @@ def test_calls_of_an_attempt_are_not_billed_as_one_long_prompt(ledgers, settings
     assert row.cost_usd == Decimal(rate * (120 + 2 * 5)) / 1_000_000
 
 
+def test_what_the_provider_said_is_kept_with_a_turn_that_failed_or_waits_again(ledgers, settings):
+    turn_id = ledgers.queue_turn()
+    claim = ledgers.claim(turn_id)
+    waits = Requeued(NOTHING, fault=Fault.PROVIDER_OVERLOADED, said="503: no capacity")
+    settle(ledgers.database, settings.provider, settlement(claim), waits)
+    said = "select provider_error from turnkeeper.turns"
+    assert ledgers.rows(said) == [("503: no capacity",)]
+    claim = ledgers.claim(turn_id)
+    failed = Failed(NOTHING, Fault.PROVIDER_REJECTED, "no", said="400: no such model")
+    row = settle(ledgers.database, settings.provider, settlement(claim), failed)
+    assert "said" not in row.error
+    assert ledgers.rows(said) == [("400: no such model",)]
+
+
 def test_a_turn_that_failed_before_its_call_costs_nothing_and_does_not_count(ledgers, settings):
     claim = ledgers.claim(ledgers.queue_turn())
     failed = Failed(NOTHING, Fault.PROVIDER_UNREACHABLE, "no route")

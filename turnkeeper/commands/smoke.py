@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.errors import TurnkeeperError
+from shared.money.usage import UsageSource
 
 QUESTION: Final = "In one short paragraph: what is a turn, and how does Stop work?"
 CONNECT_LIMIT_SECONDS: Final = 5.0
@@ -92,8 +94,10 @@ def checks_of(answer: Response) -> Iterator[Check]:
     )
     usage = (answer.of_type("message_end") or [{}])[-1].get("usage") or {}
     counted = usage.get("input_tokens", 0) > 0 and usage.get("output_tokens", 0) > 0
-    detail = f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out"
-    yield Check("the provider reported usage", counted, detail)
+    # The figures alone may be our estimate; `done` names their source.
+    source = (answer.of_type("done") or [{}])[-1].get("usage_source")
+    detail = f"{usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out, {source or 'none'}"
+    yield Check("the provider reported usage", counted and source == UsageSource.PROVIDER, detail)
     yield from checks_of_end(answer)
 
 
@@ -141,6 +145,7 @@ def replay(client: httpx.Client, message: str, clock: Callable[[], float]) -> li
     try:
         answer = ask(client, session_id, message, clock)
         checks = list(checks_of(answer))
+        checks += provider_said(client, answer)
         stored = accepted(client.get(f"/v1/sessions/{session_id}/messages")).json()["data"]
         last = stored[-1] if stored else {}
         is_stored = last.get("role") == "assistant" and last.get("content") == answer.text
@@ -148,6 +153,15 @@ def replay(client: httpx.Client, message: str, clock: Callable[[], float]) -> li
         return checks
     finally:
         client.delete(f"/v1/sessions/{session_id}")
+
+
+def provider_said(client: httpx.Client, answer: Response) -> Iterator[Check]:
+    """Say what the provider's last error was, if the turn had one and the key is an admin's."""
+    turn_id = answer.events[-1].get("turn_id") if answer.events else None
+    if turn_id is not None:
+        said = accepted(client.get(f"/v1/turns/{turn_id}")).json().get("provider_error")
+        if said is not None:
+            yield Check("the provider reported no error", passed=False, detail=said)
 
 
 def make_session(client: httpx.Client) -> str:
@@ -197,5 +211,5 @@ def report(url: str, checks: Sequence[Check]) -> Table:
     table.add_column("seen")
     for check in checks:
         mark = "[green]ok[/]" if check.passed else "[red]failed[/]"
-        table.add_row(mark, check.promise, check.detail)
+        table.add_row(mark, check.promise, escape(check.detail))
     return table

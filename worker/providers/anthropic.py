@@ -168,7 +168,7 @@ class EventReader:
             self._add(event.delta)  # first: nearly every event is one
             return
         if kind == "error" or event.error is not None:
-            raise error_in_stream(event.error, self._error_names)
+            raise error_in_stream(event.error, self._error_names, self._reading.hush)
         if kind == "message_start":
             self._start(event.message)
         elif kind in _KNOWN_EVENTS:

@@ -1,7 +1,7 @@
 """Translates every upstream failure into a `ProviderError`, once.
 
-The provider's own words go nowhere, not even into the log: they may repeat the prompt or the key (I10). What is logged,
-stored and shown is ours; of the provider's words, only names that a dialect declares are kept.
+Readers get our words alone. What the provider said goes into the log and to admins, after `Discretion` has cut it and
+masked what may not be repeated (I10).
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpx
 
 from shared.errors import Fault, ProviderError
+from worker.providers.said import Hush
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
@@ -101,18 +102,24 @@ def known_kinds(error: object, names: ErrorNames) -> list[str]:
     return [kind for kind in kinds if kind in names.faults or re.fullmatch(r"[45][0-9]{2}", kind)]
 
 
-def error_in_stream(error: object, names: ErrorNames) -> ProviderError:
-    """Translate an error that came instead of a piece of the answer."""
-    fault = fault_of_error(error, names)
+def error_in_stream(error: object, names: ErrorNames, hush: Hush) -> ProviderError:
+    """Translate an error that came instead of a piece of the answer.
+
+    Args:
+        error: As it was decoded.
+        names: How its server names errors.
+        hush: Returns what may be repeated of it.
+    """
+    fault, said = fault_of_error(error, names), hush(error)
     _log.warning(
         "the provider reported an error within its answer",
-        extra={"fault": fault.value, "provider_error": _named(error, names)},
+        extra={"fault": fault.value, "provider_error": _named(error, names), "provider_said": said},
     )
-    return ProviderError(fault, _DETAILS[fault])
+    return ProviderError(fault, _DETAILS[fault], said=said or None)
 
 
 def error_of_response(
-    status: int, headers: httpx.Headers, body: bytes, now: datetime, names: ErrorNames
+    status: int, headers: httpx.Headers, body: bytes, now: datetime, names: ErrorNames, hush: Hush
 ) -> ProviderError:
     """Translate a response whose status is not 200.
 
@@ -122,8 +129,10 @@ def error_of_response(
         body: The beginning of its body.
         now: The current time, for a Retry-After with a date.
         names: How its server names errors.
+        hush: Returns what may be repeated of the body.
     """
     fault, error = fault_of_status(status), _error_in(body)
+    said = hush(body if error is None else error)
     if fault is Fault.PROVIDER_REJECTED and fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG:
         fault = Fault.CONTEXT_TOO_LONG
     _log.warning(
@@ -132,25 +141,31 @@ def error_of_response(
             "fault": fault.value,
             "provider_status": status,
             "provider_error": _named(error, names),
+            "provider_said": said,
         },
     )
     if fault is Fault.PROVIDER_PROTOCOL:
         detail = f"the model provider answered with status {status}, which is no answer"
     else:
         detail = f"{_DETAILS[fault]} (status {status})"
-    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now))
+    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now), said=said or None)
 
 
-def error_of_other_content(body: bytes, names: ErrorNames) -> ProviderError:
+def error_of_other_content(body: bytes, names: ErrorNames, hush: Hush) -> ProviderError:
     """Translate a 200 that is not an event stream: some gateways report errors like that."""
+    error = _error_in(body)
+    said = hush(body if error is None else error)
     _log.warning(
         "the provider's answer is no event stream",
         extra={
             "fault": Fault.PROVIDER_PROTOCOL.value,
-            "provider_error": _named(_error_in(body), names),
+            "provider_error": _named(error, names),
+            "provider_said": said,
         },
     )
-    return ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream")
+    return ProviderError(
+        Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream", said=said or None
+    )
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:

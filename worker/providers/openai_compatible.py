@@ -170,7 +170,7 @@ class ChunkReader:
         except ValueError as exc:
             raise unreadable() from exc
         if chunk.error is not None or name == "error":
-            raise error_in_stream(chunk.error, self._error_names)
+            raise error_in_stream(chunk.error, self._error_names, self._reading.hush)
         if chunk.usage is not None:
             self._count(chunk.usage)
         for choice in chunk.choices or ():

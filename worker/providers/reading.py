@@ -10,9 +10,11 @@ from shared.money.usage import Usage
 from shared.text import TextCleaner
 from shared.turn.turns import FinishReason
 from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
+from worker.providers.said import Discretion, Hush
 
 MOST_TOKENS: Final = 10**9
 """A thousand times the largest context: a higher figure is a mistake, and would empty a budget."""
+_KNOWS_NOTHING: Final = Discretion()
 
 
 class Reader(Protocol):
@@ -41,18 +43,21 @@ class Reading:
         "_reasoning",
         "_text_left",
         "_usage",
+        "hush",
         "is_begun",
         "is_finished",
         "is_spoken",
     )
 
-    def __init__(self, max_text_bytes: int, *, continues: bool = False) -> None:
+    def __init__(self, max_text_bytes: int, *, continues: bool = False, hush: Hush = _KNOWS_NOTHING) -> None:
         """Start an empty answer.
 
         Args:
             max_text_bytes: Most text, answer and thinking together, in UTF-8.
             continues: The answer continues a text in the prompt, and may have nothing to add.
+            hush: Returns what may be repeated of an error within the answer.
         """
+        self.hush = hush
         self._continues = continues
         self._items: list[Item] = []
         self._content = TextCleaner()

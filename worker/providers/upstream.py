@@ -16,6 +16,7 @@ from worker.providers.dialect import Dialect
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
 from worker.providers.provider import Item, Prompt
 from worker.providers.reading import Reading
+from worker.providers.said import Discretion
 from worker.providers.silence import SilenceWatch
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
@@ -90,9 +91,7 @@ class UpstreamProvider:
     ) -> AsyncGenerator[AsyncIterator[Sequence[Item]], None]:
         if self._is_closed:
             raise ProviderError(Fault.PROVIDER_UNREACHABLE, "the provider is closed", sent=False)
-        exchange = _Exchange(
-            self._settings, self._dialect, self._transport, on_sent, continues=prompt.continues()
-        )
+        exchange = _Exchange(self._settings, self._dialect, self._transport, on_sent, prompt)
         try:
             await exchange.open(self._request(prompt, exchange.trace))
             yield exchange
@@ -137,13 +136,13 @@ class _Exchange:
         dialect: Dialect,
         transport: httpx.AsyncBaseTransport,
         on_sent: Callable[[], None] | None,
-        *,
-        continues: bool,
+        prompt: Prompt,
     ) -> None:
         self._transport = transport
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
-        self._reading = Reading(settings.max_text_bytes, continues=continues)
+        hush = Discretion((settings.api_key.reveal(),), prompt)
+        self._reading = Reading(settings.max_text_bytes, continues=prompt.continues(), hush=hush)
         self._reader = dialect.reader(self._reading)
         self._error_names = dialect.error_names
         self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
@@ -170,14 +169,19 @@ class _Exchange:
         if response.status_code != HTTPStatus.OK:
             body = await self._beginning()
             raise error_of_response(
-                response.status_code, response.headers, body, datetime.now(UTC), self._error_names
+                response.status_code,
+                response.headers,
+                body,
+                datetime.now(UTC),
+                self._error_names,
+                self._reading.hush,
             )
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding not in {"", "identity"}:
             raise _protocol("the model provider's answer is compressed, which was not asked for")
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "text/event-stream":
-            raise error_of_other_content(await self._beginning(), self._error_names)
+            raise error_of_other_content(await self._beginning(), self._error_names, self._reading.hush)
 
     async def close(self) -> None:
         """Close the connection, unless the response was read to its end."""

@@ -220,8 +220,8 @@ class Attempt:
                 return self._stopped(reason)
             case Abandoned():
                 return Fenced() if self.is_fenced else Requeued(self.answer(), handed_back=True)
-            case Broken(fault, detail, retry_after_ms, is_passing):
-                return Failed(self.answer(), fault, detail, retry_after_ms, is_passing)
+            case Broken(fault, detail, retry_after_ms, is_passing, said):
+                return Failed(self.answer(), fault, detail, retry_after_ms, is_passing, said)
             case _:
                 assert_never(result)
 
@@ -282,7 +282,7 @@ class Attempt:
             return Fenced()
         if self.stop_reason is not None:
             return self._stopped(self.stop_reason)
-        return Requeued(outcome.answer, fault=outcome.fault)
+        return Requeued(outcome.answer, fault=outcome.fault, said=outcome.said)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait; a stop, a fence or the worker's end cuts the wait short."""

@@ -65,6 +65,7 @@ class Failed:
         detail: In our own words.
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another attempt may succeed.
+        said: What the provider said, fit for an admin; None if it said nothing.
     """
 
     answer: Answer
@@ -72,6 +73,7 @@ class Failed:
     detail: str
     retry_after_ms: int | None = None
     is_passing: bool = False
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class Requeued:
         handed_back: A draining worker gave it back, so it does not count towards the maximum of attempts.
         fault: Why; readers receive it if their text is void.
         keeps_text: The next attempt continues the text.
+        said: What the provider said, fit for an admin; None if it said nothing.
     """
 
     answer: Answer
     handed_back: bool = False
     fault: Fault = Fault.WORKER_LOST
     keeps_text: bool = False
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

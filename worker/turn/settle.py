@@ -151,6 +151,10 @@ _KEEP: Final[Statement[None]] = Statement(
     """  # noqa: S608
 )
 """The text that the next attempt continues. It is billed already, so it has no figures."""
+_NOTE_SAID: Final[Statement[None]] = Statement(
+    "update turnkeeper.turns set provider_error = :said where organization_id = :organization_id and id = :turn_id"
+)
+"""In a statement of its own, because it is rare; the row is locked by the settlement before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,8 @@ def settle(
         if turn is not None:
             # In a statement of its own: a renewal for which the first waited may have written the checkpoint.
             _forget_or_keep(db, settlement, ending)
+            if isinstance(ending, Failed | Requeued) and ending.said is not None:
+                _NOTE_SAID.run(db, {**_of(settlement), "said": ending.said})
             if isinstance(ending, Requeued) and not ending.handed_back and turn.released_usd is not None:
                 _hold_again(db, settlement, turn)
         return turn
@@ -255,12 +261,16 @@ def _hold_again(db: Connection, settlement: Settlement, turn: SettledTurn) -> No
 
 
 def _forget_or_keep(db: Connection, settlement: Settlement, ending: Ending) -> None:
-    of_turn = {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
+    of_turn = _of(settlement)
     if isinstance(ending, Requeued) and ending.keeps_text:
         kept = {"attempt": settlement.attempt, "last_seq": settlement.last_seq}
         _KEEP.run(db, {**of_turn, **kept, "content": ending.answer.content})
     else:
         _FORGET.run(db, of_turn)
+
+
+def _of(settlement: Settlement) -> Mapping[str, UUID]:
+    return {"organization_id": settlement.organization_id, "turn_id": settlement.turn_id}
 
 
 def read_settled(database: Database, settlement: Settlement) -> SettledTurn:

@@ -479,6 +479,11 @@ export interface Turn {
     retryable: boolean;
     retry_after_ms?: number;
   } | null;
+  /**
+   * Only for admins, and only if there is one: what the provider said in its last error, at most 500
+   * characters, without keys and without what it repeats of the question.
+   */
+  provider_error?: string | null;
   last_seq: number;
   history_trimmed: number;
   queued_at: string;

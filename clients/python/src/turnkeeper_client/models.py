@@ -98,6 +98,8 @@ class Turn:
     finished_at: datetime | None
     metadata: Mapping[str, Any]
     links: Mapping[str, str]
+    provider_error: str | None = None
+    """What the provider said in its last error; for admins alone."""
 
     @property
     def is_over(self) -> bool:

@@ -22,6 +22,7 @@ def turn(text: str = "hello", **done) -> list[dict]:
         {
             "type": "done",
             "status": "completed",
+            "usage_source": "provider",
             "content_sha256": hashlib.sha256(text.encode()).hexdigest(),
             **done,
         },
@@ -53,6 +54,9 @@ def test_a_good_turn_passes():
         (without("turn_started"), "a worker took the turn"),
         (without("content_delta"), "the answer was streamed"),
         (without("message_end"), "the provider reported usage"),
+        (turn(usage_source="estimated"), "the provider reported usage"),
+        (turn(usage_source="partial"), "the provider reported usage"),
+        (turn(usage_source="disputed"), "the provider reported usage"),
         (without("done"), "one `done`, and it came last"),
         ([*turn(), {"type": "done", "seq": 7}], "one `done`, and it came last"),
         (turn(status="failed", error={"code": "provider_timeout"}), "the turn was completed"),

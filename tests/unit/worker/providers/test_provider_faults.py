@@ -18,6 +18,7 @@ from worker.providers.faults import (
     retry_after_ms,
 )
 from worker.providers.registration import error_names_of
+from worker.providers.said import Discretion
 
 NAMES = error_names_of(ProviderName.OPENAI_COMPATIBLE)
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -100,7 +101,7 @@ def test_every_status_has_a_fault(status):
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[", b"[]", b"5", b'{"error":[1]}', b"[" * 9000])
 def test_a_refusal_with_any_body_is_named_by_its_status(body):
-    error = error_of_response(400, httpx.Headers(), body, NOW, NAMES)
+    error = error_of_response(400, httpx.Headers(), body, NOW, NAMES, Discretion())
     assert (error.fault, error.detail) == (
         Fault.PROVIDER_REJECTED,
         "the model provider rejected the request (status 400)",
@@ -109,8 +110,14 @@ def test_a_refusal_with_any_body_is_named_by_its_status(body):
 
 def test_a_status_of_overload_is_not_renamed_by_its_body():
     body = b'{"error":{"code":"context_length_exceeded"}}'
-    assert error_of_response(503, httpx.Headers(), body, NOW, NAMES).fault is Fault.PROVIDER_OVERLOADED
-    assert error_of_response(413, httpx.Headers(), body, NOW, NAMES).fault is Fault.CONTEXT_TOO_LONG
+    assert (
+        error_of_response(503, httpx.Headers(), body, NOW, NAMES, Discretion()).fault
+        is Fault.PROVIDER_OVERLOADED
+    )
+    assert (
+        error_of_response(413, httpx.Headers(), body, NOW, NAMES, Discretion()).fault
+        is Fault.CONTEXT_TOO_LONG
+    )
 
 
 @pytest.mark.parametrize(
