@@ -5,6 +5,7 @@
 
 import { codeBlock } from "./code.js";
 import { showControls } from "./controls.js";
+import { leaveMaths } from "./maths.js";
 import MarkdownIt from "./vendor/markdown-it.js";
 import DOMPurify from "./vendor/purify.js";
 
@@ -29,6 +30,7 @@ const markdown = new MarkdownIt({ html: false, linkify: true, breaks: true });
 // A definition changes what was shown before it: while text grows, there can be none. What one says is shown.
 markdown.disable("reference");
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
+leaveMaths(markdown);
 markdown.validateLink = (target) => TARGET.test(target);
 
 const { rules } = markdown.renderer;
