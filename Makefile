@@ -164,6 +164,11 @@ page-vendor:  ## copy what the page has of others from the npm registry, by page
 	cd page-vendor && npm ci --ignore-scripts --no-audit --no-fund
 	node page-vendor/copy.mjs
 
+.PHONY: client-types
+client-types:  ## write the declarations of the JavaScript client, by clients/javascript/compilers/package-lock.json
+	cd clients/javascript/compilers && npm ci --ignore-scripts --no-audit --no-fund
+	node clients/javascript/compilers/declare.mjs
+
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev  ## make the pictures in docs/images, by the tests that look at them
 	SCREENSHOTS=1 $(PY) -m pytest tests/browser/test_page_looks.py

@@ -18,7 +18,7 @@ def tool(name: str) -> str:
     if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"no {name} on PATH: the JavaScript client's tests are required here")
-        pytest.skip(f"no {name} on PATH (apt-get install nodejs node-typescript)")
+        pytest.skip(f"no {name} on PATH (apt-get install nodejs npm node-typescript)")
     return found
 
 

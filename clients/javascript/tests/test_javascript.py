@@ -18,6 +18,7 @@ from tests.e2e.conftest import Service
 from tests.e2e.protocol_client import Api, sha256
 from tests.faults.proxy import Proxy
 
+QUIETLY = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 CUTS = 50
 ENDLESS = "[[tokens=100000 rate=40 jitter=0.3]] read me"
 """Is stopped when the cuts are made, however long they take."""
@@ -110,6 +111,52 @@ def test_its_types_hold_and_reach_a_typescript_program(tmp_path: Path):
         "node",
     ]
     subprocess.run([tsc, *check, program], check=True, timeout=LIMIT_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def compilers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compilers of `compilers/package-lock.json`, and what writes the declarations with them."""
+    package = tmp_path_factory.mktemp("compilers") / "javascript"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("node_modules"))
+    run([tool("npm"), "ci", *QUIETLY], package / "compilers")
+    return package / "compilers"
+
+
+def run(command: list[str | Path], folder: Path) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(3 * LIMIT_SECONDS)
+def test_its_declarations_are_those_of_its_modules(compilers: Path, tmp_path: Path):
+    """`make client-types` writes them; they are in the tree so that nobody who installs it needs a compiler."""
+    run([tool("node"), "declare.mjs", "typescript5", tmp_path], compilers)
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in (PACKAGE / "src").glob("*.d.ts")}
+    by_hand = {"api.d.ts", "options.d.ts"}
+    assert {name: text for name, text in kept.items() if name not in by_hand} == written
+    assert by_hand < kept.keys()
+    (tmp_path / "newest").mkdir()
+    run([tool("node"), "declare.mjs", "typescript7", tmp_path / "newest"], compilers)
+
+
+@pytest.mark.timeout(3 * LIMIT_SECONDS)
+def test_a_package_made_of_it_brings_its_types(compilers: Path, tmp_path: Path):
+    """Packed without any compiler, installed, and read by the compilers that programs are written with today."""
+    made = run([tool("npm"), "pack", "--silent", "--pack-destination", tmp_path], compilers.parent).strip()
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    run([tool("npm"), "install", "--offline", *QUIETLY, f"./{made}"], tmp_path)
+    program = (PACKAGE / "tests" / "program.ts").read_text()
+    (tmp_path / "program.ts").write_text(program.replace("./src/turnkeeper.js", "turnkeeper"))
+    check = ["--strict", "--noEmit", "--target", "ES2022", "--lib", "ES2022,DOM,DOM.Iterable"]
+    for compiler in ("typescript5", "typescript7"):
+        tsc = compilers / "node_modules" / compiler / "bin" / "tsc"
+        for module, resolution in (("NodeNext", "NodeNext"), ("ES2022", "Bundler")):
+            how = ["--module", module, "--moduleResolution", resolution]
+            run([tool("node"), tsc, *check, *how, "program.ts"], tmp_path)
 
 
 @pytest.mark.parametrize(("example", "ending"), [*zip(EXAMPLES, ENDINGS, strict=True)])
