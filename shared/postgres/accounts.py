@@ -89,7 +89,13 @@ def list_organizations(owner_url: str) -> Sequence[tuple[UUID, str]]:
 
 
 def create_key(
-    owner_url: str, organization_id: UUID, role: str, *, user: str | None = None, name: str = ""
+    owner_url: str,
+    organization_id: UUID,
+    role: str,
+    *,
+    user: str | None = None,
+    name: str = "",
+    expires_at: datetime | None = None,
 ) -> str:
     """Create a key.
 
@@ -99,13 +105,14 @@ def create_key(
         role: `user`, `service` or `admin`.
         user: The user that a `user` key is bound to; None for the others.
         name: A name for people.
+        expires_at: From when on it is refused; None for never.
 
     Returns:
         The key. It is not stored and cannot be shown again.
     """
     key = mint_key()
     with _owner(owner_url) as db:
-        insert_key(db, organization_id, key, role=KeyRole(role), user=user, name=name)
+        insert_key(db, organization_id, key, role=KeyRole(role), user=user, name=name, expires_at=expires_at)
     return key.secret
 
 

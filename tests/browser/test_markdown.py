@@ -125,10 +125,19 @@ HOSTILE = {
         ),
         (r"so \(a^2 + b_1*c*_2\) *is*", r"<p>so \(a^2 + b_1*c*_2\) <em>is</em></p>"),
         (r"\[ x_{i} = \{ *y* \} \\ z \]", r"<p>\[ x_{i} = \{ *y* \} \\ z \]</p>"),
-        ("\\[\na\n- b\n= c\n+ d\n\\]\n- e", "<p>\\[<br>\na<br>\n- b<br>\n= c<br>\n+ d<br>\n\\]</p><ul>\n<li>e</li>\n</ul>"),
-        ("thus\n$$\na_1\n===\n# b_1\n$$\nand *so*", "<p>thus</p><p>$$<br>\na_1<br>\n===<br>\n# b_1<br>\n$$</p><p>and <em>so</em></p>"),
+        (
+            "\\[\na\n- b\n= c\n+ d\n\\]\n- e",
+            "<p>\\[<br>\na<br>\n- b<br>\n= c<br>\n+ d<br>\n\\]</p><ul>\n<li>e</li>\n</ul>",
+        ),
+        (
+            "thus\n$$\na_1\n===\n# b_1\n$$\nand *so*",
+            "<p>thus</p><p>$$<br>\na_1<br>\n===<br>\n# b_1<br>\n$$</p><p>and <em>so</em></p>",
+        ),
         ("- a\n  $$\n  - b\n  $$", "<ul>\n<li>a\n<p>$$<br>\n- b<br>\n$$</p>\n</li>\n</ul>"),
-        (r"\begin{align*} a &= b \\ *c* \end{align*} *d*", r"<p>\begin{align*} a &amp;= b \\ *c* \end{align*} <em>d</em></p>"),
+        (
+            r"\begin{align*} a &= b \\ *c* \end{align*} *d*",
+            r"<p>\begin{align*} a &amp;= b \\ *c* \end{align*} <em>d</em></p>",
+        ),
         ("$x*y*z$ and $a_1$", "<p>$x*y*z$ and $a_1$</p>"),
         ("$5 *or* $6, $7/$8 *each*", "<p>$5 <em>or</em> $6, $7/$8 <em>each</em></p>"),
         (r"as \[1\], \[2, 3\] say", "<p>as [1], [2, 3] say</p>"),
@@ -196,7 +205,8 @@ def test_text_that_grows_is_drawn_like_text_that_came_at_once(site: Page) -> Non
     parts = [
         "- a", "1. b", "\n", "\n\n", "  ", "    ", "```", "~~~", "> q", "# h", "*e*", "**s**", "`c`", "word ", "w",
         "[l](https://e.x/)", "_", "---", "===", "\r\n", "\t", "|a|b|\n|-|-|\n", "|1|2|\n", "<b>", "1", ".", "&amp;",
-        "![i](https://e.x/i.png)", "[d]: https://e.x/d", "$$", "$", "\\[", "\\]", "\\(", "\\)", "\\begin{a}", "\\end{a}",
+        "![i](https://e.x/i.png)", "[d]: https://e.x/d", "$$", "$", "\\[", "\\]", "\\(", "\\)",
+        "\\begin{a}", "\\end{a}",
     ]  # fmt: skip
     for _ in range(300):
         text = "".join(random_.choice(parts) for _ in range(random_.randint(1, 30)))

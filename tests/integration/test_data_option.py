@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,40 @@ def run(
     return run_command
 
 
+def test_keys_are_listed_with_their_times(run: Run):
+    run("migrate")
+    run("orgs create Hooli")
+    run("keys create --org Hooli --name first --expires 90d")
+    run("keys create --org Hooli --role user --user a --expires 2999-12-31")
+    header, second, first = run("keys list --org Hooli")
+    assert header.split() == [
+        "ID",
+        "ROLE",
+        "STATE",
+        "PREFIX",
+        "USER",
+        "CREATED",
+        "EXPIRES",
+        "LAST-USED",
+        "NAME",
+    ]
+    assert [line.index(word) for line, word in ((header, "NAME"), (first, "first"))] == [
+        header.index("NAME")
+    ] * 2
+    assert second.split()[6] == "2999-12-31T00:00Z"
+    in_90_days = datetime.now(UTC) + timedelta(days=90)
+    assert abs(datetime.fromisoformat(first.split()[6]) - in_90_days) < timedelta(hours=1)
+
+
 def test_its_database_is_asked(run: Run):
     assert run("migrate") == []
     (organization,) = run("orgs create Initech")
     assert run("orgs list") == [f"{organization}  Initech"]
     (key,) = run("keys create --org Initech --role user --user ada")
-    (listed,) = run("keys list")
-    key_id, role, state, prefix, user = listed.split()
-    assert (role, state, user) == ("user", "active", "ada")
+    _, listed = run("keys list")
+    key_id, role, state, prefix, user, created, expires, used = listed.split()
+    assert (role, state, user, expires, used) == ("user", "active", "ada", "-", "-")
+    assert created.startswith(str(datetime.now(UTC).year))
     assert key.startswith(prefix.removesuffix("…"))
     assert run(f"keys revoke {key_id}") == []
     assert run(f"keys revoke {key_id}", code=1) == []

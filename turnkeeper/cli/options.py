@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +22,8 @@ MOST_PROCESSES: Final = 32
 FILE: Final = click.Path(path_type=Path)
 _NUMBER: Final = re.compile(r"-\d+(?:\.\d*)?|-\.\d+")
 """A negative number is a value, as argparse has it."""
+_SPAN: Final = re.compile(r"(\d{1,6})([hdw])")
+_UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
 
@@ -82,6 +85,30 @@ class Seconds(click.FloatRange):
         if math.isnan(seconds):
             self.fail("use a number", param, ctx)
         return seconds
+
+
+class Moment(click.ParamType[datetime]):
+    """A time to come: a day or a time as RFC 3339 has it, in UTC unless it says otherwise, or a span such as `90d`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time, or refuse it."""
+        now = datetime.now(UTC)
+        try:
+            moment = _moment(str(value).strip(), now)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time: write 2027-01-31, 2027-01-31T12:00:00Z, 90d or 12h", param, ctx)
+        if moment <= now:
+            self.fail(f"{value!r} is past", param, ctx)
+        return moment
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    if span := _SPAN.fullmatch(text):
+        return now + int(span[1]) * _UNITS[span[2]]
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def data_option(
