@@ -322,7 +322,8 @@ def dumped(clone: Path, api: Api, provider: Oracle) -> Iterator[dict]:
         running = api.turn(session, "[[tokens=400]] in the middle")
         api.await_text(running)
     waiting = api.turn(session, "[[tokens=5]] behind it", multitask_strategy="enqueue")
-    backup, restore = of("back-up-and-restore")
+    dump, backup, restore = of("back-up-and-restore")
+    assert "pg_restore" in run_shell(clone, dump.take(), **tools(clone))
     said = run_shell(clone, backup.take(), **tools(clone))
     assert int(said) >= 10, "tables with data"
     assert api.get_turn(running)["status"] == "running"

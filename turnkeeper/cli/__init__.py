@@ -14,6 +14,7 @@ import click
 from shared.errors import SettingsError, TurnkeeperError
 from turnkeeper.cli.completion import VARIABLE, completion, is_asked_by_shell
 from turnkeeper.cli.doctor import doctor
+from turnkeeper.cli.dump import dump
 from turnkeeper.cli.keys import keys
 from turnkeeper.cli.ledger import ledger
 from turnkeeper.cli.migrate import migrate
@@ -52,6 +53,7 @@ for _command in (
     prices,
     doctor,
     ledger,
+    dump,
     users,
     smoke,
     chat,

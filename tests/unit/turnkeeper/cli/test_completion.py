@@ -72,7 +72,7 @@ def test_a_shell_that_is_not_known_gets_nothing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        (["turnkeeper", "d"], ["doctor"]),
+        (["turnkeeper", "d"], ["doctor", "dump"]),
         (["turnkeeper", "keys", ""], ["create", "list", "revoke"]),
         (["turnkeeper", "users", "export", "--ou"], ["--output"]),
     ],

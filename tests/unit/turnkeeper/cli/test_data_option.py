@@ -21,6 +21,7 @@ ASKING = {
     "keys revoke": "keys revoke 0197a3c2-0000-7000-8000-000000000000",
     "doctor": "doctor",
     "ledger check": "ledger check",
+    "dump": "dump file",
     "users erase": "users erase ada",
     "users export": "users export ada",
     "smoke": "smoke",

@@ -42,7 +42,7 @@ def test_no_command_has_gone():
     assert set(every_command()) == {
         *("", "up", "web", "relay", "worker", "provider", "migrate", "prices", "doctor", "smoke", "chat"),
         *("orgs", "orgs create", "orgs list", "keys", "keys create", "keys list", "keys revoke"),
-        *("ledger", "ledger check", "users", "users erase", "users export", "completion"),
+        *("ledger", "ledger check", "users", "users erase", "users export", "dump", "completion"),
     }
 
 
