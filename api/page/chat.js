@@ -15,6 +15,8 @@ import { outcome } from "./words.js";
 
 const FULL = new Problem({ code: "outbox_full", title: "Too many messages wait to be sent", detail: "Discard some of them." }, 0);
 const CLOSED = { closed: "This session is closed", expired: "This session has expired: start a new one" };
+const ENDED = new Set(["session_closed", "session_expired"]);
+const CHECK_MS = 60_000; // between two looks at whether a session that nobody uses has expired
 const FRAME_MS = 250; // a tab behind others is given no frame, and is drawn and announced all the same
 
 export class ChatView {
@@ -29,6 +31,9 @@ export class ChatView {
   #frame = null;
   #late = null;
   #following;
+  #checkedAt = Date.now();
+  #checking = null;
+  #check = () => this.#checkSession();
   #parts;
 
   /**
@@ -79,6 +84,9 @@ export class ChatView {
   /** Load and follow. A draft whose sending was interrupted goes out again, with its first key. */
   async open({ isNew = false } = {}) {
     document.addEventListener("keydown", this.pressed);
+    document.addEventListener("visibilitychange", this.#check);
+    this.#composer.node.addEventListener("focusin", this.#check);
+    this.#checking = setInterval(this.#check, CHECK_MS);
     this.#following.open();
     this.#badge.open();
     try {
@@ -93,6 +101,8 @@ export class ChatView {
 
   close() {
     document.removeEventListener("keydown", this.pressed);
+    document.removeEventListener("visibilitychange", this.#check);
+    clearInterval(this.#checking);
     this.#badge.close();
     this.#outbox.close();
     this.#following.close();
@@ -123,9 +133,10 @@ export class ChatView {
 
   /** A message was refused for certain: it goes back to where it can be changed, unless something is written there. */
   #refused(content, problem) {
-    this.#notice.show(problem);
-    if (["session_closed", "session_expired"].includes(problem.code)) this.#reread();
-    return this.#composer.offer(content);
+    if (ENDED.has(problem.code)) this.#reread();
+    const isTaken = this.#composer.offer(content);
+    if (isTaken) this.#notice.show(problem); // else it is said where the message stays
+    return isTaken;
   }
 
   async #stop(turn) {
@@ -159,8 +170,7 @@ export class ChatView {
         this.#app.sessionsChanged();
         break;
       case "state":
-        this.#badge.update(this.#conversation.streamState);
-        if (this.#conversation.streamState.name === "live") this.#outbox.wake();
+        this.#connectionChanged(this.#conversation.streamState);
         break;
       case "accepted":
         if (this.#outbox.settle(detail)) this.#app.budget.refresh();
@@ -177,6 +187,26 @@ export class ChatView {
           if (!done) this.#dirty.add(id); // its place in the queue may be another
         }
         this.#drawSoon();
+    }
+  }
+
+  #connectionChanged(state) {
+    this.#badge.update(state);
+    if (state.name === "live") this.#outbox.wake();
+    // It will not be tried again, so the badge alone would leave the reader waiting.
+    if (state.problem !== undefined) this.#notice.show(state.problem, { name: "Try again", run: () => this.#app.reopen() });
+  }
+
+  /** A session may have expired while the page stood open: that is said before a message is written. */
+  async #checkSession() {
+    const { active, session } = this.#conversation;
+    if (active !== null || session.status !== "active" || document.visibilityState === "hidden") return;
+    if (Date.now() - this.#checkedAt < CHECK_MS) return;
+    this.#checkedAt = Date.now();
+    try {
+      await this.#conversation.check();
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem; // sending says what is wrong
     }
   }
 

@@ -155,6 +155,11 @@ export class Conversation {
     this.#changed("turns");
   }
 
+  /** Read the session alone. */
+  async check() {
+    this.takeSession(await this.#api.session(this.session.id));
+  }
+
   /** Read again without anybody waiting for it; a failure is shown, not thrown. */
   async #readLater() {
     try {

@@ -22,6 +22,12 @@ function sentence(words) {
   return /[.!?…]$/.test(start) ? start : `${start}.`;
 }
 
+/** A title and a detail as two sentences; one where the detail begins with the title's words, as the service's often do. */
+function sentences(title, detail) {
+  const isRepeated = detail.toLowerCase().startsWith(title.toLowerCase().replace(/[.!?…]$/, ""));
+  return isRepeated ? [sentence(detail), ""] : [sentence(title), sentence(detail)];
+}
+
 const countWords = (text) => text.split(/\s+/).filter(Boolean).length;
 
 const whatIsKept = (turn) => `What was written is kept: ${plural(countWords(turn.content), "word")}.`;
@@ -62,9 +68,10 @@ export function outcome(turn) {
       return { tone: "plain", title: STOPPED[turn.stopReason] ?? "Stopped.", detail: kept };
     }
     case "failed": {
-      const { title, detail } = turn.error ?? {};
+      const { title: what, detail: why } = turn.error ?? {};
+      const [title, detail] = sentences(what ?? "The turn failed", why ?? "");
       const kept = turn.content === "" ? "" : whatIsKept(turn);
-      return { tone: "bad", title: sentence(title ?? "The turn failed"), detail: joined(sentence(detail ?? ""), kept) };
+      return { tone: "bad", title, detail: joined(detail, kept) };
     }
     case "expired":
       return { tone: "bad", title: "No worker took this turn in time.", detail: "Nothing was billed. Send it again." };
@@ -104,5 +111,6 @@ export function explain(problem) {
   const remedy = REMEDIES[problem.code]?.(problem) ?? "";
   const wait = problem.retryAfterMs ? `Try again in ${seconds(problem.retryAfterMs)}.` : "";
   const request = problem.status >= 500 && problem.requestId ? `(request ${problem.requestId})` : "";
-  return { title: sentence(problem.title), detail: joined(sentence(problem.detail), ...fields, remedy || wait, request) };
+  const [title, detail] = sentences(problem.title, problem.detail);
+  return { title, detail: joined(detail, ...fields, remedy || wait, request) };
 }

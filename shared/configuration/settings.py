@@ -44,7 +44,7 @@ ENVIRONMENT: Final = Variable(
 _ALLOWED_ORIGINS: Final = Variable(
     "ALLOWED_ORIGINS",
     "",
-    "Comma-separated origins of pages that may open a websocket; empty: the service's own.",
+    "Comma-separated origins of pages that may open a websocket, besides the service's own.",
     Section.SERVICE,
     origins,
 )

@@ -542,3 +542,64 @@ def test_an_unknown_session_is_said_to_be_missing(service: Service) -> None:
     service.answers["GET", f"/v1/sessions/{SESSION}"] = lambda: problem(404, "not_found", "Not found")
     service.page.goto(f"http://localhost/#/sessions/{SESSION}")
     expect(service.page.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+# --- what a reader is told once, and in time ------------------------------------------------------------
+
+
+def test_a_session_that_expired_says_so_before_anything_is_written(service: Service) -> None:
+    service.page.clock.install()
+    open_session(service)
+    box = service.page.get_by_label("Message", exact=True)
+    expect(box).to_be_enabled()
+    service.status = "expired"
+    service.page.clock.run_for(61_000)
+    expect(box).to_be_disabled()
+    expect(box).to_have_attribute("placeholder", "This session has expired: start a new one")
+
+
+def test_a_reader_who_comes_back_to_an_expired_session_is_told_at_once(service: Service) -> None:
+    service.page.clock.install()
+    open_session(service)
+    service.status = "expired"
+    service.page.evaluate("document.activeElement.blur()")
+    service.page.clock.pause_at(time.time() + 100_000)
+    service.page.get_by_label("Message", exact=True).focus()
+    expect(service.page.get_by_label("Message", exact=True)).to_be_disabled()
+
+
+def test_a_stream_that_is_refused_for_good_is_said_and_not_tried_again(service: Service) -> None:
+    open_session(service)
+    service.sockets[-1].close(code=4403, reason="origin")
+    notice = service.page.locator(".notice")
+    expect(notice).to_have_count(1)
+    expect(notice).to_contain_text("Streams may not be opened from here.")
+    expect(notice.get_by_role("button", name="Try again")).to_be_visible()
+    expect(service.page.locator(".state")).to_have_attribute("data-state", "ended")
+    assert len(service.sockets) == 1
+
+
+def test_an_error_whose_detail_repeats_its_title_is_said_once(service: Service) -> None:
+    start(service)
+    said = {
+        "code": "provider_rejected",
+        "title": "The model provider rejected the request",
+        "detail": "the model provider rejected the request (status 400)",
+    }
+    service.settle("failed", "", error=said, usage=None)
+    service.send(event("error", 3, error=said), done(4, "failed", "", error=said, usage=None))
+    end = exchange(service).locator(".outcome")
+    expect(end).to_have_text("The model provider rejected the request (status 400). ")
+
+
+def test_a_refused_message_is_explained_once_while_another_is_being_written(service: Service) -> None:
+    def refuse() -> tuple[int, Any]:
+        service.page.get_by_label("Message", exact=True).fill("another one")
+        return problem(409, "session_closed", "Session is closed")
+
+    open_session(service)
+    service.answers["POST", f"/v1/sessions/{SESSION}/turns"] = refuse
+    service.page.get_by_label("Message", exact=True).fill("hello")
+    service.page.keyboard.press("Enter")
+    expect(service.page.locator(".unsent")).to_contain_text("Not sent. Session is closed.")
+    expect(service.page.locator(".notice")).to_be_hidden()

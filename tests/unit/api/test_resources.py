@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
+from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.resources import excerpt
-from api.streams import is_same_host
+from api.streams import is_same_host, origin_check
 
 
 @given(st.text(max_size=600), st.text(min_size=1, max_size=200))
@@ -42,3 +45,13 @@ def test_an_excerpt_says_where_it_was_cut():
 )
 def test_an_origin_is_ours_when_it_names_the_host_that_we_are_reached_at(origin, host, same):
     assert is_same_host(origin, host) is same
+
+
+@pytest.mark.parametrize("listed", [frozenset(), frozenset({"https://product.example"})])
+def test_the_services_own_page_may_always_open_a_stream(listed: frozenset[str]):
+    allows = origin_check(SimpleNamespace(allowed_origins=listed))
+    with Flask(__name__).test_request_context(base_url="https://chat.example.com"):
+        assert allows("https://chat.example.com")
+        assert allows("HTTPS://Product.example") is bool(listed)
+        assert not allows("https://evil.example")
+        assert not allows("null")
