@@ -17,6 +17,7 @@ from turnkeeper.scripted.oracle import Oracle
 from turnkeeper.scripted.server import Server
 
 _MAX_DESCRIPTORS = 65_536
+_LAST_PORT = 65_535
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="port; 0, the default, takes a free one")
+    parser.add_argument("--port", type=_port, default=0, help="port; 0, the default, takes a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets the port once it is listened on")
     parser.add_argument("--script", type=_script, default={}, help="default script: key=value words, or JSON")
     parser.add_argument("--no-text", action="store_true", help="remember neither messages nor answers")
@@ -80,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         help="limit on waiting for a request (default: %(default)s)",
     )
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{port} is no port: use 0 to {_LAST_PORT}")
+    return port
 
 
 def _script(text: str) -> dict[str, object]:

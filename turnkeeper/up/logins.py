@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from shared.errors import SettingsError, TurnkeeperError
 from shared.postgres.database import LIVENESS
@@ -51,10 +51,15 @@ def owning_database() -> Iterator[None]:
     """Report PostgreSQL's refusals in one line, like any other error that the operator can fix.
 
     Raises:
+        SettingsError: The login is no URL.
         TurnkeeperError: It could not be reached, or one of the owner's statements failed.
     """
     try:
         yield
+    except ArgumentError as malformed:
+        raise SettingsError(
+            ["DATABASE_OWNER_URL is no URL: use the form postgresql://user:password@host:5432/database"]
+        ) from malformed
     except DBAPIError as failed:
         # psycopg reports host, port and user of a failed connection; of a failed statement only its first
         # line is used.

@@ -51,6 +51,23 @@ def test_wrong_use_ends_with_2(line: str, capsys):
     assert said.out == ""
 
 
+def test_an_owners_login_that_is_no_url_is_told_in_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("DATABASE_OWNER_URL", "nonsense")
+    assert cli.main(["orgs", "list"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "DATABASE_OWNER_URL is no URL" in said.err
+    assert "nonsense" not in said.err
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_a_provider_is_refused_a_port_that_there_is_not(port: str, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["provider", f"--port={port}"])
+    assert ended.value.code == 2
+    assert "--port" in capsys.readouterr().err
+
+
 def test_an_option_without_its_value_ends_with_2(capsys):
     assert cli.main(["up", "--host"]) == 2
     said = capsys.readouterr()
