@@ -1,5 +1,6 @@
 """Reads a `.env` file: `NAME=value` lines, as people write them for a shell and for Docker."""
 
+import codecs
 import re
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,9 @@ _LINE: Final = re.compile(
     re.VERBOSE,
 )
 
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+"""Those of any system; `str.splitlines` also splits at characters that a value may contain."""
+
 
 def parse_dotenv(text: str) -> dict[str, str]:
     """Return the variables of a `.env` file.
@@ -23,7 +27,7 @@ def parse_dotenv(text: str) -> dict[str, str]:
     """
     values: dict[str, str] = {}
     problems: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         found = _LINE.match(line)
@@ -45,7 +49,10 @@ def read_dotenv(path: Path) -> dict[str, str]:
         SettingsError: It cannot be read.
     """
     try:
-        return parse_dotenv(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SettingsError([f"{path} is in UTF-16: save it as UTF-8"])
+        return parse_dotenv(content.decode("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as unreadable:

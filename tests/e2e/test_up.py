@@ -24,6 +24,12 @@ from turnkeeper.up.embedded.redis import redis_binary
 START_LIMIT_SECONDS = 150.0
 END_LIMIT_SECONDS = 120.0
 LIMIT_SECONDS = 60.0
+BLACK_HOLES = {
+    each: "http://127.0.0.1:9"
+    for name in ("http_proxy", "https_proxy", "all_proxy")
+    for each in (name, name.upper())
+}
+"""As on the machines of companies, whose proxy knows nothing of this one."""
 KINDS = ("web", "relay", "worker", "postgres", "redis")
 
 
@@ -38,7 +44,7 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment without a configuration of its own."""
     ours = ("MCP_", "ANTHROPIC_", "DATABASE_", "REDIS_", "SCRIPTED_", "TURNKEEPER_", "ENVIRONMENT")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTHONPATH": str(Path.cwd()), "DRAIN_SECONDS": "3", **more}
+    return {**kept, **BLACK_HOLES, "PYTHONPATH": str(Path.cwd()), "DRAIN_SECONDS": "3", **more}
 
 
 def command(*arguments: object) -> list[str]:

@@ -4,7 +4,6 @@ import http.client
 import json
 import re
 import socket
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ import api
 from shared.configuration.provider_settings import load_priced_model
 from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
+from turnkeeper import direct
 from turnkeeper.doctor.clock import Clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, warning, wrong
 
@@ -97,7 +97,7 @@ def _is_free(host: str, port: int) -> bool:
 
 def _is_ours(host: str, port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/healthz", timeout=_ANSWER_SECONDS) as answer:
+        with direct.get(f"http://{host}:{port}/healthz", _ANSWER_SECONDS) as answer:
             said = json.loads(answer.read(_MOST_ANSWER_BYTES))
             return said == {"status": "ok"} and bool(answer.headers["X-Request-Id"])
     except (OSError, ValueError, http.client.HTTPException):

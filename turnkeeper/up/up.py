@@ -8,7 +8,6 @@ import http.client
 import os
 import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from shared.configuration.settings import Settings, load_settings
 from shared.errors import TurnkeeperError
+from turnkeeper import direct
 from turnkeeper.dotenv import read_dotenv
 from turnkeeper.up.embedded.child import HOST, FolderLock, free_port, log_tail
 from turnkeeper.up.embedded.postgres import EmbeddedPostgres
@@ -329,7 +329,7 @@ class Run:
 def answers_ok(url: str) -> bool:
     """Return whether a GET of `url` is answered with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_LIMIT_SECONDS) as answer:  # noqa: S310  our own address
-            return int(answer.status) == 200
+        with direct.get(url, PROBE_LIMIT_SECONDS) as answer:
+            return answer.status == 200
     except (OSError, http.client.HTTPException):
         return False

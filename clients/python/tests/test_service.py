@@ -47,6 +47,7 @@ from turnkeeper_client import (
     UnauthorizedError,
     ValidationFailedError,
 )
+from turnkeeper_client.address import Address
 
 from clients.python.tests.conftest import EAGER
 from clients.python.tests.cutting import Cuts, cutting
@@ -298,6 +299,22 @@ def test_an_answer_comes_in_pieces_that_make_its_text(stack: Service, via: str):
         assert all(isinstance(piece, Piece) and not piece.replaces for piece in pieces)
         assert "".join(pieces) == stream.text == stream.answer.text
         assert list(client.stream_text(stream.turn_id)) != []
+
+
+@pytest.mark.parametrize("via", WAYS)
+def test_a_service_on_this_machine_is_reached_without_the_environments_proxy(
+    stack: Service, via: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for url in (stack.url, stack.url.replace("127.0.0.1", "localhost")):
+        with Client(url, stack.key(), via=via, policy=EAGER) as client:
+            assert client.ask("[[tokens=3]] hello", user="alice").text
+    assert not Address("http://127.0.0.1.evil.example", "k").is_local()
+    assert Address("http://[::1]:8080", "k").is_local()
 
 
 def test_text_of_an_attempt_that_broke_off_is_replaced(client: Client, api: Api, session_id: str):

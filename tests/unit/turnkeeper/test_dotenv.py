@@ -37,6 +37,22 @@ def test_every_bad_line_is_named_and_none_is_repeated():
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_file_of_any_editor_is_read(tmp_path, mark, end):
+    lines = [b"A=1", b'B="two"', b"# c", b"C=x\xe2\x80\xa8y", b"D=4"]
+    (tmp_path / ".env").write_bytes(mark + end.join(lines))
+    assert read_dotenv(tmp_path / ".env") == {"A": "1", "B": "two", "C": "x\u2028y", "D": "4"}
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_refused_in_words(tmp_path, coding):
+    mark = "" if coding == "utf-16" else "\ufeff"
+    (tmp_path / ".env").write_bytes(f"{mark}A=1\n".encode(coding))
+    with pytest.raises(SettingsError, match="save it as UTF-8"):
+        read_dotenv(tmp_path / ".env")
+
+
 def test_a_missing_file_says_nothing(tmp_path):
     assert read_dotenv(tmp_path / ".env") == {}
 

@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -51,9 +52,21 @@ class Address:
             "base_url": self.url.rstrip("/"),
             "headers": self.headers(),
             "trust_env": self.trust_env,
+            "mounts": self._without_proxy(),
             "verify": self.ssl_context or True,
             "follow_redirects": False,  # the key goes to the named service and to no other
         }
+
+    def is_local(self) -> bool:
+        """Return whether the service is on this machine, which no proxy of the environment reaches."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")  # RFC 6761 section 6.3
+
+    def _without_proxy(self) -> dict[str, None] | None:
+        return {f"all://{urlsplit(self.url).netloc}": None} if self.is_local() else None
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request."""
@@ -78,7 +91,7 @@ class Address:
             "max_queue": MOST_FRAMES_WAITING,
             "compression": None,  # the service does not support it
             "ping_interval": None,  # the service pings, and silence has a limit of its own
-            "proxy": True if self.trust_env else None,
+            "proxy": True if self.trust_env and not self.is_local() else None,
         }
         if self.url.startswith("https") and self.ssl_context is not None:
             options["ssl"] = self.ssl_context
