@@ -20,6 +20,7 @@ from redis import Redis, RedisError
 from redis.client import Pipeline
 
 from api.redis_line import Line
+from shared.lasting import lasting_thread
 from shared.redis.doorbell import QUEUE_KEY, doorbell
 from shared.redis.log_scripts import APPEND, OPEN
 from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
@@ -215,10 +216,7 @@ class Notices:
         self._written = None
         self._is_line_in_use = False
         self._line.forget()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"notices-{number}", daemon=True)
-            for number in range(_THREADS)
-        ]
+        self._threads = [lasting_thread(f"notices-{number}", self._run) for number in range(_THREADS)]
         for thread in self._threads:
             thread.start()
         atexit.register(self.close)

@@ -5,6 +5,7 @@ declaration, so they cannot contradict each other.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from api.caller import Caller
 from api.requests import path_id, read_body, read_query, request_id_of
 from api.services import Services, services
-from shared.errors import ProblemCode, RefusedError
+from shared.errors import ConflictError, ProblemCode, RefusedError
 from shared.observing.logs import bind_log_ids, unbind_log_ids
 from shared.postgres.accounts import KeyRole
 
@@ -25,6 +26,9 @@ _log = logging.getLogger("turnkeeper.requests")
 
 ANYONE: Final = frozenset(KeyRole)
 ADMINS: Final = frozenset({KeyRole.ADMIN})
+_TRIES: Final = 3
+_PAUSE_SECONDS: Final = (0.01, 0.05)
+"""Between two tries: about as long as the transaction that was in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +169,26 @@ def _view(operation: Operation) -> Callable[..., Response]:
             arguments["query"] = read_query(request, operation.query)
         if operation.body is not None:
             arguments["body"] = read_body(request, operation.body, is_optional=operation.is_body_optional)
-        return _response(operation.run(context, **arguments))
+        return _response(_tried(lambda: operation.run(context, **arguments)))
 
     view.__doc__ = operation.run.__doc__
     return view
+
+
+def _tried(run: Callable[[], Reply | Response]) -> Reply | Response:
+    """Run an operation, again if its transaction had to give way to another.
+
+    That is safe: an operation has one transaction that writes, and acts on the rest only after its commit.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return run()
+        except ConflictError as error:
+            if tries_left == 0:
+                raise
+            _log.info("an operation is tried again: %s", error)
+            time.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- spreads the tries, protects nothing
+    raise AssertionError("the last try returns or raises")
 
 
 def _check_role(operation: Operation, caller: Caller) -> None:

@@ -5,6 +5,8 @@
     ├── ProviderError       the upstream: a `Fault`, stored with the turn and shown
     ├── SettingsError       the operator: every problem of a configuration at once
     └── UnavailableError    infrastructure: PostgreSQL or Redis did not answer in time
+        ├── NotServingError it answered that it does not serve us: "not here", "not now"
+        └── ConflictError   a transaction gave way to another: the same one may succeed at once
 
 `PROBLEMS` maps codes to HTTP. Whether a retry can help is a property of the code or the fault, never of the
 call site.
@@ -249,3 +251,11 @@ class SettingsError(TurnkeeperError):
 
 class UnavailableError(TurnkeeperError):
     """PostgreSQL or Redis did not answer within its limit."""
+
+
+class NotServingError(UnavailableError):
+    """PostgreSQL answered that it does not serve us now; the connection is not used again."""
+
+
+class ConflictError(UnavailableError):
+    """PostgreSQL rolled a transaction back for the sake of another: a serialization failure or a deadlock."""

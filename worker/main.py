@@ -29,6 +29,7 @@ from shared.configuration.provider_settings import ProviderSettings
 from shared.configuration.settings import Settings, load_settings
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
+from shared.lasting import lasting_task
 from shared.metrics import listener
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.registry import Registry
@@ -97,6 +98,7 @@ class Worker:
             UnavailableError: PostgreSQL cannot be reached.
         """
         self._database.refuse_powerful_role()
+        self._database.tell_session()
         self._loop_thread.__enter__()
         self._loop_thread.call(self._connect())
         self._look()
@@ -177,7 +179,7 @@ class Worker:
         )
         self._publisher.start()
         self._aborts = AbortWatcher(settings.redis_url, self._leases)
-        self._watching = asyncio.create_task(self._aborts.run())
+        self._watching = lasting_task("aborts", asyncio.create_task(self._aborts.run()))
         metrics = WorkerMetrics(self._registry)
         self.runner = Runner(
             Services(

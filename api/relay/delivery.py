@@ -8,7 +8,6 @@ answers the rule's questions.
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -22,8 +21,9 @@ from api.relay.reads import Reads
 from api.relay.replays import Replays
 from api.relay.store import StreamStore
 from api.relay.subscription import Subscription
-from api.relay.tasks import Tasks, report
+from api.relay.tasks import Tasks
 from shared.errors import UnavailableError
+from shared.lasting import lasting_task
 from shared.redis.names import events_channel
 from shared.turn.events import CaughtUp
 from shared.turn.replay import Outgoing, Position, RowState
@@ -65,8 +65,7 @@ class Delivery:
 
     def start(self) -> None:
         """Connect to Redis and stay connected."""
-        self._connecting = self._loop.create_task(self._subscription.run())
-        self._connecting.add_done_callback(partial(report, {}))
+        self._connecting = lasting_task("subscription", self._loop.create_task(self._subscription.run()))
 
     async def stop(self) -> None:
         """Close the connections to Redis and end all tasks."""

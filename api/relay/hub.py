@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -28,6 +29,7 @@ from api.relay.places import Places, Reader, StreamLimits
 from api.relay.questions import Questions
 from api.relay.store import StreamStore, TurnState
 from shared.errors import UnavailableError
+from shared.lasting import lasting_task, lasting_thread
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class Hub:
                 return
             started = threading.Event()
             self._connections, self._places = set(), Places(self._limits)
-            self._thread = threading.Thread(target=self._run, args=(started,), name="relay", daemon=True)
+            self._thread = lasting_thread("relay", partial(self._run, started))
             self._thread.start()
             if not started.wait(_START_SECONDS):
                 raise UnavailableError("the relay did not start in time")
@@ -160,7 +162,7 @@ class Hub:
         self._questions = Questions()
         self._delivery = Delivery(self._redis_url, self._store, self._questions, self.occurred)
         self._delivery.start()
-        checking = self._loop.create_task(self._check_callers())
+        checking = lasting_task("callers", self._loop.create_task(self._check_callers()))
         started.set()
         try:
             while not self._closing.is_set():

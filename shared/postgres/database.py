@@ -14,14 +14,16 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
 from psycopg.pq import ExecStatus
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from shared.errors import SettingsError, UnavailableError
+from shared.errors import NotServingError, SettingsError, UnavailableError
+from shared.postgres.refusals import refusal_by, refusal_of, sqlstate_of
 
 _log = logging.getLogger("turnkeeper.database")
 
@@ -39,16 +41,31 @@ _TRUSTED_SECONDS: Final = 5.0
 """A connection that was used this recently and has nothing to read is alive; any other is asked first."""
 _FIRST_PLANS_LAST: Final = 16
 """Uses of a new connection after which its plans are dropped for the first time."""
-_SESSION_OPTIONS: Final = " ".join(
-    f"-c {name}"
-    for name in (
-        "statement_timeout=5000",
-        "lock_timeout=3000",
-        "idle_in_transaction_session_timeout=15000",
-        "timezone=UTC",
-        "jit=off",
-    )
+SESSION: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "statement_timeout": "5000",
+        "lock_timeout": "3000",
+        "idle_in_transaction_session_timeout": "15000",
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, MDY",
+        "IntervalStyle": "postgres",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        "search_path": "pg_catalog",
+        "row_security": "on",
+        "standard_conforming_strings": "on",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "array_nulls": "on",
+        "jit": "off",
+    }
 )
+"""All that our statements need of a session: the limits in milliseconds, and otherwise PostgreSQL's defaults but for
+`search_path` and `jit`. A role, a database and a server may have other values (`ALTER ROLE ... SET`); what a connection
+asks for comes before them.
+"""
+
+_FOUND: Final = text("select name, setting from pg_catalog.pg_settings where name = any(:names)")
 
 _ROLE: Final = text(
     """
@@ -89,7 +106,10 @@ class Database:
         prepare: bool = True,
         pool_wait_seconds: float = REQUEST_WAIT_SECONDS,
     ) -> None:
-        self._engine = _engine(url, pool_size=pool_size, prepare=prepare, pool_wait_seconds=pool_wait_seconds)
+        self._trust = _Trust()
+        self._engine = _engine(
+            url, self._trust, pool_size=pool_size, prepare=prepare, pool_wait_seconds=pool_wait_seconds
+        )
         self._pool_size = pool_size
         self._timeouts = 0
 
@@ -111,7 +131,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with self._told_apart(), self._engine.begin() as db:
+        with self._told_apart(), self._engine.connect() as db, self._distrusting(db), db.begin():
             yield db
 
     @contextmanager
@@ -121,7 +141,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with self._told_apart(), self._engine.connect() as db:
+        with self._told_apart(), self._engine.connect() as db, self._distrusting(db):
             raw: Any = db.connection.driver_connection
             raw.autocommit = True
             try:
@@ -138,11 +158,27 @@ class Database:
         except PoolTimeoutError as exc:
             self._timeouts += 1
             raise UnavailableError("no database connection became free in time") from exc
-        except OperationalError as exc:
-            raise UnavailableError("the database cannot be reached or did not answer in time") from exc
-        except DBAPIError as exc:
-            if exc.connection_invalidated:
+        except (DBAPIError, psycopg.Error) as exc:
+            if (refusal := refusal_of(exc)) is not None:
+                raise refusal from exc
+            if isinstance(exc, DBAPIError) and exc.connection_invalidated:
                 raise UnavailableError("the database connection was lost") from exc
+            raise
+
+    @contextmanager
+    def _distrusting(self, db: Connection) -> Iterator[None]:
+        """Drop the connection if the server says that it does not serve us, and all that were opened before.
+
+        They lead to the same server, or are in the same state. Each would otherwise fail one request, and one that was
+        opened while the server was read-only stays read-only.
+        """
+        try:
+            yield
+        except (UnavailableError, DBAPIError, psycopg.Error) as exc:
+            refusal = exc if isinstance(exc, UnavailableError) else refusal_of(exc)
+            if isinstance(refusal, NotServingError) and not db.invalidated:
+                self._trust.since = monotonic()
+                db.invalidate()
             raise
 
     def refuse_powerful_role(self) -> None:
@@ -169,6 +205,22 @@ class Database:
         if problems:
             raise SettingsError(problems)
 
+    def tell_session(self) -> None:
+        """Log each parameter of a session that is not as our statements need it.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        with self.across() as db:
+            differences = session_differences(db)
+        for name, found in differences.items():
+            _log.warning(
+                "a session has %s = %r instead of %r: set it in the pooler's connect_query, or in DATABASE_URL",
+                name,
+                found,
+                SESSION[name],
+            )
+
     def usage(self) -> PoolUsage:
         """Return the pool's current state."""
         pool = self._engine.pool
@@ -191,6 +243,11 @@ def engine_for(url: str, *, connect: Mapping[str, Any] | None = None, **options:
     """
     parsed = make_url(url).set(drivername="postgresql+psycopg")
     asked = {**LIVENESS, **(connect or {})}
+    if "options" in asked and "options" in parsed.query:
+        # The URL's come last: what an operator writes there is meant.
+        theirs = parsed.query["options"]
+        asked["options"] = f"{asked['options']} {theirs if isinstance(theirs, str) else ' '.join(theirs)}"
+        parsed = parsed.difference_update_query(["options"])
     return create_engine(
         parsed,
         connect_args={key: value for key, value in asked.items() if key not in parsed.query},
@@ -198,20 +255,41 @@ def engine_for(url: str, *, connect: Mapping[str, Any] | None = None, **options:
     )
 
 
+def session_options(session: Mapping[str, str]) -> str:
+    """Return parameters of a session as libpq's `options`, in which a space is escaped (its section 34.1.2)."""
+    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in session.items())
+
+
+def session_differences(db: Connection) -> Mapping[str, str]:
+    """Return the parameters of a connection that are not as `SESSION` asks, as a pooler between may have them."""
+    found = {row.name: row.setting for row in db.execute(_FOUND, {"names": list(SESSION)})}
+    return {name: found[name] for name, wanted in SESSION.items() if found.get(name, wanted) != wanted}
+
+
 def _begin_for(db: Connection, organization_id: UUID) -> None:
     """Begin the transaction and bind it to an organization, in one round trip instead of two."""
     raw: Any = db.connection.driver_connection
     bind = f"BEGIN; SELECT set_config('turnkeeper.organization_id', '{UUID(str(organization_id))}', true)"
-    if raw.pgconn.exec_(bind.encode()).status != ExecStatus.TUPLES_OK:
-        db.invalidate()
-        raise UnavailableError("the database connection was lost")
+    result = raw.pgconn.exec_(bind.encode())
+    if result.status != ExecStatus.TUPLES_OK:
+        refusal = refusal_by(sqlstate_of(result))
+        if not isinstance(refusal, NotServingError):  # which drops it as well
+            db.invalidate()
+        raise refusal or UnavailableError("the database connection was lost")
 
 
-def _engine(url: str, *, pool_size: int, prepare: bool, pool_wait_seconds: float) -> Engine:
+@dataclass(slots=True)
+class _Trust:
+    """From when on connections of a pool are trusted, on the monotonic clock."""
+
+    since: float = 0.0
+
+
+def _engine(url: str, trust: _Trust, *, pool_size: int, prepare: bool, pool_wait_seconds: float) -> Engine:
     engine = engine_for(
         url,
         connect={
-            "options": _SESSION_OPTIONS,
+            "options": session_options(SESSION),
             "connect_timeout": _CONNECT_SECONDS,
             "application_name": "turnkeeper",
         },
@@ -224,8 +302,14 @@ def _engine(url: str, *, pool_size: int, prepare: bool, pool_wait_seconds: float
     )
 
     @event.listens_for(engine, "connect")
-    def _prepared_statements(connection: Any, _record: Any) -> None:
+    def _prepared_statements(connection: Any, record: Any) -> None:
         connection.prepare_threshold = 2 if prepare else None
+        record.info["opened_at"] = monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _refuse_distrusted(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["opened_at"] <= trust.since:
+            raise DisconnectionError  # the pool opens another
 
     event.listen(engine, "checkin", _remember_use)
     event.listen(engine, "checkout", _refuse_dead)

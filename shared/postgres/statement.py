@@ -12,7 +12,7 @@ from psycopg.rows import class_row, namedtuple_row
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from shared.errors import UnavailableError
+from shared.postgres.refusals import refusal_of
 
 R = TypeVar("R")
 
@@ -39,8 +39,8 @@ class Statement(Generic[R]):
         """Run it and return its first row, None when it has none.
 
         Raises:
-            UnavailableError: PostgreSQL cannot be reached or did not answer in time.
-            psycopg.Error: PostgreSQL refused it.
+            UnavailableError: PostgreSQL cannot be reached, did not answer in time or does not serve us now.
+            psycopg.Error: The statement is wrong.
         """
         return self._run(db, parameters).fetchone()
 
@@ -63,7 +63,10 @@ class Statement(Generic[R]):
         cursor = psycopg.RawCursor(raw, row_factory=self._factory)
         try:
             return cursor.execute(self._sql, [parameters[name] for name in self._names])
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if raw.closed:
                 db.invalidate(error)  # SQLAlchemy did not see it and would keep the connection
-            raise UnavailableError("the database cannot be reached or did not answer in time") from error
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error

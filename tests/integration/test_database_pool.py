@@ -1,12 +1,15 @@
 """The pool against a real PostgreSQL that ends connections."""
 
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
-from shared.errors import UnavailableError
+from shared.errors import ConflictError, NotServingError, UnavailableError
 from shared.postgres.accounts import create_organization
 from shared.postgres.database import Database, engine_for
 from shared.postgres.migrate import migrate
@@ -73,6 +76,75 @@ def test_a_statement_over_its_time_is_unavailable_and_the_connection_is_kept(poo
     with pytest.raises(UnavailableError):
         take_too_long()
     assert backend_of(pool) == kept
+
+
+@pytest.fixture
+def two(organization, owner_url):
+    return organization, create_organization(owner_url, "other")
+
+
+@pytest.fixture
+def read_only(as_owner):
+    """Make every connection read-only that is opened meanwhile, as on a server that was told to be; and back."""
+
+    def turn(state):
+        name = as_owner("select rolname from pg_roles where rolname like 'turnkeeper_login%'")[0][0]
+        as_owner(f'alter role "{name}" {state}')
+
+    yield (
+        lambda: turn("set default_transaction_read_only = on"),
+        lambda: turn("reset default_transaction_read_only"),
+    )
+    turn("reset default_transaction_read_only")
+
+
+def write(database, organization):
+    with database.of(organization) as db:
+        db.execute(text("update turnkeeper.organizations set monthly_usd = monthly_usd"))
+
+
+def write_as_the_driver(database, organization):
+    with database.of(organization) as db:
+        Statement("update turnkeeper.organizations set monthly_usd = monthly_usd").run(db, {})
+
+
+@pytest.mark.parametrize("how", [write, write_as_the_driver])
+def test_after_a_time_of_being_read_only_every_connection_serves_again(
+    database_url, organization, read_only, how
+):
+    begin, end = read_only
+    begin()
+    database = Database(database_url, pool_size=4)
+    with ExitStack() as open_:
+        backends = {_BACKEND.one(open_.enter_context(database.across()), {}).pid for _ in range(4)}
+    assert len(backends) == 4
+    with pytest.raises(NotServingError, match="25006"):
+        how(database, organization)
+    end()
+    with ExitStack() as open_:
+        for _ in range(4):
+            how(database, organization)
+            assert _BACKEND.one(open_.enter_context(database.across()), {}).pid not in backends
+    database.dispose()
+
+
+def test_of_two_transactions_in_each_others_way_one_is_told_to_try_again(pool, database, two):
+    update = "update turnkeeper.organizations set monthly_usd = monthly_usd where id = :id"
+    met = threading.Barrier(2, timeout=30)
+
+    def lock_both(which, first, second):
+        with which.of(first) as db:
+            db.execute(text(update), {"id": first})
+            met.wait()
+            db.execute(
+                text("select set_config('turnkeeper.organization_id', :id, true)"), {"id": str(second)}
+            )
+            db.execute(text(update), {"id": second})
+
+    with ThreadPoolExecutor() as threads:
+        doing = [threads.submit(lock_both, pool, *two), threads.submit(lock_both, database, *reversed(two))]
+        failures = [error for each in doing if (error := each.exception(30)) is not None]
+    assert [type(error) for error in failures] == [ConflictError]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pytest
+from psycopg import sql
 from redis import Redis
 
 from tests.certificates import make_certificates
@@ -58,6 +59,17 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No finding because this machine is slow; a test of a limit sets it."""
     for name in ("redis._SLOW_SECONDS", "redis._LATE_SECONDS", "provider._SLOW_SECONDS"):
         monkeypatch.setattr(f"turnkeeper.doctor.{name}", LIMIT_SECONDS)
+
+
+@pytest.fixture(autouse=True)
+def durable(owner_url: str, database_url: str) -> Iterator[None]:
+    """As on a server of one's own; the tests' own keeps nothing when it crashes."""
+    login = sql.Identifier(urlsplit(database_url).username or "")
+    for change in ("set synchronous_commit = on", "reset synchronous_commit"):
+        with psycopg.connect(owner_url) as db:
+            db.execute(sql.SQL("alter role {} " + change).format(login))
+        if change.startswith("set"):
+            yield
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ArgumentError
 
 from shared.errors import UnavailableError
-from shared.postgres.database import Database
+from shared.postgres.database import SESSION, Database, session_differences
 from shared.postgres.migrate import head_revision
 from turnkeeper.doctor.clock import Clock, judged_clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, looked_at, reason, warning, wrong
@@ -76,6 +76,7 @@ def check_postgres(url: str, now: Clock) -> Iterator[Finding]:
             "postgres.row_level_security": _row_level_security,
             "postgres.writable": _writable,
             "postgres.timeouts": _timeouts,
+            "postgres.session": _session,
             "postgres.clock": lambda database: _clock(database, now),
             "workers": _workers,
         }
@@ -173,6 +174,30 @@ def _timeouts(database: Database) -> Finding:
             "take `options` out of DATABASE_URL; behind PgBouncer set `connect_query`",
         )
     return fine("postgres.timeouts", said)
+
+
+def _session(database: Database) -> Finding:
+    """Compare what statements rely on; the limits have a finding of their own."""
+    with database.across() as db:
+        found = session_differences(db)
+        is_durable = db.execute(text("show synchronous_commit")).scalar_one() != "off"
+    others = {name: value for name, value in found.items() if not name.endswith("_timeout")}
+    if others:
+        said = ", ".join(
+            f"{name} is {value!r} instead of {SESSION[name]!r}" for name, value in others.items()
+        )
+        return warning(
+            "postgres.session",
+            said,
+            "take `options` out of DATABASE_URL; behind PgBouncer set `connect_query`",
+        )
+    if not is_durable:
+        return warning(
+            "postgres.session",
+            "synchronous_commit is off, so what was answered 202 may be lost with the server",
+            "switch it on for the service's role",
+        )
+    return fine("postgres.session", "as the statements need it")
 
 
 def _clock(database: Database, now: Clock) -> Finding:

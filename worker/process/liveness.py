@@ -12,6 +12,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from shared.lasting import lasting_thread
+
 _log = logging.getLogger("turnkeeper.liveness")
 
 CANARY_SECONDS: Final = 15.0
@@ -44,7 +46,7 @@ class Liveness:
         self._heard_at = now()
         self._unheard = 0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
+        self._thread = lasting_thread("liveness", self._watch)
 
     def start(self) -> None:
         """Start watching."""

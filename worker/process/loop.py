@@ -1,12 +1,13 @@
 """The event loop of a worker process, in a thread of its own: it does all network I/O of all turns."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import uvloop
+
+from shared.lasting import lasting_thread
 
 _T = TypeVar("_T")
 
@@ -20,7 +21,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
+        self._thread = lasting_thread("loop", self._run)
 
     def __enter__(self) -> Self:
         """Start the thread."""

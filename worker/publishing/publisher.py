@@ -17,6 +17,7 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
+from shared.lasting import lasting_task
 from shared.metrics.registry import Registry
 from shared.redis.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
 from shared.redis.names import call_key, events_channel, log_key
@@ -87,8 +88,8 @@ class Publisher:
 
     def start(self) -> None:
         """Connect in the background and stay connected."""
-        self._spawn(self._stay_connected())
-        self._spawn(self._watch())
+        for work in (self._stay_connected(), self._watch()):
+            lasting_task("publisher", self._spawn(work))
 
     async def stop(self, within_seconds: float) -> None:
         """Send what is left, for at most `within_seconds`, and disconnect."""
@@ -306,10 +307,11 @@ class Publisher:
             if self._dirty and not self._expected and not self._is_scheduled:
                 self._flush()
 
-    def _spawn(self, work: Any) -> None:
-        task = self._loop.create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

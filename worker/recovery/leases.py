@@ -15,9 +15,12 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from shared.errors import UnavailableError
+from shared.lasting import lasting_thread
 from shared.postgres import rows
 from shared.postgres.database import Database
 from shared.turn.turns import StopReason
@@ -116,7 +119,7 @@ class LeaseKeeper:
         self._renewed_at = monotonic()
         self._claimed = False
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+        self._thread = lasting_thread("leases", self._keep)
 
     def start(self) -> None:
         """Register the worker and start to renew.
@@ -134,7 +137,7 @@ class LeaseKeeper:
         try:
             with self._database.across() as db:
                 db.execute(_GOODBYE, {"worker_id": self._worker_id})
-        except UnavailableError:
+        except (UnavailableError, DBAPIError, psycopg.Error):
             _log.warning("the worker's row stays until it is an hour old: the database cannot be reached")
 
     def hold(self, session_id: UUID, turn_id: UUID, attempt_number: int, attempt: Attempt) -> None:
@@ -190,6 +193,9 @@ class LeaseKeeper:
                 self._renew()
             except UnavailableError as error:
                 _log.warning("leases were not renewed: %s", error, extra={"running": len(self._held)})
+            except (DBAPIError, psycopg.Error):
+                # Whatever a statement answers is an outage here: without this thread every turn is taken for dead.
+                _log.exception("leases could not be renewed", extra={"running": len(self._held)})
 
     def _renew(self) -> None:
         with self._guard:

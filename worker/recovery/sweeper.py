@@ -19,7 +19,8 @@ import redis
 from sqlalchemy import Connection, text
 
 from shared.configuration.settings import Settings
-from shared.errors import Fault, UnavailableError
+from shared.errors import ConflictError, Fault, UnavailableError
+from shared.lasting import lasting_thread
 from shared.metrics.registry import Registry
 from shared.observing.logs import log_ids
 from shared.postgres import rows
@@ -149,7 +150,7 @@ class Sweeper:
         self._round = 0
         self._told: list[Future[None]] = []
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._sweep_until_stopped, name="sweeper", daemon=True)
+        self._thread = lasting_thread("sweeper", self._sweep_until_stopped)
 
     def start(self) -> None:
         """Start to sweep, in a separate thread."""
@@ -215,6 +216,8 @@ class Sweeper:
         with log_ids(turn_id=found.turn_id):
             try:
                 step(found.organization_id, found.turn_id)
+            except ConflictError as error:
+                _log.warning("a turn is taken up in the next round: %s", error)
             except UnavailableError:
                 raise  # all others would fail the same way
             except Exception:  # noqa: BLE001 -- logged, and tried again in the next round
