@@ -1,5 +1,6 @@
 """What requests about money may hold and answers do hold; everything else is in `api.models`."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, WithJsonSchema
@@ -21,6 +22,22 @@ Price = Annotated[
             "and `assumed`: whether the model had no price of its own.",
         }
     ),
+]
+Reported = Annotated[
+    dict[str, int],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "The provider's own tokens by class, and its `total_tokens` where that contradicts them.",
+        }
+    ),
+]
+
+
+UsdOrLess = Annotated[
+    str,
+    Field(pattern=r"^-?\d+\.\d{6,}$", description="US dollars, exact; a correction may be negative."),
 ]
 
 
@@ -75,7 +92,7 @@ class UsageTotals(Resource):
 
     usage: UsageCounts
     cost_usd: Usd
-    attempts: int = Field(description="Rows of the ledger.")
+    attempts: int = Field(description="Rows of the ledger, without corrections.")
     turns: int = Field(description="Turns that they belong to, each counted once.")
 
 
@@ -115,8 +132,17 @@ class RefusalReport(Resource):
     refused: int = Field(description="All requests of these days that limits refused, also those not listed.")
 
 
+class LedgerKind(StrEnum):
+    """What a row of the ledger is."""
+
+    USAGE = "usage"
+    """What an attempt used."""
+    CORRECTION = "correction"
+    """What was corrected of such a row; its figures, which may be negative, are to be added to it."""
+
+
 class LedgerRow(Resource):
-    """What one attempt cost."""
+    """What one attempt cost, or what was corrected of it."""
 
     id: Id
     turn_id: Id
@@ -128,13 +154,23 @@ class LedgerRow(Resource):
     usage: UsageCounts
     usage_source: UsageSource
     price: Price
-    cost_usd: Usd
+    cost_usd: UsdOrLess
     day: str = Field(
         json_schema_extra={"format": "date"},
         description="The UTC day whose budget paid.",
         examples=["2026-01-31"],
     )
-    created_at: Time
+    created_at: Time = Field(
+        description="When the attempt ended; a correction has that of the row it corrects, and stands beside it."
+    )
+    reported: Reported | None = Field(
+        description="What the provider said, where it is not billed as it is (`disputed`) or contradicts itself."
+    )
+    kind: LedgerKind
+    corrects: Id | None = Field(description="The row that a correction corrects.")
+    reason: str | None = Field(description="Why it was corrected.")
+    corrected_by: str | None = Field(description="Who corrected it, as the operator wrote it.")
+    corrected_at: Time | None
 
 
 class LedgerList(Resource):

@@ -5,6 +5,7 @@ without Redis. It runs in its own thread and on its own connection: a busy pool 
 """
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ _COUNTS: Final[Mapping[str, str]] = MappingProxyType(
 _SAVE: Final = text(
     f"""
     select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings,
-        {", ".join(f"{name} => :{name}" for name in _COUNTS.values())}, sources => :sources)
+        {", ".join(f"{name} => :{name}" for name in _COUNTS.values())}, sources => :sources, reports => :reports)
     """
 )
 _HEARTBEAT: Final = text(
@@ -261,7 +262,12 @@ class LeaseKeeper:
                 "reasonings": [answer.reasoning for answer in answers],
                 **{name: [usage[column] for usage in used] for column, name in _COUNTS.items()},
                 "sources": [answer.usage_source.value for answer in answers],
+                "reports": [_encoded(answer) for answer in answers],
             },
         )
         for turn_id, (seq, _) in changed.items():
             owned[turn_id].saved_seq = seq
+
+
+def _encoded(answer: Answer) -> str | None:
+    return None if answer.reported is None else json.dumps(answer.reported.as_dict())

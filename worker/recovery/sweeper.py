@@ -21,6 +21,7 @@ from sqlalchemy import Connection, text
 from shared.configuration.settings import Settings
 from shared.errors import Fault, UnavailableError
 from shared.metrics.registry import Registry
+from shared.money.quotes import read_quote
 from shared.observing.logs import log_ids
 from shared.postgres import rows
 from shared.postgres.database import Database
@@ -302,7 +303,12 @@ class Sweeper:
     ) -> SettledTurn | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
         settlement = Settlement(
-            organization_id, left.turn.id, left.turn.attempt, last_seq, lost_to=self._worker_id
+            organization_id,
+            left.turn.id,
+            left.turn.attempt,
+            last_seq,
+            lost_to=self._worker_id,
+            quote=read_quote(left.turn.hold_price),
         )
         return settle(self._database, choice.settings, settlement, ending)
 

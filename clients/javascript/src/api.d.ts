@@ -196,13 +196,16 @@ export interface LeasedTurn {
   lease_expires_at: string | null;
 }
 
+/** What a row of the ledger is. */
+export type LedgerKind = "usage" | "correction";
+
 /** A page of the ledger, newest first. */
 export interface LedgerList {
   data: Array<LedgerRow>;
   next_cursor: string | null;
 }
 
-/** What one attempt cost. */
+/** What one attempt cost, or what was corrected of it. */
 export interface LedgerRow {
   id: string;
   turn_id: string;
@@ -218,11 +221,22 @@ export interface LedgerRow {
    * whether the model had no price of its own.
    */
   price: Record<string, unknown>;
-  /** US dollars, exact. */
+  /** US dollars, exact; a correction may be negative. */
   cost_usd: string;
   /** The UTC day whose budget paid. */
   day: string;
+  /** When the attempt ended; a correction has that of the row it corrects, and stands beside it. */
   created_at: string;
+  /** What the provider said, where it is not billed as it is (`disputed`) or contradicts itself. */
+  reported: Record<string, number> | null;
+  kind: LedgerKind;
+  /** The row that a correction corrects. */
+  corrects: string | null;
+  /** Why it was corrected. */
+  reason: string | null;
+  /** Who corrected it, as the operator wrote it. */
+  corrected_by: string | null;
+  corrected_at: string | null;
 }
 
 /** One side of a turn. */
@@ -585,7 +599,7 @@ export interface UsageRow {
   usage: UsageCounts;
   /** US dollars, exact. */
   cost_usd: string;
-  /** Rows of the ledger. */
+  /** Rows of the ledger, without corrections. */
   attempts: number;
   /** Turns that they belong to, each counted once. */
   turns: number;
@@ -597,14 +611,14 @@ export interface UsageRow {
 export type UsageSort = "name" | "cost";
 
 /** Who says how much was used. */
-export type UsageSource = "provider" | "partial" | "estimated";
+export type UsageSource = "provider" | "partial" | "estimated" | "disputed";
 
 /** What a part of the ledger adds up to. */
 export interface UsageTotals {
   usage: UsageCounts;
   /** US dollars, exact. */
   cost_usd: string;
-  /** Rows of the ledger. */
+  /** Rows of the ledger, without corrections. */
   attempts: number;
   /** Turns that they belong to, each counted once. */
   turns: number;
