@@ -45,7 +45,8 @@ class Budget(Request):
     """An organization's limits as a whole: every field must be there, `null` is no limit, 0 allows nothing."""
 
     enabled: bool = Field(
-        description="Whether AI is switched on; off, a new turn is refused with `ai_disabled`."
+        description="Whether AI is switched on; off, a new turn is refused with `ai_disabled`, and one that waits "
+        "fails with it. What runs ends as usual."
     )
     daily_usd: LimitUsd | None = Field(description="Most that a UTC day may cost.", examples=["10"])
     monthly_usd: LimitUsd | None = Field(description="Most that a UTC month may cost.", examples=["200.50"])
@@ -85,6 +86,21 @@ class CurrentBudget(Resource):
     max_concurrent_turns: int | None
     day: Period
     month: Period
+
+
+class StopOrganization(Request):
+    """Asks for the end of everything that the organization has queued and running."""
+
+    reason: str | None = Field(
+        default=None, min_length=1, max_length=200, description="For the service's log; names nobody."
+    )
+
+
+class StoppedOrganization(Resource):
+    """How many turns were stopped."""
+
+    queued: int = Field(description="Turns that waited and have ended.")
+    running: int = Field(description="Turns that ran and were asked to end.")
 
 
 class UsageTotals(Resource):

@@ -95,6 +95,10 @@ class WorkerMetrics:
         """Count a turn that no worker took."""
         self._ended(TurnStatus.EXPIRED, None)
 
+    def barred(self, status: TurnStatus) -> None:
+        """Count a turn that ended because its organization is switched off or has nothing left to spend."""
+        self._ended(status, Fault.AI_DISABLED if status is TurnStatus.FAILED else None)
+
     def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""
         registry = self.registry

@@ -22,7 +22,7 @@ _MOST_USD: Final = Decimal(10**9)
 _MOST_PLACES: Final = 18
 
 
-class Usd(click.ParamType):
+class Usd(click.ParamType[Decimal]):
     """An amount in US dollars, not negative."""
 
     name = "amount"
@@ -47,7 +47,7 @@ def _token_options(command: Declared) -> Declared:
     return command
 
 
-def _words(most: int) -> click.types.ParamType:
+def _words(most: int) -> click.ParamType[str]:
     def text(value: str) -> str:
         words = value.strip()
         if not 0 < len(words) <= most or not words.isprintable():

@@ -2,7 +2,10 @@
 
 /** An organization's limits as a whole: every field must be there, `null` is no limit, 0 allows nothing. */
 export interface Budget {
-  /** Whether AI is switched on; off, a new turn is refused with `ai_disabled`. */
+  /**
+   * Whether AI is switched on; off, a new turn is refused with `ai_disabled`, and one that waits fails with
+   * it. What runs ends as usual.
+   */
   enabled: boolean;
   /** Most that a UTC day may cost. */
   daily_usd: string | null;
@@ -90,7 +93,7 @@ export interface EventPage {
 }
 
 /** Why a turn failed: safe to store, count and show. */
-export type Fault = "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+export type Fault = "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
 
 /** How many turns failed by one fault. */
 export interface FaultCount {
@@ -446,8 +449,22 @@ export interface Stop {
   wait_ms?: number;
 }
 
+/** Asks for the end of everything that the organization has queued and running. */
+export interface StopOrganization {
+  /** For the service's log; names nobody. */
+  reason?: string | null;
+}
+
 /** Why a turn was asked to end before its answer did. */
 export type StopReason = "user" | "budget" | "session_closed" | "superseded";
+
+/** How many turns were stopped. */
+export interface StoppedOrganization {
+  /** Turns that waited and have ended. */
+  queued: number;
+  /** Turns that ran and were asked to end. */
+  running: number;
+}
 
 /** Opens one stream, once. */
 export interface Ticket {
@@ -489,7 +506,7 @@ export interface Turn {
     type: string;
     title: string;
     detail: string;
-    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
     retryable: boolean;
     retry_after_ms?: number;
   } | null;
@@ -557,7 +574,7 @@ export interface TurnSummary {
     type: string;
     title: string;
     detail: string;
-    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
     retryable: boolean;
     retry_after_ms?: number;
   } | null;

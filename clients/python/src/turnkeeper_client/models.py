@@ -215,6 +215,14 @@ class UsageRow(UsageTotals):
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedTurns:
+    """How many turns a stop of the organization has ended while they waited, and asked to end while they ran."""
+
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """What one attempt cost; `price` is per million tokens of each class.
 
