@@ -21,7 +21,8 @@ def put_budget(call: Call, body: Budget) -> Reply:
     """Replace the organization's limits as a whole: every field must be there, `null` is no limit.
 
     In other processes a rate or `max_turns_per_session` holds within ten seconds; all else holds at once.
-    Turns that were accepted before go on.
+    What runs ends as usual. What waits keeps what it holds; switched off, or with a budget of 0 or one that is already
+    spent, it ends within a second instead of starting.
     """
     organization_id = call.caller.organization_id
     with call.services.database.of(organization_id) as db:

@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
+from api.money_models import LedgerKind
 from api.statements.ledger import LedgerEntry
 from shared.money.money import format_usd
+from shared.money.usage import COLUMNS as TOKEN_COLUMNS
 from shared.turn.events import timestamp
 
 COLUMNS: Final = (
@@ -32,9 +34,17 @@ COLUMNS: Final = (
     "usage_source",
     "price",
     "cost_usd",
+    "reported",
+    "kind",
+    "corrects",
+    "reason",
+    "corrected_by",
+    "corrected_at",
 )
 _BEGINS_A_FORMULA: Final = frozenset("=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
                                      "\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
+_NUMBERS: Final = frozenset({"cost_usd", *TOKEN_COLUMNS})
+"""Columns of numbers, which are negative in a correction: a spreadsheet is to add them up."""
 
 
 def header() -> str:
@@ -72,10 +82,19 @@ def _cells(row: LedgerEntry) -> Iterable[str]:
         row.usage_source,
         json.dumps(row.price, separators=(",", ":")),
         format_usd(row.cost_usd),
+        "" if row.reported is None else json.dumps(row.reported, separators=(",", ":")),
+        (LedgerKind.CORRECTION if row.is_correction() else LedgerKind.USAGE).value,
+        "" if row.corrects is None else str(row.corrects),
+        row.reason or "",
+        row.corrected_by or "",
+        "" if row.corrected_at is None else timestamp(row.corrected_at),
     )
 
 
 def _written(rows: Iterable[Iterable[str]]) -> str:
     written = io.StringIO()
-    csv.writer(written, lineterminator="\r\n").writerows([safe(cell) for cell in row] for row in rows)
+    csv.writer(written, lineterminator="\r\n").writerows(
+        [cell if name in _NUMBERS else safe(cell) for name, cell in zip(COLUMNS, row, strict=True)]
+        for row in rows
+    )
     return written.getvalue()

@@ -1,5 +1,6 @@
 """What requests about money may hold and answers do hold; everything else is in `api.models`."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, WithJsonSchema
@@ -22,13 +23,30 @@ Price = Annotated[
         }
     ),
 ]
+Reported = Annotated[
+    dict[str, int],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "The provider's own tokens by class, and its `total_tokens` where that contradicts them.",
+        }
+    ),
+]
+
+
+UsdOrLess = Annotated[
+    str,
+    Field(pattern=r"^-?\d+\.\d{6,}$", description="US dollars, exact; a correction may be negative."),
+]
 
 
 class Budget(Request):
     """An organization's limits as a whole: every field must be there, `null` is no limit, 0 allows nothing."""
 
     enabled: bool = Field(
-        description="Whether AI is switched on; off, a new turn is refused with `ai_disabled`."
+        description="Whether AI is switched on; off, a new turn is refused with `ai_disabled`, and one that waits "
+        "fails with it. What runs ends as usual."
     )
     daily_usd: LimitUsd | None = Field(description="Most that a UTC day may cost.", examples=["10"])
     monthly_usd: LimitUsd | None = Field(description="Most that a UTC month may cost.", examples=["200.50"])
@@ -70,12 +88,27 @@ class CurrentBudget(Resource):
     month: Period
 
 
+class StopOrganization(Request):
+    """Asks for the end of everything that the organization has queued and running."""
+
+    reason: str | None = Field(
+        default=None, min_length=1, max_length=200, description="For the service's log; names nobody."
+    )
+
+
+class StoppedOrganization(Resource):
+    """How many turns were stopped."""
+
+    queued: int = Field(description="Turns that waited and have ended.")
+    running: int = Field(description="Turns that ran and were asked to end.")
+
+
 class UsageTotals(Resource):
     """What a part of the ledger adds up to."""
 
     usage: UsageCounts
     cost_usd: Usd
-    attempts: int = Field(description="Rows of the ledger.")
+    attempts: int = Field(description="Rows of the ledger, without corrections.")
     turns: int = Field(description="Turns that they belong to, each counted once.")
 
 
@@ -115,8 +148,17 @@ class RefusalReport(Resource):
     refused: int = Field(description="All requests of these days that limits refused, also those not listed.")
 
 
+class LedgerKind(StrEnum):
+    """What a row of the ledger is."""
+
+    USAGE = "usage"
+    """What an attempt used."""
+    CORRECTION = "correction"
+    """What was corrected of such a row; its figures, which may be negative, are to be added to it."""
+
+
 class LedgerRow(Resource):
-    """What one attempt cost."""
+    """What one attempt cost, or what was corrected of it."""
 
     id: Id
     turn_id: Id
@@ -128,13 +170,23 @@ class LedgerRow(Resource):
     usage: UsageCounts
     usage_source: UsageSource
     price: Price
-    cost_usd: Usd
+    cost_usd: UsdOrLess
     day: str = Field(
         json_schema_extra={"format": "date"},
         description="The UTC day whose budget paid.",
         examples=["2026-01-31"],
     )
-    created_at: Time
+    created_at: Time = Field(
+        description="When the attempt ended; a correction has that of the row it corrects, and stands beside it."
+    )
+    reported: Reported | None = Field(
+        description="What the provider said, where it is not billed as it is (`disputed`) or contradicts itself."
+    )
+    kind: LedgerKind
+    corrects: Id | None = Field(description="The row that a correction corrects.")
+    reason: str | None = Field(description="Why it was corrected.")
+    corrected_by: str | None = Field(description="Who corrected it, as the operator wrote it.")
+    corrected_at: Time | None
 
 
 class LedgerList(Resource):

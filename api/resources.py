@@ -9,7 +9,7 @@ from uuid import UUID
 from api import models
 from api.caller import Caller
 from api.choice import names_of, provider_of
-from api.money_models import LedgerRow
+from api.money_models import LedgerKind, LedgerRow
 from api.statements.keys import ShownKey
 from api.statements.ledger import LedgerEntry
 from api.statements.messages import ShownMessage
@@ -155,6 +155,12 @@ def ledger_row(row: LedgerEntry) -> LedgerRow:
         cost_usd=format_usd(row.cost_usd),
         day=row.day.isoformat(),
         created_at=timestamp(row.created_at),
+        reported=row.reported,
+        kind=LedgerKind.CORRECTION if row.is_correction() else LedgerKind.USAGE,
+        corrects=None if row.corrects is None else str(row.corrects),
+        reason=row.reason,
+        corrected_by=row.corrected_by,
+        corrected_at=None if row.corrected_at is None else timestamp(row.corrected_at),
     )
 
 

@@ -98,6 +98,7 @@ class Fault(StrEnum):
     TOOL_USE_IN_HISTORY = "tool_use_in_history"
     CONTEXT_TOO_LONG = "context_too_long"
     WORKER_LOST = "worker_lost"
+    AI_DISABLED = "ai_disabled"
     INTERNAL = "internal"
 
 
@@ -115,6 +116,7 @@ FAULT_TITLES: Final[Mapping[Fault, str]] = MappingProxyType(
         Fault.TOOL_USE_IN_HISTORY: "The session used tools, which this provider does not support",
         Fault.CONTEXT_TOO_LONG: "The message is too long for the model's context",
         Fault.WORKER_LOST: "The workers that ran the turn were lost",
+        Fault.AI_DISABLED: "AI is disabled",
         Fault.INTERNAL: "Internal error",
     }
 )

@@ -83,6 +83,7 @@ def settlement_of(turn: ClaimedTurn, attempt: Attempt, outcome: Outcome, trimmed
         history_trimmed=trimmed,
         first_token_ago_seconds=None if first is None else now - first,
         stop_observed_ago_seconds=None if stopped is None else now - stopped,
+        quote=turn.quote(),
     )
 
 

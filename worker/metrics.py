@@ -7,7 +7,7 @@ from typing import Final, Protocol, assert_never
 from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
-from shared.money.usage import SHOWN_COLUMNS
+from shared.money.usage import SHOWN_COLUMNS, UsageSource
 from shared.turn.turns import TurnStatus
 from worker.providers.breaker import Breaker
 from worker.publishing.publisher import Publisher
@@ -45,6 +45,7 @@ class WorkerMetrics:
         self._stop_seconds = registry.histogram(table.STOP_SECONDS)
         self._tokens = {name: registry.counter(table.TOKENS, label) for name, label in _CLASSES.items()}
         self._cost = registry.counter(table.COST)
+        self._disputed = registry.counter(table.DISPUTED)
         self.leases_lost = registry.counter(table.LEASES_LOST)
         self.taken_up = registry.counter(table.TAKEN_UP)
 
@@ -87,10 +88,16 @@ class WorkerMetrics:
             for name, counter in self._tokens.items():
                 counter.add(getattr(ending.answer.usage, name))
             self._cost.add(float(turn.charged_usd or 0))
+            if ending.answer.usage_source is UsageSource.DISPUTED:
+                self._disputed.add()
 
     def expired(self) -> None:
         """Count a turn that no worker took."""
         self._ended(TurnStatus.EXPIRED, None)
+
+    def barred(self, status: TurnStatus) -> None:
+        """Count a turn that ended because its organization is switched off or has nothing left to spend."""
+        self._ended(status, Fault.AI_DISABLED if status is TurnStatus.FAILED else None)
 
     def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""

@@ -17,6 +17,7 @@ from shared import failpoints
 from shared.errors import UnavailableError
 from shared.failpoints import Failpoint
 from shared.observing.logs import log_ids
+from shared.turn.turns import StopReason
 from worker.ending import Ended, Settler, settlement_of
 from worker.opening import Opener, Question, question_of
 from worker.process.admission import Admission
@@ -24,6 +25,7 @@ from worker.providers.choice import Choice
 from worker.services import Services
 from worker.traces import AttemptTrace, trace_of
 from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn
+from worker.turn.late_hold import take_late_hold
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.retry import Retries, RetryBudget
 
@@ -127,7 +129,8 @@ class Runner:
         question = question_of(
             claim, choice.provider.capabilities, services.settings.context_tokens, trace.traceparent
         )
-        work = self._stream(turn, choice, question, asked_at, trace)
+        paid = self._paid(turn, choice, question)
+        work = self._stream(paid or turn, choice, question, asked_at, trace, is_paid=paid is not None)
         future = asyncio.run_coroutine_threadsafe(work, services.loop)
         try:
             ended = future.result(timeout=max(0.0, turn.seconds_left) + _LOOP_GRACE_SECONDS)
@@ -153,11 +156,30 @@ class Runner:
             services.leases.release(turn.id, turn.attempt)
         return is_needed
 
+    def _paid(self, turn: ClaimedTurn, choice: Choice, question: Question) -> ClaimedTurn | None:
+        """Return the turn with a hold if there is a budget; None if that pays for no answer (I6)."""
+        if not turn.needs_hold or question.refused is not None:
+            return turn
+        services = self._services
+        with self._admission.step(services.leases.running()):
+            return take_late_hold(
+                services.database, choice.settings, turn, question.prompt, services.settings.context_tokens
+            )
+
     async def _stream(
-        self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
+        self,
+        turn: ClaimedTurn,
+        choice: Choice,
+        question: Question,
+        asked_at: float,
+        trace: AttemptTrace,
+        *,
+        is_paid: bool,
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
         attempt = await self._opener.open(turn, choice, question.prompt, asked_at, trace)
+        if not is_paid:
+            attempt.stop(StopReason.BUDGET)  # before its first call
         outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)

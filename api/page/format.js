@@ -45,7 +45,7 @@ export function tokenDetails(usage) {
     [usage.output_tokens, "output"],
     [usage.reasoning_tokens, "of it reasoning"],
   ]
-    .filter(([number]) => number > 0)
+    .filter(([number]) => number) // a correction's may be negative
     .map(([number, name]) => `${count.format(number)} ${name}`)
     .join(", ");
 }

@@ -2,6 +2,7 @@
 
 import { Problem } from "./admin-api.js";
 import { announce, button, el } from "./dom.js";
+import { figuresOf } from "./figures.js";
 import { moment, tokenDetails, tokens, usd } from "./format.js";
 import { Notice } from "./notice.js";
 import { Table } from "./table.js";
@@ -12,6 +13,7 @@ const SOURCES = [
   ["provider", "the provider's"],
   ["partial", "running figures"],
   ["estimated", "estimated"],
+  ["disputed", "disputed"],
 ];
 
 export class LedgerCard {
@@ -42,7 +44,7 @@ export class LedgerCard {
         { name: "Model", cell: ({ model: name }) => el("bdi", {}, name), isWords: true },
         { name: "Attempt", cell: ({ attempt }) => String(attempt), isNumber: true },
         { name: "Tokens", cell: ({ usage }) => el("span", { title: tokenDetails(usage) }, tokens(usage)), isNumber: true },
-        { name: "Figures", cell: ({ usage_source: from }) => from },
+        { name: "Figures", cell: figuresOf },
         { name: "Cost", cell: ({ cost_usd: cost }) => usd(cost), isNumber: true },
         { name: "Turn", cell: ({ turn_id: id }) => el("a", { href: `/operations/turns/${id}`, title: id }, `…${id.slice(-6)}`) },
       ],

@@ -1,6 +1,7 @@
 /** One turn: when what happened to it, which attempts it took and what they cost. Nothing of what was said. */
 
 import { el, setText } from "./dom.js";
+import { figuresOf } from "./figures.js";
 import { moment, tokenDetails, tokens, usd } from "./format.js";
 import { Notice } from "./notice.js";
 import { standing } from "./operations.js";
@@ -44,7 +45,7 @@ export class TurnView {
         { name: "Billed", cell: ({ created_at: at }) => el("time", { datetime: at }, moment(at)) },
         { name: "Model", cell: ({ model }) => el("bdi", {}, model), isWords: true },
         { name: "Tokens", cell: ({ usage }) => el("span", { title: tokenDetails(usage) }, tokens(usage)), isNumber: true },
-        { name: "Figures", cell: ({ usage_source: from }) => from },
+        { name: "Figures", cell: figuresOf },
         { name: "Cost", cell: ({ cost_usd: cost }) => usd(cost), isNumber: true },
       ],
       ({ id: row }) => row,

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 -- statements are assembled once, from our own constants
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,7 +15,8 @@ from sqlalchemy import Connection
 from shared.errors import ProblemCode, RefusedError
 from shared.money.holds import least_tokens, most_prompt_tokens, most_text_tokens, output_token_usd
 from shared.money.money import format_usd
-from shared.money.prices import Priced, most_cost, price_of
+from shared.money.prices import Priced, most_cost
+from shared.money.quotes import quote_of
 from shared.money.usage import Usage
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
@@ -38,7 +40,8 @@ class _UsedUp:
 _TAKE: Final = Statement(
     f"""
     select {columns(_UsedUp)} from turnkeeper.take_hold(
-        :organization_id, :turn_id, :attempt, :prompt_usd, :token_usd, :least_tokens, :most_tokens)
+        :organization_id, :turn_id, :attempt, :prompt_usd, :token_usd, :least_tokens, :most_tokens,
+        cast(:at_price as jsonb))
     where tokens = 0
     """,
     _UsedUp,
@@ -72,7 +75,8 @@ def take_hold(
         RefusedError: The budget pays for no answer that is worth a call.
     """
     prompt_tokens = most_prompt_tokens(earlier_tokens + most_text_tokens(content), context_tokens)
-    price = price_of(priced, Usage(input_tokens=prompt_tokens), datetime.now(UTC))
+    quote = quote_of(priced, datetime.now(UTC))
+    price = quote.of(Usage(input_tokens=prompt_tokens))
     used_up = _TAKE.one_or_none(
         db,
         {
@@ -83,6 +87,7 @@ def take_hold(
             "token_usd": output_token_usd(price),
             "least_tokens": least_tokens(max_output_tokens),
             "most_tokens": max_output_tokens,
+            "at_price": json.dumps(quote.as_dict()),
         },
     )
     if used_up is not None:

@@ -42,7 +42,13 @@ _OF_TURN: Final = """(
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry(ShownTokens):
-    """What an attempt cost."""
+    """What an attempt cost, or what was corrected of it.
+
+    Args:
+        reported: The provider's own figures, where they are not billed as they are or contradict each other.
+        correction: 0 for what an attempt used; the number of a correction, whose figures are to be added to it.
+        corrects: The row that a correction corrects.
+    """
 
     id: UUID
     turn_id: UUID
@@ -57,6 +63,16 @@ class LedgerEntry(ShownTokens):
     cost_usd: Decimal
     day: date
     created_at: datetime
+    reported: dict[str, int] | None
+    correction: int
+    corrects: UUID | None
+    reason: str | None
+    corrected_by: str | None
+    corrected_at: datetime | None
+
+    def is_correction(self) -> bool:
+        """Return whether the row corrects another one."""
+        return self.correction > 0
 
 
 def _rows_from(source: str) -> Statement[LedgerEntry]:

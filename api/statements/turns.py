@@ -135,10 +135,13 @@ _NEWEST: Final = text(
     """
 )
 
+
 # A waiting turn is stopped here at once; a running one is asked to stop. If a turn waits again after an attempt,
 # the text that was shown is kept (I5): its checkpoint becomes the partial answer.
-_STOP: Final = Statement(
-    f"""
+def _stopping(which: str) -> Statement[_ChangedTurn]:
+    """Return the statement that stops the turns `t` for which a condition holds."""
+    return Statement(
+        f"""
     with stopped as (
         update turnkeeper.turns as t set
             status = case when t.status = any(:waiting) then '{TurnStatus.STOPPED.value}'
@@ -157,7 +160,7 @@ _STOP: Final = Statement(
                                   where c.organization_id = t.organization_id and c.turn_id = t.id
                                     and c.content <> '')
                               then t.answer_id end
-        where {_VISIBLE} and t.id = :turn_id and t.status = any(:sources)
+        where {_VISIBLE} and {which} and t.status = any(:sources)
         returning t.*
     ), kept as (
         insert into turnkeeper.messages
@@ -168,22 +171,26 @@ _STOP: Final = Statement(
     ), forgotten as (
         delete from turnkeeper.checkpoints as c using stopped as t
         where t.status = '{TurnStatus.STOPPED.value}' and c.organization_id = t.organization_id and c.turn_id = t.id
-        returning c.content
+        returning c.turn_id, c.content
     ), touched as (
         update turnkeeper.sessions as s set last_activity_at = greatest(s.last_activity_at, t.finished_at)
         from stopped as t
         where t.status = '{TurnStatus.STOPPED.value}' and s.organization_id = t.organization_id and s.id = t.session_id
     )
     select {STORED_COLUMNS}, t.traceparent,
-           coalesce((select content from forgotten where not t.dropped), '') as content,
+           coalesce((select f.content from forgotten as f where f.turn_id = t.id and not t.dropped), '') as content,
            (select n.id from turnkeeper.turns as n
             where n.organization_id = t.organization_id and n.session_id = t.session_id and n.number > t.number
               and n.status = any(:waiting)
             order by n.number limit 1) as next_turn
     from stopped as t
     """,
-    _ChangedTurn,
-)
+        _ChangedTurn,
+    )
+
+
+_STOP: Final = _stopping("t.id = :turn_id")
+_STOP_ALL: Final = _stopping("t.id = any(cast(:turn_ids as uuid[]))")
 # In the order of their numbers, like every statement that locks several turns of a session.
 _LOCK_ACTIVE: Final = text(
     f"""
@@ -280,20 +287,34 @@ def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason)
     Returns:
         The turn as it is now; None if the caller sees no such turn.
     """
-    parameters = {
+    row = _STOP.one_or_none(db, {**_stop_parameters(caller, reason), "turn_id": turn_id})
+    if row is not None:
+        return _changed(row)
+    unchanged = find_turn(db, caller, turn_id)
+    return None if unchanged is None else StoppedTurn(unchanged, is_new=False)
+
+
+def stop_turns(
+    db: Connection, caller: Caller, turn_ids: Sequence[UUID], reason: StopReason
+) -> Sequence[StoppedTurn]:
+    """Stop turns that are locked, in one statement; returns those that this changed."""
+    parameters = {**_stop_parameters(caller, reason), "turn_ids": list(turn_ids)}
+    return [_changed(row) for row in _STOP_ALL.all(db, parameters)]
+
+
+def _stop_parameters(caller: Caller, reason: StopReason) -> dict[str, Any]:
+    return {
         **scope_of(caller),
-        "turn_id": turn_id,
         "stop_reason": reason.value,
         "waiting": sorted(_STOPS_AT_ONCE),
         "sources": sorted(_STOPS_AT_ONCE | _ASKS),
     }
-    row = _STOP.one_or_none(db, parameters)
-    if row is not None:
-        return StoppedTurn(
-            row, is_new=True, content=row.content, next_turn=row.next_turn, traceparent=row.traceparent
-        )
-    unchanged = find_turn(db, caller, turn_id)
-    return None if unchanged is None else StoppedTurn(unchanged, is_new=False)
+
+
+def _changed(row: _ChangedTurn) -> StoppedTurn:
+    return StoppedTurn(
+        row, is_new=True, content=row.content, next_turn=row.next_turn, traceparent=row.traceparent
+    )
 
 
 def lock_active_turns(db: Connection, caller: Caller, session_id: UUID) -> list[UUID]:

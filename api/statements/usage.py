@@ -25,7 +25,7 @@ class AddedUp(ShownTokens):
     Args:
         position: 0 for the whole, else the group's place in the requested order.
         name: The day, user or model; None for the whole.
-        attempts: Rows of the ledger.
+        attempts: Rows of the ledger, without corrections.
         turns: The turns that they belong to, each counted once.
         cost_usd: What they cost.
     """
@@ -56,15 +56,15 @@ def _usage_by(
     of_row, of_earlier = name_of.format(row="l"), name_of.format(row="e")
 
     def is_first(condition: str) -> str:
-        return f"""l.attempt = 1 or not exists (
+        return f"""l.correction = 0 and (l.attempt = 1 or not exists (
             select from turnkeeper.ledger as e
             where e.organization_id = l.organization_id and e.turn_id = l.turn_id and e.attempt < l.attempt
-              and {IS_WITHIN.format(row="e")} and {condition})"""
+              and e.correction = 0 and {IS_WITHIN.format(row="e")} and {condition}))"""
 
     return Statement(
         f"""
         with added as materialized (
-            select {of_row} as name, count(*) as attempts,
+            select {of_row} as name, count(*) filter (where l.correction = 0) as attempts,
                 count(*) filter (where {is_first(f"{of_earlier} = {of_row}")}) as turns,
                 count(*) filter (where {is_first("true")}) as turns_of_all,
                 {_SUMS}, sum(l.cost_usd) as cost_usd

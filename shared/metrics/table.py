@@ -252,6 +252,11 @@ TOKENS: Final = _counter(
 COST: Final = _counter(
     "turnkeeper_cost_usd_total", _WORKER, "US dollars billed, as a float; the ledger has them exactly."
 )
+DISPUTED: Final = _counter(
+    "turnkeeper_disputed_usage_total",
+    _WORKER,
+    "Attempts whose provider reported more tokens than they can have used, so that the bound was billed.",
+)
 CALLS: Final = _counter(
     "turnkeeper_provider_calls_total", _WORKER, "Calls of the provider, repeated ones included."
 )

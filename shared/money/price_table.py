@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +64,15 @@ class Price:
         """Return what the ledger stores."""
         kept = {f"{name}_per_m_usd": f"{rate:f}" for name, rate in self.rates().items()}
         return {**kept, "assumed": self.assumed}
+
+
+def read_price(stored: Mapping[str, Any]) -> Price | None:
+    """Return the price that `Price.as_dict` stored; None if another release wrote another form."""
+    try:
+        rates = {name: Decimal(stored[f"{name}_per_m_usd"]) for name in RATES}
+        return Price(**rates, assumed=bool(stored["assumed"]))
+    except (KeyError, TypeError, ValueError, InvalidOperation):
+        return None
 
 
 FREE: Final = Price(Decimal(0), Decimal(0), Decimal(0), Decimal(0), Decimal(0))

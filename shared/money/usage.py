@@ -4,6 +4,7 @@ Dialects count differently (OpenAI's prompt tokens include the cached ones, Anth
 translates once; everything behind it adds up plain numbers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final, TypedDict
@@ -18,6 +19,8 @@ class UsageSource(StrEnum):
     """The provider's running figures, up to where the stream ended."""
     ESTIMATED = "estimated"
     """Our estimate: the provider sent no figures."""
+    DISPUTED = "disputed"
+    """The provider's figures were above what the turn can have used: the bound is billed, and theirs kept beside it."""
 
 
 class UsageCounts(TypedDict):
@@ -72,6 +75,35 @@ class Usage:
     def is_empty(self) -> bool:
         """Return whether no token was used at all."""
         return self == Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a provider said of calls whose figures are not billed as they are, or contradict each other.
+
+    Args:
+        usage: Its own figures.
+        total_tokens: Its own total; None if it named none, or the total agrees.
+    """
+
+    usage: Usage
+    total_tokens: int | None = None
+
+    def __add__(self, other: "Reported") -> "Reported":
+        totals = [total for total in (self.total_tokens, other.total_tokens) if total is not None]
+        return Reported(self.usage + other.usage, sum(totals) if totals else None)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return what the ledger stores: every class, and the total if there is one."""
+        counts = {name: int(getattr(self.usage, name)) for name in COLUMNS}
+        return counts if self.total_tokens is None else {**counts, "total_tokens": self.total_tokens}
+
+
+def reported_of(stored: Mapping[str, int] | None) -> Reported | None:
+    """Return what `Reported.as_dict` stored; a release before or after may know other classes."""
+    if stored is None:
+        return None
+    return Reported(Usage(**{name: stored.get(name, 0) for name in COLUMNS}), stored.get("total_tokens"))
 
 
 @dataclass(frozen=True, slots=True)

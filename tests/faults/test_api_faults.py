@@ -155,3 +155,42 @@ def test_a6_of_a_hundred_posts_for_a_budget_of_ten_turns_ten_are_accepted(world:
                 assert world.api.final(turn["id"])["status"] == "completed"
         assert spent < world.spent_today() <= spent + hold * 10
     assert world.rows("select * from turnkeeper.holds") == []
+
+
+def test_a11_what_waits_ends_while_its_organization_is_switched_off_and_what_runs_goes_on(world: World):
+    running = world.ask("tokens=400 rate=20")
+    running.reader.await_text(1)
+    path = f"/v1/sessions/{running.session_id}/turns"
+    body = {"content": "[[tokens=3]] behind", "multitask_strategy": "enqueue"}
+    behind = [world.api.expect(202, "POST", path, json=body)["id"] for _ in range(5)]
+    switch = "update turnkeeper.organizations set ai_enabled = %s returning id"
+    world.rows(switch, False)
+    try:
+        for turn_id in behind:
+            turn = world.api.final(turn_id)
+            assert (turn["status"], turn["error"]["code"]) == ("failed", "ai_disabled")
+        assert world.status(running.turn_id) == "running"
+    finally:
+        world.rows(switch, True)
+    world.api.call("POST", f"/v1/turns/{running.turn_id}/stop", json={})
+    assert world.api.final(running.turn_id)["status"] == "stopped"
+
+
+def test_a12_everything_that_an_organization_has_queued_and_running_is_stopped(world: World):
+    running = world.ask("tokens=400 rate=20")
+    running.reader.await_text(1)
+    sessions = [world.api.session(user=f"user-{number}") for number in range(60)]
+    with stopped(*world.service.pids("worker")):
+        posted = [
+            world.api.expect(202, "POST", f"/v1/sessions/{session}/turns", json={"content": "[[tokens=3]] x"})
+            for session in sessions
+        ]
+        admin = world.service.api("admin")
+        told = admin.expect(200, "POST", "/v1/organization/stop", json={"reason": "a test"})
+        assert told == {"queued": len(posted), "running": 1}
+        assert admin.expect(200, "POST", "/v1/organization/stop", json={}) == {"queued": 0, "running": 0}
+    for turn in posted:
+        ended = world.api.final(turn["id"])
+        assert (ended["status"], ended["stop_reason"]) == ("stopped", "user")
+    assert world.api.final(running.turn_id)["stop_reason"] == "user"
+    running.reader.until_done()

@@ -182,3 +182,14 @@ def test_v12_usage_that_is_missing_or_absurd_is_never_negative_and_never_free(wo
         assert turn["usage"]["output_tokens"] >= 10
         assert turn["usage"]["input_tokens"] > 0
         assert float(turn["cost_usd"]) > 0
+
+
+def test_v15_figures_that_no_turn_can_have_are_billed_by_their_bound(world: World):
+    asked = world.ask("tokens=10 usage=inflated")
+    asked.reader.until_done()
+    turn = world.api.final(asked.turn_id)
+    assert (turn["status"], turn["finish_reason"], turn["usage_source"]) == ("completed", "stop", "disputed")
+    (row,) = world.rows("select * from turnkeeper.ledger where turn_id = %s", asked.turn_id)
+    assert row["reported"]["output_tokens"] > 10**8
+    assert row["output_tokens"] < 10_000
+    assert float(turn["cost_usd"]) < 1

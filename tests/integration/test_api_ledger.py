@@ -67,6 +67,12 @@ def test_a_row_is_shown_as_the_protocol_says(api, keys, bill):
         "cost_usd": "0.0000000012",
         "day": "2026-01-31",
         "created_at": "2026-01-31T09:30:00.000Z",
+        "reported": None,
+        "kind": "usage",
+        "corrects": None,
+        "reason": None,
+        "corrected_by": None,
+        "corrected_at": None,
     }
 
 
@@ -203,6 +209,12 @@ def test_a_table_has_every_row_with_what_the_cost_was_made_of(api, keys, bill, m
         "usage_source": "provider",
         "price": "",
         "cost_usd": "0.500000",
+        "reported": "",
+        "kind": "usage",
+        "corrects": "",
+        "reason": "",
+        "corrected_by": "",
+        "corrected_at": "",
     }
     assert json.loads(rows[0]["price"])["input_per_m_usd"] == "0"
 

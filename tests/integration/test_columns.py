@@ -56,7 +56,7 @@ def arguments(as_owner):
 
 
 def test_a_claimed_turn_has_the_columns_that_a_claim_reads(arguments):
-    assert names_of(ClaimedTurn) == arguments("read_claim", "t")
+    assert names_of(ClaimedTurn) == arguments("read_claim", "t") + arguments("money_of_claim", "t")
 
 
 def test_a_checkpoint_is_saved_with_every_class_of_tokens(arguments):
@@ -82,4 +82,5 @@ def test_a_column_of_a_turn_may_be_none_where_it_may_be_null(nullable, kind, of_
 
 def test_what_is_left_of_a_turn_without_a_checkpoint_is_none(nullable):
     of_checkpoint = {"checkpoint_attempt", "checkpoint_seq", "called", "content", "reasoning", "usage_source"}
-    assert {*of_checkpoint, *COLUMNS, "stop_reason", "title"} == nullable_in(LeftBehindTurn)
+    of_checkpoint |= {"reported"}
+    assert {*of_checkpoint, *COLUMNS, "stop_reason", "title", "hold_price"} == nullable_in(LeftBehindTurn)

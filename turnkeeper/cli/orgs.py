@@ -1,4 +1,4 @@
-"""`turnkeeper orgs`: makes and lists organizations, as the database's owner."""
+"""`turnkeeper orgs`: makes and lists organizations, and stops one's turns."""
 
 import click
 
@@ -9,7 +9,7 @@ from turnkeeper.up.records import Folder
 
 @click.group(cls=Group)
 def orgs() -> None:
-    """Make and list organizations."""
+    """Make and list organizations, and stop one's turns."""
 
 
 @orgs.command()
@@ -34,3 +34,18 @@ def list_all(data: Folder) -> int:
     for organization_id, name in accounts.list_organizations(owner_url(environment(), data)):
         print(f"{organization_id}  {name}")
     return 0
+
+
+@orgs.command()
+@click.argument("name")
+@up_option
+@as_owner
+def stop(name: str, data: Folder) -> int:
+    """End everything that the organization NAME, a name or an id, has queued and running.
+
+    What it posts meanwhile or afterwards is accepted; `enabled` of its budget refuses that.
+    """
+    from turnkeeper.commands.brake import stop
+    from turnkeeper.commands.users import servers
+
+    return stop(servers(environment(), data), name)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from shared.money.usage import COLUMNS
 from shared.postgres.database import engine_for
 from turnkeeper.exits import FAILED
 from turnkeeper.owner import organization
@@ -24,7 +25,8 @@ _PERIODS: Final = f"""
     with told as (
         select organization_id, period, starts_on, spent_usd, held_usd, attempts from turnkeeper.spend where {_ONE}
     ), dated as (
-        select organization_id, day, cost_usd as spent, 0 as held, 1 as bills from turnkeeper.ledger where {_ONE}
+        select organization_id, day, cost_usd as spent, 0 as held, (correction = 0)::integer as bills
+        from turnkeeper.ledger where {_ONE}
         union all
         select organization_id, day, 0, amount_usd, 0 from turnkeeper.holds where {_ONE}
     ), counted as (
@@ -78,6 +80,23 @@ _CHECKS: Final = (
     left join (select organization_id, session_id, sum(cost_usd) as billed from turnkeeper.ledger where {_ONE}
                group by 1, 2) as l on l.organization_id = s.organization_id and l.session_id = s.id
     where s.cost_usd <> coalesce(l.billed, 0)
+    """,
+    f"""
+    select l.organization_id, 'ledger row ' || l.id || ': cost ' || l.cost_usd || ' with its corrections' as what
+    from (
+        select organization_id, coalesce(corrects, id) as id, sum(cost_usd) as cost_usd,
+            {", ".join(f"sum({name}) as {name}" for name in COLUMNS)}
+        from turnkeeper.ledger where {_ONE} group by 1, 2 having count(*) filter (where correction > 0) > 0
+    ) as l
+    where l.cost_usd < 0 or {" or ".join(f"l.{name} < 0" for name in COLUMNS)}
+    """,
+    f"""
+    select c.organization_id, 'correction ' || c.id || ': it corrects no row of its turn' as what
+    from (select * from turnkeeper.ledger where correction > 0 and {_ONE}) as c
+    where not exists (
+        select from turnkeeper.ledger as l
+        where l.organization_id = c.organization_id and l.id = c.corrects and l.correction = 0
+          and l.turn_id = c.turn_id and l.attempt = c.attempt and l.day = c.day)
     """,
 )
 

@@ -15,10 +15,10 @@ from turnkeeper.up.records import Folder
 if TYPE_CHECKING:
     from shared.postgres.database import Database
 
-_LOG_ENTRIES: Final = 20_000
-_LOG_SECONDS: Final = 3600
+LOG_ENTRIES: Final = 20_000
+LOG_SECONDS: Final = 3600
 """The lifetime of logs that a stop ends; they are deleted right afterwards."""
-_REDIS_SECONDS: Final = 5
+REDIS_SECONDS: Final = 5
 _LOGINS: Final = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
 """The variables, in the order of `Servers`."""
 
@@ -118,13 +118,13 @@ def erase(where: Servers, org: str | None, user: str, *, wait_seconds: float, as
 
     organization_id = organization(where.owner_url, org)
     redis = Redis.from_url(
-        where.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+        where.redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
     )
     notices = Notices(
         redis,
-        log_entries=_LOG_ENTRIES,
-        log_ttl_seconds=_LOG_SECONDS,
-        ended_ttl_seconds=_LOG_SECONDS,
+        log_entries=LOG_ENTRIES,
+        log_ttl_seconds=LOG_SECONDS,
+        ended_ttl_seconds=LOG_SECONDS,
     )
     with application_database(where.database_url) as database, redis:
         erasure = Erasure(database, where.owner_url, redis, notices, organization_id, user)

@@ -7,6 +7,8 @@ from turnkeeper.scripted.script import UsageMode
 
 HUGE: Final = 10**12
 """Far beyond any context, and within 64 bits."""
+INFLATED: Final = 10**8
+"""A number of tokens that may be, and that no answer of a test has."""
 
 
 def told(mode: UsageMode, usage: dict[str, Any]) -> list[dict[str, Any]]:
@@ -27,6 +29,8 @@ def told(mode: UsageMode, usage: dict[str, Any]) -> list[dict[str, Any]]:
             return [_mapped(usage, lambda figure: -figure - 1)]
         case UsageMode.HUGE:
             return [_mapped(usage, lambda figure: figure + HUGE)]
+        case UsageMode.INFLATED:
+            return [_mapped(usage, lambda figure: figure + INFLATED)]
         case _:
             return [usage]
 

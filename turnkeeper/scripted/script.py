@@ -23,6 +23,7 @@ class UsageMode(StrEnum):
     DECREASING = "decreasing"
     NEGATIVE = "negative"
     HUGE = "huge"
+    INFLATED = "inflated"
     WITH_FINISH = "with_finish"
     AFTER_FINISH = "after_finish"
     CONTINUOUS = "continuous"

@@ -5,6 +5,7 @@ without Redis. It runs in its own thread and on its own connection: a busy pool 
 """
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -43,12 +44,13 @@ _COUNTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """The names of `save_checkpoints`' parameters, by column."""
-_SAVE: Final = text(
-    f"""
-    select turnkeeper.save_checkpoints(:worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings,
-        {", ".join(f"{name} => :{name}" for name in _COUNTS.values())}, sources => :sources)
-    """
-)
+_SAVED: Final = f"""
+    :worker_id, :turns, :attempts, :seqs, :calls, :contents, :reasonings,
+    {", ".join(f"{name} => :{name}" for name in _COUNTS.values())}, sources => :sources
+"""
+_SAVE: Final = text(f"select turnkeeper.save_checkpoints({_SAVED})")
+_SAVE_REPORTED: Final = text(f"select turnkeeper.save_checkpoints({_SAVED}, reports => :reports)")
+"""For a round in which a provider's figures are disputed, or contradict each other."""
 _HEARTBEAT: Final = text(
     """
     insert into turnkeeper.workers as w (id, running, claimed_at, heard_at)
@@ -255,19 +257,25 @@ class LeaseKeeper:
         seqs = [seq for seq, _ in changed.values()]
         answers = [answer for _, answer in changed.values()]
         used = [asdict(answer.usage) for answer in answers]
-        db.execute(
-            _SAVE,
-            {
-                "worker_id": self._worker_id,
-                "turns": list(changed),
-                "attempts": [owned[turn_id].attempt_number for turn_id in changed],
-                "seqs": seqs,
-                "calls": [answer.called for answer in answers],
-                "contents": [answer.content for answer in answers],
-                "reasonings": [answer.reasoning for answer in answers],
-                **{name: [usage[column] for usage in used] for column, name in _COUNTS.items()},
-                "sources": [answer.usage_source.value for answer in answers],
-            },
-        )
+        parameters = {
+            "worker_id": self._worker_id,
+            "turns": list(changed),
+            "attempts": [owned[turn_id].attempt_number for turn_id in changed],
+            "seqs": seqs,
+            "calls": [answer.called for answer in answers],
+            "contents": [answer.content for answer in answers],
+            "reasonings": [answer.reasoning for answer in answers],
+            **{name: [usage[column] for usage in used] for column, name in _COUNTS.items()},
+            "sources": [answer.usage_source.value for answer in answers],
+        }
+        reports = [_encoded(answer) for answer in answers]
+        if any(reports):
+            db.execute(_SAVE_REPORTED, {**parameters, "reports": reports})
+        else:
+            db.execute(_SAVE, parameters)
         for turn_id, (seq, _) in changed.items():
             owned[turn_id].saved_seq = seq
+
+
+def _encoded(answer: Answer) -> str | None:
+    return None if answer.reported is None else json.dumps(answer.reported.as_dict())

@@ -1,7 +1,7 @@
 """Gathers what a dead attempt left: its checkpoint, its log, and the note of its call."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, cast
@@ -11,7 +11,7 @@ import msgspec
 import redis
 from sqlalchemy import Connection, text
 
-from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens
+from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens, reported_of
 from shared.postgres import rows
 from shared.redis.names import call_key, log_key
 from shared.turn.events import EventType, decode_header
@@ -38,6 +38,8 @@ class LeftBehindTurn:
         called: Whether a request had reached the provider.
         content: The text through `checkpoint_seq`.
         reasoning: The thinking through `checkpoint_seq`.
+        reported: What the provider said, where that is not billed as it is.
+        hold_price: The price at which the attempt's hold was computed; None without a hold.
         prompt_bytes: The length of system prompt, history and question together.
     """
 
@@ -66,16 +68,20 @@ class LeftBehindTurn:
     reasoning_tokens: int | None
     cache_write_1h_tokens: int | None
     usage_source: str | None
+    reported: Mapping[str, int] | None
+    hold_price: Mapping[str, Any] | None
     prompt_bytes: int
 
 
-_OF_CHECKPOINT: Final = ("called", "content", "reasoning", *COLUMNS, "usage_source")
-_NOT_OF_TURN: Final = frozenset({"checkpoint_attempt", "checkpoint_seq", *_OF_CHECKPOINT, "prompt_bytes"})
+_OF_CHECKPOINT: Final = ("called", "content", "reasoning", *COLUMNS, "usage_source", "reported")
+_NOT_OF_TURN: Final = frozenset(
+    {"checkpoint_attempt", "checkpoint_seq", *_OF_CHECKPOINT, "hold_price", "prompt_bytes"}
+)
 _LEFT_BEHIND: Final = text(
     f"""
     select {rows.columns(LeftBehindTurn, "t", without=_NOT_OF_TURN)},
            c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
-           {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)},
+           {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)}, h.price as hold_price,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
             where m.organization_id = t.organization_id and m.session_id = t.session_id
               and m.position <= t.number * 2)
@@ -83,6 +89,8 @@ _LEFT_BEHIND: Final = text(
               where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
     from turnkeeper.turns as t
     left join turnkeeper.checkpoints as c on c.organization_id = t.organization_id and c.turn_id = t.id
+    left join turnkeeper.holds as h
+        on h.organization_id = t.organization_id and h.turn_id = t.id and h.attempt = t.attempt
     where t.organization_id = :organization_id and t.id = :turn_id
     """  # noqa: S608 -- the columns are ours
 )
@@ -146,7 +154,7 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     source = source_of(turn)
     if note is not None and note.prompt is not None and source is not UsageSource.PROVIDER:
         usage, source = _with_prompt(usage, note.prompt), note.source
-    answer = Answer(content, reasoning, called, usage, source)
+    answer = Answer(content, reasoning, called, usage, source, reported=reported_of(turn.reported))
     return Left(turn, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 
 

@@ -22,6 +22,8 @@ from shared.configuration.settings import Settings
 from shared.errors import ConflictError, Fault, UnavailableError
 from shared.lasting import lasting_thread
 from shared.metrics.registry import Registry
+from shared.money.prices import is_free
+from shared.money.quotes import read_quote
 from shared.observing.logs import log_ids
 from shared.postgres import rows
 from shared.postgres.database import Database
@@ -38,6 +40,7 @@ from worker.metrics import WorkerMetrics
 from worker.providers.choice import Choice, Choices
 from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
+from worker.recovery.barred import end_barred_turns, last_events
 from worker.recovery.left_behind import Left, left_behind, read_left_behind
 from worker.recovery.retention import forget_old_sessions
 from worker.turn.continuation import is_continued
@@ -194,6 +197,7 @@ class Sweeper:
             )
             if self._round % _HOUSEKEEPING_ROUNDS == 0:
                 self._keep_house(db)
+        self._end_barred()
         for found in lost_turns:
             self._each(self._recover, found)
         for found in overdue:
@@ -305,7 +309,12 @@ class Sweeper:
     ) -> SettledTurn | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
         settlement = Settlement(
-            organization_id, left.turn.id, left.turn.attempt, last_seq, lost_to=self._worker_id
+            organization_id,
+            left.turn.id,
+            left.turn.attempt,
+            last_seq,
+            lost_to=self._worker_id,
+            quote=read_quote(left.turn.hold_price),
         )
         return settle(self._database, choice.settings, settlement, ending)
 
@@ -353,6 +362,22 @@ class Sweeper:
                 channel.discard()
 
         self._told.append(asyncio.run_coroutine_threadsafe(tell(), self._loop))
+
+    def _end_barred(self) -> None:
+        """End waiting turns of organizations that are switched off or have nothing left to spend."""
+        free = all(is_free(choice.settings) for choice in self._choices)
+        try:
+            for ended in end_barred_turns(self._database, is_free=free):
+                _log.warning("turns ended that may not start any more", extra={"turns": len(ended)})
+                for turn in ended:
+                    self._metrics.barred(TurnStatus(turn.status))
+                    self._record(turn, turn.traceparent)
+                    self._tell(turn, turn.last_seq - 2, last_events(turn), done_event(turn, turn.content))
+                self._await_told()
+        except UnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 -- logged, and tried again in the next round: the others must not wait for it
+            _log.exception("turns that may not start could not be ended")
 
     def _expire(self, organization_id: UUID, turn_id: UUID) -> None:
         with self._database.of(organization_id) as db:

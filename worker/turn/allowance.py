@@ -15,7 +15,9 @@ from shared.money.holds import (
     most_text_tokens,
     payable_tokens,
 )
+from shared.money.price_table import Price
 from shared.money.prices import Priced, price_of
+from shared.money.quotes import Quote
 from shared.money.usage import Usage
 from worker.providers.provider import Prompt
 
@@ -28,11 +30,13 @@ class Allowance:
         priced: The model that answers, with its prices.
         hold_usd: What the attempt may cost.
         context_tokens: The length to which prompts are cut.
+        quote: The price at which it was held, and is billed; None if it is not known, or another model's.
     """
 
     priced: Priced
     hold_usd: Decimal
     context_tokens: int
+    quote: Quote | None = None
 
     def limited(self, prompt: Prompt, spent: Usage) -> Prompt | None:
         """Return the prompt with the highest limit that the hold pays for.
@@ -46,9 +50,8 @@ class Allowance:
         """
         texts = (prompt.system or "", *(message.content for message in prompt.messages))
         most = most_prompt_tokens(sum(most_text_tokens(text) for text in texts), self.context_tokens)
-        now = datetime.now(UTC)
-        price = price_of(self.priced, Usage(input_tokens=most), now)
-        left = self.hold_usd - price_of(self.priced, spent, now).cost(spent)
+        price = self._price(Usage(input_tokens=most))
+        left = self.hold_usd - self._price(spent).cost(spent)
         payable = payable_tokens(price, left, most, prompt.max_output_tokens)
         if payable < least_tokens(prompt.max_output_tokens):
             return None
@@ -62,10 +65,12 @@ class Allowance:
             spent: What earlier calls of the attempt used.
             most: The limit that was sent.
         """
-        now = datetime.now(UTC)
-        price = price_of(self.priced, prompt, now)
-        left = self.hold_usd - price.cost(prompt) - price_of(self.priced, spent, now).cost(spent)
+        price = self._price(prompt)
+        left = self.hold_usd - price.cost(prompt) - self._price(spent).cost(spent)
         return payable_tokens(price, left, 0, most)
+
+    def _price(self, usage: Usage) -> Price:
+        return price_of(self.priced, usage, datetime.now(UTC)) if self.quote is None else self.quote.of(usage)
 
 
 def within_limit(estimate: int, characters: int, most: int) -> int:

@@ -163,7 +163,8 @@ class Attempt:
         usage, source = used.usage(capabilities)
         longest = used.longest_call(capabilities)
         content = self._draft.prefix + used.content()
-        return Answer(content, used.reasoning(), used.called, usage, source, longest)
+        reported = used.reported(capabilities)
+        return Answer(content, used.reasoning(), used.called, usage, source, longest, reported)
 
     def checkpoint(self) -> tuple[int, Answer] | None:
         """Return what has been encoded so far and the number of its last event, for another thread to save.
@@ -175,7 +176,8 @@ class Attempt:
             return None
         seq, content, reasoning = shown
         usage, source = self._consumption.usage(self._provider.capabilities)
-        return seq, Answer(content, reasoning, self.has_called(), usage, source)
+        reported = self._consumption.reported(self._provider.capabilities)
+        return seq, Answer(content, reasoning, self.has_called(), usage, source, reported=reported)
 
     # May it ask.
 

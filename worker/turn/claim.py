@@ -14,6 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from shared.money.prices import Priced
+from shared.money.quotes import Quote, read_quote
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
@@ -29,7 +30,7 @@ _BYTES_PER_TOKEN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTurn:
-    """A turn as it was when it was claimed: the columns that `read_claim` returns.
+    """A turn as it was when it was claimed: the columns that `read_claim` returns, then those of `money_of_claim`.
 
     Args:
         seconds_left: Until its deadline.
@@ -41,6 +42,8 @@ class ClaimedTurn:
         history: Number, role and text of the newest settled messages below this turn, then of its question.
         all_messages: How many such messages there are.
         earlier_turns: How many turns they belong to, without this one.
+        hold_price: The price at which `hold_usd` was computed; None if that is not known.
+        needs_hold: Whether there is a budget and the attempt has no hold: it was set after the turn was accepted.
     """
 
     id: UUID
@@ -68,6 +71,8 @@ class ClaimedTurn:
     history: Sequence[tuple[int, str, str]] | None
     all_messages: int
     earlier_turns: int
+    hold_price: Mapping[str, Any] | None = None
+    needs_hold: bool = False
 
     def is_again(self) -> bool:
         """Return whether an earlier attempt may have shown text."""
@@ -88,7 +93,15 @@ class ClaimedTurn:
             priced: The model that answers, with its prices.
             context_tokens: The length to which prompts are cut.
         """
-        return None if self.hold_usd is None else Allowance(priced, self.hold_usd, context_tokens)
+        if self.hold_usd is None:
+            return None
+        quote = self.quote()
+        is_of_model = quote is not None and quote.is_of(priced)
+        return Allowance(priced, self.hold_usd, context_tokens, quote if is_of_model else None)
+
+    def quote(self) -> Quote | None:
+        """Return the price of the hold; None without a hold, or if its price is not known."""
+        return read_quote(self.hold_price)
 
     def counted_attempts(self) -> int | None:
         """Return the attempt's number, not counting those handed back; None if no other may follow its text."""
@@ -125,19 +138,25 @@ class Claim:
         return self.turn.attempt
 
 
+_MONEY: Final = ("hold_price", "needs_hold")
+_COLUMNS: Final = ", ".join(
+    (columns(ClaimedTurn, "r", without=frozenset(_MONEY)), *(f"m.{name}" for name in _MONEY))
+)
 _CLAIM: Final = Statement(
     f"""
-    select {columns(ClaimedTurn, "r")}
+    select {_COLUMNS}
     from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
     cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
+    cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
     """,  # noqa: S608 -- the columns are ours
     ClaimedTurn,
 )
 _CLAIM_NEXT: Final = Statement(
     f"""
-    select {columns(ClaimedTurn, "r")}
+    select {_COLUMNS}
     from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
     cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
+    cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
     """,  # noqa: S608
     ClaimedTurn,
 )

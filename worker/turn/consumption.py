@@ -1,12 +1,23 @@
-"""What the calls of one attempt received and used: the provider's figures if it sent any, else an estimate."""
+"""What the calls of one attempt received and used: the provider's figures if it sent any, else an estimate.
+
+A figure of 0 for a prompt that was sent or a text that was received is none. One above what prompt, text and limit can
+have is not billed: the bound is, and the provider's own figure is kept beside it (`worker/turn/bounds.py`).
+"""
 
 from dataclasses import replace
 from typing import Final
 
 from shared.errors import Fault, ProviderError
-from shared.money.usage import Usage, UsageSource, estimate_tokens
+from shared.money.usage import Reported, Usage, UsageSource, estimate_tokens
 from worker.providers.provider import Capabilities, Prompt
 from worker.turn.allowance import within_limit
+from worker.turn.bounds import (
+    cut_output,
+    cut_prompt,
+    most_prompt_tokens,
+    most_shown_tokens,
+    most_unseen_tokens,
+)
 from worker.turn.prompt import prompt_tokens
 
 _NOTHING: Final = Usage()
@@ -32,16 +43,19 @@ class Consumption:
 
     __slots__ = (
         "_content",
+        "_earlier_reported",
         "_earlier_source",
         "_error",
         "_final",
         "_is_begun",
         "_is_sent",
         "_longest",
+        "_most_prompt",
         "_prompt",
         "_prompt_tokens",
         "_reasoning",
         "_running",
+        "_total",
         "called",
         "deltas",
         "earlier",
@@ -54,6 +68,7 @@ class Consumption:
         self.length = 0
         self.earlier = _NOTHING
         self._earlier_source = UsageSource.ESTIMATED
+        self._earlier_reported: Reported | None = None
         self._longest = _NOTHING
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -66,6 +81,8 @@ class Consumption:
         self._is_begun = False
         self._running: Usage | None = None
         self._prompt_tokens = 0
+        self._most_prompt: int | None = None
+        self._total: int | None = None
         self._error: BaseException | None = None
 
     # Noted by the attempt.
@@ -97,6 +114,14 @@ class Consumption:
         """Note the provider's final figures; None if it sent none."""
         self._final = usage
 
+    def contradicted(self, total_tokens: int) -> None:
+        """Note that the provider's own total is not the sum of its figures: what it said is kept beside them.
+
+        Args:
+            total_tokens: The total that it named.
+        """
+        self._total = total_tokens
+
     def broke_off(self, error: BaseException | None) -> None:
         """Note the error with which the call ended; None for a cancellation."""
         self._error = error
@@ -104,8 +129,11 @@ class Consumption:
     def end_call(self, capabilities: Capabilities) -> None:
         """Forget the call, except for what it may have cost: another one follows."""
         usage, source = self._of_call(capabilities)
+        self._earlier_reported = self.reported(capabilities)
         if not usage.is_empty():
-            self._earlier_source = source if self.earlier.is_empty() else UsageSource.ESTIMATED
+            self._earlier_source = (
+                source if self.earlier.is_empty() else _together(source, self._earlier_source)
+            )
         self.earlier += usage
         self._longest = _longer(self._longest, usage)
         self._begin_call()
@@ -128,13 +156,29 @@ class Consumption:
         """Return the tokens of all calls' prompts, and the source of that figure; None while nothing is known."""
         if self._is_free():
             return prompt_of(self.earlier), self._earlier_source
-        if self._running is not None:
-            source = UsageSource.PARTIAL if self.earlier.is_empty() else UsageSource.ESTIMATED
-            return prompt_of(self.earlier) + prompt_of(self._running), source
+        if self._running is not None and self._running.prompt_tokens():
+            counted = self.prompt_counted(self._running)
+            is_disputed = counted != prompt_of(self._running)
+            source = UsageSource.DISPUTED if is_disputed else UsageSource.PARTIAL
+            if not self.earlier.is_empty():
+                source = _together(source, self._earlier_source)
+            return prompt_of(self.earlier) + counted, source
         if self.earlier.is_empty() or self._prompt is None:
             return None
         sent = Usage(input_tokens=prompt_tokens(self._prompt))
-        return prompt_of(self.earlier) + sent, UsageSource.ESTIMATED
+        return prompt_of(self.earlier) + sent, _together(UsageSource.ESTIMATED, self._earlier_source)
+
+    def prompt_counted(self, usage: Usage) -> Usage:
+        """Return the provider's figures of the prompt, at most what it can have."""
+        counted = prompt_of(usage)
+        return counted if self._prompt is None else cut_prompt(counted, self._most_prompt_of(self._prompt))
+
+    def is_possible(self, output_tokens: int) -> bool:
+        """Return whether the answer can have so many tokens: its text does, or the limit that was sent."""
+        prompt = self._prompt
+        if prompt is None or output_tokens <= most_unseen_tokens(prompt):
+            return True
+        return output_tokens <= most_shown_tokens(self._text_bytes())
 
     def usage(self, capabilities: Capabilities) -> tuple[Usage, UsageSource]:
         """Return what all calls used; the sum is an estimate if one of them is."""
@@ -143,7 +187,16 @@ class Consumption:
             return usage, source
         if usage.is_empty():
             return self.earlier, self._earlier_source
-        return usage + self.earlier, UsageSource.ESTIMATED
+        return usage + self.earlier, _together(source, self._earlier_source)
+
+    def reported(self, capabilities: Capabilities) -> Reported | None:
+        """Return what the provider said of the calls whose figures are disputed or contradictory; None without any."""
+        said = self._final or self._running
+        is_kept = self._total is not None or self._of_call(capabilities)[1] is UsageSource.DISPUTED
+        if said is None or not is_kept:
+            return self._earlier_reported
+        reported = Reported(said, self._total)
+        return reported if self._earlier_reported is None else self._earlier_reported + reported
 
     def longest_call(self, capabilities: Capabilities) -> Usage | None:
         """Return the call with the longest prompt; None if there was only one call."""
@@ -160,33 +213,62 @@ class Consumption:
         )
 
     def _of_call(self, capabilities: Capabilities) -> tuple[Usage, UsageSource]:
-        """Return the provider's final figures if it sent any, else its running ones, else an estimate.
+        """Return the provider's final figures if it sent any, else its running ones, else an estimate."""
+        prompt, running = self._prompt, self._running
+        if self._final is not None:
+            return self._counted(self._final, UsageSource.PROVIDER)
+        if prompt is None or not self._is_sent or self._is_free():
+            return _NOTHING, UsageSource.ESTIMATED
+        if running is None:
+            output, thought = self._estimated_output(prompt)
+            estimate = Usage(prompt_tokens(prompt), output_tokens=output, reasoning_tokens=thought)
+            return estimate, UsageSource.ESTIMATED
+        if not capabilities.running_usage or (self.deltas and not running.output_tokens):
+            output, thought = self._estimated_output(prompt)
+            running = replace(
+                running,
+                output_tokens=max(output, running.output_tokens),
+                reasoning_tokens=max(thought, running.reasoning_tokens),
+            )
+        return self._counted(running, UsageSource.PARTIAL)
+
+    def _counted(self, usage: Usage, source: UsageSource) -> tuple[Usage, UsageSource]:
+        """Return the provider's figures, estimated where they say nothing and cut where they say too much."""
+        prompt = self._prompt
+        if prompt is None:
+            return usage, source
+        if not usage.prompt_tokens():
+            usage, source = replace(usage, input_tokens=prompt_tokens(prompt)), UsageSource.ESTIMATED
+        if self.deltas and not usage.output_tokens:
+            output, thought = self._estimated_output(prompt)
+            usage = replace(usage, output_tokens=output, reasoning_tokens=thought)
+            source = UsageSource.ESTIMATED
+        possible = cut_prompt(usage, self._most_prompt_of(prompt))
+        if not self.is_possible(usage.output_tokens):
+            most = max(most_unseen_tokens(prompt), most_shown_tokens(self._text_bytes()))
+            possible = cut_output(possible, most)
+        return (usage, source) if possible == usage else (possible, UsageSource.DISPUTED)
+
+    def _estimated_output(self, prompt: Prompt) -> tuple[int, int]:
+        """Estimate the tokens of the answer, and those of its thinking, which are part of them.
 
         A delta is at least one token, so at least as many tokens as deltas were generated.
         """
-        if self._final is not None:
-            return self._final, UsageSource.PROVIDER
-        if self._prompt is None or not self._is_sent or self._is_free():
-            return _NOTHING, UsageSource.ESTIMATED
         # Copies: the loop may append to the lists meanwhile.
         content, reasoning = "".join(list(self._content)), "".join(list(self._reasoning))
         thought = estimate_tokens(reasoning)
-        most = self._prompt.max_output_tokens
-        estimate = within_limit(estimate_tokens(content) + thought, self.length, most)
+        estimate = within_limit(estimate_tokens(content) + thought, self.length, prompt.max_output_tokens)
         output = max(estimate, self.deltas)
-        thought = min(thought, output)
-        running = self._running
-        if running is None:
-            return Usage(
-                input_tokens=prompt_tokens(self._prompt), output_tokens=output, reasoning_tokens=thought
-            ), UsageSource.ESTIMATED
-        if capabilities.running_usage and (running.output_tokens or not self.deltas):
-            return running, UsageSource.PARTIAL
-        return replace(
-            running,
-            output_tokens=max(output, running.output_tokens),
-            reasoning_tokens=max(thought, running.reasoning_tokens),
-        ), UsageSource.PARTIAL
+        return output, min(thought, output)
+
+    def _most_prompt_of(self, prompt: Prompt) -> int:
+        if self._most_prompt is None:  # once for a call: a long history takes its time
+            self._most_prompt = most_prompt_tokens(prompt)
+        return self._most_prompt
+
+    def _text_bytes(self) -> int:
+        pieces = (*list(self._content), *list(self._reasoning))
+        return sum(len(piece.encode("utf-8", "replace")) for piece in pieces)
 
 
 def prompt_of(usage: Usage) -> Usage:
@@ -197,3 +279,8 @@ def prompt_of(usage: Usage) -> Usage:
 def _longer(one: Usage, other: Usage) -> Usage:
     """Return the usage with the longer prompt."""
     return max(one, other, key=Usage.prompt_tokens)
+
+
+def _together(one: UsageSource, other: UsageSource) -> UsageSource:
+    """Return the source of the sum of two calls' figures: disputed if one of them is, else an estimate."""
+    return UsageSource.DISPUTED if UsageSource.DISPUTED in {one, other} else UsageSource.ESTIMATED

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from shared.errors import Fault
-from shared.money.usage import Usage, UsageSource
+from shared.money.usage import Reported, Usage, UsageSource
 from shared.turn.parts import Parts, parts_of
 from shared.turn.turns import FinishReason, StopReason
 
@@ -20,6 +20,7 @@ class Answer:
         usage: What was used.
         usage_source: Where that figure comes from.
         longest: The call with the longest prompt, whose rates apply to all; None if only one call was made.
+        reported: What the provider said, where that is not billed as it is; None otherwise.
     """
 
     content: str
@@ -28,6 +29,7 @@ class Answer:
     usage: Usage
     usage_source: UsageSource
     longest: Usage | None = None
+    reported: Reported | None = None
 
     @property
     def parts(self) -> Parts:

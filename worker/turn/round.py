@@ -29,7 +29,7 @@ from worker.providers.provider import (
 )
 from worker.publishing.channel import Channel
 from worker.turn.ceiling import Ceiling
-from worker.turn.consumption import Consumption, prompt_of
+from worker.turn.consumption import Consumption
 from worker.turn.draft import Draft
 
 _log = logging.getLogger("turnkeeper.attempt")
@@ -254,10 +254,13 @@ class Round:
 
     def _follow(self, usage: Usage) -> None:
         """Note the provider's figures, and check all of them against the hold (I6)."""
-        if self._consumption.follow(usage):
+        consumption = self._consumption
+        if consumption.follow(usage):
             self._note_call()
-            self._ceiling.lower(prompt_of(usage), self._consumption.earlier, self._prompt.max_output_tokens)
-        if self._ceiling.is_passed_by(usage.output_tokens):
+            counted = consumption.prompt_counted(usage)
+            self._ceiling.lower(counted, consumption.earlier, self._prompt.max_output_tokens)
+        # A figure that is disputed says nothing, and must not cost the answer.
+        if self._ceiling.is_passed_by(usage.output_tokens) and consumption.is_possible(usage.output_tokens):
             self._cut_off()
 
     def _cut_off(self) -> None:

@@ -5,6 +5,7 @@ replaces the hold in the day and month of the hold, where room was kept for it (
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,14 +17,18 @@ from sqlalchemy import Connection
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import FAULT_TITLES, Fault, TurnkeeperError, TurnProblem, fault_error
 from shared.ids import new_id
+from shared.money.price_table import Price
 from shared.money.prices import price_of
-from shared.money.usage import COLUMNS, SHOWN_COLUMNS, Usage
+from shared.money.quotes import Quote, quote_of
+from shared.money.usage import COLUMNS, SHOWN_COLUMNS, Usage, UsageSource
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
 from shared.turn.turns import TERMINAL, MessageStatus, Role, Signal, TurnStatus, sources_into
 from worker.turn.moved import SettledTurn
 from worker.turn.outcome import Answer, Completed, Failed, Requeued, Stopped
+
+_log = logging.getLogger("turnkeeper.settle")
 
 _OF_TURN: Final = columns(SettledTurn, "t", without=frozenset({"released_usd", "charged_usd", "has_next"}))
 _COUNTED: Final = ", ".join(SHOWN_COLUMNS)
@@ -62,7 +67,9 @@ _SETTLE: Final = Statement(
             provider = g.provider,
             model = g.model,
             {_each("{0} = t.{0} + g.{0}")},
-            usage_source = coalesce(g.usage_source, t.usage_source),
+            -- What one attempt disputes, the sum of all of them does.
+            usage_source = case when t.usage_source = '{UsageSource.DISPUTED.value}' then t.usage_source
+                                else coalesce(g.usage_source, t.usage_source) end,
             cost_usd = t.cost_usd + g.cost_usd,
             last_seq = cast(:last_seq as bigint),
             history_trimmed = cast(:history_trimmed as integer),
@@ -83,10 +90,10 @@ _SETTLE: Final = Statement(
     ), released as (
         delete from turnkeeper.holds as h using settled as s
         where h.organization_id = s.organization_id and h.turn_id = s.id
-        returning h.day, h.month, h.amount_usd
+        returning h.day, h.month, h.amount_usd, h.price
     ), rest as (
-        insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd)
-        select s.organization_id, s.id, s.attempt, r.day, r.month, greatest(0, r.amount_usd - g.cost_usd)
+        insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd, price)
+        select s.organization_id, s.id, s.attempt, r.day, r.month, greatest(0, r.amount_usd - g.cost_usd), r.price
         from settled as s, given as g, released as r where g.keeps_hold
         returning amount_usd
     ), answer as (
@@ -99,10 +106,10 @@ _SETTLE: Final = Statement(
         from settled as s, given as g where g.is_terminal and g.content <> ''
     ), billed as (
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
-            {", ".join(COLUMNS)}, usage_source, price, cost_usd, day)
+            {", ".join(COLUMNS)}, usage_source, reported, price, cost_usd, day)
         select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
-            g.provider, g.model, {_each("g.{0}", COLUMNS)}, g.usage_source, cast(:price as jsonb), g.cost_usd,
-            coalesce(r.day, g.today)
+            g.provider, g.model, {_each("g.{0}", COLUMNS)}, g.usage_source, cast(:reported as jsonb),
+            cast(:price as jsonb), g.cost_usd, coalesce(r.day, g.today)
         from settled as s cross join given as g left join released as r on true where g.called
     ), of_session as (
         update turnkeeper.sessions as o set
@@ -147,7 +154,7 @@ _KEEP: Final[Statement[None]] = Statement(
     values (:organization_id, :turn_id, :attempt, :last_seq, false, :content, '')
     on conflict (organization_id, turn_id) do update set
         attempt = excluded.attempt, seq = excluded.seq, called = false, content = excluded.content, reasoning = '',
-        {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, saved_at = now()
+        {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, reported = null, saved_at = now()
     """  # noqa: S608
 )
 """The text that the next attempt continues. It is billed already, so it has no figures."""
@@ -166,7 +173,8 @@ class _Held:
 
 _HOLD_AGAIN: Final = Statement(
     """
-    select tokens from turnkeeper.take_hold(:organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens)
+    select tokens from turnkeeper.take_hold(
+        :organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens, cast(:at_price as jsonb))
     """,
     _Held,
 )
@@ -204,6 +212,7 @@ class Settlement:
         stop_observed_ago_seconds: Since the upstream connection was closed for a stop; None for no stop.
         lost_to: The worker whose sweeper settles instead of the one that let the lease run out; None
             if the owner settles.
+        quote: The price at which the attempt's hold was computed, which is billed; None without a hold.
     """
 
     organization_id: UUID
@@ -214,6 +223,7 @@ class Settlement:
     first_token_ago_seconds: float | None = None
     stop_observed_ago_seconds: float | None = None
     lost_to: UUID | None = None
+    quote: Quote | None = None
 
 
 def settle(
@@ -240,12 +250,27 @@ def settle(
             if isinstance(ending, Failed | Requeued) and ending.said is not None:
                 _NOTE_SAID.run(db, {**_of(settlement), "said": ending.said})
             if isinstance(ending, Requeued) and not ending.handed_back and turn.released_usd is not None:
-                _hold_again(db, settlement, turn)
-        return turn
+                _hold_again(db, provider, settlement, turn)
+    if turn is not None and ending.answer.called and ending.answer.usage_source is UsageSource.DISPUTED:
+        _log_dispute(settlement, ending.answer)
+    return turn
 
 
-def _hold_again(db: Connection, settlement: Settlement, turn: SettledTurn) -> None:
-    """Hold the same amount for the next attempt as for the one that ended: it asks the same question."""
+def _log_dispute(settlement: Settlement, answer: Answer) -> None:
+    """Say what the provider said and what is billed in its place."""
+    reported = answer.reported
+    figures = {f"reported_{name}": count for name, count in (reported.as_dict() if reported else {}).items()}
+    _log.warning(
+        "the provider reported more tokens than the turn can have used: the bound is billed",
+        extra={"attempt": str(settlement.attempt), **asdict(answer.usage), **figures},
+    )
+
+
+def _hold_again(
+    db: Connection, provider: ProviderSettings, settlement: Settlement, turn: SettledTurn
+) -> None:
+    """Hold the same amount for the next attempt as for the one that ended, at its price: it asks the same question."""
+    quote = settlement.quote or quote_of(provider, datetime.now(UTC))
     held = _HOLD_AGAIN.one_or_none(
         db,
         {
@@ -254,6 +279,7 @@ def _hold_again(db: Connection, settlement: Settlement, turn: SettledTurn) -> No
             "attempt": turn.attempt,
             "amount_usd": turn.released_usd,
             "max_output_tokens": turn.max_output_tokens,
+            "at_price": json.dumps(quote.as_dict()),
         },
     )
     if held is not None and held.tokens == 0:
@@ -303,7 +329,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
     answer = ending.answer
     usage = answer.usage if answer.called else Usage()  # what is not in the ledger is in no total
     # Priced by a prompt that was sent: the sum of several calls' prompts may be longer than any of them.
-    price = price_of(provider, (answer.longest if answer.called else None) or usage, datetime.now(UTC))
+    price = _price(provider, settlement.quote, (answer.longest if answer.called else None) or usage)
     status, signal = _transition(ending)
     error = error_of(ending)
     return {
@@ -329,6 +355,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "model": provider.model,
         **asdict(usage),
         "usage_source": answer.usage_source.value if answer.called else None,
+        "reported": None if answer.reported is None else json.dumps(answer.reported.as_dict()),
         "price": json.dumps(price.as_dict()),
         "cost_usd": price.cost(usage),
         "ledger_id": new_id(),
@@ -337,6 +364,13 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "first_token_ago": settlement.first_token_ago_seconds,
         "stop_observed_ago": settlement.stop_observed_ago_seconds,
     }
+
+
+def _price(provider: ProviderSettings, quote: Quote | None, usage: Usage) -> Price:
+    """Return the price of the hold, if it is this model's; else the one in force."""
+    if quote is not None and quote.is_of(provider):
+        return quote.of(usage)
+    return price_of(provider, usage, datetime.now(UTC))
 
 
 def _transition(ending: Ending) -> tuple[TurnStatus, Signal]:

@@ -2,7 +2,10 @@
 
 /** An organization's limits as a whole: every field must be there, `null` is no limit, 0 allows nothing. */
 export interface Budget {
-  /** Whether AI is switched on; off, a new turn is refused with `ai_disabled`. */
+  /**
+   * Whether AI is switched on; off, a new turn is refused with `ai_disabled`, and one that waits fails with
+   * it. What runs ends as usual.
+   */
   enabled: boolean;
   /** Most that a UTC day may cost. */
   daily_usd: string | null;
@@ -90,7 +93,7 @@ export interface EventPage {
 }
 
 /** Why a turn failed: safe to store, count and show. */
-export type Fault = "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+export type Fault = "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
 
 /** How many turns failed by one fault. */
 export interface FaultCount {
@@ -196,13 +199,16 @@ export interface LeasedTurn {
   lease_expires_at: string | null;
 }
 
+/** What a row of the ledger is. */
+export type LedgerKind = "usage" | "correction";
+
 /** A page of the ledger, newest first. */
 export interface LedgerList {
   data: Array<LedgerRow>;
   next_cursor: string | null;
 }
 
-/** What one attempt cost. */
+/** What one attempt cost, or what was corrected of it. */
 export interface LedgerRow {
   id: string;
   turn_id: string;
@@ -218,11 +224,22 @@ export interface LedgerRow {
    * whether the model had no price of its own.
    */
   price: Record<string, unknown>;
-  /** US dollars, exact. */
+  /** US dollars, exact; a correction may be negative. */
   cost_usd: string;
   /** The UTC day whose budget paid. */
   day: string;
+  /** When the attempt ended; a correction has that of the row it corrects, and stands beside it. */
   created_at: string;
+  /** What the provider said, where it is not billed as it is (`disputed`) or contradicts itself. */
+  reported: Record<string, number> | null;
+  kind: LedgerKind;
+  /** The row that a correction corrects. */
+  corrects: string | null;
+  /** Why it was corrected. */
+  reason: string | null;
+  /** Who corrected it, as the operator wrote it. */
+  corrected_by: string | null;
+  corrected_at: string | null;
 }
 
 /** One side of a turn. */
@@ -432,8 +449,22 @@ export interface Stop {
   wait_ms?: number;
 }
 
+/** Asks for the end of everything that the organization has queued and running. */
+export interface StopOrganization {
+  /** For the service's log; names nobody. */
+  reason?: string | null;
+}
+
 /** Why a turn was asked to end before its answer did. */
 export type StopReason = "user" | "budget" | "session_closed" | "superseded";
+
+/** How many turns were stopped. */
+export interface StoppedOrganization {
+  /** Turns that waited and have ended. */
+  queued: number;
+  /** Turns that ran and were asked to end. */
+  running: number;
+}
 
 /** Opens one stream, once. */
 export interface Ticket {
@@ -475,7 +506,7 @@ export interface Turn {
     type: string;
     title: string;
     detail: string;
-    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
     retryable: boolean;
     retry_after_ms?: number;
   } | null;
@@ -548,7 +579,7 @@ export interface TurnSummary {
     type: string;
     title: string;
     detail: string;
-    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "internal";
+    code: "provider_unreachable" | "provider_rejected" | "provider_auth" | "provider_rate_limited" | "provider_overloaded" | "provider_protocol" | "provider_timeout" | "turn_timeout" | "tool_call_unsupported" | "tool_use_in_history" | "context_too_long" | "worker_lost" | "ai_disabled" | "internal";
     retryable: boolean;
     retry_after_ms?: number;
   } | null;
@@ -590,7 +621,7 @@ export interface UsageRow {
   usage: UsageCounts;
   /** US dollars, exact. */
   cost_usd: string;
-  /** Rows of the ledger. */
+  /** Rows of the ledger, without corrections. */
   attempts: number;
   /** Turns that they belong to, each counted once. */
   turns: number;
@@ -602,14 +633,14 @@ export interface UsageRow {
 export type UsageSort = "name" | "cost";
 
 /** Who says how much was used. */
-export type UsageSource = "provider" | "partial" | "estimated";
+export type UsageSource = "provider" | "partial" | "estimated" | "disputed";
 
 /** What a part of the ledger adds up to. */
 export interface UsageTotals {
   usage: UsageCounts;
   /** US dollars, exact. */
   cost_usd: string;
-  /** Rows of the ledger. */
+  /** Rows of the ledger, without corrections. */
   attempts: number;
   /** Turns that they belong to, each counted once. */
   turns: number;

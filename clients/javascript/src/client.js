@@ -345,6 +345,16 @@ export class Client {
   }
 
   /**
+   * Stop everything that the organization has queued and running; requires an admin's key.
+   * @param {import("./api.js").StopOrganization} [body] why, for the service's log
+   * @param {Abortable} [options]
+   * @returns {Promise<import("./api.js").StoppedOrganization>}
+   */
+  stopOrganization(body = {}, options) {
+    return this.request(changing("POST", body, "organization", "stop"), options);
+  }
+
+  /**
    * Add up tokens and costs by `day`, `user` or `model`; requires an admin's key.
    * @param {Listing & import("./options.js").Days & {group_by?: import("./api.js").UsageGroup}} options
    * @returns {Promise<import("./api.js").UsageReport>}

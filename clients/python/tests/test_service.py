@@ -425,6 +425,7 @@ def test_budgets_rates_usage_ledger_and_keys_are_an_admins(stack: Service):
             answer = admin.ask("[[tokens=10]] what does it cost", user="alice")
             (row,) = admin.list_ledger(turn_id=answer.turn.id).data
             assert (row.cost_usd, row.usage) == (answer.turn.cost_usd, answer.turn.usage)
+            assert (row.kind, row.corrects, row.reported) == ("usage", None, None)
             table = b"".join(admin.download_ledger(turn_id=answer.turn.id)).decode()
             assert answer.turn.id in table
             assert table.count("\n") == 2
@@ -451,6 +452,22 @@ def test_budgets_rates_usage_ledger_and_keys_are_an_admins(stack: Service):
             admin.revoke_key(key.id)
         finally:
             admin.put_budget(Limits())
+
+
+def test_an_admin_stops_everything_that_its_organization_runs(stack: Service, client: Client):
+    with Client(stack.url, stack.key("admin"), trust_env=False) as admin:
+        with pytest.raises(ForbiddenError):
+            client.stop_organization()
+        turn = admin.create_turn(admin.create_session(user="alice").id, "[[tokens=400 rate=5]] for long")
+        with admin.stream_turn(turn.id) as stream:
+            for event in stream:
+                if isinstance(event, ContentDelta):
+                    break
+            assert admin.stop_organization(reason="a test").running == 1
+            *_, last = stream
+        assert isinstance(last, Done)
+        assert (last.status, last.stop_reason) == ("stopped", "user")
+        assert (admin.stop_organization().queued, admin.stop_organization().running) == (0, 0)
 
 
 def test_a_rate_limit_that_is_over_too_late_is_said_with_its_time(stack: Service):

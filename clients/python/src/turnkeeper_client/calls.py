@@ -246,6 +246,16 @@ def put_budget(limits: models.Limits) -> Call[models.Budget]:
     return Call("PUT", "/v1/budget", _as(models.Budget), body=body)
 
 
+def stop_organization(*, reason: str | None = None) -> Call[models.StoppedTurns]:
+    """Stop everything that the organization has queued and running; requires an admin's key.
+
+    Args:
+        reason: For the service's log, at most 200 characters.
+    """
+    body = {} if reason is None else {"reason": reason}
+    return Call("POST", "/v1/organization/stop", _as(models.StoppedTurns), body=body)
+
+
 def get_usage(
     *,
     first_day: date | None = None,

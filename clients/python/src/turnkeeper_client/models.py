@@ -217,8 +217,20 @@ class UsageRow(UsageTotals):
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedTurns:
+    """How many turns a stop of the organization has ended while they waited, and asked to end while they ran."""
+
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What one attempt cost; `price` is per million tokens of each class."""
+    """What one attempt cost; `price` is per million tokens of each class.
+
+    A row whose `kind` is `correction` is to be added to the row that it `corrects`: its figures may be negative.
+    `reported` is what the provider said, where that is not billed as it is.
+    """
 
     id: str
     turn_id: str
@@ -232,6 +244,12 @@ class LedgerRow:
     price: Mapping[str, Any]
     cost_usd: Decimal
     created_at: datetime
+    reported: Mapping[str, Any] | None = None
+    kind: str = "usage"
+    corrects: str | None = None
+    reason: str | None = None
+    corrected_by: str | None = None
+    corrected_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ class Client:
     revoke_key = _method(calls.revoke_key)
     get_budget = _method(calls.get_budget)
     put_budget = _method(calls.put_budget)
+    stop_organization = _method(calls.stop_organization)
     get_usage = _method(calls.get_usage)
     list_ledger = _method(calls.list_ledger)
     list_refusals = _method(calls.list_refusals)

@@ -71,7 +71,8 @@ def test_a_note_that_another_release_wrote_is_read_as_far_as_both_know():
 
 def test_the_running_figures_of_a_call_that_broke_off_are_kept_whole():
     consumption = Consumption()
-    prompt = Prompt((text_message(Role.USER, "question"),), None, 10_000)
+    # Long enough for all of these tokens, and as long an answer: figures that cannot be are disputed.
+    prompt = Prompt((text_message(Role.USER, "question " * 10_000),), None, 20_000)
     consumption.sent(prompt)
     consumption.begun()
     consumption.follow(ALL)

@@ -41,8 +41,17 @@ def looked_at(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_no_command_has_gone():
     assert set(every_command()) == {
         *("", "up", "web", "relay", "worker", "provider", "migrate", "prices", "doctor", "smoke", "chat"),
-        *("orgs", "orgs create", "orgs list", "keys", "keys create", "keys list", "keys revoke"),
-        *("ledger", "ledger check", "users", "users erase", "users export", "dump", "completion"),
+        *("orgs", "orgs create", "orgs list", "orgs stop", "keys", "keys create", "keys list", "keys revoke"),
+        *(
+            "ledger",
+            "ledger check",
+            "ledger correct",
+            "users",
+            "users erase",
+            "users export",
+            "dump",
+            "completion",
+        ),
     }
 
 

@@ -1,0 +1,61 @@
+"""The most tokens that a call can have used, whatever its provider says: figures above it are disputed.
+
+Every tokenizer in use falls back to bytes, so a text has no more tokens than bytes, and an answer that is not shown as
+text (thinking that the provider hides, or sums up) is within the limit that was sent. An honest provider's figures are
+below both; one that ignores its limit is below the first.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from shared.money.holds import MESSAGE_TOKENS, most_text_tokens
+from shared.money.usage import Usage
+from worker.providers.provider import Prompt
+
+OVERSHOOT_TOKENS: Final = 64
+"""What a server may generate past the limit before it looks: one batch. Those that guess several tokens at once guess
+fewer than twenty.
+"""
+
+ADDED_TOKENS: Final = 1024
+"""What a provider may put before the first message: more than any chat template does, default system prompts included.
+A hold counts on fewer (`shared/money/holds.py`): what is above that is billed, and here it ends.
+"""
+
+
+def most_prompt_tokens(prompt: Prompt) -> int:
+    """Return the most tokens that a provider can count in a prompt: its bytes, and the marks of a chat template."""
+    texts = (prompt.system or "", *(message.content for message in prompt.messages))
+    return sum(most_text_tokens(text) for text in texts) + ADDED_TOKENS
+
+
+def most_unseen_tokens(prompt: Prompt) -> int:
+    """Return the most tokens of an answer of which nothing was shown: the limit that was sent, and one batch."""
+    return prompt.max_output_tokens + OVERSHOOT_TOKENS
+
+
+def most_shown_tokens(text_bytes: int) -> int:
+    """Return the most tokens of an answer of which all was shown, in so many bytes; thinking has marks of its own."""
+    return text_bytes + 2 * MESSAGE_TOKENS
+
+
+def cut_prompt(usage: Usage, most: int) -> Usage:
+    """Return the usage with no more tokens of the prompt than `most`: what was not cached is believed first."""
+    if usage.prompt_tokens() <= most:
+        return usage
+    plain = min(usage.input_tokens, most)
+    read = min(usage.cache_read_tokens, most - plain)
+    written = min(usage.cache_write_tokens, most - plain - read)
+    return replace(
+        usage,
+        input_tokens=most - read - written,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
+    )
+
+
+def cut_output(usage: Usage, most: int) -> Usage:
+    """Return the usage with no more tokens of the answer than `most`."""
+    output = min(usage.output_tokens, most)
+    return replace(usage, output_tokens=output, reasoning_tokens=min(usage.reasoning_tokens, output))
