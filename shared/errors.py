@@ -141,6 +141,18 @@ RETRYABLE_FAULTS: Final = frozenset(
 )
 """Faults after which the same question may be answered if it is posted again."""
 
+REFUSED_FAULTS: Final = frozenset(
+    {
+        Fault.PROVIDER_REJECTED,
+        Fault.CONTEXT_TOO_LONG,
+        Fault.TOOL_CALL_UNSUPPORTED,
+        Fault.TOOL_USE_IN_HISTORY,
+    }
+)
+"""Refusals of the question itself. What a provider refuses once it refuses always, so the turn is left out of later
+prompts. A refused key is the operator's to mend, and says nothing about the question.
+"""
+
 
 class TurnProblem(TypedDict):
     """Why a turn failed: a problem without status and request id."""

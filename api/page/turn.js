@@ -26,6 +26,7 @@ export function newTurn(id, question = null) {
     costUsd: null,
     error: null,
     historyTrimmed: 0,
+    inConversation: true, // false: the provider refused it, so later prompts go without it
     contentSha256: null,
     done: false,
     followed: false, // whether its events came here: what was thought stands in them and not among the messages
@@ -150,7 +151,8 @@ export function mergeStored(known, records, messages, asked) {
     if (message.role === "user") {
       const turn = known.get(id) ?? newTurn(id);
       const record = byId.get(id);
-      const withQuestion = Object.freeze({ ...turn, question: message.content });
+      const inConversation = message.in_conversation ?? true;
+      const withQuestion = Object.freeze({ ...turn, question: message.content, inConversation });
       merged.set(id, record ? withRecord(withQuestion, record) : withQuestion);
     } else if (message.role === "assistant") {
       answered.set(id, message);

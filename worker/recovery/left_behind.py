@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens
 from shared.postgres import rows
 from shared.redis.names import call_key, log_key
+from shared.turn.conversation import is_in_conversation
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
 from worker.publishing.call_note import CallNote, read_note
@@ -77,7 +78,8 @@ _LEFT_BEHIND: Final = text(
            c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
            {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)},
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
-            where m.organization_id = t.organization_id and m.session_id = t.session_id
+            join turnkeeper.turns as o on o.organization_id = m.organization_id and o.id = m.turn_id
+            where {is_in_conversation("o")} and m.organization_id = t.organization_id and m.session_id = t.session_id
               and m.position <= t.number * 2)
            + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
               where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes

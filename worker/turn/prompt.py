@@ -14,7 +14,7 @@ from shared.turn.parts import Parts, join_parts, text_of
 from shared.turn.turns import Role
 from worker.providers.provider import Prompt, PromptMessage
 
-_TOKENS_PER_MESSAGE = 4
+TOKENS_PER_MESSAGE = 4
 """What a chat template adds around each message, according to OpenAI's guide to counting tokens."""
 
 
@@ -70,9 +70,9 @@ def build_prompt(
             Fault.TOOL_USE_IN_HISTORY,
             "this session used tools, which the provider does not support: start a new one",
         )
-    room = context_tokens - max_output_tokens - _size(system or "")
+    room = context_tokens - max_output_tokens - size_of(system or "")
     turns = _by_turn(messages)
-    sizes = [sum(_size(message.content) for message in turn) for turn in turns]
+    sizes = [sum(size_of(message.content) for message in turn) for turn in turns]
     if sizes[-1] > room:
         raise PromptRefusedError(
             Fault.CONTEXT_TOO_LONG, "the message alone is longer than the model's context"
@@ -88,11 +88,12 @@ def build_prompt(
 
 def prompt_tokens(prompt: Prompt) -> int:
     """Estimate the input tokens of `prompt`, for a call whose provider did not report them."""
-    return _size(prompt.system or "") + sum(_size(message.content) for message in prompt.messages)
+    return size_of(prompt.system or "") + sum(size_of(message.content) for message in prompt.messages)
 
 
-def _size(text: str) -> int:
-    return estimate_tokens(text) + _TOKENS_PER_MESSAGE if text else 0
+def size_of(text: str) -> int:
+    """Return the estimated tokens of a message with this text; 0 for an empty text."""
+    return estimate_tokens(text) + TOKENS_PER_MESSAGE if text else 0
 
 
 def _by_turn(messages: Iterable[StoredMessage]) -> list[list[StoredMessage]]:

@@ -237,6 +237,8 @@ export interface Message {
   finish_reason: FinishReason | null;
   usage: UsageCounts | null;
   created_at: string;
+  /** False: the provider refused the turn, so that its messages are left out of later prompts. */
+  in_conversation: boolean;
 }
 
 /** A page of messages, in the order of the conversation. */
