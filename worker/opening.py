@@ -67,6 +67,7 @@ def question_of(
             system=turn.system_prompt,
             max_output_tokens=turn.max_output_tokens,
             context_tokens=context_tokens,
+            unread_tokens=claim.unread_tokens,
             traceparent=traceparent,
         )
     except PromptRefusedError as error:

@@ -20,6 +20,7 @@ from shared.turn.transcript import Transcript
 from worker.publishing.call_note import CallNote, read_note
 from worker.turn.allowance import within_limit
 from worker.turn.outcome import Answer
+from worker.turn.prompt import answer_tokens
 
 _log = logging.getLogger("turnkeeper.sweeper")
 
@@ -223,7 +224,7 @@ def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens:
     thought = estimate_tokens(reasoning.removeprefix(turn.reasoning or ""))
     counted = turn.output_tokens or 0
     output = within_limit(counted + said + thought, len(content) + len(reasoning), turn.max_output_tokens)
-    most_input = max(0, context_tokens - turn.max_output_tokens)
+    most_input = context_tokens - answer_tokens(turn.max_output_tokens, context_tokens)
     return replace(
         Usage(**{name: getattr(turn, name) or 0 for name in COLUMNS}),
         input_tokens=turn.input_tokens or min(turn.prompt_bytes // _BYTES_PER_TOKEN, most_input),
