@@ -219,6 +219,19 @@ class RefusedError(TurnkeeperError):
         self.headers = dict(headers or {})
 
 
+@dataclass(frozen=True, slots=True)
+class ContextTold:
+    """What a provider that refuses a prompt as too long tells of it, in its own tokens.
+
+    Args:
+        limit: The most that prompt and answer may have together; None if it was not told.
+        prompt: What the prompt had; None if it was not told.
+    """
+
+    limit: int | None = None
+    prompt: int | None = None
+
+
 class ProviderError(TurnkeeperError):
     """The upstream failed.
 
@@ -230,6 +243,7 @@ class ProviderError(TurnkeeperError):
         broke_off: The connection ended before the answer did, and neither side is known to be at fault.
         said: What the provider said, cut and without secrets or what it was sent; for admins alone. None if it said
             nothing.
+        told: What a prompt that is too long was told to exceed.
     """
 
     def __init__(
@@ -241,10 +255,12 @@ class ProviderError(TurnkeeperError):
         sent: bool = True,
         broke_off: bool = False,
         said: str | None = None,
+        told: ContextTold | None = None,
     ) -> None:
         super().__init__(detail)
         self.fault = fault
         self.said = said
+        self.told = told
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent

@@ -125,7 +125,11 @@ class Runner:
         services, turn = self._services, claim.turn
         choice = services.choices.choose(turn)
         question = question_of(
-            claim, choice.provider.capabilities, services.settings.context_tokens, trace.traceparent
+            claim,
+            choice.provider.capabilities,
+            services.settings.context_tokens,
+            trace.traceparent,
+            choice.context,
         )
         work = self._stream(turn, choice, question, asked_at, trace)
         future = asyncio.run_coroutine_threadsafe(work, services.loop)
@@ -157,7 +161,7 @@ class Runner:
         self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
-        attempt = await self._opener.open(turn, choice, question.prompt, asked_at, trace)
+        attempt = await self._opener.open(turn, choice, question, asked_at, trace)
         outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)

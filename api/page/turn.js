@@ -55,6 +55,8 @@ function changes(turn, event) {
         provider: event.provider ?? null,
         model: event.model ?? null,
       };
+    case "message_start":
+      return { historyTrimmed: event.history_trimmed ?? 0 };
     case "content_delta":
       return { content: turn.content + event.delta };
     case "reasoning_delta":
@@ -70,7 +72,7 @@ function changes(turn, event) {
     case "done":
       return { ...ended(event), contentSha256: event.content_sha256 ?? null };
     default:
-      return {}; // message_start, title_updated, and what a later version adds
+      return {}; // title_updated, and what a later version adds
   }
 }
 

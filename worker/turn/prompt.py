@@ -147,9 +147,9 @@ class History:
         """Leave out all turns but the question."""
         return Fit(len(self._turns) - 1, 0, self.needed_tokens(), max_output_tokens)
 
-    def has_unanswered(self) -> bool:
-        """Return whether a turn before the question has no answer."""
-        return not all(_is_answered(turn) for turn in self._turns[:-1])
+    def has_unanswered(self, first: int) -> bool:
+        """Return whether a turn from `first` on, before the question, has no answer."""
+        return not all(_is_answered(turn) for turn in self._turns[first:-1])
 
     def answered(self) -> "History":
         """Return the history without the turns that no provider has answered, except for the question."""

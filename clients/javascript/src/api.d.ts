@@ -679,6 +679,8 @@ export interface MessageStart extends Envelope {
   type: "message_start";
   /** The stored message's id. */
   message_id: string;
+  /** Earlier turns that were left out of the prompt; absent if none was. */
+  history_trimmed?: number;
 }
 
 /** Text of the answer; consecutive deltas may arrive as one. */
