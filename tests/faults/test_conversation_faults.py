@@ -1,13 +1,13 @@
 """A conversation outlives what a provider refuses in it (rows V15 to V17 of the fault matrix)."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from shared.postgres.accounts import create_key, create_organization
-from tests.e2e.protocol_client import Api
-from tests.faults.world import World
+from tests.e2e.protocol_client import Api, wait_until
+from tests.faults.world import END_SECONDS, World, kill
 
 CONTEXT = 700
 """What the model takes, as the scripted provider counts: far less than the default of `CONTEXT_TOKENS`."""
@@ -88,6 +88,30 @@ def test_v15_a_question_that_failed_unseen_is_asked_with_the_next_unless_that_is
         assert (turn["status"], turn["history_trimmed"]) == ("completed", 1)
         assert ["poison" in prompt_of(request) for request in requests] == [True, False]
         assert other_talk.ask("Hi again")[0]["status"] == "completed"
+
+
+@pytest.fixture
+def begin_anew(world: World) -> Iterator[Callable[[], None]]:
+    """Kills the workers, so that others ask the server what it tells; and once more at the end."""
+
+    def begin() -> None:
+        old = set(world.worker_pids())
+        for pid in world.service.pids("worker"):
+            kill(pid)
+        wait_until(lambda: len(set(world.worker_pids()) - old) == WORKERS, "new workers", END_SECONDS)
+
+    yield begin
+    begin()
+
+
+def test_v16_a_server_that_tells_its_context_never_has_to_refuse(
+    talk: Talk, world: World, begin_anew: Callable[[], None]
+):
+    with world.oracle.scripted(context=CONTEXT, context_words="vllm", text="fine"):
+        begin_anew()
+        asked = [talk.ask(LONG) for _ in range(6)]
+    assert [(turn["status"], len(requests)) for turn, requests in asked] == [("completed", 1)] * 6
+    assert asked[-1][0]["history_trimmed"] > 0
 
 
 @pytest.mark.parametrize("words", WORDS)

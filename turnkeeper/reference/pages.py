@@ -181,9 +181,9 @@ def errors_page() -> str:
             _table(("code", "status", "title", "retryable"), problems),
             "\n## Failed turns\n",
             (
-                "A turn that fails carries the same object, without `status` and `request_id`, as its `error`. A turn whose "
-                "question was refused is left out of later prompts, with what there is of its answer; its messages are shown "
-                "with `in_conversation: false`.\n"
+                "A turn that fails carries the same object, without `status` and `request_id`, as its `error`. A turn "
+                "whose question was refused is left out of later prompts, with what there is of its answer; its "
+                "messages are shown with `in_conversation: false`.\n"
             ),
             _table(("code", "title", "retryable", "question refused"), faults),
             "",

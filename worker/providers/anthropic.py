@@ -125,7 +125,11 @@ class Anthropic:
 
 
 DECLARATION: Final = Declaration(
-    ProviderName.ANTHROPIC, make=Anthropic, error_names=_ERROR_NAMES, trace_name="anthropic"
+    ProviderName.ANTHROPIC,
+    make=Anthropic,
+    error_names=_ERROR_NAMES,
+    trace_name="anthropic",
+    is_context_known=True,  # 200,000 tokens and more
 )
 
 

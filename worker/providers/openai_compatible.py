@@ -139,7 +139,7 @@ class OpenAICompatible:
 DECLARATION: Final = Declaration(
     ProviderName.OPENAI_COMPATIBLE, make=OpenAICompatible, error_names=_ERROR_NAMES, trace_name="openai"
 )
-SCRIPTED: Final = replace(DECLARATION, name=ProviderName.SCRIPTED)
+SCRIPTED: Final = replace(DECLARATION, name=ProviderName.SCRIPTED, is_context_known=True)
 
 
 class ChunkReader:
