@@ -52,8 +52,8 @@ class Runner:
         jitter = Random()  # noqa: S311 -- spreads retries, protects nothing
         self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)))
         self._settler = Settler(services, self._admission)
-        breakers = [choice.breaker for choice in services.choices]
-        services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
+        choices = list(services.choices)
+        services.metrics.look_at(services.publisher, choices, services.leases, settings.worker_turns)
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -755,3 +756,19 @@ def test_the_context_is_told_as_the_server_tells_it(http, url, transport, words,
         assert asyncio.run(told_context(settings, build_transport(settings))) == told
     finally:
         http.delete("/_script").raise_for_status()
+
+
+def test_a_worker_asks_no_internal_address_in_production(url):
+    environ = {
+        "ENVIRONMENT": "production",
+        "ALLOWED_ORIGINS": "https://chat.example.com",
+        "MCP_LLM_PROVIDER": "openai-compatible",
+        "MCP_LLM_BASE_URL": "https://models.example/v1",
+        "MCP_LLM_MODEL": "scripted",
+        "MCP_LLM_API_KEY": "secret",
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+        "REDIS_URL": "redis://127.0.0.1",
+    }
+    settings = replace(load_settings(environ).provider, base_url=f"{url}/v1")
+    with pytest.raises(httpx.TransportError):
+        asyncio.run(told_context(settings, build_transport(settings)))

@@ -26,11 +26,13 @@ class ContextMemory:
         clock: Monotonic seconds.
     """
 
-    __slots__ = ("_clock", "_learned", "told_tokens")
+    __slots__ = ("_clock", "_learned", "shortened", "told_tokens")
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._learned: dict[UUID, tuple[int, float]] = {}
+        self.shortened = 0
+        """How many prompts were made shorter and sent again."""
         self.told_tokens: int | None = None
         """What the server told without being asked a question; None if it told nothing, or a setting says otherwise."""
 

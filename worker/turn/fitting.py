@@ -143,6 +143,7 @@ class Fitting:
 
     def _use(self, fit: Fit, context: int) -> Prompt:
         self._fit, self._context, self._is_learned = fit, context, True
+        self._memory.shortened += 1
         self.prompt = self._history.prompt(fit, self._traceparent)
         return self.prompt
 

@@ -193,5 +193,6 @@ def test_the_next_turn_of_the_organization_is_short_enough_at_once():
     fitting = Fitting(history(), 100, 100_000, memory, organization)
     assert fitting.again(Fault.CONTEXT_TOO_LONG, None) is not None
     assert Fitting(history(), 100, 100_000, memory, organization).left_out() == 0  # nobody took it yet
+    assert memory.shortened == 1
     fitting.taken()
     assert Fitting(history(), 100, 100_000, memory, organization).left_out() == fitting.left_out()
