@@ -224,6 +224,9 @@ class Message(Resource):
     finish_reason: FinishReason | None
     usage: UsageCounts | None
     created_at: Time
+    in_conversation: bool = Field(
+        description="False: the provider refused the turn, so that its messages are left out of later prompts."
+    )
 
 
 class TurnLinks(Resource):

@@ -73,6 +73,7 @@ def message(row: ShownMessage) -> models.Message:
         finish_reason=one_of(FinishReason, row.finish_reason),
         usage=None if row.output_tokens is None else usage(row),
         created_at=timestamp(row.created_at),
+        in_conversation=row.in_conversation,
     )
 
 

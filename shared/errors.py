@@ -145,6 +145,18 @@ RETRYABLE_FAULTS: Final = frozenset(
 )
 """Faults after which the same question may be answered if it is posted again."""
 
+REFUSED_FAULTS: Final = frozenset(
+    {
+        Fault.PROVIDER_REJECTED,
+        Fault.CONTEXT_TOO_LONG,
+        Fault.TOOL_CALL_UNSUPPORTED,
+        Fault.TOOL_USE_IN_HISTORY,
+    }
+)
+"""Refusals of the question itself. What a provider refuses once it refuses always, so the turn is left out of later
+prompts. A refused key is the operator's to mend, and says nothing about the question.
+"""
+
 
 class TurnProblem(TypedDict):
     """Why a turn failed: a problem without status and request id."""
@@ -211,6 +223,19 @@ class RefusedError(TurnkeeperError):
         self.headers = dict(headers or {})
 
 
+@dataclass(frozen=True, slots=True)
+class ContextTold:
+    """What a provider that refuses a prompt as too long tells of it, in its own tokens.
+
+    Args:
+        limit: The most that prompt and answer may have together; None if it was not told.
+        prompt: What the prompt had; None if it was not told.
+    """
+
+    limit: int | None = None
+    prompt: int | None = None
+
+
 class ProviderError(TurnkeeperError):
     """The upstream failed.
 
@@ -222,6 +247,7 @@ class ProviderError(TurnkeeperError):
         broke_off: The connection ended before the answer did, and neither side is known to be at fault.
         said: What the provider said, cut and without secrets or what it was sent; for admins alone. None if it said
             nothing.
+        told: What a prompt that is too long was told to exceed.
     """
 
     def __init__(
@@ -233,10 +259,12 @@ class ProviderError(TurnkeeperError):
         sent: bool = True,
         broke_off: bool = False,
         said: str | None = None,
+        told: ContextTold | None = None,
     ) -> None:
         super().__init__(detail)
         self.fault = fault
         self.said = said
+        self.told = told
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent

@@ -43,9 +43,10 @@ from worker.metrics import WorkerMetrics
 from worker.process.celery_settings import celery_settings
 from worker.process.liveness import Liveness
 from worker.process.loop import LoopThread
-from worker.providers import build_provider
+from worker.providers import build_provider, build_transport
 from worker.providers.breaker import Breaker
 from worker.providers.choice import Choice, Choices
+from worker.providers.context_page import learn_contexts
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher
@@ -156,6 +157,9 @@ class Worker:
         settings, loop = self._settings, asyncio.get_running_loop()
         recorder = begin_tracing(settings, "worker")
         self._choices = Choices(_choice(each, recorder) for each in settings.providers)
+        self._asking: asyncio.Task[None] | None = None
+        if not settings.is_context_given:
+            self._asking = asyncio.create_task(learn_contexts(self._choices, build_transport))
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
@@ -219,8 +223,10 @@ class Worker:
         registry.on_sample(looking_at_loop(registry, self._loop_thread.call_soon))
 
     async def _disconnect(self) -> None:
-        self._watching.cancel()
-        await asyncio.wait({self._watching}, timeout=_LAST_EVENTS_SECONDS)
+        ending = {task for task in (self._watching, self._asking) if task is not None}
+        for task in ending:
+            task.cancel()
+        await asyncio.wait(ending, timeout=_LAST_EVENTS_SECONDS)
         await self._choices.aclose()
 
     async def _holds_lease(self, turn_id: UUID, attempt: int) -> bool:

@@ -11,13 +11,15 @@ from shared.errors import Fault
 from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.events_of_turn import accept_events
 from worker.providers.choice import Choice
+from worker.providers.context import ContextMemory
 from worker.providers.provider import Capabilities, Prompt
 from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
 from worker.turn.claim import Claim, ClaimedTurn
+from worker.turn.fitting import Fitting
 from worker.turn.outcome import NOTHING, Failed
-from worker.turn.prompt import PromptRefusedError, build_prompt
+from worker.turn.prompt import History, PromptRefusedError
 from worker.turn.retry import Retries
 
 
@@ -27,13 +29,18 @@ class Question:
 
     Args:
         prompt: Without messages if it is refused.
-        trimmed: Earlier turns that were left out.
+        fitting: Made the prompt; None if it is refused.
         refused: How the turn ends if its history cannot be sent; else None.
     """
 
     prompt: Prompt
-    trimmed: int = 0
+    fitting: Fitting | None = None
     refused: Failed | None = None
+
+    @property
+    def trimmed(self) -> int:
+        """Earlier turns that are left out, as far as is known by now."""
+        return 0 if self.fitting is None else self.fitting.left_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,11 @@ class FoundLog:
 
 
 def question_of(
-    claim: Claim, capabilities: Capabilities, context_tokens: int, traceparent: str | None
+    claim: Claim,
+    capabilities: Capabilities,
+    context_tokens: int,
+    traceparent: str | None,
+    memory: ContextMemory,
 ) -> Question:
     """Return what to ask for a turn, or why nothing can be asked.
 
@@ -59,14 +70,17 @@ def question_of(
         capabilities: The provider's.
         context_tokens: The most that prompt and answer may hold together.
         traceparent: Trace context for the provider.
+        memory: What is known of the context of the provider's model.
     """
     turn = claim.turn
     try:
-        prompt, trimmed = build_prompt(
-            claim.history,
-            system=turn.system_prompt,
-            max_output_tokens=turn.max_output_tokens,
-            context_tokens=context_tokens,
+        fitting = Fitting(
+            History(claim.history, system=turn.system_prompt, unread_tokens=claim.unread_tokens),
+            turn.max_output_tokens,
+            context_tokens,
+            memory,
+            turn.organization_id,
+            unread_turns=claim.dropped_turns,
             traceparent=traceparent,
         )
     except PromptRefusedError as error:
@@ -74,7 +88,7 @@ def question_of(
         return Question(
             Prompt((), None, turn.max_output_tokens), refused=Failed(shown, error.fault, error.detail)
         )
-    return Question(prompt, trimmed + claim.dropped_turns)
+    return Question(fitting.prompt, fitting)
 
 
 def has_void_text(turn: ClaimedTurn, log: FoundLog) -> bool:
@@ -98,14 +112,14 @@ class Opener:
         self._retries = retries
 
     async def open(
-        self, turn: ClaimedTurn, choice: Choice, prompt: Prompt, asked_at: float, trace: AttemptTrace
+        self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
     ) -> Attempt:
         """Return an attempt whose lease is renewed and whose start was published.
 
         Args:
             turn: As it was claimed.
             choice: The provider that answers it.
-            prompt: What is sent to the provider.
+            question: What the provider is asked.
             asked_at: When the claim was requested, by the monotonic clock.
             trace: Notes the first text.
         """
@@ -115,7 +129,7 @@ class Opener:
             trace.showed_text()
 
         log = await self.find_log(turn)
-        attempt = self.begin(turn, choice, prompt, log, showed_text)
+        attempt = self.begin(turn, choice, question, log, showed_text)
         self.hold(turn, attempt, asked_at)
         self.announce(turn, choice, log, attempt)
         return attempt
@@ -131,7 +145,7 @@ class Opener:
         self,
         turn: ClaimedTurn,
         choice: Choice,
-        prompt: Prompt,
+        question: Question,
         log: FoundLog,
         on_first_text: Callable[[], None],
     ) -> Attempt:
@@ -155,7 +169,7 @@ class Opener:
         attempt = Attempt(
             choice.provider,
             channel,
-            prompt,
+            question.prompt,
             str(turn.answer_id),
             turn.seconds_left,
             self._retries,
@@ -163,6 +177,7 @@ class Opener:
             attempts=turn.counted_attempts(),
             prefix=prefix,
             allowance=turn.allowance(choice.settings, services.settings.context_tokens),
+            fitting=question.fitting,
             on_first_text=on_first_text,
         )
         return attempt

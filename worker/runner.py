@@ -54,8 +54,8 @@ class Runner:
         jitter = Random()  # noqa: S311 -- spreads retries, protects nothing
         self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)))
         self._settler = Settler(services, self._admission)
-        breakers = [choice.breaker for choice in services.choices]
-        services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
+        choices = list(services.choices)
+        services.metrics.look_at(services.publisher, choices, services.leases, settings.worker_turns)
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""
@@ -127,7 +127,11 @@ class Runner:
         services, turn = self._services, claim.turn
         choice = services.choices.choose(turn)
         question = question_of(
-            claim, choice.provider.capabilities, services.settings.context_tokens, trace.traceparent
+            claim,
+            choice.provider.capabilities,
+            services.settings.context_tokens,
+            trace.traceparent,
+            choice.context,
         )
         paid = self._paid(turn, choice, question)
         work = self._stream(paid or turn, choice, question, asked_at, trace, is_paid=paid is not None)
@@ -177,7 +181,7 @@ class Runner:
         is_paid: bool,
     ) -> Ended:
         """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
-        attempt = await self._opener.open(turn, choice, question.prompt, asked_at, trace)
+        attempt = await self._opener.open(turn, choice, question, asked_at, trace)
         if not is_paid:
             attempt.stop(StopReason.BUDGET)  # before its first call
         outcome: Outcome = question.refused or await attempt.run()

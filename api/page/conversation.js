@@ -193,6 +193,7 @@ export class Conversation {
     }
     this.exact.set(turn.id, exact);
     await this.#refreshTotals(turn.id);
+    if (turn.status === "failed") await this.#readLater(); // its messages say whether they are part of the conversation
     this.#changed("turn", turn.id);
   }
 

@@ -26,6 +26,7 @@ export function newTurn(id, question = null) {
     costUsd: null,
     error: null,
     historyTrimmed: 0,
+    inConversation: true, // false: the provider refused it, so later prompts go without it
     contentSha256: null,
     done: false,
     followed: false, // whether its events came here: what was thought stands in them and not among the messages
@@ -54,6 +55,8 @@ function changes(turn, event) {
         provider: event.provider ?? null,
         model: event.model ?? null,
       };
+    case "message_start":
+      return { historyTrimmed: event.history_trimmed ?? 0 };
     case "content_delta":
       return { content: turn.content + event.delta };
     case "reasoning_delta":
@@ -69,7 +72,7 @@ function changes(turn, event) {
     case "done":
       return { ...ended(event), contentSha256: event.content_sha256 ?? null };
     default:
-      return {}; // message_start, title_updated, and what a later version adds
+      return {}; // title_updated, and what a later version adds
   }
 }
 
@@ -150,7 +153,8 @@ export function mergeStored(known, records, messages, asked) {
     if (message.role === "user") {
       const turn = known.get(id) ?? newTurn(id);
       const record = byId.get(id);
-      const withQuestion = Object.freeze({ ...turn, question: message.content });
+      const inConversation = message.in_conversation ?? true;
+      const withQuestion = Object.freeze({ ...turn, question: message.content, inConversation });
       merged.set(id, record ? withRecord(withQuestion, record) : withQuestion);
     } else if (message.role === "assistant") {
       answered.set(id, message);

@@ -87,6 +87,7 @@ export function remarks(turn, exact) {
   if (turn.historyTrimmed > 0) {
     lines.push(`${plural(turn.historyTrimmed, "earlier turn")} did not fit into the prompt.`);
   }
+  if (!turn.inConversation) lines.push("Not part of the conversation: the model is not sent it again.");
   if (exact === false) lines.push("This text could not be matched with the stored answer: reload the page.");
   return lines;
 }

@@ -31,6 +31,7 @@ from shared.errors import ProblemCode, RefusedError
 from shared.ids import new_id
 from shared.money.holds import MESSAGE_TOKENS
 from shared.postgres.statement import Statement
+from shared.turn.conversation import is_in_conversation
 from shared.turn.turns import (
     ACTIVE,
     MessageStatus,
@@ -106,7 +107,8 @@ _LOCK_AND_READ: Final = f"""
     select s.title, s.status, s.max_turns, s.turn_count, o.ai_enabled, o.max_concurrent_turns,
            case when coalesce(o.daily_usd, o.monthly_usd) is not null then (
                select coalesce(sum(octet_length(m.content) + {MESSAGE_TOKENS}), 0) from turnkeeper.messages as m
-               where m.organization_id = s.organization_id and m.session_id = s.id
+               join turnkeeper.turns as t on t.organization_id = m.organization_id and t.id = m.turn_id
+               where m.organization_id = s.organization_id and m.session_id = s.id and {is_in_conversation("t")}
            ) + (
                select coalesce(sum(a.max_output_tokens * {_BYTES_PER_TOKEN} + {MESSAGE_TOKENS}), 0)
                from turnkeeper.turns as a

@@ -13,11 +13,16 @@ from sqlalchemy import Connection
 from api.caller import Caller
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
+from shared.turn.conversation import is_in_conversation
 
 
 @dataclass(frozen=True, slots=True)
 class ShownMessage:
-    """The columns from which a message is shown; only one that a model wrote to its end has tokens."""
+    """The columns from which a message is shown; only one that a model wrote to its end has tokens.
+
+    Args:
+        in_conversation: Whether later prompts have it; not if the provider refused its turn.
+    """
 
     id: UUID
     session_id: UUID
@@ -33,12 +38,26 @@ class ShownMessage:
     output_tokens: int | None
     reasoning_tokens: int | None
     created_at: datetime
+    in_conversation: bool
 
+
+_DERIVED: Final = frozenset({"in_conversation"})
+
+
+def columns_of_message(kind: type[ShownMessage]) -> str:
+    """Return the columns of `kind` for a statement that reads messages `m` with their turns `t`."""
+    return f"{columns(kind, 'm', without=_DERIVED)}, {is_in_conversation('t')} as in_conversation"
+
+
+WITH_TURNS: Final = """
+    turnkeeper.messages as m
+    join turnkeeper.turns as t on t.organization_id = m.organization_id and t.id = m.turn_id
+"""
 
 _LIST: Final = Statement(
     f"""
-    select {columns(ShownMessage, "m")}
-    from turnkeeper.messages as m
+    select {columns_of_message(ShownMessage)}
+    from {WITH_TURNS}
     where m.organization_id = :organization_id and m.session_id = :session_id and m.position > :after
       and m.role in ('user', 'assistant')
     order by m.position limit :most

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shared.configuration.environment import Reader, Section, Variable, made_from, variable
+from shared.configuration.environment import Reader, Section, Variable, filled_by, made_from, variable
 from shared.configuration.provider_settings import ProviderSettings, read_provider
 from shared.configuration.rules import (
     capped,
@@ -40,6 +40,14 @@ ENVIRONMENT: Final = Variable(
     "`development` or `production`, which makes the rules for URLs, secrets and origins strict.",
     Section.SERVICE,
     switch("development", "production"),
+)
+CONTEXT_TOKENS: Final = Variable(
+    "CONTEXT_TOKENS",
+    "180000",
+    "Most tokens that prompt and answer may have together; the oldest turns are left out to fit. If it is not set, "
+    "less where an openai-compatible server tells the length of its model's context.",
+    Section.PROVIDER,
+    whole(1000),
 )
 _ALLOWED_ORIGINS: Final = Variable(
     "ALLOWED_ORIGINS",
@@ -138,13 +146,8 @@ class Settings:
         Section.SERVICE,
         ip_address,
     )
-    context_tokens: int = variable(
-        "CONTEXT_TOKENS",
-        "180000",
-        "Most tokens of history that a prompt may hold; the oldest turns are left out to fit.",
-        Section.PROVIDER,
-        whole(1000),
-    )
+    context_tokens: int = filled_by(CONTEXT_TOKENS)
+    is_context_given: bool = made_from(CONTEXT_TOKENS)
     max_output_tokens: int = variable(
         "MAX_OUTPUT_TOKENS",
         "4096",
@@ -309,6 +312,7 @@ def read_settings(read: Reader) -> Settings:
     settings = Settings(
         providers=(provider,),
         production=production,
+        is_context_given=read.is_set(CONTEXT_TOKENS),
         allowed_origins=_origins(read, production=production),
         warnings=warnings,
         **read.values(Settings),

@@ -270,6 +270,11 @@ PROVIDER_ERRORS: Final = _counter(
     "fault",
     Fault,
 )
+PROMPTS_SHORTENED: Final = _counter(
+    "turnkeeper_prompts_shortened_total",
+    _WORKER,
+    "Prompts that were too long for the model, and were sent again without their oldest turns.",
+)
 BREAKERS: Final = _gauge(
     "turnkeeper_breakers",
     _WORKER,

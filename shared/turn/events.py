@@ -78,6 +78,9 @@ class MessageStart(Event, frozen=True, tag=EventType.MESSAGE_START.value):
     """The provider answered."""
 
     message_id: Annotated[str, Meta(description="The stored message's id.")]
+    history_trimmed: Annotated[
+        int, Meta(description="Earlier turns that were left out of the prompt; absent if none was.")
+    ] = 0
 
 
 class ContentDelta(Event, frozen=True, tag=EventType.CONTENT_DELTA.value):

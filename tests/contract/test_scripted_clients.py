@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import anthropic
@@ -20,13 +22,22 @@ import openai
 import pytest
 import uvloop
 
+from shared.configuration.provider_settings import ProviderName
+from shared.configuration.settings import load_settings
+from shared.errors import ContextTold, Fault
 from tests.children import search_rest
 from turnkeeper.scripted.app import App
 from turnkeeper.scripted.connection import Connection
 from turnkeeper.scripted.oracle import Oracle
 from turnkeeper.scripted.pacer import Pacer
 from turnkeeper.scripted.wire import SECRET_MARK
+from worker.providers import build_transport
+from worker.providers.context_page import told_context
+from worker.providers.faults import error_of_response
+from worker.providers.registration import error_names_of
+from worker.providers.said import Discretion
 
+NAMES = error_names_of(ProviderName.OPENAI_COMPATIBLE)
 START_SECONDS = 60
 PATIENCE_SECONDS = 60
 START = "import sys; from turnkeeper.scripted import main; sys.exit(main(sys.argv[1:]))"
@@ -669,3 +680,95 @@ def test_help_lists_every_directive():
     )
     assert "split_surrogates=0|1" in ended.stdout
     assert "usage=full|none|duplicate" in ended.stdout
+
+
+CONTEXTS = [("openai", 40), ("vllm", 40), ("llama.cpp", 40), ("silent", 40)]
+
+
+@pytest.mark.parametrize(("words", "context"), CONTEXTS)
+def test_a_prompt_over_the_context_is_refused_in_a_servers_words_and_one_below_it_is_answered(
+    openai_client, http, words, context
+):
+    script = f"[[context={context} context_words={words} text=fine]]"
+    whole = openai_client.chat.completions.create(
+        model="scripted", max_tokens=10, messages=user(f"{script} Hi")
+    )
+    assert whole.choices[0].message.content == "fine"
+    long = user(f"{script} {'word ' * 50}")
+    with pytest.raises(openai.BadRequestError) as refused:
+        openai_client.chat.completions.create(model="scripted", max_tokens=10, messages=long)
+    error = error_of_response(
+        400, httpx.Headers(), refused.value.response.content, datetime.now(UTC), NAMES, Discretion()
+    )
+    counted = last_record(http)["input_tokens"]
+    expected = ContextTold() if words == "silent" else ContextTold(context, counted)
+    assert (error.fault, error.told) == (Fault.CONTEXT_TOO_LONG, expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"), [("openai", 40), ("vllm", 40), ("llama.cpp", None), ("anthropic", 40)]
+)
+def test_the_answers_limit_counts_towards_the_context_where_the_server_adds_it(openai_client, words, limit):
+    asked = user(f"[[context=40 context_words={words} text=fine]] Hi")
+    if limit is None:
+        assert openai_client.chat.completions.create(model="scripted", max_tokens=1000, messages=asked)
+    else:
+        with pytest.raises(openai.BadRequestError):
+            openai_client.chat.completions.create(model="scripted", max_tokens=limit, messages=asked)
+
+
+def test_anthropics_words_are_the_default_of_its_dialect(anthropic_client):
+    asked = user(f"[[context=40]] {'word ' * 50}")
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 40 maximum"):
+        anthropic_client.messages.create(model="scripted", max_tokens=10, messages=asked)
+
+
+def test_a_content_filter_refuses_a_text_wherever_it_stands_in_the_prompt(openai_client, http):
+    http.put("/_script", content="refuses=poison text=fine").raise_for_status()
+    try:
+        with pytest.raises(openai.BadRequestError) as refused:
+            openai_client.chat.completions.create(
+                model="scripted",
+                messages=[*user("some poison"), {"role": "assistant", "content": "ok"}, *user("Hi")],
+            )
+        assert refused.value.body["code"] == "content_filter"
+        assert openai_client.chat.completions.create(model="scripted", messages=user("Hi"))
+    finally:
+        http.delete("/_script").raise_for_status()
+
+
+@pytest.mark.parametrize("transport", ["fast", "httpx"])
+@pytest.mark.parametrize(("words", "told"), [("vllm", 4096), ("llama.cpp", 4096), ("openai", None)])
+def test_the_context_is_told_as_the_server_tells_it(http, url, transport, words, told):
+    settings = load_settings(
+        {
+            "MCP_LLM_PROVIDER": "openai-compatible",
+            "MCP_LLM_BASE_URL": f"{url}/v1",
+            "MCP_LLM_MODEL": "scripted",
+            "MCP_LLM_API_KEY": "secret",
+            "PROVIDER_TRANSPORT": transport,
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+            "REDIS_URL": "redis://127.0.0.1",
+        }
+    ).provider
+    http.put("/_script", content=f"context=4096 context_words={words}").raise_for_status()
+    try:
+        assert asyncio.run(told_context(settings, build_transport(settings))) == told
+    finally:
+        http.delete("/_script").raise_for_status()
+
+
+def test_a_worker_asks_no_internal_address_in_production(url):
+    environ = {
+        "ENVIRONMENT": "production",
+        "ALLOWED_ORIGINS": "https://chat.example.com",
+        "MCP_LLM_PROVIDER": "openai-compatible",
+        "MCP_LLM_BASE_URL": "https://models.example/v1",
+        "MCP_LLM_MODEL": "scripted",
+        "MCP_LLM_API_KEY": "secret",
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
+        "REDIS_URL": "redis://127.0.0.1",
+    }
+    settings = replace(load_settings(environ).provider, base_url=f"{url}/v1")
+    with pytest.raises(httpx.TransportError):
+        asyncio.run(told_context(settings, build_transport(settings)))

@@ -86,6 +86,8 @@ def compatible(url: str) -> dict[str, str]:
         "MCP_LLM_API_KEY": "sk-canary-0123456789",
         "MCP_LLM_PRICE_INPUT_PER_M_USD": "3",
         "MCP_LLM_PRICE_OUTPUT_PER_M_USD": "15",
+        # Connections of turns are counted: without it, each worker asks for the length as it starts.
+        "CONTEXT_TOKENS": "6000",
     }
 
 

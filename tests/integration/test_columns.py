@@ -56,7 +56,7 @@ def arguments(as_owner):
 
 
 def test_a_claimed_turn_has_the_columns_that_a_claim_reads(arguments):
-    assert names_of(ClaimedTurn) == arguments("read_claim", "t") + arguments("money_of_claim", "t")
+    assert names_of(ClaimedTurn) == arguments("read_claimed", "t") + arguments("money_of_claim", "t")
 
 
 def test_a_checkpoint_is_saved_with_every_class_of_tokens(arguments):

@@ -539,6 +539,55 @@ def test_a_certificate_is_checked_as_a_worker_checks_it(
     assert ("certificate" in found.says) == (level is Level.WRONG)
 
 
+@contextlib.contextmanager
+def telling(pages: dict[str, object]) -> Iterator[str]:
+    """A model server that has nothing but these pages."""
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(pages.get(self.path)).encode()
+            self.send_response(200 if self.path in pages else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer((HERE, 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HERE}:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join(LIMIT_SECONDS)
+
+
+def test_a_context_that_is_not_known_is_a_warning_unless_it_is_set_or_told():
+    pages: dict[str, object] = {}
+
+    def found(**more: str) -> Finding:
+        return by_name(check_provider(compatible(url, **more)))["provider.context"]
+
+    with telling(pages) as url:
+        assert (found().level, "does not tell the context of 'm'" in found().says) == (Level.WARNING, True)
+        assert found().remedy == "set CONTEXT_TOKENS to the length of the model's context"
+        assert (found(CONTEXT_TOKENS="6000").level, found(CONTEXT_TOKENS="6000").says) == (
+            Level.OK,
+            "CONTEXT_TOKENS is 6,000",
+        )
+        pages["/v1/models"] = {"data": [{"id": "m", "max_model_len": 4096}]}
+        assert (found().level, found().says) == (Level.OK, "the server tells 4,096 tokens, which are used")
+        assert found(MCP_LLM_API_KEY="only-the-worker-has-it").level is Level.WARNING  # which is sent nowhere
+        pages.clear()
+        pages["/props"] = {"default_generation_settings": {"n_ctx": 500_000}}
+        assert (found().level, "500,000" in found().says, "180,000" in found().says) == (Level.OK, True, True)
+    assert found().level is Level.WARNING  # it has ended
+    anthropic = {"MCP_LLM_PROVIDER": "anthropic", "ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": url}
+    assert by_name(check_provider(anthropic))["provider.context"].level is Level.OK
+
+
 def test_the_placeholder_of_a_key_is_told_from_a_key(provider: int):
     environ = compatible(f"http://{HERE}:{provider}/v1", MCP_LLM_API_KEY="only-the-worker-has-it")
     found = by_name(check_provider(environ))

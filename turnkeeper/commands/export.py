@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from api import resources
-from api.statements.messages import ShownMessage
+from api.statements.messages import WITH_TURNS, ShownMessage, columns_of_message
 from shared.money.money import format_usd
 from shared.money.usage import ShownTokens
 from shared.postgres.database import Database
@@ -107,8 +107,8 @@ _TURNS: Final = Statement(
 )
 _MESSAGES: Final = Statement(
     f"""
-    select {columns(_Message)} from turnkeeper.messages
-    where organization_id = :organization_id and session_id = :session_id order by position
+    select {columns_of_message(_Message)} from {WITH_TURNS}
+    where m.organization_id = :organization_id and m.session_id = :session_id order by m.position
     """,
     _Message,
 )

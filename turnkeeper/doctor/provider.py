@@ -1,4 +1,7 @@
-"""The provider: whether a worker here may and can connect to it. No request is sent, so nothing is billed."""
+"""The provider: whether a worker here may and can connect to it, and whether its model's context is known.
+
+Nothing is generated, so nothing is billed.
+"""
 
 import asyncio
 import contextlib
@@ -8,10 +11,15 @@ from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
+
 from shared.configuration.environment import Reader
 from shared.configuration.provider_settings import ProviderSettings, read_provider
-from shared.configuration.settings import ENVIRONMENT
+from shared.configuration.settings import CONTEXT_TOKENS, ENVIRONMENT
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, reason, warning, wrong
+from worker.providers import build_transport
+from worker.providers.context_page import told_context
+from worker.providers.registration import DIALECTS
 from worker.transport.egress import GuardedResolver, Resolver, SystemResolver, first_connection, trust
 
 PLACEHOLDER: Final = "only-the-worker-has-it"
@@ -32,7 +40,9 @@ def check_provider(environ: Mapping[str, str], resolver: Resolver | None = None)
         yield wrong("provider", "its settings are refused", "see the lines named `settings`")
         return
     yield _key(settings)
-    yield asyncio.run(_connection(settings, resolver or SystemResolver()))
+    connection = asyncio.run(_connection(settings, resolver or SystemResolver()))
+    yield connection
+    yield _context(read, settings, resolver, is_up=connection.level is not Level.WRONG)
 
 
 def _key(settings: ProviderSettings) -> Finding:
@@ -41,6 +51,31 @@ def _key(settings: ProviderSettings) -> Finding:
             "provider.key", "a placeholder: this is no worker's environment", "run this where a worker runs"
         )
     return fine("provider.key", f"set; {settings.name} with the model {settings.model!r}")
+
+
+def _context(read: Reader, settings: ProviderSettings, resolver: Resolver | None, *, is_up: bool) -> Finding:
+    """Say what is known of the context, after asking the server as a worker does when it starts."""
+    name, tokens = "provider.context", read.value(CONTEXT_TOKENS)
+    if read.is_set(CONTEXT_TOKENS):
+        return fine(name, f"CONTEXT_TOKENS is {tokens:,}")
+    if DIALECTS[settings.name].is_context_known:
+        return fine(name, f"the default of CONTEXT_TOKENS, {tokens:,}, fits the models of {settings.name}")
+    told = None
+    if is_up and settings.api_key.reveal() != PLACEHOLDER:
+        with contextlib.suppress(httpx.TransportError, TimeoutError):
+            told = asyncio.run(told_context(settings, build_transport(settings, resolver=resolver)))
+    if told is None:
+        return warning(
+            name,
+            f"CONTEXT_TOKENS is not set, and the server does not tell the context of {settings.model!r}: prompts may "
+            f"have {tokens:,} tokens",
+            "set CONTEXT_TOKENS to the length of the model's context",
+        )
+    if told > tokens:
+        return fine(
+            name, f"the server tells {told:,} tokens; {tokens:,} are used until CONTEXT_TOKENS says more"
+        )
+    return fine(name, f"the server tells {told:,} tokens, which are used")
 
 
 async def _connection(settings: ProviderSettings, resolver: Resolver) -> Finding:

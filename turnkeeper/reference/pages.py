@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shared.configuration.environment import Section
 from shared.configuration.variables import VARIABLES
-from shared.errors import FAULT_TITLES, PROBLEMS, RETRYABLE_FAULTS, Fault, ProblemCode
+from shared.errors import FAULT_TITLES, PROBLEMS, REFUSED_FAULTS, RETRYABLE_FAULTS, Fault, ProblemCode
 from shared.metrics.table import METRICS, Metric, Service
 from shared.turn.events import NUMBERED, ONLY_ON_STREAMS, Envelope
 from shared.turn.turns import TERMINAL, TRANSITIONS, Signal, TurnStatus
@@ -165,7 +165,10 @@ def errors_page() -> str:
         (f"`{code}`", str(PROBLEMS[code].status), PROBLEMS[code].title, _yes(PROBLEMS[code].retryable))
         for code in ProblemCode
     )
-    faults = ((f"`{fault}`", FAULT_TITLES[fault], _yes(fault in RETRYABLE_FAULTS)) for fault in Fault)
+    faults = (
+        (f"`{fault}`", FAULT_TITLES[fault], _yes(fault in RETRYABLE_FAULTS), _yes(fault in REFUSED_FAULTS))
+        for fault in Fault
+    )
     return "\n".join(
         (
             "# Errors\n",
@@ -177,8 +180,12 @@ def errors_page() -> str:
             ),
             _table(("code", "status", "title", "retryable"), problems),
             "\n## Failed turns\n",
-            "A turn that fails carries the same object, without `status` and `request_id`, as its `error`.\n",
-            _table(("code", "title", "retryable"), faults),
+            (
+                "A turn that fails carries the same object, without `status` and `request_id`, as its `error`. A turn "
+                "whose question was refused is left out of later prompts, with what there is of its answer; its "
+                "messages are shown with `in_conversation: false`.\n"
+            ),
+            _table(("code", "title", "retryable", "question refused"), faults),
             "",
         )
     )

@@ -20,7 +20,8 @@ from turnkeeper.scripted.openai_wire import openai_error
 from turnkeeper.scripted.oracle import Oracle, Outcome, Record
 from turnkeeper.scripted.performance import Part
 from turnkeeper.scripted.play import DEMONSTRATION, JSON, play, response, wire_for
-from turnkeeper.scripted.script import Script
+from turnkeeper.scripted.refusing import STATUS, refusal_of
+from turnkeeper.scripted.script import ContextWords, Script
 from turnkeeper.scripted.steps import Steps
 from turnkeeper.scripted.wire import Wire, as_json
 
@@ -98,6 +99,9 @@ class App:
         if script.strict_roles and not roles_alternate(ask.roles):
             message = "conversation roles must alternate user/assistant/user/assistant"
             return _refused(dialect, request, record, 400, message)
+        refusal = refusal_of(ask, script)
+        if refusal is not None:
+            return _part(response(STATUS, JSON, refusal), request, record=record)
         wire = wire_for(ask, script, record.id)
         steps = play(ask, script, wire, directed=bool(asked or named))
         return _part(steps, request, script, record, wire)
@@ -105,7 +109,9 @@ class App:
     def _own_page(self, request: Request) -> Steps:
         match request.method, request.path.strip("/").split("/"):
             case "GET", ["v1", "models"]:
-                return _models(request)
+                return _models(request, self._told(ContextWords.VLLM))
+            case "GET", ["props"] if (told := self._told(ContextWords.LLAMA_CPP)) is not None:
+                return _json({"default_generation_settings": {"n_ctx": told}, "total_slots": 1})
             case "GET", ["_log"]:
                 return self._log(request)
             case "GET", ["_log", number] if number.isdecimal():
@@ -130,6 +136,11 @@ class App:
                 return _json({"status": "ok"})
             case _:
                 return _missing(request)
+
+    def _told(self, words: ContextWords) -> int | None:
+        """Return the context that the default script has in a server's words."""
+        context: int | None = self._default.get("context")
+        return context if self._default.get("context_words") is words else None
 
     def _set_default(self, body: bytes) -> Steps:
         try:
@@ -267,7 +278,7 @@ def _missing(request: Request) -> Steps:
     return response(404, JSON, openai_error(404, f"there is no {request.path}"))
 
 
-def _models(request: Request) -> Steps:
+def _models(request: Request, context: int | None) -> Steps:
     if "anthropic-version" in request.headers:
         model = {"id": _MODEL, "type": "model", "display_name": "Scripted", "created_at": _MODEL_CREATED_AT}
         return _json({"data": [model], "has_more": False, "first_id": _MODEL, "last_id": _MODEL})
@@ -277,4 +288,6 @@ def _models(request: Request) -> Steps:
         "created": _MODEL_CREATED,
         "owned_by": "turnkeeper",
     }
+    if context is not None:
+        listed["max_model_len"] = context
     return _json({"object": "list", "data": [listed]})

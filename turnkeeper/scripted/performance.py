@@ -262,7 +262,7 @@ class Performance:
         keep = self._part.keep and (self._chunked or not self._in_stream)
         match act:
             case None:
-                refused = self._status != _OK or self._part.script.refuses()
+                refused = self._status != _OK or self._part.script.is_no_answer()
                 self._end(Outcome.REFUSED if refused else Outcome.COMPLETED, keep=keep)
             case Act.ERROR:
                 self._end(Outcome.IN_BAND_ERROR, keep=keep)

@@ -55,6 +55,16 @@ class Gzip(StrEnum):
     BOMB = "bomb"
 
 
+class ContextWords(StrEnum):
+    """Whose words refuse a prompt that is too long."""
+
+    OPENAI = "openai"
+    VLLM = "vllm"
+    LLAMA_CPP = "llama.cpp"
+    ANTHROPIC = "anthropic"
+    SILENT = "silent"
+
+
 class Group(StrEnum):
     """What a directive is about; a healed script keeps everything except its faults."""
 
@@ -180,6 +190,18 @@ class Script:
     strict_roles: bool = _directive(
         False, Group.FAULT, "400 unless user and assistant take turns, as some chat templates want"
     )
+    context: int | None = _directive(
+        None, Group.FAULT, "400 if input and limit have more tokens than this together", least=1
+    )
+    context_words: ContextWords | None = _directive(
+        None,
+        Group.FAULT,
+        "the server in whose words; by default that of the dialect, `silent` names no figures. As a default script, "
+        "`vllm` tells the context at `/v1/models` and `llama.cpp` at `/props`",
+    )
+    refuses: str | None = _directive(
+        None, Group.FAULT, "400 of a content filter if any message contains this text"
+    )
 
     fail_times: int | None = _directive(
         None,
@@ -197,6 +219,6 @@ class Script:
         defaults: dict[str, Any] = {field.name: field.default for field in faults}
         return dataclasses.replace(self, **defaults)
 
-    def refuses(self) -> bool:
+    def is_no_answer(self) -> bool:
         """Return whether a 200 would be anything other than an answer."""
         return self.html or self.json or self.gzip is Gzip.BOMB

@@ -18,12 +18,19 @@ def build_provider(settings: ProviderSettings, *, resolver: Resolver | None = No
         resolver: Asked for addresses instead of the operating system; in production the addresses are
             checked.
     """
-    return UpstreamProvider(
-        settings, dialect_of(settings), _transport(settings, resolver or SystemResolver())
-    )
+    return UpstreamProvider(settings, dialect_of(settings), build_transport(settings, resolver=resolver))
 
 
-def _transport(settings: ProviderSettings, resolver: Resolver) -> httpx.AsyncBaseTransport:
+def build_transport(
+    settings: ProviderSettings, *, resolver: Resolver | None = None
+) -> httpx.AsyncBaseTransport:
+    """Return what sends requests to the provider, and connects only where a worker may connect to.
+
+    Args:
+        settings: The provider and the rules for its addresses.
+        resolver: Asked for addresses instead of the operating system.
+    """
+    resolver = resolver or SystemResolver()
     if settings.guards_egress:
         resolver = GuardedResolver(resolver, settings.allowed_hosts)
     if settings.transport == "httpx":

@@ -54,7 +54,9 @@ _ERROR_NAMES: Final = error_names(
         Fault.PROVIDER_OVERLOADED: "overloaded_error api_error timeout_error",
         Fault.PROVIDER_REJECTED: "invalid_request_error not_found_error request_too_large billing_error",
     },
-    "prompt is too long",  # there is no code for it
+    # There is no code for it.
+    "prompt is too long",
+    "exceed context limit",
 )
 
 
@@ -123,7 +125,11 @@ class Anthropic:
 
 
 DECLARATION: Final = Declaration(
-    ProviderName.ANTHROPIC, make=Anthropic, error_names=_ERROR_NAMES, trace_name="anthropic"
+    ProviderName.ANTHROPIC,
+    make=Anthropic,
+    error_names=_ERROR_NAMES,
+    trace_name="anthropic",
+    is_context_known=True,  # 200,000 tokens and more
 )
 
 

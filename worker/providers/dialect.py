@@ -37,9 +37,11 @@ class Declaration:
         make: Makes the adapter, given the names of errors that it may meet.
         error_names: The names of its servers' errors.
         trace_name: Its name in OpenTelemetry's conventions, which name dialects; the address distinguishes servers.
+        is_context_known: Whether the default of `CONTEXT_TOKENS` fits all its models.
     """
 
     name: ProviderName
     make: Callable[[ProviderSettings, ErrorNames], Dialect]
     error_names: ErrorNames
     trace_name: str
+    is_context_known: bool = False

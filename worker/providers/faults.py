@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
 
 from shared.errors import Fault, ProviderError
-from worker.providers.said import Hush
+from worker.providers.context_told import context_told
+from worker.providers.said import Hush, said_in
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
@@ -47,6 +49,11 @@ class ErrorNames:
 
     faults: Mapping[str, Fault]
     context_phrases: tuple[str, ...] = ()
+
+    def is_of_context(self, sentence: str) -> bool:
+        """Return whether a rejection with this sentence says that the prompt is too long."""
+        lowered = sentence.lower()
+        return any(phrase in lowered for phrase in self.context_phrases)
 
 
 def error_names(kinds: Mapping[Fault, str], *context_phrases: str) -> ErrorNames:
@@ -87,10 +94,8 @@ def fault_of_error(error: object, names: ErrorNames) -> Fault:
     if Fault.CONTEXT_TOO_LONG in faults:
         return Fault.CONTEXT_TOO_LONG
     fault = faults[0] if faults else Fault.PROVIDER_PROTOCOL
-    if fault is Fault.PROVIDER_REJECTED:
-        message = str(error.get("message", "")).lower()
-        if any(phrase in message for phrase in names.context_phrases):
-            return Fault.CONTEXT_TOO_LONG
+    if fault is Fault.PROVIDER_REJECTED and names.is_of_context(str(error.get("message", ""))):
+        return Fault.CONTEXT_TOO_LONG
     return fault
 
 
@@ -115,7 +120,8 @@ def error_in_stream(error: object, names: ErrorNames, hush: Hush) -> ProviderErr
         "the provider reported an error within its answer",
         extra={"fault": fault.value, "provider_error": _named(error, names), "provider_said": said},
     )
-    return ProviderError(fault, _DETAILS[fault], said=said or None)
+    told = context_told(error, said_in(error)) if fault is Fault.CONTEXT_TOO_LONG else None
+    return ProviderError(fault, _DETAILS[fault], said=said or None, told=told)
 
 
 def error_of_response(
@@ -133,7 +139,11 @@ def error_of_response(
     """
     fault, error = fault_of_status(status), _error_in(body)
     said = hush(body if error is None else error)
-    if fault is Fault.PROVIDER_REJECTED and fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG:
+    sentence = said_in(body if error is None else error)
+    # 500 is what a server answers whose own code for the prompt raised an error.
+    if (fault is Fault.PROVIDER_REJECTED or status == HTTPStatus.INTERNAL_SERVER_ERROR) and (
+        fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG or names.is_of_context(sentence)
+    ):
         fault = Fault.CONTEXT_TOO_LONG
     _log.warning(
         "the provider refused a request",
@@ -148,7 +158,13 @@ def error_of_response(
         detail = f"the model provider answered with status {status}, which is no answer"
     else:
         detail = f"{_DETAILS[fault]} (status {status})"
-    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now), said=said or None)
+    return ProviderError(
+        fault,
+        detail,
+        retry_after_ms=retry_after_ms(headers, now),
+        said=said or None,
+        told=context_told(error, sentence) if fault is Fault.CONTEXT_TOO_LONG else None,
+    )
 
 
 def error_of_other_content(body: bytes, names: ErrorNames, hush: Hush) -> ProviderError:

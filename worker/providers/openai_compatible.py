@@ -54,9 +54,19 @@ _ERROR_NAMES: Final = error_names(
             "invalid_request_error badrequesterror not_found_error notfounderror model_not_found"
         ),
     },
-    "maximum context length",  # vLLM has no code for it
+    # Most servers have no code for it.
+    "maximum context length",
+    "context length is only",
+    "maximum model length",
+    "maximum prompt length",
+    "longer than the model's context length",
+    "available context size",
+    "exceed context window",
+    "`max_new_tokens` must be",
+    "exceeds the maximum number of tokens allowed",
+    "input is too long",
 )
-"""As OpenAI, vLLM, llama.cpp and LiteLLM spell them."""
+"""As OpenAI, vLLM, SGLang, llama.cpp, text-generation-inference, xAI, Google and LiteLLM spell them."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -129,7 +139,7 @@ class OpenAICompatible:
 DECLARATION: Final = Declaration(
     ProviderName.OPENAI_COMPATIBLE, make=OpenAICompatible, error_names=_ERROR_NAMES, trace_name="openai"
 )
-SCRIPTED: Final = replace(DECLARATION, name=ProviderName.SCRIPTED)
+SCRIPTED: Final = replace(DECLARATION, name=ProviderName.SCRIPTED, is_context_known=True)
 
 
 class ChunkReader:

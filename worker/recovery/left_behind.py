@@ -14,11 +14,13 @@ from sqlalchemy import Connection, text
 from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens, reported_of
 from shared.postgres import rows
 from shared.redis.names import call_key, log_key
+from shared.turn.conversation import is_in_conversation
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
 from worker.publishing.call_note import CallNote, read_note
 from worker.turn.allowance import within_limit
 from worker.turn.outcome import Answer
+from worker.turn.prompt import answer_tokens
 
 _log = logging.getLogger("turnkeeper.sweeper")
 
@@ -83,7 +85,8 @@ _LEFT_BEHIND: Final = text(
            c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
            {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)}, h.price as hold_price,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
-            where m.organization_id = t.organization_id and m.session_id = t.session_id
+            join turnkeeper.turns as o on o.organization_id = m.organization_id and o.id = m.turn_id
+            where {is_in_conversation("o")} and m.organization_id = t.organization_id and m.session_id = t.session_id
               and m.position <= t.number * 2)
            + (select coalesce(octet_length(s.system_prompt), 0) from turnkeeper.sessions as s
               where s.organization_id = t.organization_id and s.id = t.session_id) as prompt_bytes
@@ -229,7 +232,7 @@ def usage_of(turn: LeftBehindTurn, content: str, reasoning: str, context_tokens:
     thought = estimate_tokens(reasoning.removeprefix(turn.reasoning or ""))
     counted = turn.output_tokens or 0
     output = within_limit(counted + said + thought, len(content) + len(reasoning), turn.max_output_tokens)
-    most_input = max(0, context_tokens - turn.max_output_tokens)
+    most_input = context_tokens - answer_tokens(turn.max_output_tokens, context_tokens)
     return replace(
         Usage(**{name: getattr(turn, name) or 0 for name in COLUMNS}),
         input_tokens=turn.input_tokens or min(turn.prompt_bytes // _BYTES_PER_TOKEN, most_input),

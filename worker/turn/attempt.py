@@ -21,6 +21,7 @@ from worker.turn.ceiling import Ceiling
 from worker.turn.consumption import Consumption
 from worker.turn.continuation import continued
 from worker.turn.draft import Draft
+from worker.turn.fitting import Fitting
 from worker.turn.outcome import Answer, Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.retry import Retries
 from worker.turn.round import Abandoned, Broken, CutOff, Limits, Result, Round, Whole
@@ -46,6 +47,7 @@ class Attempt:
         breaks off (`recovery: fail`).
         prefix: The text of an earlier attempt that this one continues; empty to start a new answer.
         allowance: What the attempt may cost; None without a budget.
+        fitting: Made the prompt, and makes another if the provider refuses it; None to send no other.
         on_first_text: Called as the first text is shown.
     """
 
@@ -55,6 +57,7 @@ class Attempt:
         "_ceiling",
         "_consumption",
         "_draft",
+        "_fitting",
         "_limits",
         "_prompt",
         "_provider",
@@ -82,6 +85,7 @@ class Attempt:
         attempts: int | None = None,
         prefix: str = "",
         allowance: Allowance | None = None,
+        fitting: Fitting | None = None,
         on_first_text: Callable[[], None] = lambda: None,
     ) -> None:
         self._provider = provider
@@ -99,6 +103,9 @@ class Attempt:
         self._draft = Draft(
             channel, self._consumption, message_id, prefix=prefix, on_first_text=on_first_text
         )
+        self._fitting = fitting
+        if fitting is not None:
+            self._draft.history_trimmed = fitting.left_out()
         self._ceiling = Ceiling(allowance)
         self._limits = Limits(self._ceiling, deadline=monotonic() + seconds_left)
         self._round: Round | None = None
@@ -112,7 +119,11 @@ class Attempt:
             if not isinstance(permit, Permit):
                 return permit
             tries += 1
-            outcome = self._outcome(await self._ask(permit))
+            result = await self._ask(permit)
+            if self._is_asked_otherwise(result):
+                tries -= 1  # another request
+                continue
+            outcome = self._outcome(result)
             if self._is_prefix_refused(outcome):
                 self._answer_anew(outcome.fault)
                 continue
@@ -222,8 +233,8 @@ class Attempt:
                 return self._stopped(reason)
             case Abandoned():
                 return Fenced() if self.is_fenced else Requeued(self.answer(), handed_back=True)
-            case Broken(fault, detail, retry_after_ms, is_passing, said):
-                return Failed(self.answer(), fault, detail, retry_after_ms, is_passing, said)
+            case Broken(fault, _, retry_after_ms, is_passing, said):
+                return Failed(self.answer(), fault, self._explained(result), retry_after_ms, is_passing, said)
             case _:
                 assert_never(result)
 
@@ -237,7 +248,32 @@ class Attempt:
         self.channel.event(events.StopRequested(reason))
         return Stopped(self.answer(), reason)
 
+    def _explained(self, broken: Broken) -> str:
+        """Return the fault in words; what is too long, if nothing could be left out any more."""
+        if broken.fault is not Fault.CONTEXT_TOO_LONG or self._fitting is None:
+            return broken.detail
+        return self._fitting.why_too_long() or broken.detail
+
     # Wait and ask again.
+
+    def _is_asked_otherwise(self, result: Result) -> bool:
+        """Return whether the provider refused the prompt, before any text, and another one is ready to be sent."""
+        if self._fitting is None or not isinstance(result, Broken) or self._consumption.deltas:
+            if self._fitting is not None and not isinstance(result, Abandoned):
+                self._fitting.taken()
+            return False
+        prompt = self._fitting.again(result.fault, result.told)
+        if prompt is None:
+            return False
+        self._consumption.end_call(self._provider.capabilities)
+        self._question = prompt
+        self._prompt = continued(prompt, self._draft.prefix) if self._draft.prefix else prompt
+        self._draft.history_trimmed = self._fitting.left_out()
+        _log.info(
+            "the prompt is sent again without old turns",
+            extra={"fault": result.fault.value, "history_trimmed": self._fitting.left_out()},
+        )
+        return True
 
     def _is_prefix_refused(self, outcome: Outcome) -> TypeGuard[Failed]:
         return (

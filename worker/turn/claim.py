@@ -18,11 +18,12 @@ from shared.money.quotes import Quote, read_quote
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
+from shared.turn.conversation import REFUSED_CODES
 from shared.turn.parts import parts_of
 from shared.turn.turns import Recovery, Role
 from worker.providers.provider import Capabilities
 from worker.turn.allowance import Allowance
-from worker.turn.prompt import StoredMessage
+from worker.turn.prompt import TOKENS_PER_MESSAGE, StoredMessage, size_of
 
 _BYTES_PER_TOKEN: Final = 16
 """More than any text has; bounds how much of a long history is read before its tokens are estimated."""
@@ -30,7 +31,7 @@ _BYTES_PER_TOKEN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTurn:
-    """A turn as it was when it was claimed: the columns that `read_claim` returns, then those of `money_of_claim`.
+    """A turn as it was when it was claimed: the columns that `read_claimed` returns, then those of `money_of_claim`.
 
     Args:
         seconds_left: Until its deadline.
@@ -39,8 +40,10 @@ class ClaimedTurn:
         checkpoint_seq: The number that an earlier attempt's checkpoint reached.
         kept_text: The text of that checkpoint, which may be continued.
         hold_usd: What the attempt may cost; None without a budget.
-        history: Number, role and text of the newest settled messages below this turn, then of its question.
+        history: Number, role and text of the newest settled messages below this turn, then of its question. Turns that
+        the provider refused are left out, here and in the counts.
         all_messages: How many such messages there are.
+        unread_tokens: The estimated tokens of the texts of those that are not in `history`.
         earlier_turns: How many turns they belong to, without this one.
         hold_price: The price at which `hold_usd` was computed; None if that is not known.
         needs_hold: Whether there is a budget and the attempt has no hold: it was set after the turn was accepted.
@@ -70,6 +73,7 @@ class ClaimedTurn:
     hold_usd: Decimal | None
     history: Sequence[tuple[int, str, str]] | None
     all_messages: int
+    unread_tokens: int
     earlier_turns: int
     hold_price: Mapping[str, Any] | None = None
     needs_hold: bool = False
@@ -116,11 +120,13 @@ class Claim:
         turn: As it was when it was claimed.
         history: Settled messages before this turn, as many as the context could hold, then the question.
         dropped_turns: Earlier turns that were not even read because the history is too long.
+        unread_tokens: Their estimated tokens.
     """
 
     turn: ClaimedTurn
     history: Sequence[StoredMessage]
     dropped_turns: int
+    unread_tokens: int = 0
 
     @property
     def turn_id(self) -> UUID:
@@ -146,7 +152,8 @@ _CLAIM: Final = Statement(
     f"""
     select {_COLUMNS}
     from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
-    cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
+    cross join lateral turnkeeper.read_claimed(
+        case when claimed_for is not null then :turn_id end, :most_bytes, {REFUSED_CODES}) as r
     cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
     """,  # noqa: S608 -- the columns are ours
     ClaimedTurn,
@@ -155,7 +162,7 @@ _CLAIM_NEXT: Final = Statement(
     f"""
     select {_COLUMNS}
     from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
-    cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
+    cross join lateral turnkeeper.read_claimed(c.turn_id, :most_bytes, {REFUSED_CODES}) as r
     cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
     """,  # noqa: S608
     ClaimedTurn,
@@ -208,8 +215,10 @@ def _claim(
         return None
     history = [StoredMessage(number, role, parts_of(content)) for number, role, content in turn.history or ()]
     if len(history) == turn.all_messages:
-        return Claim(turn, history, 0)
+        return Claim(turn, history, 0, 0)
+    unread = turn.unread_tokens + TOKENS_PER_MESSAGE * (turn.all_messages - len(history))
     while history and history[0].role != Role.USER:
-        del history[0]  # its question did not fit
+        unread += size_of(history.pop(0).content)  # its question did not fit
     turns_read = len({message.turn_number for message in history})
-    return Claim(turn, history, max(0, turn.earlier_turns - (turns_read - 1)) if turns_read else 0)
+    dropped = max(0, turn.earlier_turns - (turns_read - 1)) if turns_read else 0
+    return Claim(turn, history, dropped, unread)

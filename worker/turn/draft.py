@@ -32,6 +32,7 @@ class Draft:
         "_on_first_text",
         "_seam",
         "first_text_at",
+        "history_trimmed",
         "prefix",
     )
 
@@ -51,13 +52,15 @@ class Draft:
         self._seam = Seam(prefix)
         self._is_announced = bool(prefix)
         self.prefix = prefix
+        self.history_trimmed = 0
+        """Earlier turns that the prompt goes without."""
         self.first_text_at: float | None = None
 
     def announce(self) -> None:
         """Announce the answer, unless an earlier request has done so or it was announced with the prefix."""
         if not self._is_announced:
             self._is_announced = True
-            self._channel.event(events.MessageStart(self._message_id))
+            self._channel.event(events.MessageStart(self._message_id, self.history_trimmed))
 
     def append(self, text: str, *, reasoning: bool = False) -> None:
         """Publish a piece of the answer, or of the thinking."""

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TypeAlias, assert_never
 
 from shared import failpoints
-from shared.errors import Fault, ProviderError
+from shared.errors import ContextTold, Fault, ProviderError
 from shared.failpoints import Failpoint
 from shared.money.usage import Usage
 from shared.turn.turns import StopReason
@@ -77,6 +77,7 @@ class Broken:
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another one may succeed.
         said: What the provider said, fit for an admin; None if it said nothing.
+        told: What it told of its context, if the prompt is too long for it.
     """
 
     fault: Fault
@@ -84,6 +85,7 @@ class Broken:
     retry_after_ms: int | None = None
     is_passing: bool = False
     said: str | None = None
+    told: ContextTold | None = None
 
 
 Result: TypeAlias = Whole | CutOff | Abandoned | Broken
@@ -221,7 +223,9 @@ class Round:
         if timed_out:
             return Broken(Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
         if isinstance(error, ProviderError):
-            return Broken(error.fault, error.detail, error.retry_after_ms, error.is_passing, error.said)
+            return Broken(
+                error.fault, error.detail, error.retry_after_ms, error.is_passing, error.said, error.told
+            )
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Broken(Fault.INTERNAL, "an error inside the service ended the turn")
 

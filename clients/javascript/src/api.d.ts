@@ -254,6 +254,8 @@ export interface Message {
   finish_reason: FinishReason | null;
   usage: UsageCounts | null;
   created_at: string;
+  /** False: the provider refused the turn, so that its messages are left out of later prompts. */
+  in_conversation: boolean;
 }
 
 /** A page of messages, in the order of the conversation. */
@@ -708,6 +710,8 @@ export interface MessageStart extends Envelope {
   type: "message_start";
   /** The stored message's id. */
   message_id: string;
+  /** Earlier turns that were left out of the prompt; absent if none was. */
+  history_trimmed?: number;
 }
 
 /** Text of the answer; consecutive deltas may arrive as one. */

@@ -39,6 +39,7 @@ FIRST = ClaimedTurn(
     hold_usd=None,
     history=[(1, "user", "question")],
     all_messages=1,
+    unread_tokens=0,
     earlier_turns=0,
 )
 AGAIN = replace(FIRST, attempt=2, last_seq=5)

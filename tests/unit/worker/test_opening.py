@@ -11,7 +11,8 @@ from shared.turn.events import MessageReset, TurnStarted
 from shared.turn.parts import parts_of
 from shared.turn.turns import Role
 from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, services
-from worker.opening import FoundLog, Opener, has_void_text, question_of
+from worker.opening import FoundLog, Opener, Question, has_void_text, question_of
+from worker.providers.context import ContextMemory
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
 from worker.traces import Untraced
 from worker.turn.claim import Claim
@@ -36,13 +37,13 @@ def chosen(turn, *, continuation=False):
 
 def begun(world, turn, log, *, continuation=False):
     choice = chosen(turn, continuation=continuation)
-    return opener(world).begin(turn, choice, PROMPT, log, lambda: None)
+    return opener(world).begin(turn, choice, Question(PROMPT), log, lambda: None)
 
 
 def test_what_is_asked_is_the_history_and_says_how_much_of_it_was_left_out():
     earlier = StoredMessage(1, "user", parts_of("x" * 8000))
     claim = Claim(FIRST, [earlier, replace(QUESTION, turn_number=2)], dropped_turns=3)
-    question = question_of(claim, Capabilities(), 1000, "00-trace")
+    question = question_of(claim, Capabilities(), 1000, "00-trace", ContextMemory())
     assert question.refused is None
     assert [message.content for message in question.prompt.messages] == ["question"]
     assert (question.trimmed, question.prompt.traceparent) == (4, "00-trace")
@@ -52,7 +53,7 @@ def test_what_is_asked_is_the_history_and_says_how_much_of_it_was_left_out():
 def test_a_history_that_cannot_be_sent_ends_the_turn_with_the_text_that_readers_keep(capabilities, shown):
     tools = [StoredMessage(1, "tool", parts_of("result")), QUESTION]
     claim = Claim(replace(AGAIN, kept_text="half"), tools, dropped_turns=0)
-    question = question_of(claim, capabilities, 1000, None)
+    question = question_of(claim, capabilities, 1000, None, ContextMemory())
     assert question.prompt.messages == ()
     assert question.refused.fault is Fault.TOOL_USE_IN_HISTORY
     assert (question.refused.answer.content, question.refused.answer.called) == (shown, False)
@@ -142,7 +143,9 @@ def test_a_kept_text_is_declared_void_before_the_attempt_begins_unless_it_is_con
 
 def test_a_turn_is_opened_in_the_order_that_its_lease_and_its_readers_need():
     world = World(5, stands=True)
-    attempt = asyncio.run(opener(world).open(AGAIN, chosen(AGAIN), PROMPT, monotonic(), Untraced(None)))
+    attempt = asyncio.run(
+        opener(world).open(AGAIN, chosen(AGAIN), Question(PROMPT), monotonic(), Untraced(None))
+    )
     assert world.done == [
         ("shut out before", 2),
         ("opened with", 1),

@@ -46,6 +46,8 @@ class MessageStart(Numbered):
 
     message_id: str
     """The stored message's id."""
+    history_trimmed: int = 0
+    """Earlier turns that were left out of the prompt; absent if none was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

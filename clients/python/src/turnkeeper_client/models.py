@@ -56,7 +56,10 @@ class FoundSession(Session):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One side of a turn; `position` orders a session's messages."""
+    """One side of a turn; `position` orders a session's messages.
+
+    `in_conversation` is False if the provider refused the turn: its messages are left out of later prompts.
+    """
 
     id: str
     session_id: str
@@ -68,6 +71,7 @@ class Message:
     finish_reason: str | None
     usage: Usage | None
     created_at: datetime
+    in_conversation: bool = True
 
 
 @dataclass(frozen=True, slots=True)

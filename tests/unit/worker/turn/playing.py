@@ -10,6 +10,13 @@ from shared.turn.events import EventType
 from worker.providers.provider import Capabilities
 
 
+def shown(event):
+    """Return an event's fields; as on the wire, without those that a later version added and that say nothing."""
+    own = msgspec.structs.asdict(event)
+    added = {field.name for field in msgspec.structs.fields(event) if not field.required}
+    return {name: value for name, value in own.items() if name not in added or value}
+
+
 class Tape:
     """A channel that records its calls."""
 
@@ -27,7 +34,7 @@ class Tape:
         self.told.append(("reasoning" if reasoning else "content", text))
 
     def event(self, event):
-        self.told.append((EventType(event.__struct_config__.tag), msgspec.structs.asdict(event)))
+        self.told.append((EventType(event.__struct_config__.tag), shown(event)))
 
     def fence(self):
         self.discarded = True
