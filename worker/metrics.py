@@ -47,6 +47,7 @@ class WorkerMetrics:
         self._cost = registry.counter(table.COST)
         self.leases_lost = registry.counter(table.LEASES_LOST)
         self.taken_up = registry.counter(table.TAKEN_UP)
+        self.logs_dropped = registry.counter(table.LOGS_DROPPED)
 
     def claimed(self, turn: ClaimedTurn) -> None:
         """Count a claim, by how long the turn could have been claimed."""
@@ -100,6 +101,9 @@ class WorkerMetrics:
         calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
         faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
         backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
+        log_bytes, log_budget = registry.gauge(table.LOG_BYTES), registry.gauge(table.LOG_BUDGET)
+        cut_short = registry.counter(table.LOGS_CUT_SHORT)
+        used, limit = registry.gauge(table.REDIS_MEMORY, "used"), registry.gauge(table.REDIS_MEMORY, "limit")
         connected, away = registry.gauge(table.PUBLISHERS, "yes"), registry.gauge(table.PUBLISHERS, "no")
 
         def look() -> None:
@@ -113,6 +117,11 @@ class WorkerMetrics:
                 counter.set(sum(breaker.faults[fault] for breaker in breakers))
             backlog.set(publisher.backlog_bytes)
             overflows.set(publisher.overflows)
+            log_bytes.set(publisher.memory.bytes_in_all)
+            log_budget.set(publisher.memory.budget.in_all)
+            cut_short.set(publisher.memory.cut_short)
+            used.set(publisher.memory.memory.used)
+            limit.set(publisher.memory.memory.limit)
             connected.set(publisher.is_connected())
             away.set(not publisher.is_connected())
 

@@ -148,6 +148,7 @@ class Opener:
             max(log.last_seq, told),
             turn.answer_id,
             fence,
+            turn.organization_id,
         )
         prefix = turn.prefix(choice.provider.capabilities)
         if prefix:

@@ -27,6 +27,7 @@ from shared.configuration.rules import (
 from shared.configuration.secret import Secret
 from shared.errors import SettingsError
 from shared.redis.limit_scripts import MOST_TURNS
+from shared.redis.memory import MOST_LOG_PERCENT, LogShares
 
 _MOST_DAYS: Final = 36_500
 _MOST_TICKET_SECONDS: Final = 60
@@ -220,6 +221,27 @@ class Settings:
     log_ttl_seconds: int = variable(
         "LOG_TTL_SECONDS", "3600", "How long a turn's log outlives its end.", Section.LIMITS, whole(1)
     )
+    redis_memory_bytes: int = variable(
+        "REDIS_MEMORY_BYTES",
+        "1073741824",
+        "What Redis is taken to hold if it names no `maxmemory`: turns' logs get a share of it.",
+        Section.SERVERS,
+        whole(1 << 20),
+    )
+    log_memory_percent: int = variable(
+        "LOG_MEMORY_PERCENT",
+        "60",
+        "Percent of Redis's memory that all turns' logs may take; above it, the oldest ended ones are dropped.",
+        Section.LIMITS,
+        whole(1, MOST_LOG_PERCENT),
+    )
+    log_memory_percent_per_organization: int = variable(
+        "LOG_MEMORY_PERCENT_PER_ORGANIZATION",
+        "30",
+        "Percent of it that the logs of one organization may take.",
+        Section.LIMITS,
+        whole(1, MOST_LOG_PERCENT),
+    )
     publish_buffer_bytes: int = variable(
         "PUBLISH_BUFFER_BYTES",
         "33554432",
@@ -284,6 +306,15 @@ class Settings:
     def provider(self) -> ProviderSettings:
         """Return the provider that answers."""
         return self.providers[0]
+
+
+def log_shares(settings: Settings) -> LogShares:
+    """Return what turns' logs may take of Redis's memory."""
+    return LogShares(
+        settings.redis_memory_bytes,
+        settings.log_memory_percent,
+        settings.log_memory_percent_per_organization,
+    )
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
