@@ -98,6 +98,7 @@ class WorkerMetrics:
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
         states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
+        apart = registry.gauge(table.BREAKERS_OF_ONE)
         calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
         faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
         backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
@@ -111,6 +112,7 @@ class WorkerMetrics:
             of_slots.set(slots)
             for state, gauge in states.items():
                 gauge.set(sum(breaker.state == state for breaker in breakers))
+            apart.set(sum(breaker.open_for() for breaker in breakers))
             calls.set(sum(breaker.calls for breaker in breakers))
             refused.set(sum(breaker.refused for breaker in breakers))
             for fault, counter in faults.items():

@@ -160,7 +160,7 @@ class Opener:
             str(turn.answer_id),
             turn.seconds_left,
             self._retries,
-            choice.breaker,
+            choice.breaker.of(turn.organization_id),
             attempts=turn.counted_attempts(),
             prefix=prefix,
             allowance=turn.allowance(choice.settings, services.settings.context_tokens),

@@ -272,6 +272,11 @@ BREAKERS: Final = _gauge(
     "state",
     ("closed", "open", "probing"),
 )
+BREAKERS_OF_ONE: Final = _gauge(
+    "turnkeeper_breakers_of_one_organization",
+    _WORKER,
+    "Organizations whose own calls are held back, because they alone see the provider fail.",
+)
 DELTAS: Final = _counter(
     "turnkeeper_deltas_total", _WORKER, "Pieces of text, as the provider gave them, that became events."
 )

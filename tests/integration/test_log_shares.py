@@ -211,7 +211,7 @@ def test_the_counts_hold_when_logs_expire_workers_die_and_redis_loses_everything
         await stage.end(running)
         await reported(stage)
         assert stage.redis.hget(LOG_BYTES_RUNNING, str(HOSTILE)) is None
-        (member, _), = stage.redis.zrange(ended_logs_key(HOSTILE), 0, -1, withscores=True)
+        ((member, _),) = stage.redis.zrange(ended_logs_key(HOSTILE), 0, -1, withscores=True)
         stage.redis.zadd(ended_logs_key(HOSTILE), {member: 1})
         await asyncio.to_thread(stage.keeper.keep)
         assert stage.redis.hget(LOG_BYTES_ENDED, str(HOSTILE)) is None
