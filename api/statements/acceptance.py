@@ -51,6 +51,7 @@ class AcceptRules:
         idempotency: How long a key is remembered.
         priced: The model from whose price the hold is computed.
         context_tokens: The length to which prompts are cut.
+        most_queued: How many turns may be queued, of all organizations together.
     """
 
     session_idle: timedelta
@@ -58,6 +59,7 @@ class AcceptRules:
     idempotency: timedelta
     priced: Priced
     context_tokens: int
+    most_queued: int
 
 
 @dataclass(frozen=True, slots=True)

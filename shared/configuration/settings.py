@@ -115,6 +115,13 @@ class Settings:
     worker_turns: int = variable(
         "WORKER_TURNS", "512", "Turns that one worker process runs at once.", Section.SERVICE, whole(1)
     )
+    worker_turns_per_organization: int | None = variable(
+        "WORKER_TURNS_PER_ORGANIZATION",
+        "",
+        "Those of one organization, where there are others; empty: seven eighths of WORKER_TURNS.",
+        Section.SERVICE,
+        optional(whole(1)),
+    )
     max_sockets: int = variable(
         "MAX_SOCKETS", "20000", "Open streams that one relay process holds.", Section.SERVICE, whole(1)
     )
@@ -170,9 +177,17 @@ class Settings:
     queue_full_seconds: float = variable(
         "QUEUE_FULL_SECONDS",
         "60",
-        "New turns are refused while one has waited this long for workers that hear; below QUEUE_TIMEOUT_SECONDS.",
+        "An organization's new turns are refused while one of its own has waited this long for workers that hear; "
+        "below QUEUE_TIMEOUT_SECONDS.",
         Section.INTERNAL,
         seconds,
+    )
+    max_queued_turns: int = variable(
+        "MAX_QUEUED_TURNS",
+        "100000",
+        "Turns that may be queued in all: an organization may have this divided by those that wait, at least two.",
+        Section.LIMITS,
+        whole(2, 2**31 - 1),
     )
     lease_seconds: float = variable(
         "LEASE_SECONDS", "10", "How long a worker owns a turn without renewing.", Section.TIMEOUTS, seconds
@@ -301,6 +316,14 @@ class Settings:
         secret=True,
     )
     warnings: tuple[str, ...]
+
+    @property
+    def most_turns_of_one(self) -> int:
+        """Return how many slots of a worker one organization may hold, where there are others."""
+        if self.worker_turns_per_organization is not None:
+            return min(self.worker_turns, self.worker_turns_per_organization)
+        # Rounded up: a worker of fewer than eight slots has none to spare.
+        return -(-self.worker_turns * 7 // 8)
 
     @property
     def provider(self) -> ProviderSettings:

@@ -22,6 +22,7 @@ LIMIT_BYTES = 32 << 20
 TEXT = "word " * 3200
 DELTAS = 15
 HOSTILE, QUIET = new_id(), new_id()
+USUAL = LogShares()
 
 
 class Stage:
@@ -76,7 +77,7 @@ def play():
     with contextlib.ExitStack() as run:
         server = run.enter_context(temporary_redis())
 
-        def play(scene, shares=LogShares(), limit=LIMIT_BYTES) -> None:
+        def play(scene, shares=USUAL, limit=LIMIT_BYTES) -> None:
             async def played() -> None:
                 stage = Stage(server.url, shares)
                 stage.redis.config_set("maxmemory", limit)

@@ -206,7 +206,7 @@ def test_the_prompts_of_one_organization_open_it_for_that_one_alone(breaker, clo
     assert refusal.retry_after_ms == 10_000
     assert not breaker.of(HOSTILE).is_closed()
     assert (breaker.state, breaker.open_for(), breaker.of(QUIET).is_closed()) == ("closed", 1, True)
-    # The hostile one goes on failing at each probe, for minutes; the other's calls go on, with one failing now and then.
+    # The hostile one fails at each probe, for minutes; the other's calls go on, with one failing now and then.
     for _ in range(30):
         clock.now += 10
         fails(breaker, HOSTILE, 1, fault)
