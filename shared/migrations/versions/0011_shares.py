@@ -9,7 +9,7 @@ depends_on = None
 
 
 _CLAIM_NEXT_TURN = """
--- As the function of the same name with three arguments, which workers of the release before still call; beyond that, an
+-- As the function of the same name with three arguments, which workers of the release before call; beyond that, an
 -- organization may hold at most `most_of_one` slots of a worker, so that another's turn finds one at once and not when
 -- some turn of minutes ends. Where there is only one organization, it may hold them all.
 CREATE FUNCTION turnkeeper.claim_next_turn(
