@@ -3,11 +3,14 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
 from api.app import create_app
+from api.ticket_limits import TICKETS_OF_ONE_USER
 from shared.configuration.settings import load_settings
+from shared.errors import ProblemCode, RefusedError
 from tests.integration.conftest import Api, be_patient, until
 from tests.integration.test_fairness import Floor
 from worker.turn.claim import claim_next_turn
@@ -163,3 +166,98 @@ def test_a_user_who_sends_one_key_many_times_at_once_makes_one_turn(api, keys):
     assert sum(answer.status_code == 202 for answer in answers) == 1, json.dumps(
         [each.json for each in answers]
     )
+
+
+# Searches.
+
+
+@pytest.fixture
+def long_search(api, keys, floor, organization, monkeypatch):
+    """Sessions whose messages take far longer to read through than the limit, which is set low."""
+    api.turn(keys.alice, api.session(keys.alice))
+    with floor.engine.begin() as db:
+        db.exec_driver_sql("set local session_replication_role = replica")
+        db.exec_driver_sql(
+            "insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content, status)"
+            " select s.organization_id, gen_random_uuid(), s.id, gen_random_uuid(), 10 + n, 'user',"
+            " repeat(md5(n::text), 200), 'complete' from turnkeeper.sessions as s, generate_series(1, 3000) as n"
+        )
+    monkeypatch.setattr("api.statements.sessions.SEARCH_SECONDS", 0.02)
+
+
+def search(api, key, q="nowhere"):
+    return api.get(f"/v1/sessions/search?q={q}", key)
+
+
+@pytest.mark.usefixtures("long_search")
+def test_a_search_that_takes_too_long_ends_and_its_connection_serves_others(api, keys, strangers):
+    api.turn(strangers.alice, api.session(strangers.alice), "a needle")
+    for _ in range(3):
+        refused = search(api, keys.alice)
+        assert (refused.status_code, refused.json["code"]) == (503, "unavailable")
+        assert "too long" in refused.json["detail"]
+        assert refused.headers["Retry-After"] == "5"
+        assert len(search(api, strangers.alice, "needle").json["data"]) == 1
+
+
+def test_searches_of_one_user_and_one_organization_leave_places_to_others(serving, keys, strangers):
+    api = serving(WEB_THREADS="16")
+    searches, caller = api.services.searches, api.services.authenticator
+    of_alice, of_bob, of_service = (caller.of_key(key) for key in (keys.alice, keys.bob, keys.service))
+    with searches.place(of_alice):
+        refused = search(api, keys.alice)
+        assert (refused.status_code, refused.json["code"], refused.json["scope"]) == (
+            429,
+            "rate_limited",
+            "user",
+        )
+        assert refused.headers["Retry-After"] == "1"
+        with searches.place(of_bob):
+            assert search(api, keys.service).json["scope"] == "organization"
+            with searches.place(caller.of_key(strangers.service)):
+                # The hostile organization is at its worst, and another finds what it found before.
+                assert search(api, strangers.alice).status_code == 200
+    with searches.place(of_service):
+        assert search(api, keys.alice).status_code == 200
+    assert not searches._running
+    assert not searches._users
+
+
+# Tickets.
+
+
+def test_tickets_of_one_user_do_not_use_up_those_of_others(serving, keys, strangers):
+    api = serving(MAX_SOCKETS="1000")
+    sessions = {key: api.session(key) for key in (keys.alice, keys.bob, strangers.alice)}
+
+    def ticket(key):
+        return api.post("/v1/tickets", key, json={"session_id": sessions[key]})
+
+    answers = [ticket(keys.alice) for _ in range(TICKETS_OF_ONE_USER + 1)]
+    assert {answer.status_code for answer in answers[:-1]} == {201}
+    refused = answers[-1]
+    assert (refused.status_code, refused.json["code"], refused.json["scope"]) == (429, "rate_limited", "user")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert ticket(keys.bob).status_code == ticket(strangers.alice).status_code == 201
+
+
+# Counts of refusals.
+
+
+def test_an_organization_that_is_refused_for_many_users_leaves_room_to_count_others(
+    api, keys, strangers, organization, floor
+):
+    callers = api.services.authenticator
+    hostile, quiet = callers.of_key(keys.service), callers.of_key(strangers.alice)
+    refusals = api.services.refusals
+
+    def refuse(caller, session):
+        with pytest.raises(RefusedError), refusals.noted(caller, session):
+            raise RefusedError(ProblemCode.TOO_MANY_TURNS, "no")
+
+    for number in range(1500):
+        refuse(hostile, UUID(int=number))
+    session = api.session(strangers.alice)
+    refuse(quiet, UUID(session))
+    refusals.add()
+    until(lambda: floor.sql("select 1 from turnkeeper.refusals where organization_id <> :o", o=organization))
