@@ -37,7 +37,7 @@ from api.ticket_limits import TicketLimits
 from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
-from shared.configuration.settings import Settings, load_settings
+from shared.configuration.settings import Settings, load_settings, log_shares
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
 from shared.metrics.registry import Registry
@@ -132,6 +132,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
+        shares=log_shares(settings),
         told=metrics.told if recorder is None else _told_to(metrics, recorder),
     )
     store = PostgresStreamStore(database, notices, authenticator)

@@ -170,6 +170,7 @@ def _limits(settings: Settings, wanted: TurnRequest) -> AcceptRules:
         idempotency=timedelta(seconds=settings.idempotency_seconds),
         priced=provider_of(settings, wanted),
         context_tokens=settings.context_tokens,
+        max_concurrent_turns=settings.max_concurrent_turns,
         most_queued=settings.max_queued_turns,
     )
 

@@ -221,14 +221,17 @@ def accept_turn(
             "the organization's turns wait too long for a worker, or too many of them wait: try again later",
             retry_after_ms=_QUEUE_FULL_MS,
         )
-    if session.max_concurrent_turns is not None:
+    at_once = session.max_concurrent_turns
+    if at_once is None:
+        at_once = limits.max_concurrent_turns
+    if at_once is not None:
         db.execute(
             _LOCK_ORGANIZATION, {"space": _ORGANIZATION_SPACE, "organization_id": caller.organization_id}
         )
     accepted = _accept(db, caller, request, limits, session)
-    if session.max_concurrent_turns is not None:
+    if at_once is not None:
         # Checked after the turn was inserted and others made way for it: the transaction sees its own result.
-        _refuse_too_many(db, caller, session.max_concurrent_turns)
+        _refuse_too_many(db, caller, at_once)
     if session.earlier_tokens is not None:
         take_hold(
             db,

@@ -226,6 +226,13 @@ class Settings:
         Section.LIMITS,
         whole(1),
     )
+    max_concurrent_turns: int | None = variable(
+        "MAX_CONCURRENT_TURNS",
+        "",
+        "Turns that an organization may have queued and running at once, unless it has its own limit; empty: no limit.",
+        Section.LIMITS,
+        optional(whole(0, 2**31 - 1)),
+    )
     log_max_entries: int = variable(
         "LOG_MAX_ENTRIES",
         "20000",

@@ -12,10 +12,16 @@ from api.ticket_limits import TICKETS_OF_ONE_USER
 from shared.configuration.settings import load_settings
 from shared.errors import ProblemCode, RefusedError
 from tests.integration.conftest import Api, be_patient, until
-from tests.integration.test_fairness import Floor
+from tests.integration.test_fairness import Floor, hears
 from worker.turn.claim import claim_next_turn
 
 SLOTS = 16
+BUDGET = {
+    "enabled": True,
+    **dict.fromkeys(
+        ("daily_usd", "monthly_usd", "max_turns_per_session", "turns_per_minute_per_user", "turns_per_hour")
+    ),
+}
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ def ask(api, key):
 def test_a_queue_that_one_organization_fills_is_full_for_that_one_alone(
     api, floor, organization, keys, strangers
 ):
+    hears(floor, seconds_ago=0, since=300)
     assert ask(api, keys.alice).status_code == 202
     floor.sql(
         "update turnkeeper.turns set claimable_at = now() - interval '61 seconds' where organization_id = :o",
@@ -75,6 +82,19 @@ def test_turns_that_wait_have_a_bound_of_which_nobody_takes_the_part_of_another(
     assert refused.json["code"] == "queue_full"
     assert [ask(api, strangers.alice).status_code for _ in range(4)] == [202] * 4
     until(lambda: ask(api, strangers.alice).status_code == 503)
+
+
+def test_an_organization_without_a_limit_of_its_own_has_the_services(serving, keys, strangers):
+    api = serving(MAX_CONCURRENT_TURNS="2")
+    assert [ask(api, keys.alice).status_code for _ in range(3)] == [202, 202, 429]
+    assert ask(api, strangers.alice).status_code == 202
+    assert (
+        api.call("PUT", "/v1/budget", keys.admin, json=BUDGET | {"max_concurrent_turns": 3}).status_code
+        == 200
+    )
+    answers = [ask(api, keys.alice) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 429]
+    assert (answers[1].json["code"], answers[1].json["limit"]) == ("too_many_turns", 3)
 
 
 # Slots.
@@ -178,7 +198,8 @@ def long_search(api, keys, floor, organization, monkeypatch):
     with floor.engine.begin() as db:
         db.exec_driver_sql("set local session_replication_role = replica")
         db.exec_driver_sql(
-            "insert into turnkeeper.messages (organization_id, id, session_id, turn_id, position, role, content, status)"
+            "insert into turnkeeper.messages"
+            " (organization_id, id, session_id, turn_id, position, role, content, status)"
             " select s.organization_id, gen_random_uuid(), s.id, gen_random_uuid(), 10 + n, 'user',"
             " repeat(md5(n::text), 200), 'complete' from turnkeeper.sessions as s, generate_series(1, 3000) as n"
         )

@@ -105,7 +105,9 @@ AS $$
         SELECT most_in_all / greatest(2, count(w.id)) AS most FROM waiting AS w
     )
     SELECT extract(epoch FROM clock_timestamp() - own.since)::double precision,
-        extract(epoch FROM coalesce(h.until, clock_timestamp()) - greatest(own.since, h.since))::double precision,
+        CASE WHEN own.since IS NOT NULL THEN
+            extract(epoch FROM coalesce(h.until, clock_timestamp()) - greatest(own.since, h.since))::double precision
+        END,
         (SELECT count(*) FROM (
             SELECT FROM turnkeeper.turns AS t
             WHERE t.organization_id = turnkeeper.current_organization() AND t.status = 'queued'
