@@ -28,14 +28,16 @@ from api.relay.hub import Hub
 from api.relay.places import StreamLimits
 from api.requests import BODY_BYTES
 from api.routes import OPERATIONS
+from api.searches import Searches
 from api.services import Services, provide
 from api.site import site
 from api.store import PostgresStreamStore
 from api.streams import handshake_authenticator, origin_check
+from api.ticket_limits import TicketLimits
 from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
 from shared import failpoints
-from shared.configuration.settings import Settings, load_settings
+from shared.configuration.settings import Settings, load_settings, log_shares
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
 from shared.metrics.registry import Registry
@@ -131,6 +133,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         log_entries=settings.log_max_entries,
         log_ttl_seconds=int(lives_seconds),
         ended_ttl_seconds=settings.log_ttl_seconds,
+        shares=log_shares(settings),
         told=metrics.told if recorder is None else _told_to(metrics, recorder),
     )
     store = PostgresStreamStore(database, notices, authenticator)
@@ -143,6 +146,8 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         notices=notices,
         waiting=Waiting(database, settings.web_threads // _WAITING_SHARE),
         downloads=Downloads(settings.web_threads // _DOWNLOADING_SHARE),
+        searches=Searches(settings.web_threads),
+        ticket_limits=TicketLimits(settings.max_sockets),
         store=store,
         hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
         metrics=metrics,

@@ -11,9 +11,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from typing import Any, Final, assert_never, cast
 from uuid import UUID
 
 from redis import Redis, RedisError
@@ -23,6 +23,7 @@ from api.redis_line import Line
 from shared.lasting import lasting_thread
 from shared.redis.doorbell import QUEUE_KEY, doorbell
 from shared.redis.log_scripts import APPEND, OPEN
+from shared.redis.memory import LogShares, memory_from
 from shared.redis.names import ABORT_CHANNEL, abort_key, events_channel, log_key
 from shared.turn.rows import RecordedRow
 
@@ -37,6 +38,7 @@ _ABORT_SECONDS: Final = 900
 """An abort flag outlives the longest turn."""
 _DRAIN_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class Notices:
         log_entries: Most events that a turn's log keeps.
         log_ttl_seconds: How long the log of a turn that has not ended is kept.
         ended_ttl_seconds: How long the log of an ended turn is kept.
+        shares: What logs may take of Redis's memory; None to open every log.
         told: Receives every notice that is put, for metrics and traces.
     """
 
@@ -121,6 +124,7 @@ class Notices:
         log_entries: int,
         log_ttl_seconds: int,
         ended_ttl_seconds: int,
+        shares: LogShares | None = None,
         told: Callable[[Notice], None] = lambda _: None,
     ) -> None:
         self._redis = redis
@@ -128,6 +132,9 @@ class Notices:
         self._log_entries = log_entries
         self._log_ttl_seconds = log_ttl_seconds
         self._ended_ttl_seconds = ended_ttl_seconds
+        self._shares = shares
+        self._look_at = 0.0
+        self._is_short_of_memory = False
         self._line = Line(redis)
         self._is_line_in_use = False
         self._written: _Written | None = None
@@ -229,6 +236,7 @@ class Notices:
                 else:
                     self._send(work)
                     self._open_line()
+                self._look()
             except Exception:  # noqa: BLE001 -- see below
                 # Whatever it was, the row is committed; without this thread the queue would fill up.
                 _log.exception("a thread that sends notices failed")
@@ -249,6 +257,19 @@ class Notices:
                 return written
             self._busy += 1
             return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+
+    def _look(self) -> None:
+        """Ask about once a second whether Redis is short of memory; called by the threads."""
+        now = time.monotonic()
+        if self._shares is None or now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        try:
+            memory = memory_from(cast("Mapping[str, Any]", self._redis.info("memory")))
+        except (RedisError, OSError):
+            return  # what was known stands
+        room = self._shares.budget(memory).before_relief
+        self._is_short_of_memory = room is not None and room <= 0
 
     def _hear(self, written: _Written) -> None:
         """Read Redis' replies; a notice whose replies do not arrive is sent again, as Redis clients do."""
@@ -312,7 +333,9 @@ class Notices:
         names = (log_key(notice.session_id, notice.turn_id), events_channel(notice.session_id))
         match notice:
             case Ring(turn_id=turn_id, traceparent=traceparent, events=events):
-                pipeline.eval(OPEN, 2, *names, *self._opening(events))
+                if not self._is_short_of_memory:
+                    pipeline.eval(OPEN, 2, *names, *self._opening(events))
+                # Else its worker opens it: the logs of turns that wait must not take the doorbells' place.
                 pipeline.lpush(QUEUE_KEY, doorbell(turn_id, traceparent))
             case Nudge(session_id, turn_id, reason):
                 pipeline.set(abort_key(session_id, turn_id), reason, ex=_ABORT_SECONDS)

@@ -6,6 +6,7 @@ for each organization, however many requests there were. If it is killed, the la
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ LIMITS: Final = frozenset(
 """The codes of limits."""
 _ADD_SECONDS: Final = 1.0
 _MOST_KINDS: Final = 1_000
-"""Kinds counted between two additions; some 300 kB. More means an attack, whose first thousand say enough."""
+"""Kinds counted between two additions; some 300 kB. More means an attack, whose first ones say enough."""
+_LEAST_ORGANIZATIONS: Final = 4
+"""One organization's kinds leave room for those of as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Refusals:
         self._database = database
         self._add_seconds = add_seconds
         self._counted: dict[_Kind, tuple[int, datetime]] = {}
+        self._kinds: Counter[UUID] = Counter()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._adding: threading.Timer | None = None
@@ -83,6 +87,7 @@ class Refusals:
         with self._writing:
             with self._lock:
                 counted, self._counted, self._adding = self._counted, {}, None
+                self._kinds.clear()
             self._write(counted)
 
     def _write(self, counted: Mapping[_Kind, tuple[int, datetime]]) -> None:
@@ -112,8 +117,11 @@ class Refusals:
         kind = _Kind(caller.organization_id, caller.user, of_session, refused.code.value, scope)
         with self._lock:
             count, _ = self._counted.get(kind, (0, None))
-            if count == 0 and len(self._counted) >= _MOST_KINDS:
-                return
+            if count == 0:
+                of_one = self._kinds[caller.organization_id]
+                if len(self._counted) >= _MOST_KINDS or of_one >= _MOST_KINDS // _LEAST_ORGANIZATIONS:
+                    return
+                self._kinds[caller.organization_id] += 1
             self._counted[kind] = (count + 1, datetime.now(UTC))
             if self._adding is None:
                 self._adding = threading.Timer(self._add_seconds, self.add)

@@ -12,7 +12,9 @@ from api.metrics import ApiMetrics
 from api.notices import Notices
 from api.refusal_counts import Refusals
 from api.relay.hub import Hub
+from api.searches import Searches
 from api.store import PostgresStreamStore
+from api.ticket_limits import TicketLimits
 from api.waiting import Waiting
 from shared.configuration.settings import Settings
 from shared.postgres.database import Database
@@ -35,6 +37,8 @@ class Services:
     notices: Notices
     waiting: Waiting
     downloads: Downloads
+    searches: Searches
+    ticket_limits: TicketLimits
     store: PostgresStreamStore
     hub: Hub
     metrics: ApiMetrics

@@ -56,7 +56,10 @@ def search_sessions(call: Call, query: queries.SearchPage) -> Reply:
     before = None if query.cursor is None else TimeCursor.decode(query.cursor)
     if not query.q.strip():
         raise invalid("/query/q", "must not be blank")
-    with call.services.database.of(call.caller.organization_id) as db:
+    with (
+        call.services.searches.place(call.caller),
+        call.services.database.of(call.caller.organization_id) as db,
+    ):
         rows = sessions.search_sessions(db, call.caller, query.q, before=before, most=query.limit + 1)
     shown, last = resources.page(rows, query.limit)
     data = [resources.found_session(row, call.services.settings, query.q) for row in shown]
@@ -217,6 +220,7 @@ OPERATIONS: Final = (
         _TAG,
         {200: models.FoundSessionList},
         search_sessions,
+        (ProblemCode.RATE_LIMITED,),  # searches at once are bounded
         query=queries.SearchPage,
     ),
     Operation("GET", _ONE, _TAG, {200: models.Session}, get_session, _MISSING),

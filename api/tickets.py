@@ -21,6 +21,7 @@ def create_ticket(call: Call, body: models.NewTicket) -> Reply:
     if ttl_seconds > longest:
         raise invalid("/ttl_seconds", f"must not be more than {longest}")
     require_session(call, session_id)
+    call.services.ticket_limits.take(call.caller)
     ticket = call.services.authenticator.issue_ticket(call.caller, session_id, ttl_seconds)
     return Reply(201, models.Ticket(ticket=ticket.secret, expires_at=timestamp(ticket.expires_at)))
 
@@ -32,7 +33,7 @@ OPERATIONS: Final = (
         "Streams",
         {201: models.Ticket},
         create_ticket,
-        (ProblemCode.NOT_FOUND,),
+        (ProblemCode.NOT_FOUND, ProblemCode.RATE_LIMITED),
         body=models.NewTicket,
     ),
 )

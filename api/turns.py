@@ -46,7 +46,7 @@ def create_turn(call: Call, session_id: UUID, body: models.NewTurn) -> Reply | R
     if is_streamed:
         refuse_without_room(call)
     with (
-        backlog_of(call.services.settings).look() as backlog,
+        backlog_of(settings, caller.organization_id).look() as backlog,
         call.services.refusals.noted(caller, session_id),
         call.services.limits.place(caller, session_id, wanted.key, wanted.fingerprint) as place,
     ):
@@ -170,6 +170,8 @@ def _limits(settings: Settings, wanted: TurnRequest) -> AcceptRules:
         idempotency=timedelta(seconds=settings.idempotency_seconds),
         priced=provider_of(settings, wanted),
         context_tokens=settings.context_tokens,
+        max_concurrent_turns=settings.max_concurrent_turns,
+        most_queued=settings.max_queued_turns,
     )
 
 

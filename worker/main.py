@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from shared import failpoints
 from shared.collector import calm_collector
 from shared.configuration.provider_settings import ProviderSettings
-from shared.configuration.settings import Settings, load_settings
+from shared.configuration.settings import Settings, load_settings, log_shares
 from shared.errors import SettingsError, UnavailableError
 from shared.ids import new_id, parse_id
 from shared.lasting import lasting_task
@@ -179,6 +179,7 @@ class Worker:
             ),
             done_ttl_seconds=settings.log_ttl_seconds,
             buffer_bytes=settings.publish_buffer_bytes,
+            shares=log_shares(settings),
             registry=self._registry,
         )
         self._publisher.start()

@@ -48,6 +48,7 @@ class WorkerMetrics:
         self._disputed = registry.counter(table.DISPUTED)
         self.leases_lost = registry.counter(table.LEASES_LOST)
         self.taken_up = registry.counter(table.TAKEN_UP)
+        self.logs_dropped = registry.counter(table.LOGS_DROPPED)
 
     def claimed(self, turn: ClaimedTurn) -> None:
         """Count a claim, by how long the turn could have been claimed."""
@@ -105,10 +106,14 @@ class WorkerMetrics:
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
         states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
+        apart = registry.gauge(table.BREAKERS_OF_ONE)
         calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
         faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
         shortened = registry.counter(table.PROMPTS_SHORTENED)
         backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
+        log_bytes, log_budget = registry.gauge(table.LOG_BYTES), registry.gauge(table.LOG_BUDGET)
+        cut_short = registry.counter(table.LOGS_CUT_SHORT)
+        used, limit = registry.gauge(table.REDIS_MEMORY, "used"), registry.gauge(table.REDIS_MEMORY, "limit")
         connected, away = registry.gauge(table.PUBLISHERS, "yes"), registry.gauge(table.PUBLISHERS, "no")
 
         def look() -> None:
@@ -116,6 +121,7 @@ class WorkerMetrics:
             of_slots.set(slots)
             for state, gauge in states.items():
                 gauge.set(sum(breaker.state == state for breaker in breakers))
+            apart.set(sum(breaker.open_for() for breaker in breakers))
             calls.set(sum(breaker.calls for breaker in breakers))
             refused.set(sum(breaker.refused for breaker in breakers))
             for fault, counter in faults.items():
@@ -123,6 +129,11 @@ class WorkerMetrics:
             shortened.set(sum(choice.context.shortened for choice in choices))
             backlog.set(publisher.backlog_bytes)
             overflows.set(publisher.overflows)
+            log_bytes.set(publisher.memory.bytes_in_all)
+            log_budget.set(publisher.memory.budget.in_all)
+            cut_short.set(publisher.memory.cut_short)
+            used.set(publisher.memory.memory.used)
+            limit.set(publisher.memory.memory.limit)
             connected.set(publisher.is_connected())
             away.set(not publisher.is_connected())
 

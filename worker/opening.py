@@ -162,6 +162,7 @@ class Opener:
             max(log.last_seq, told),
             turn.answer_id,
             fence,
+            turn.organization_id,
         )
         prefix = turn.prefix(choice.provider.capabilities)
         if prefix:
@@ -173,7 +174,7 @@ class Opener:
             str(turn.answer_id),
             turn.seconds_left,
             self._retries,
-            choice.breaker,
+            choice.breaker.of(turn.organization_id),
             attempts=turn.counted_attempts(),
             prefix=prefix,
             allowance=turn.allowance(choice.settings, services.settings.context_tokens),

@@ -65,7 +65,7 @@ class Runner:
         """Run a turn, and continue while this thread is needed; raises nothing that a retry could mend.
 
         A thread continues for the next turn of the session, for which nobody has rung yet, and while the
-        worker has no other free thread that could receive a doorbell.
+        worker has no other free thread that could receive a doorbell, or one organization may hold no more of them.
 
         Args:
             turn_id: The turn that the doorbell named; another may be more entitled.
@@ -117,6 +117,7 @@ class Runner:
                 hint,
                 lease_seconds=services.settings.lease_seconds,
                 context_tokens=services.settings.context_tokens,
+                most_of_one=services.settings.most_turns_of_one,
             )
         except UnavailableError as error:
             _log.warning("no turn was claimed: %s", error)
@@ -144,7 +145,8 @@ class Runner:
             raise
         services.metrics.attempt_ended(ended.outcome)
         trace.ended(ended.outcome)
-        is_needed = services.leases.running() >= services.settings.worker_turns
+        # Also where one organization holds all it may: the rest of the threads wait for turns of others.
+        is_needed = services.leases.running() >= services.settings.most_turns_of_one
         try:
             match ended.outcome:
                 case Fenced():

@@ -23,7 +23,7 @@ from api.caller import Caller, scope_of
 from api.multitask import MultitaskStrategy
 from api.statements.acceptance import Accepted, AcceptRules, Expired, TurnRequest
 from api.statements.holds import take_hold
-from api.statements.idempotency import Replayed, replay
+from api.statements.idempotency import Replayed, kept_key, replay
 from api.statements.sessions import refuse_ended_session, session_expired
 from api.statements.turns import STORED_COLUMNS, ShownTurn, StoppedTurn, lock_active_turns, stop_session
 from api.titles import title_from
@@ -88,14 +88,16 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class _SessionAndBacklog(_Session):
-    """A session, and how long the turn that has waited longest has waited; None if none is waiting.
+    """A session, and how long its organization's turn that has waited longest has waited; None if none is waiting.
 
     Args:
         heard_seconds: The part of that time in which workers received doorbells.
+        has_too_many: Whether the organization has its part of all turns that may be queued.
     """
 
     longest_seconds: float | None
     heard_seconds: float | None
+    has_too_many: bool
 
 
 # We lock the session's advisory key, not its row: a worker locks the row after its turn, and `interrupt` locks a turn
@@ -128,8 +130,8 @@ _LOCK_AND_READ: Final = f"""
 _LOCK_AND_READ_SESSION: Final = Statement(_LOCK_AND_READ.format(asked="", answer=""), _Session)
 _LOCK_READ_AND_ASK: Final = Statement(
     _LOCK_AND_READ.format(
-        asked=", w.seconds as longest_seconds, w.heard_seconds",
-        answer="left join turnkeeper.longest_wait() as w on true",
+        asked=", w.seconds as longest_seconds, w.heard_seconds, w.has_too_many",
+        answer="cross join turnkeeper.own_wait(:most_queued) as w",
     ),
     _SessionAndBacklog,
 )
@@ -205,7 +207,7 @@ def accept_turn(
             return earlier
     if backlog.asks():
         asked = _lock_and_read(db, caller, request, limits, _LOCK_READ_AND_ASK)
-        backlog.learn(asked.longest_seconds, asked.heard_seconds)
+        backlog.learn(asked.longest_seconds, asked.heard_seconds, has_too_many=asked.has_too_many)
         session: _Session = asked
     else:
         session = _lock_and_read(db, caller, request, limits, _LOCK_AND_READ_SESSION)
@@ -218,17 +220,20 @@ def accept_turn(
     if backlog.is_full():
         raise RefusedError(
             ProblemCode.QUEUE_FULL,
-            "turns wait too long for a worker: try again later",
+            "the organization's turns wait too long for a worker, or too many of them wait: try again later",
             retry_after_ms=_QUEUE_FULL_MS,
         )
-    if session.max_concurrent_turns is not None:
+    at_once = session.max_concurrent_turns
+    if at_once is None:
+        at_once = limits.max_concurrent_turns
+    if at_once is not None:
         db.execute(
             _LOCK_ORGANIZATION, {"space": _ORGANIZATION_SPACE, "organization_id": caller.organization_id}
         )
     accepted = _accept(db, caller, request, limits, session)
-    if session.max_concurrent_turns is not None:
+    if at_once is not None:
         # Checked after the turn was inserted and others made way for it: the transaction sees its own result.
-        _refuse_too_many(db, caller, session.max_concurrent_turns)
+        _refuse_too_many(db, caller, at_once)
     if session.earlier_tokens is not None:
         take_hold(
             db,
@@ -258,6 +263,7 @@ def _lock_and_read(
             "session_id": request.session_id,
             "idle_seconds": limits.session_idle.total_seconds(),
             "age_seconds": limits.session_age.total_seconds(),
+            "most_queued": limits.most_queued,
         },
     )
     if session is None:
@@ -380,7 +386,7 @@ def _insert(
         "metadata": json.dumps(request.metadata),
         "traceparent": request.traceparent,
         "request_id": request.request_id,
-        "key": request.key,
+        "key": None if request.key is None else kept_key(caller, request.key),
         "fingerprint": request.fingerprint,
     }
     return _INSERT.one_or_none(db, parameters)

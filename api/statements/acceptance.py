@@ -51,6 +51,8 @@ class AcceptRules:
         idempotency: How long a key is remembered.
         priced: The model from whose price the hold is computed.
         context_tokens: The length to which prompts are cut.
+        max_concurrent_turns: An organization's turns at once, if it has no limit of its own; None for no limit.
+        most_queued: How many turns may be queued, of all organizations together.
     """
 
     session_idle: timedelta
@@ -58,6 +60,8 @@ class AcceptRules:
     idempotency: timedelta
     priced: Priced
     context_tokens: int
+    max_concurrent_turns: int | None
+    most_queued: int
 
 
 @dataclass(frozen=True, slots=True)

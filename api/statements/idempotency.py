@@ -1,10 +1,16 @@
 """Idempotency keys: finds the turn that an earlier request with the same key made.
 
+The keys of service and admin keys are the organization's, those of `user` keys the user's own: two users who send the
+same key do not meet. Both are kept in one column. What a user sent is kept as a hash behind a space, which no client
+can send, so nothing that a service sends is ever a user's. Releases before 0.3 kept a user's key as it was sent, with
+the user in the fingerprint; such a row is still found by its fingerprint.
+
 The statement that inserts a turn, in `accept`, also writes its key.
 """
 
 # ruff: noqa: S608 -- statements are assembled once, from our own constants
 
+import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -39,8 +45,10 @@ class _Remembered:
 _FIND_KEY: Final = Statement(
     f"""
     select {columns(_Remembered)} from turnkeeper.idempotency_keys
-    where organization_id = :organization_id and key = :key
+    where organization_id = :organization_id
+      and (key = :key or (key = cast(:key_as_sent as text) and fingerprint = :fingerprint))
       and created_at > now() - make_interval(secs => :idempotency_seconds)
+    order by created_at limit 1
     """,
     _Remembered,
 )
@@ -48,10 +56,22 @@ _HAS_TURN: Final = text(
     """
     select exists (
         select from turnkeeper.idempotency_keys
-        where organization_id = :organization_id and key = :key and fingerprint = :fingerprint
-          and created_at > now() - make_interval(secs => :idempotency_seconds))
+        where organization_id = :organization_id and key in (:key, cast(:key_as_sent as text))
+          and fingerprint = :fingerprint and created_at > now() - make_interval(secs => :idempotency_seconds))
     """
 )
+
+
+def kept_key(caller: Caller, key: str) -> str:
+    """Return the form in which a caller's Idempotency-Key is kept: as sent, or for a `user` key as the user's own."""
+    if caller.role != "user":
+        return key
+    return " " + hashlib.sha256(f"{caller.user}\0{key}".encode()).hexdigest()
+
+
+def _names_of(caller: Caller, key: str) -> dict[str, str | None]:
+    kept = kept_key(caller, key)
+    return {"key": kept, "key_as_sent": None if kept == key else key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,8 @@ def replay(
     """
     parameters = {
         "organization_id": caller.organization_id,
-        "key": key,
+        **_names_of(caller, key),
+        "fingerprint": fingerprint,
         "idempotency_seconds": remembered.total_seconds(),
     }
     try:
@@ -109,7 +130,7 @@ def has_turn(
     """Return whether the same request has made a turn, and its Idempotency-Key is still remembered."""
     parameters = {
         "organization_id": caller.organization_id,
-        "key": key,
+        **_names_of(caller, key),
         "fingerprint": fingerprint,
         "idempotency_seconds": idempotency_seconds,
     }

@@ -14,12 +14,17 @@ from sqlalchemy import Connection, text
 
 from api.caller import Caller, scope_of
 from api.cursors import TimeCursor
-from shared.errors import ProblemCode, RefusedError
+from shared.errors import ProblemCode, RefusedError, UnavailableError
 from shared.ids import new_id
 from shared.money.usage import ShownTokens
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
 from shared.turn.turns import ACTIVE, SessionStatus, in_sql
+
+SEARCH_SECONDS: Final = 2.0
+"""Longest search: of a large organization it reads some hundred megabytes of text."""
+_SEARCH_AGAIN_MS: Final = 5000
+_QUERY_CANCELED: Final = "57014"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ _LIST: Final = Statement(
     """,
     ShownSession,
 )
+_LIMIT_SEARCH: Final = text("select set_config('statement_timeout', :milliseconds, true)")
 _SEARCH: Final = Statement(
     f"""
     select {_COLUMNS}, found.excerpt as message_excerpt
@@ -199,7 +205,11 @@ def list_sessions(
 def search_sessions(
     db: Connection, caller: Caller, query: str, *, before: TimeCursor | None, most: int
 ) -> Sequence[FoundSession]:
-    """Return sessions whose title or a message contains `query`, newest activity first, each once."""
+    """Return sessions whose title or a message contains `query`, newest activity first, each once.
+
+    Raises:
+        RefusedError: It took longer than `SEARCH_SECONDS`.
+    """
     parameters = {
         **scope_of(caller),
         **_position(before),
@@ -209,7 +219,17 @@ def search_sessions(
         "length": _EXCERPT_LENGTH,
         "most": most,
     }
-    return _SEARCH.all(db, parameters)
+    try:
+        db.execute(_LIMIT_SEARCH, {"milliseconds": f"{SEARCH_SECONDS * 1000:.0f}"})
+        return _SEARCH.all(db, parameters)
+    except UnavailableError as error:
+        if getattr(error.__cause__, "sqlstate", None) != _QUERY_CANCELED:
+            raise
+        raise RefusedError(
+            ProblemCode.UNAVAILABLE,
+            "the search took too long: search for more words, or for what was said lately",
+            retry_after_ms=_SEARCH_AGAIN_MS,
+        ) from error
 
 
 def change_session(

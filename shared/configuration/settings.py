@@ -27,6 +27,7 @@ from shared.configuration.rules import (
 from shared.configuration.secret import Secret
 from shared.errors import SettingsError
 from shared.redis.limit_scripts import MOST_TURNS
+from shared.redis.memory import MOST_LOG_PERCENT, LogShares
 
 _MOST_DAYS: Final = 36_500
 _MOST_TICKET_SECONDS: Final = 60
@@ -122,6 +123,13 @@ class Settings:
     worker_turns: int = variable(
         "WORKER_TURNS", "512", "Turns that one worker process runs at once.", Section.SERVICE, whole(1)
     )
+    worker_turns_per_organization: int | None = variable(
+        "WORKER_TURNS_PER_ORGANIZATION",
+        "",
+        "Those of one organization, where there are others; empty: seven eighths of WORKER_TURNS.",
+        Section.SERVICE,
+        optional(whole(1)),
+    )
     max_sockets: int = variable(
         "MAX_SOCKETS", "20000", "Open streams that one relay process holds.", Section.SERVICE, whole(1)
     )
@@ -172,9 +180,17 @@ class Settings:
     queue_full_seconds: float = variable(
         "QUEUE_FULL_SECONDS",
         "60",
-        "New turns are refused while one has waited this long for workers that hear; below QUEUE_TIMEOUT_SECONDS.",
+        "An organization's new turns are refused while one of its own has waited this long for workers that hear; "
+        "below QUEUE_TIMEOUT_SECONDS.",
         Section.INTERNAL,
         seconds,
+    )
+    max_queued_turns: int = variable(
+        "MAX_QUEUED_TURNS",
+        "100000",
+        "Turns that may be queued in all: an organization may have this divided by those that wait, at least two.",
+        Section.LIMITS,
+        whole(2, 2**31 - 1),
     )
     lease_seconds: float = variable(
         "LEASE_SECONDS", "10", "How long a worker owns a turn without renewing.", Section.TIMEOUTS, seconds
@@ -213,6 +229,13 @@ class Settings:
         Section.LIMITS,
         whole(1),
     )
+    max_concurrent_turns: int | None = variable(
+        "MAX_CONCURRENT_TURNS",
+        "",
+        "Turns that an organization may have queued and running at once, unless it has its own limit; empty: no limit.",
+        Section.LIMITS,
+        optional(whole(0, 2**31 - 1)),
+    )
     log_max_entries: int = variable(
         "LOG_MAX_ENTRIES",
         "20000",
@@ -222,6 +245,27 @@ class Settings:
     )
     log_ttl_seconds: int = variable(
         "LOG_TTL_SECONDS", "3600", "How long a turn's log outlives its end.", Section.LIMITS, whole(1)
+    )
+    redis_memory_bytes: int = variable(
+        "REDIS_MEMORY_BYTES",
+        "1073741824",
+        "What Redis is taken to hold if it names no `maxmemory`: turns' logs get a share of it.",
+        Section.SERVERS,
+        whole(1 << 20),
+    )
+    log_memory_percent: int = variable(
+        "LOG_MEMORY_PERCENT",
+        "60",
+        "Percent of Redis's memory that all turns' logs may take; above it, the oldest ended ones are dropped.",
+        Section.LIMITS,
+        whole(1, MOST_LOG_PERCENT),
+    )
+    log_memory_percent_per_organization: int = variable(
+        "LOG_MEMORY_PERCENT_PER_ORGANIZATION",
+        "30",
+        "Percent of it that the logs of one organization may take.",
+        Section.LIMITS,
+        whole(1, MOST_LOG_PERCENT),
     )
     publish_buffer_bytes: int = variable(
         "PUBLISH_BUFFER_BYTES",
@@ -284,9 +328,26 @@ class Settings:
     warnings: tuple[str, ...]
 
     @property
+    def most_turns_of_one(self) -> int:
+        """Return how many slots of a worker one organization may hold, where there are others."""
+        if self.worker_turns_per_organization is not None:
+            return min(self.worker_turns, self.worker_turns_per_organization)
+        # Rounded up: a worker of fewer than eight slots has none to spare.
+        return -(-self.worker_turns * 7 // 8)
+
+    @property
     def provider(self) -> ProviderSettings:
         """Return the provider that answers."""
         return self.providers[0]
+
+
+def log_shares(settings: Settings) -> LogShares:
+    """Return what turns' logs may take of Redis's memory."""
+    return LogShares(
+        settings.redis_memory_bytes,
+        settings.log_memory_percent,
+        settings.log_memory_percent_per_organization,
+    )
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

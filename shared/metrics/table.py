@@ -282,6 +282,11 @@ BREAKERS: Final = _gauge(
     "state",
     ("closed", "open", "probing"),
 )
+BREAKERS_OF_ONE: Final = _gauge(
+    "turnkeeper_breakers_of_one_organization",
+    _WORKER,
+    "Organizations whose own calls are held back, because they alone see the provider fail.",
+)
 DELTAS: Final = _counter(
     "turnkeeper_deltas_total", _WORKER, "Pieces of text, as the provider gave them, that became events."
 )
@@ -306,6 +311,25 @@ BACKLOG_BYTES: Final = _gauge(
 )
 BACKLOG_OVERFLOWS: Final = _counter(
     "turnkeeper_publish_overflows_total", _WORKER, "Turns whose waiting events were given up for a snapshot."
+)
+LOG_BYTES: Final = _gauge(
+    "turnkeeper_log_bytes", _WORKER, "Bytes of all turns' logs in Redis, as the workers count them."
+)
+LOG_BUDGET: Final = _gauge("turnkeeper_log_budget_bytes", _WORKER, "What they may take.")
+LOGS_CUT_SHORT: Final = _counter(
+    "turnkeeper_logs_cut_short_total",
+    _WORKER,
+    "Logs of running turns that keep only their newest events, because their organization's are over its share.",
+)
+LOGS_DROPPED: Final = _counter(
+    "turnkeeper_logs_dropped_total", _WORKER, "Logs of ended turns that were dropped for lack of memory."
+)
+REDIS_MEMORY: Final = _gauge(
+    "turnkeeper_redis_memory_bytes",
+    _WORKER,
+    "What Redis says of its memory: `used`, and its `limit`, 0 for none.",
+    "what",
+    ("used", "limit"),
 )
 PUBLISHERS: Final = _gauge(
     "turnkeeper_publishers",

@@ -37,6 +37,24 @@ def call_key(session_id: UUID | str, turn_id: UUID | str) -> str:
     return f"tk:{{{session_id}}}:call:{turn_id}"
 
 
+LOG_BYTES_RUNNING: Final = "tk:{logs}:running"
+"""The bytes of each organization's running logs, of all workers."""
+LOG_BYTES_ENDED: Final = "tk:{logs}:ended"
+"""The bytes of each organization's ended logs."""
+LOG_WORKERS: Final = "tk:{logs}:workers"
+"""When each worker last said what its running logs hold."""
+
+
+def worker_logs_key(worker: str) -> str:
+    """Name what one worker said of its running logs."""
+    return f"tk:{{logs}}:running:{worker}"
+
+
+def ended_logs_key(organization_id: UUID | str) -> str:
+    """Name the list of an organization's ended logs, oldest first."""
+    return f"tk:{{logs}}:ended:{organization_id}"
+
+
 def ticket_key(digest: str) -> str:
     """Name a ticket by the SHA-256 of its secret, in hexadecimal."""
     return f"tk:ticket:{digest}"

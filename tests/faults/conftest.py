@@ -22,7 +22,26 @@ from turnkeeper.up.embedded import EmbeddedPostgres, temporary_redis
 
 HERE = Path(__file__).parent
 QUICK_ROWS = frozenset(
-    {"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "v15", "v16", "c3", "c9", "a1", "a2"}
+    {
+        "w1",
+        "w4",
+        "w6",
+        "r1",
+        "r9",
+        "r10",
+        "v4",
+        "v8",
+        "v15",
+        "v16",
+        "c3",
+        "c9",
+        "a1",
+        "a2",
+        "a11",
+        "a12",
+        "a13",
+        "a14",
+    }
 )
 """The rows that `make test` runs: a minute or two. `make faults` runs all of them."""
 

@@ -413,10 +413,15 @@ def test_what_waits_behind_its_own_session_does_not_fill_the_queue(floor, settin
 
 
 def is_full(floor, settings):
+    """Return whether the queue of the only organization is full."""
+    ((organization,),) = floor.sql("select id from turnkeeper.organizations")
     backlog = Backlog(settings.queue_full_seconds, settings.queue_timeout_seconds)
-    with floor.database.across() as db:
-        found = db.execute(text("select seconds, heard_seconds from turnkeeper.longest_wait()")).one_or_none()
-    backlog.learn(*(found or (None, None)))
+    with floor.database.of(organization) as db:
+        found = db.execute(
+            text("select seconds, heard_seconds, has_too_many from turnkeeper.own_wait(:most)"),
+            {"most": settings.max_queued_turns},
+        ).one()
+    backlog.learn(found.seconds, found.heard_seconds, has_too_many=found.has_too_many)
     return backlog.is_full()
 
 

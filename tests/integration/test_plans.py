@@ -86,6 +86,28 @@ def test_a_turn_reads_no_other_turns_though_the_tables_were_empty_when_its_state
     assert (rows_read() - before) / TURNS < MOST_ROWS
 
 
+def test_a_search_reads_nothing_of_another_organization_however_much_that_has_written(
+    api, keys, strangers, database, as_owner, owner_url, organization
+):
+    def rows_read() -> int:
+        for pool in (database, api.services.database):
+            with pool.across() as db:
+                db.execute(text("select pg_stat_force_next_flush()"))
+        ((read,),) = as_owner(
+            "select sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) from pg_stat_user_tables"
+            " where relname in ('sessions', 'messages')"
+        )
+        return int(read)
+
+    _fill(owner_url, organization)
+    api.turn(strangers.alice, api.session(strangers.alice), "a needle")
+    before = rows_read()
+    for _ in range(TURNS):
+        found = api.get("/v1/sessions/search?q=needle", strangers.alice).json["data"]
+        assert len(found) == 1
+    assert (rows_read() - before) / TURNS < MOST_ROWS
+
+
 def _fill(owner_url: str, organization: UUID) -> None:
     """Add the sessions of a busy hour, each with a turn that was answered."""
     with psycopg.connect(owner_url) as db:

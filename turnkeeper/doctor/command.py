@@ -71,7 +71,7 @@ def all_checks(
 ) -> Mapping[str, Check]:
     """Return every check; a server that is not configured is one of the settings' problems."""
     from shared.configuration.environment import Reader
-    from shared.configuration.settings import read_settings
+    from shared.configuration.settings import log_shares, read_settings
     from turnkeeper.doctor.connections import check_connections, connections_of
     from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
     from turnkeeper.doctor.postgres import check_postgres
@@ -92,7 +92,7 @@ def all_checks(
             owner_url=settings.database_owner_url,
         )
     if settings.redis_url:
-        checks["redis"] = lambda: check_redis(settings.redis_url, now)
+        checks["redis"] = lambda: check_redis(settings.redis_url, now, log_shares(settings))
     checks |= {
         "provider": lambda: check_provider(environ),
         "prices": lambda: check_prices(environ, now),

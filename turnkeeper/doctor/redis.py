@@ -11,6 +11,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from shared.redis.memory import LogShares, Memory
+from shared.redis.names import LOG_BYTES_ENDED, LOG_BYTES_RUNNING
 from turnkeeper.doctor.clock import Clock, judged_clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, looked_at, reason, warning, wrong
 
@@ -25,8 +27,8 @@ _LEAST_BUFFER_BYTES: Final = 8 * 1024 * 1024
 """What a worker may publish while a relay is held up for a second."""
 
 
-def check_redis(url: str, now: Clock) -> Iterator[Finding]:
-    """Check the server."""
+def check_redis(url: str, now: Clock, shares: LogShares | None = None) -> Iterator[Finding]:
+    """Check the server, of whose memory turns' logs may take their `shares`."""
     try:
         client = Redis.from_url(
             url,
@@ -48,7 +50,7 @@ def check_redis(url: str, now: Clock) -> Iterator[Finding]:
         questions: dict[str, Callable[[Any], Finding]] = {
             "redis.writable": _writable,
             "redis.eviction": _eviction,
-            "redis.memory": _memory,
+            "redis.memory": lambda redis: _memory(redis, shares or LogShares()),
             "redis.persistence": _persistence,
             "redis.output_buffer": _output_buffer,
             "redis.latency": _latency,
@@ -85,17 +87,20 @@ def _eviction(redis: Any) -> Finding:
     return fine("redis.eviction", "maxmemory-policy is noeviction")
 
 
-def _memory(redis: Any) -> Finding:
+def _memory(redis: Any, shares: LogShares) -> Finding:
     memory = redis.info("memory")
     used, most = int(memory["used_memory"]), int(memory["maxmemory"])
+    logs = sum(int(redis.hget(key, "*") or 0) for key in (LOG_BYTES_RUNNING, LOG_BYTES_ENDED))
+    share = shares.budget(Memory(used, most)).in_all
+    of_logs = f"turns' logs take {logs >> 20} of {share >> 20} MiB"
     if not most:
-        return fine("redis.memory", f"{used >> 20} MiB used, no limit of its own")
+        return fine("redis.memory", f"{used >> 20} MiB used, no limit of its own; {of_logs}")
     level = Level.OK if used < 0.8 * most else Level.WARNING if used < most else Level.WRONG
     return judged(
         "redis.memory",
-        f"{used >> 20} of {most >> 20} MiB used",
+        f"{used >> 20} of {most >> 20} MiB used; {of_logs}",
         level,
-        "raise maxmemory, or lower LOG_TTL_SECONDS: a full server refuses writes",
+        "raise maxmemory, or lower LOG_MEMORY_PERCENT: a full server refuses writes",
     )
 
 

@@ -6,11 +6,16 @@ from typing import Final
 from shared.redis.doorbell import KEY_PREFIX, QUEUE_KEY
 from shared.redis.names import (
     ABORT_CHANNEL,
+    LOG_BYTES_ENDED,
+    LOG_BYTES_RUNNING,
+    LOG_WORKERS,
     abort_key,
     call_key,
+    ended_logs_key,
     events_channel,
     log_key,
     ticket_key,
+    worker_logs_key,
 )
 
 
@@ -86,6 +91,35 @@ NAMES: Final = (
         "turns that a user asked for in the last minute",
         "a minute",
         "the limit begins anew",
+    ),
+    Name(
+        LOG_BYTES_RUNNING,
+        "hash",
+        "the bytes of running turns' logs by organization, and `*`, their sum",
+        "for ever",
+        "workers report them again within a second",
+    ),
+    Name(
+        worker_logs_key("<worker>"),
+        "hash",
+        "the part of that which one worker reported",
+        "half a minute behind the worker's end",
+        "as above",
+    ),
+    Name(LOG_WORKERS, "sorted set", "when each worker last reported", "for ever", "as above"),
+    Name(
+        LOG_BYTES_ENDED,
+        "hash",
+        "the bytes of ended turns' logs by organization, and `*`, their sum",
+        "for ever",
+        "the logs that are left expire by themselves",
+    ),
+    Name(
+        ended_logs_key("<organization id>"),
+        "sorted set",
+        "an organization's ended logs with their sizes, oldest first",
+        "`LOG_TTL_SECONDS` behind the last of them",
+        "as above",
     ),
     Name(QUEUE_KEY, "list", "doorbells that no worker has heard", "until heard", "a sweeper rings again"),
     *(

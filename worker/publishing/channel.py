@@ -22,6 +22,7 @@ from shared.turn.events import Event, EventEncoder, MessageReset, Snapshot, time
 from shared.turn.turns import TurnStatus
 from worker.publishing.call_note import CallNote
 from worker.publishing.delta_counts import DeltaCounts
+from worker.publishing.log_memory import CUT_ENTRIES
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -87,6 +88,7 @@ class Channel:
         seq: The last number given before this attempt.
         message_id: The answer's id, for a snapshot.
         on_fenced: Called once a newer attempt has written.
+        organization_id: Whose log it is; None where nobody counts.
     """
 
     __slots__ = (
@@ -118,7 +120,10 @@ class Channel:
         "_version",
         "_waiting_since",
         "channel",
+        "is_cut_short",
         "log",
+        "log_bytes",
+        "organization_id",
         "seq",
     )
 
@@ -131,7 +136,11 @@ class Channel:
         seq: int,
         message_id: UUID,
         on_fenced: Callable[[], None],
+        organization_id: UUID | None = None,
     ) -> None:
+        self.organization_id = organization_id
+        self.log_bytes = 0
+        self.is_cut_short = False
         self.log = log_key(session_id, turn_id)
         self.channel = events_channel(session_id)
         self.seq = seq
@@ -315,10 +324,13 @@ class Channel:
         self._sent_since = self._sent_since or self._waiting_since
         self._waiting_since = 0.0
         ttl = ttl_seconds if self._expires_at else 0
-        return pack(
-            "EVALSHA", _APPEND_SHA, 2, self.log, self.channel, self._attempt, self._first_unacked, max_entries, ttl,
+        command = pack(
+            "EVALSHA", _APPEND_SHA, 2, self.log, self.channel, self._attempt, self._first_unacked,
+            CUT_ENTRIES if self.is_cut_short else max_entries, ttl,
             *self._unacked,
         )  # fmt: skip
+        self.log_bytes += len(command)
+        return command
 
     def _encode(self, entry: _Pending, ts: str) -> bytes:
         if isinstance(entry, _Deltas):
@@ -424,6 +436,10 @@ class Channel:
     def identity(self) -> tuple[UUID, int]:
         """Return the turn and the attempt, to check the lease."""
         return self._turn_id, self._attempt
+
+    def place(self) -> tuple[UUID, UUID]:
+        """Return the session and the turn, which name the log."""
+        return self._session_id, self._turn_id
 
     def _leave_to_snapshot(self) -> None:
         """Drop what a snapshot replaces: everything except `done`, which follows it and which no reader has seen."""

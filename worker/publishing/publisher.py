@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,12 +20,15 @@ from shared.errors import UnavailableError
 from shared.lasting import lasting_task
 from shared.metrics.registry import Registry
 from shared.redis.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
+from shared.redis.memory import LogShares
 from shared.redis.names import call_key, events_channel, log_key
+from shared.redis.share_scripts import NOTE_ENDED, REPORT
 from shared.redis.wire import Wire, pack
 from shared.turn.events import timestamp
 from worker.publishing.call_note import CallNote
 from worker.publishing.channel import Channel
 from worker.publishing.delta_counts import DeltaCounts
+from worker.publishing.log_memory import CUT_ENTRIES, LogMemory, size_of
 
 _log = logging.getLogger("turnkeeper.publisher")
 
@@ -36,8 +39,13 @@ _OPEN_SECONDS: Final = 1.0
 _CALL_SECONDS: Final = 600
 """A note of a call outlives the wait for a renewal, a lease and a PostgreSQL that is down for minutes."""
 
+_LOOK_SECONDS: Final = 1.0
 _OPEN_SHA: Final = sha_of(OPEN)
 _TAKE_OVER_SHA: Final = sha_of(TAKE_OVER)
+
+
+def _ignore(_reply: object) -> None:
+    """Take a reply that changes nothing."""
 
 
 class Publisher:
@@ -51,6 +59,7 @@ class Publisher:
         live_ttl_seconds: Lifetime of the log of a running turn.
         done_ttl_seconds: Lifetime of a log after its end.
         buffer_bytes: Most bytes held while Redis is down; beyond that, a snapshot replaces single events.
+        shares: What logs may take of Redis's memory.
         registry: Receives the counts.
     """
 
@@ -64,6 +73,7 @@ class Publisher:
         live_ttl_seconds: int,
         done_ttl_seconds: int,
         buffer_bytes: int,
+        shares: LogShares | None = None,
         registry: Registry | None = None,
     ) -> None:
         self._url = redis_url
@@ -73,6 +83,8 @@ class Publisher:
         self._live_ttl_seconds = live_ttl_seconds
         self._done_ttl_seconds = done_ttl_seconds
         self._buffer_bytes = buffer_bytes
+        self.memory = LogMemory(shares or LogShares())
+        self._look_at = 0.0
         self._wire: Wire | None = None
         self._expected: deque[Callable[[object], None]] = deque()
         self._sent_at = 0.0
@@ -111,9 +123,10 @@ class Publisher:
         seq: int,
         message_id: UUID,
         on_fenced: Callable[[], None],
+        organization_id: UUID | None = None,
     ) -> Channel:
         """Return a channel for an attempt of a turn whose events so far end with `seq`."""
-        channel = Channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced)
+        channel = Channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced, organization_id)
         self._channels.add(channel)
         return channel
 
@@ -147,7 +160,7 @@ class Publisher:
     def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
         """Store in Redis, for a while, that an attempt called the provider."""
         command = pack("SET", call_key(session_id, turn_id), note.encoded(), "EX", _CALL_SECONDS)
-        self._send(command, lambda _reply: None)
+        self._send(command, _ignore)
 
     def mark(self, channel: Channel) -> None:
         """Note that `channel` has something to send, in this iteration of the loop or after the flush on its way."""
@@ -177,20 +190,43 @@ class Publisher:
         ts = timestamp(datetime.now(UTC))
         dirty, self._dirty = self._dirty, {}
         commands: list[bytes] = []
+        max_entries = self._max_entries if self.memory.left > 0 else CUT_ENTRIES
         for channel in dirty:
-            command = channel.take(ts, now, self._max_entries, self._done_ttl_seconds)
+            command = channel.take(ts, now, max_entries, self._done_ttl_seconds)
             if command is not None:
                 commands.append(command)
                 self._expected.append(channel.answered)
             elif channel.is_finished(now):
                 self.forget(channel)
+                if (note := self._note_of_end(channel)) is not None:
+                    commands.append(note)
+                    self._expected.append(_ignore)
             elif not channel.is_idle():
                 self._dirty[channel] = None
         if commands:
             self._sent_at = now
             written = commands[0] if len(commands) == 1 else b"".join(commands)
             self._wire.write(written)
+            self.memory.left -= len(written)
             self.counts.writes.append(len(written))
+
+    def _note_of_end(self, channel: Channel) -> bytes | None:
+        """Return the command that notes a log that ended; None if nobody counts it."""
+        if channel.organization_id is None or not channel.log_bytes:
+            return None
+        return self.memory.note_ended(
+            channel.organization_id, *channel.place(), size_of(channel), time(), self._done_ttl_seconds
+        )
+
+    def _look(self, now: float) -> None:
+        """Report what the running logs hold, and ask how much room Redis has."""
+        self._look_at = now + (_LOOK_SECONDS if self.memory.left > 0 else 0.0)
+        self._send(self.memory.report(self._channels, time()), self.memory.reported)
+        self._send(pack("INFO", "memory"), self._looked)
+
+    def _looked(self, reply: object) -> None:
+        self.memory.looked(reply)
+        self.memory.cut(self._channels)
 
     async def _ask(self, command: bytes) -> object:
         """Return Redis' reply; None if it is down or does not answer within a second."""
@@ -227,8 +263,8 @@ class Publisher:
             self._flush()
 
     def _load_scripts(self, wire: Wire) -> None:
-        for script in ALL_SCRIPTS:
-            self._expected.append(lambda _reply: None)
+        for script in (*ALL_SCRIPTS, REPORT, NOTE_ENDED):
+            self._expected.append(_ignore)
             wire.write(pack("SCRIPT", "LOAD", script))
 
     async def _stay_connected(self) -> None:
@@ -253,6 +289,7 @@ class Publisher:
             self._wire = wire
             self._sent_at = monotonic()
             self._load_scripts(wire)
+            self._look(monotonic())
             for channel in self._channels:
                 self._dirty[channel] = None
             await self._lost.wait()
@@ -297,6 +334,14 @@ class Publisher:
                 wire.abort()
             for channel in [channel for channel in self._channels if channel.is_finished(now)]:
                 self.forget(channel)
+                if (note := self._note_of_end(channel)) is not None:
+                    self._send(note, _ignore)
+            if (
+                self._wire is not None
+                and not self._expected
+                and (now >= self._look_at or self.memory.left <= 0)
+            ):
+                self._look(now)
             self.backlog_bytes = sum(channel.waiting_bytes() for channel in self._channels)
             if self.backlog_bytes > self._buffer_bytes:
                 self.overflows += 1

@@ -151,8 +151,8 @@ _ENDS: Final[Mapping[str, Mapping[str, str | None]]] = MappingProxyType(
 """How a turn ends, by the words of `barred_turns`."""
 
 
-def end_barred_turns(database: Database, *, is_free: bool) -> Iterator[Sequence[BarredTurn]]:
-    """End turns that may not start any more; yield those of each transaction, committed, at most `MOST_AT_ONCE`.
+def end_barred_turns(database: Database, *, is_free: bool) -> Iterator[tuple[UUID, Sequence[BarredTurn]]]:
+    """End turns that may not start any more; yield each transaction's organization and turns, at most `MOST_AT_ONCE`.
 
     Args:
         database: PostgreSQL.
@@ -171,7 +171,7 @@ def end_barred_turns(database: Database, *, is_free: bool) -> Iterator[Sequence[
                 ended = _end(db, organization_id, [turn.turn_id for turn in turns], _ENDS[why])
             if ended:
                 count += len(ended)
-                yield ended
+                yield organization_id, ended
         if count < MOST_AT_ONCE:
             return  # all, or the rest is locked by whoever else ends it
 

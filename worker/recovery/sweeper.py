@@ -18,7 +18,7 @@ from uuid import UUID
 import redis
 from sqlalchemy import Connection, text
 
-from shared.configuration.settings import Settings
+from shared.configuration.settings import Settings, log_shares
 from shared.errors import ConflictError, Fault, UnavailableError
 from shared.lasting import lasting_thread
 from shared.metrics.registry import Registry
@@ -42,6 +42,7 @@ from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
 from worker.recovery.barred import end_barred_turns, last_events
 from worker.recovery.left_behind import Left, left_behind, read_left_behind
+from worker.recovery.log_keeper import LogKeeper
 from worker.recovery.retention import forget_old_sessions
 from worker.turn.continuation import is_continued
 from worker.turn.moved import ExpiredTurn, MovedTurn, SettledTurn
@@ -150,6 +151,7 @@ class Sweeper:
         self._redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
         )
+        self._log_keeper = LogKeeper(self._redis, log_shares(settings), settings.log_ttl_seconds)
         self._round = 0
         self._told: list[Future[None]] = []
         self._stopping = threading.Event()
@@ -205,6 +207,8 @@ class Sweeper:
         self._await_told()
         # Last, so that turns that this round requeued or made their session's next are rung in this round.
         self._ring_again()
+        self._log_keeper.keep()
+        self._metrics.logs_dropped.set(self._log_keeper.dropped)
         if self._round % _RETENTION_ROUNDS == 0:
             self._forget_old_sessions()
         return self._pause()
@@ -302,7 +306,7 @@ class Sweeper:
             done = done_event(settled, content)
         if left.is_log_lost:
             self._begin_log_again(left, settled.attempt)
-        self._tell(settled, left.last_seq, events, done)
+        self._tell(organization_id, settled, left.last_seq, events, done)
 
     def _settle(
         self, organization_id: UUID, left: Left, choice: Choice, ending: Ending
@@ -340,6 +344,7 @@ class Sweeper:
 
     def _tell(
         self,
+        organization_id: UUID,
         turn: MovedTurn,
         last_seq: int,
         events: Sequence[Event],
@@ -350,7 +355,7 @@ class Sweeper:
         async def tell() -> None:
             await self._publisher.open(turn.session_id, turn.id, accept_events(turn))
             channel = self._publisher.channel(
-                turn.session_id, turn.id, turn.attempt, last_seq, turn.id, lambda: None
+                turn.session_id, turn.id, turn.attempt, last_seq, turn.id, lambda: None, organization_id
             )
             for event in events:
                 channel.event(event)
@@ -367,12 +372,13 @@ class Sweeper:
         """End waiting turns of organizations that are switched off or have nothing left to spend."""
         free = all(is_free(choice.settings) for choice in self._choices)
         try:
-            for ended in end_barred_turns(self._database, is_free=free):
+            for organization_id, ended in end_barred_turns(self._database, is_free=free):
                 _log.warning("turns ended that may not start any more", extra={"turns": len(ended)})
                 for turn in ended:
                     self._metrics.barred(TurnStatus(turn.status))
                     self._record(turn, turn.traceparent)
-                    self._tell(turn, turn.last_seq - 2, last_events(turn), done_event(turn, turn.content))
+                    done = done_event(turn, turn.content)
+                    self._tell(organization_id, turn, turn.last_seq - 2, last_events(turn), done)
                 self._await_told()
         except UnavailableError:
             raise
@@ -395,7 +401,9 @@ class Sweeper:
         self._metrics.expired()
         self._record(expired, expired.traceparent)
         events = (MessageReset(Fault.WORKER_LOST),) if expired.has_void_text else ()
-        self._tell(expired, expired.last_seq - 1 - len(events), events, done_event(expired, None))
+        self._tell(
+            organization_id, expired, expired.last_seq - 1 - len(events), events, done_event(expired, None)
+        )
 
     def _record(self, turn: MovedTurn, traceparent: str) -> None:
         if self._recorder is not None:

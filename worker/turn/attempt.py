@@ -13,7 +13,7 @@ from typing import Final, TypeGuard, assert_never
 from shared.errors import Fault, ProviderError
 from shared.turn import events
 from shared.turn.turns import StopReason
-from worker.providers.breaker import Breaker, Permit
+from worker.providers.breaker import Gate, Permit
 from worker.providers.provider import Finish, Prompt, Provider
 from worker.publishing.channel import Channel
 from worker.turn.allowance import Allowance
@@ -80,7 +80,7 @@ class Attempt:
         message_id: str,
         seconds_left: float,
         retries: Retries,
-        breaker: Breaker,
+        breaker: Gate,
         *,
         attempts: int | None = None,
         prefix: str = "",

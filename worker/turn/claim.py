@@ -144,6 +144,7 @@ class Claim:
         return self.turn.attempt
 
 
+_ANY_NUMBER: Final = 2**31 - 1
 _MONEY: Final = ("hold_price", "needs_hold")
 _COLUMNS: Final = ", ".join(
     (columns(ClaimedTurn, "r", without=frozenset(_MONEY)), *(f"m.{name}" for name in _MONEY))
@@ -161,7 +162,7 @@ _CLAIM: Final = Statement(
 _CLAIM_NEXT: Final = Statement(
     f"""
     select {_COLUMNS}
-    from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
+    from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint, cast(:most_of_one as integer)) as c
     cross join lateral turnkeeper.read_claimed(c.turn_id, :most_bytes, {REFUSED_CODES}) as r
     cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
     """,  # noqa: S608
@@ -188,12 +189,19 @@ def claim_turn(
 
 
 def claim_next_turn(
-    database: Database, worker_id: UUID, hint: UUID | None, *, lease_seconds: float, context_tokens: int
+    database: Database,
+    worker_id: UUID,
+    hint: UUID | None,
+    *,
+    lease_seconds: float,
+    context_tokens: int,
+    most_of_one: int = _ANY_NUMBER,
 ) -> Claim | None:
     """Claim the turn that is to run next, for `lease_seconds`; None if no turn can be claimed.
 
     `hint` is the turn that a doorbell named; it is claimed if its organization is as entitled as any. At most
-    `context_tokens` of history are read.
+    `context_tokens` of history are read. An organization whose turns hold `most_of_one` slots of this worker is
+    passed over, unless it is the only one.
 
     Raises:
         UnavailableError: PostgreSQL cannot be reached.
@@ -202,7 +210,12 @@ def claim_next_turn(
         database,
         _CLAIM_NEXT,
         context_tokens,
-        {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint},
+        {
+            "worker_id": worker_id,
+            "lease_seconds": lease_seconds,
+            "hint": hint,
+            "most_of_one": most_of_one,
+        },
     )
 
 

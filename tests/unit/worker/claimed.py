@@ -107,7 +107,7 @@ class World:
         self.done.append(("opened with", len(accepted)))
         return self.last_seq
 
-    def channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced):
+    def channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced, organization_id=None):
         self.done.append(("numbers after", seq))
         self.fence = on_fenced
         self.tapes.append(Tape(seq))

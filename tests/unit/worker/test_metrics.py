@@ -1,6 +1,7 @@
 """What a worker counts of its providers."""
 
 from types import SimpleNamespace
+from uuid import UUID
 
 from shared.errors import Fault
 from shared.metrics import table
@@ -9,7 +10,10 @@ from worker.metrics import WorkerMetrics
 from worker.providers.breaker import Breaker
 from worker.providers.choice import Choice
 
-PUBLISHER = SimpleNamespace(backlog_bytes=0, overflows=0, is_connected=lambda: True)
+MEMORY = SimpleNamespace(
+    bytes_in_all=7, cut_short=2, budget=SimpleNamespace(in_all=60), memory=SimpleNamespace(used=9, limit=100)
+)
+PUBLISHER = SimpleNamespace(backlog_bytes=0, overflows=0, is_connected=lambda: True, memory=MEMORY)
 LEASES = SimpleNamespace(running=lambda: 3)
 
 
@@ -55,3 +59,17 @@ def test_with_several_providers_their_calls_add_up_and_their_breakers_are_counte
 
 def test_prompts_that_were_made_shorter_are_counted_over_all_providers():
     assert figures(failed(0), failed(0))(table.PROMPTS_SHORTENED) == 4
+
+
+def test_the_memory_that_logs_take_is_shown_beside_what_they_may_take():
+    value = figures()
+    assert (value(table.LOG_BYTES), value(table.LOG_BUDGET), value(table.LOGS_CUT_SHORT)) == (7, 60, 2)
+    assert [value(table.REDIS_MEMORY, what) for what in ("used", "limit")] == [9, 100]
+
+
+def test_organizations_that_are_held_back_alone_are_counted():
+    breaker = Breaker(lambda: 0.0, 10.0)
+    for _ in range(20):
+        breaker.call(UUID(int=1)).fail(Fault.PROVIDER_TIMEOUT, is_passing=True)
+    value = figures(breaker)
+    assert (value(table.BREAKERS_OF_ONE), states(value)) == (1, [1, 0, 0])

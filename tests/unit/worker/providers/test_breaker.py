@@ -1,9 +1,11 @@
 """When a provider is not called any more, and when it is again."""
 
+from uuid import UUID
+
 import pytest
 
 from shared.errors import Fault, ProviderError
-from worker.providers.breaker import Breaker, Permit
+from worker.providers.breaker import MOST_ORGANIZATIONS, Breaker, Permit
 
 BUSY = Fault.PROVIDER_OVERLOADED
 
@@ -175,3 +177,97 @@ def test_zero_seconds_turn_it_off(clock):
     breaker = Breaker(clock, 0.0)
     fail(breaker, 1000)
     assert breaker.is_closed()
+
+
+PROMPTS = (Fault.PROVIDER_OVERLOADED, Fault.PROVIDER_TIMEOUT, Fault.PROVIDER_PROTOCOL)
+"""What a prompt can cause."""
+HOSTILE, QUIET = UUID(int=1), UUID(int=2)
+
+
+def asks(breaker, organization, times=1):
+    permits = [breaker.of(organization).call() for _ in range(times)]
+    assert all(isinstance(permit, Permit) for permit in permits)
+    return permits
+
+
+def fails(breaker, organization, times=1, fault=BUSY):
+    for _ in range(times):
+        asks(breaker, organization)[0].fail(fault, is_passing=True)
+
+
+@pytest.mark.parametrize("fault", PROMPTS)
+def test_the_prompts_of_one_organization_open_it_for_that_one_alone(breaker, clock, fault):
+    for _ in range(10):
+        for permit in asks(breaker, QUIET):
+            permit.succeed()
+    fails(breaker, HOSTILE, 20, fault)
+    refusal = breaker.of(HOSTILE).call()
+    assert isinstance(refusal, ProviderError)
+    assert refusal.retry_after_ms == 10_000
+    assert not breaker.of(HOSTILE).is_closed()
+    assert (breaker.state, breaker.open_for(), breaker.of(QUIET).is_closed()) == ("closed", 1, True)
+    # The hostile one fails at each probe, for minutes; the other's calls go on, with one failing now and then.
+    for _ in range(30):
+        clock.now += 10
+        fails(breaker, HOSTILE, 1, fault)
+        fails(breaker, QUIET, 1, fault)
+        for permit in asks(breaker, QUIET, 5):
+            permit.succeed()
+    assert breaker.of(QUIET).is_closed()
+    clock.now += 10
+    for permit in asks(breaker, HOSTILE):
+        permit.answer()
+    assert breaker.of(HOSTILE).is_closed()
+
+
+def test_one_failure_of_another_does_not_make_many_of_one_everybodys(breaker):
+    fails(breaker, HOSTILE, 19)
+    fails(breaker, QUIET)
+    fails(breaker, HOSTILE)
+    assert breaker.of(QUIET).is_closed()
+
+
+@pytest.mark.parametrize("fault", PROMPTS)
+def test_what_most_organizations_see_opens_it_for_all(breaker, fault):
+    for number in range(10):
+        fails(breaker, UUID(int=number), 2, fault)
+    assert breaker.state == "open"
+    assert isinstance(breaker.of(UUID(int=77)).call(), ProviderError)
+
+
+@pytest.mark.parametrize(("fault", "times"), [(Fault.PROVIDER_AUTH, 3), (Fault.PROVIDER_UNREACHABLE, 20)])
+def test_what_no_prompt_can_cause_opens_it_for_all_whoever_saw_it(breaker, fault, times):
+    fails(breaker, HOSTILE, times, fault)
+    assert breaker.state == "open"
+    assert isinstance(breaker.of(QUIET).call(), ProviderError)
+
+
+def test_a_probe_that_one_organization_spoils_leaves_the_next_to_another(breaker, clock):
+    fails(breaker, HOSTILE, 10)
+    fails(breaker, QUIET, 10)
+    assert breaker.state == "open"
+    clock.now += 10
+    fails(breaker, HOSTILE)
+    assert isinstance(breaker.of(HOSTILE).call(), ProviderError)
+    (probe,) = asks(breaker, QUIET)
+    assert probe.is_probe
+    probe.succeed()
+    assert breaker.of(QUIET).is_closed()
+
+
+def test_two_organizations_whose_probes_fail_keep_it_open(breaker, clock):
+    fails(breaker, HOSTILE, 10)
+    fails(breaker, QUIET, 10)
+    clock.now += 10
+    fails(breaker, HOSTILE)
+    fails(breaker, QUIET)
+    clock.now += 9
+    assert isinstance(breaker.of(UUID(int=3)).call(), ProviderError)
+    clock.now += 1
+    asks(breaker, UUID(int=3))
+
+
+def test_it_remembers_a_bounded_number_of_organizations(breaker):
+    for number in range(3000):
+        fails(breaker, UUID(int=number), fault=Fault.PROVIDER_RATE_LIMITED)
+    assert len(breaker._each) == MOST_ORGANIZATIONS
