@@ -68,7 +68,7 @@ def claimed(bank):
 
 
 def ended(bank, is_free=False):
-    return [turn.id for batch in end_barred_turns(bank.database, is_free=is_free) for turn in batch]
+    return [turn.id for _, batch in end_barred_turns(bank.database, is_free=is_free) for turn in batch]
 
 
 def how(bank, turn):
