@@ -216,6 +216,7 @@ class ProviderError(TurnkeeperError):
         retry_after_ms: How long the provider asked us to wait.
         sent: Whether the request had been written to the connection, so that tokens may have been used.
         broke_off: The connection ended before the answer did, and neither side is known to be at fault.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     def __init__(
@@ -226,12 +227,14 @@ class ProviderError(TurnkeeperError):
         retry_after_ms: int | None = None,
         sent: bool = True,
         broke_off: bool = False,
+        may_repeat: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent
+        self.may_repeat = may_repeat
         self.is_passing = broke_off or fault in PASSING_FAULTS
 
 

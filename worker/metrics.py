@@ -8,8 +8,10 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.money.usage import SHOWN_COLUMNS
+from shared.oddities import Oddity
 from shared.turn.turns import TurnStatus
 from worker.providers.breaker import Breaker
+from worker.providers.oddities import Oddities
 from worker.publishing.publisher import Publisher
 from worker.turn.claim import ClaimedTurn
 from worker.turn.moved import SettledTurn
@@ -91,6 +93,16 @@ class WorkerMetrics:
     def expired(self) -> None:
         """Count a turn that no worker took."""
         self._ended(TurnStatus.EXPIRED, None)
+
+    def look_at_oddities(self, providers: Sequence[Oddities]) -> None:
+        """Have the oddities of these providers read once a second."""
+        counters = {oddity: self.registry.counter(table.PROVIDER_ODDITIES, oddity.value) for oddity in Oddity}
+
+        def look() -> None:
+            for oddity, counter in counters.items():
+                counter.set(sum(oddities.counts[oddity] for oddities in providers))
+
+        self.registry.on_sample(look)
 
     def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""

@@ -54,6 +54,7 @@ class Runner:
         self._settler = Settler(services, self._admission)
         breakers = [choice.breaker for choice in services.choices]
         services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
+        services.metrics.look_at_oddities([choice.oddities for choice in services.choices])
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""

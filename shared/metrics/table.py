@@ -11,6 +11,7 @@ from typing import Final
 
 from shared.errors import Fault, ProblemCode
 from shared.money.usage import SHOWN_COLUMNS
+from shared.oddities import Oddity
 from shared.turn.turns import TERMINAL, TurnStatus
 
 
@@ -264,6 +265,13 @@ PROVIDER_ERRORS: Final = _counter(
     "Calls of the provider that failed, by fault.",
     "fault",
     Fault,
+)
+PROVIDER_ODDITIES: Final = _counter(
+    "turnkeeper_provider_oddities_total",
+    _WORKER,
+    "What the provider sent that its protocol does not have, and that cost no answer, by kind.",
+    "oddity",
+    Oddity,
 )
 BREAKERS: Final = _gauge(
     "turnkeeper_breakers",

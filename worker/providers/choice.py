@@ -4,12 +4,13 @@ A turn takes name, model, price and capabilities from the provider chosen for it
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
 from shared.configuration.provider_settings import ProviderSettings
 from worker.providers.breaker import Breaker
+from worker.providers.oddities import Oddities
 from worker.providers.provider import Provider
 
 
@@ -29,11 +30,13 @@ class Choice:
         settings: Its name, model and price.
         provider: Streams its answers.
         breaker: Decides whether it is called at all; it learns only about this provider.
+        oddities: Counts what its answers have that their protocol does not.
     """
 
     settings: ProviderSettings
     provider: Provider
     breaker: Breaker
+    oddities: Oddities = field(default_factory=Oddities)
 
 
 class Choices:

@@ -21,6 +21,14 @@ from shared.errors import Fault, ProviderError
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
 
+_REPEATABLE: Final = frozenset({408, 409, 425})
+"""Refusals of the moment and not of the request: a timeout (RFC 9110 section 15.5.9), a conflict (15.5.10; OpenAI's and
+Anthropic's own clients repeat it, because their servers answer so when a lock was not free) and "too early" (RFC 8470
+section 5.2)."""
+
+NO_ERRORS: Final[tuple[object, ...]] = (None, False, "", {})
+"""What stands in an event's `error` where there is none: some servers send every field that they have."""
+
 _log = logging.getLogger("turnkeeper.provider")
 
 _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
@@ -46,6 +54,9 @@ class ErrorNames:
 
     faults: Mapping[str, Fault]
     context_phrases: tuple[str, ...] = ()
+
+
+NO_NAMES: Final = ErrorNames(MappingProxyType({}))
 
 
 def error_names(kinds: Mapping[Fault, str], *context_phrases: str) -> ErrorNames:
@@ -138,7 +149,12 @@ def error_of_response(
         detail = f"the model provider answered with status {status}, which is no answer"
     else:
         detail = f"{_DETAILS[fault]} (status {status})"
-    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now))
+    may_repeat = None
+    if fault is Fault.PROVIDER_PROTOCOL:
+        may_repeat = False
+    elif fault is Fault.PROVIDER_REJECTED and status in _REPEATABLE:
+        may_repeat = True
+    return ProviderError(fault, detail, retry_after_ms=retry_after_ms(headers, now), may_repeat=may_repeat)
 
 
 def error_of_other_content(body: bytes, names: ErrorNames) -> ProviderError:
@@ -150,7 +166,8 @@ def error_of_other_content(body: bytes, names: ErrorNames) -> ProviderError:
             "provider_error": _named(_error_in(body), names),
         },
     )
-    return ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream")
+    detail = "the model provider's answer is no event stream"
+    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, may_repeat=False)
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:

@@ -220,8 +220,8 @@ class Attempt:
                 return self._stopped(reason)
             case Abandoned():
                 return Fenced() if self.is_fenced else Requeued(self.answer(), handed_back=True)
-            case Broken(fault, detail, retry_after_ms, is_passing):
-                return Failed(self.answer(), fault, detail, retry_after_ms, is_passing)
+            case Broken(fault, detail, retry_after_ms, is_passing, may_repeat):
+                return Failed(self.answer(), fault, detail, retry_after_ms, is_passing, may_repeat)
             case _:
                 assert_never(result)
 
@@ -243,6 +243,7 @@ class Attempt:
             and not self._consumption.deltas
             and isinstance(outcome, Failed)
             and outcome.fault in _UNCONTINUABLE
+            and not outcome.may_repeat
         )
 
     def _answer_anew(self, fault: Fault) -> None:
@@ -259,6 +260,7 @@ class Attempt:
             outcome.fault,
             tries=tries,
             retry_after_ms=outcome.retry_after_ms,
+            may_repeat=outcome.may_repeat,
             seconds_left=self._limits.deadline - monotonic(),
         )
 

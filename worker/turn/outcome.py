@@ -65,6 +65,7 @@ class Failed:
         detail: In our own words.
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another attempt may succeed.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     answer: Answer
@@ -72,6 +73,7 @@ class Failed:
     detail: str
     retry_after_ms: int | None = None
     is_passing: bool = False
+    may_repeat: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

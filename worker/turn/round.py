@@ -76,12 +76,14 @@ class Broken:
         detail: In our own words.
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another one may succeed.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     fault: Fault
     detail: str
     retry_after_ms: int | None = None
     is_passing: bool = False
+    may_repeat: bool | None = None
 
 
 Result: TypeAlias = Whole | CutOff | Abandoned | Broken
@@ -219,7 +221,7 @@ class Round:
         if timed_out:
             return Broken(Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
         if isinstance(error, ProviderError):
-            return Broken(error.fault, error.detail, error.retry_after_ms, error.is_passing)
+            return Broken(error.fault, error.detail, error.retry_after_ms, error.is_passing, error.may_repeat)
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Broken(Fault.INTERNAL, "an error inside the service ended the turn")
 
