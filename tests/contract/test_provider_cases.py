@@ -13,13 +13,28 @@ import httpx
 import pytest
 
 from shared.configuration.provider_settings import LimitField, ProviderName
+from shared.errors import Fault
+from shared.money.usage import Usage
 from shared.oddities import Oddity
-from tests.contract.test_providers import LIMIT_SECONDS, PROMPT, SETTINGS, Upstream, loops
+from shared.turn.turns import FinishReason
+from tests.contract.test_providers import (
+    LIMIT_SECONDS,
+    PROMPT,
+    SETTINGS,
+    ChatCompletions,
+    SteppedLoop,
+    Upstream,
+    loops,
+    read,
+    text_of,
+)
 from tests.unit.worker.turn.playing import Tape
 from worker.providers import build_provider, upstream
 from worker.providers.breaker import Breaker
 from worker.providers.oddities import Oddities
+from worker.providers.provider import Finish, UsageConflict
 from worker.providers.registration import dialect_of
+from worker.providers.silence import SilenceWatch
 from worker.providers.upstream import UpstreamProvider
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Completed, Failed, Requeued
@@ -250,3 +265,207 @@ def test_every_case_says_what_it_is_and_nothing_that_is_not_played():
         assert case["title"]
         assert case["why"]
         assert case["expect"]["status"] in {"completed", "failed"}, name
+
+
+# What one case cannot show: what is remembered, what keeps a stream alive, and what nobody waits for.
+
+
+def chat(play, go, **changes):
+    """Run `go(provider, server)` against a server that plays, with the settings of chat completions."""
+
+    async def both():
+        async with Upstream(play) as server:
+            settings = settings_of({"dialect": "openai"}, f"http://127.0.0.1:{server.port}/v1")
+            provider = build_provider(replace(settings, **changes))
+            try:
+                return await go(provider, server)
+            finally:
+                await provider.aclose()
+
+    return run(both())
+
+
+HEAD = head_of({})
+SAYS = ChatCompletions()
+WHOLE = SAYS.start() + SAYS.text("x") + SAYS.end() + SAYS.mark
+
+
+def refusing(*fields):
+    async def play(peer):
+        while True:
+            request = await peer.request()
+            named = next((name for name in fields if name in json.loads(request.body)), None)
+            if named is None:
+                await peer.send(HEAD)
+                await peer.chunk(WHOLE)
+                await peer.end()
+            else:
+                body = json.dumps({"error": {"message": f"Unsupported parameter: '{named}'"}}).encode()
+                await peer.send(b"HTTP/1.1 400 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    return play
+
+
+def test_what_is_refused_of_a_request_is_remembered_by_the_process_and_the_connection_is_kept():
+    async def go(provider, server):
+        results = [await read(provider) for _ in range(3)]
+        return results, [json.loads(request.body).keys() for request in server.requests], server.connections
+
+    results, asked, connections = chat(refusing("stream_options", "max_tokens"), go)
+    assert [error for _, error in results] == [None] * 3
+    assert len(asked) == 5, "two refusals, then three answers"
+    assert all("max_completion_tokens" in fields for fields in asked[2:])
+    assert not any({"stream_options", "max_tokens"} & fields for fields in asked[2:])
+    assert connections == 1
+
+
+def test_both_names_of_the_limit_refused_is_a_refusal_after_two_calls():
+    async def go(provider, server):
+        _, error = await read(provider)
+        return error.fault, len(server.requests)
+
+    play = refusing("max_tokens", "max_completion_tokens")
+    assert chat(play, go) == (Fault.PROVIDER_REJECTED, 2)
+
+
+def test_turns_that_are_refused_at_once_all_learn_the_same():
+    async def go(provider, server):
+        results = await asyncio.gather(*(read(provider) for _ in range(8)))
+        _, error = await read(provider)
+        return [found for _, found in results] + [error], json.loads(server.requests[-1].body).keys()
+
+    errors, last = chat(refusing("max_tokens"), go)
+    assert errors == [None] * 9
+    assert "max_completion_tokens" in last
+
+
+def test_a_request_that_is_asked_again_is_called_sent_once():
+    async def go(provider, _):
+        sent = []
+        async with provider.stream(PROMPT, on_sent=lambda: sent.append(1)) as batches:
+            async for _ in batches:
+                pass
+        return sent
+
+    assert chat(refusing("stream_options"), go) == [1]
+
+
+def test_settings_say_the_form_of_the_first_request():
+    async def go(provider, server):
+        await read(provider)
+        return json.loads(server.requests[0].body)
+
+    body = chat(refusing(), go, stream_options=False, limit_field=LimitField.MAX_COMPLETION_TOKENS)
+    assert body["max_completion_tokens"] == PROMPT.max_output_tokens
+    assert not {"stream_options", "max_tokens"} & body.keys()
+
+
+ALIVE = {
+    "reasoning": {"reasoning": "hm"},
+    "thinking": {"thinking": "hm"},
+    "thinking blocks": {"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]},
+    "hidden thinking": {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]},
+    "parts": {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+}
+
+
+@pytest.mark.parametrize("sign", ALIVE)
+def test_thinking_by_any_name_is_a_sign_of_life(sign):
+    event = SAYS.event(json.dumps({"choices": [{"index": 0, "delta": ALIVE[sign]}]}))
+
+    async def go():
+        loop, has_heard = asyncio.get_running_loop(), asyncio.Event()
+
+        def heard(watch, *, is_text):
+            hear(watch, is_text=is_text)
+            hearings.append(is_text)
+            has_heard.set()
+
+        patch.setattr(SilenceWatch, "hear", heard)
+
+        async def play(peer):
+            await peer.request()
+            await peer.send(HEAD)
+            for _ in range(6):
+                has_heard.clear()
+                await peer.chunk(event)
+                await has_heard.wait()
+                loop.step(0.6)
+            await peer.chunk(WHOLE)
+            await peer.end()
+
+        async with Upstream(play) as server:
+            settings = settings_of({"dialect": "openai"}, f"http://127.0.0.1:{server.port}/v1")
+            limits = {"first_token_timeout_seconds": 1, "idle_timeout_seconds": 1}
+            provider = build_provider(replace(settings, **limits))
+            try:
+                return await read(provider)
+            finally:
+                await provider.aclose()
+
+    hearings, hear = [], SilenceWatch.hear
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=SteppedLoop) as runner:
+        _, error = runner.run(go())
+    assert error is None
+    assert all(hearings)
+
+
+def test_an_answer_whose_reason_and_usage_are_known_waits_for_nothing_after_its_mark(monkeypatch):
+    monkeypatch.setattr(upstream, "END_SECONDS", 3600.0)
+
+    async def play(peer):
+        await peer.request()
+        await peer.send(HEAD)
+        await peer.chunk(WHOLE)
+        await peer.gone()
+
+    async def go(provider, _):
+        return await read(provider)
+
+    items, error = chat(play, go)
+    assert error is None
+    assert isinstance(items[-1], Finish)
+
+
+@pytest.mark.parametrize("name", ["mark-without-reason-closed", "usage-after-mark", "mark-without-reason"])
+def test_an_end_that_is_waited_for_comes_with_the_response_and_not_with_the_limit(name, monkeypatch):
+    monkeypatch.setattr(upstream, "END_SECONDS", 3600.0)
+    check(CASES[name], run(over_http(CASES[name], "fast", in_one=False)))
+
+
+def test_a_flood_after_the_mark_is_bounded_and_costs_no_answer(monkeypatch):
+    monkeypatch.setattr(upstream, "END_SECONDS", 0.1)
+
+    async def play(peer):
+        await peer.request()
+        await peer.send(HEAD)
+        await peer.chunk(SAYS.start() + SAYS.text("x") + SAYS.mark)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await peer.chunk(SAYS.text("late") * 100)
+
+    async def go(provider, _):
+        return await read(provider)
+
+    items, error = chat(play, go, max_answer_bytes=200_000)
+    assert error is None
+    assert items[-1] == Finish(FinishReason.UNKNOWN, None)
+    assert text_of(items) == "x"
+
+
+def test_a_contradiction_is_told_with_the_figures_that_are_in_it():
+    usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 400}
+    event = SAYS.event(json.dumps({"choices": [], "usage": usage}))
+
+    async def play(peer):
+        await peer.request()
+        await peer.send(HEAD)
+        await peer.chunk(SAYS.start() + SAYS.text("x") + SAYS.reason("stop") + event + SAYS.mark)
+        await peer.end()
+
+    async def go(provider, _):
+        return await read(provider)
+
+    items, _ = chat(play, go)
+    conflict = UsageConflict(prompt_tokens=20, completion_tokens=5, reasoning_tokens=0, total_tokens=400)
+    assert items[-1] == Finish(FinishReason.STOP, Usage(input_tokens=20, output_tokens=5), conflict)

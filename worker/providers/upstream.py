@@ -148,6 +148,7 @@ class _Exchange:
         "_dialect",
         "_events_left",
         "_failure",
+        "_is_flooded",
         "_is_sent",
         "_oddities",
         "_on_sent",
@@ -183,6 +184,7 @@ class _Exchange:
         self._body: AsyncIterator[bytes] | None = None
         self._is_sent = False
         self._failure: ProviderError | None = None
+        self._is_flooded = False
 
     async def trace(self, event: str, _: object) -> None:
         """Learn from the transport when the request has been written (httpcore's `trace` extension)."""
@@ -304,7 +306,7 @@ class _Exchange:
             self._silence.go_on()
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
-            self._failure = _protocol("the model provider's answer is too large")
+            self._flood(_protocol("the model provider's answer is too large"))
         else:
             self._read(self._decoder.feed(chunk))
 
@@ -317,6 +319,10 @@ class _Exchange:
                     await self._read_chunk()
         except TimeoutError:
             self._finish(_cut_short(), is_clean=True)
+        if self._is_flooded and self._failure is not None:
+            # What exceeds a limit after the mark is not the answer's.
+            self._failure = None
+            self._finish(_cut_short(), is_clean=True)
 
     def _read(self, events: Iterator[SseEvent]) -> None:
         """Read events up to the end of the answer or a failure; what came before a failure stands."""
@@ -325,14 +331,20 @@ class _Exchange:
             for name, data in events:
                 self._events_left -= 1
                 if self._events_left < 0:
-                    raise _protocol("the model provider's answer has too many events")
+                    self._flood(_protocol("the model provider's answer has too many events"))
+                    return
                 self._reader.feed(name, data)
                 if self._reading.is_finished:
                     return
         except SseLimitError as exc:
-            self._failure = _protocol(f"in the model provider's stream {exc}")
+            self._flood(_protocol(f"in the model provider's stream {exc}"))
         except ProviderError as exc:
             self._failure = exc
+
+    def _flood(self, failure: ProviderError) -> None:
+        """Fail because a limit is exceeded."""
+        self._failure = failure
+        self._is_flooded = True
 
     def _end(self, failure: ProviderError, *, is_clean: bool) -> None:
         """Fail, unless nothing is missing; the event that the end cut off may be the mark, or name a better reason."""
