@@ -13,7 +13,7 @@ from shared.money.usage import Usage
 from shared.oddities import Oddity
 from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
-from worker.providers.content import PartKind, pieces_of
+from worker.providers.content import PartKind, is_call, pieces_of
 from worker.providers.decoding import UNDECODABLE, decode_any
 from worker.providers.dialect import Declaration
 from worker.providers.ends import Cut, End, end_of
@@ -242,7 +242,9 @@ class EventReader:
             return
         kind = block.get("type")
         if isinstance(kind, str) and kind.endswith("tool_use"):  # ours, the provider's or an MCP server's
-            raise tool_call()
+            if is_call(block):
+                raise tool_call()
+            return
         self._say(block, is_thinking=kind == "thinking")
 
     def _add(self, delta: dict[str, Any]) -> None:
@@ -252,7 +254,8 @@ class EventReader:
             case "thinking_delta":
                 self._say({**delta, "type": "thinking"}, is_thinking=True)
             case "input_json_delta":
-                raise tool_call()
+                if is_call(delta.get("partial_json")):
+                    raise tool_call()
             case "signature_delta":
                 self._reading.stir()
             case "citations_delta":

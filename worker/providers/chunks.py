@@ -58,6 +58,8 @@ class _Delta(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta
+    usage: None = None
+    error: None = None
     finish_reason: Literal["", None] = None  # noqa: RUF100, PYI061 -- msgspec's way to allow an empty text
 
 
@@ -67,6 +69,7 @@ class _Ordinary(msgspec.Struct, gc=False):
     choices: tuple[_Choice]
     usage: Any = None
     error: None = None
+    x_groq: None = None
 
 
 _decode: Final = msgspec.json.Decoder(_Ordinary).decode
@@ -229,8 +232,11 @@ class ChunkReader:
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self._read_delta(delta)
+                self._read_reason(delta.get("finish_reason"))
             elif delta:
                 raise unreadable()  # its text is in there
+            elif isinstance(text := choice.get("text"), str):
+                self._reading.say(text)  # as in the older completions
             message = choice.get("message")
             if isinstance(message, dict):
                 self._summary = text_in(message.get("content")) or self._summary

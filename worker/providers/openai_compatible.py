@@ -3,7 +3,6 @@
 Its terminal mark is `[DONE]`: the usage comes after the finish reason, so a reason alone is not the end.
 """
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from worker.providers.faults import ErrorNames, error_names
 from worker.providers.oddities import Oddities
 from worker.providers.provider import Capabilities, Prompt
 from worker.providers.reading import Reading
+from worker.providers.refused_fields import Refusal
 
 _ERROR_NAMES: Final = error_names(
     {
@@ -47,13 +47,6 @@ _LIMITS: Final = {
     LimitField.MAX_TOKENS.value: LimitField.MAX_COMPLETION_TOKENS.value,
     LimitField.MAX_COMPLETION_TOKENS.value: LimitField.MAX_TOKENS.value,
 }
-_ABOUT_THE_VALUE: Final = re.compile(
-    r"too (large|long|high|big|small|low|many)|maximum|minimum|exceed|at (least|most)|(less|greater) than"
-    r"|out of range|context|between|must be|should be"
-)
-"""A refusal of how much was asked for, not of the field that says so. Under the other name it would be refused as well
-or, worse, be ignored, and the hold would not cover the answer (I6).
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +121,19 @@ class OpenAICompatible:
             sent: The request's body.
             refusal: The beginning of the response's body.
         """
-        said = refusal.decode("utf-8", "replace").lower()
         request: dict[str, Any] = msgspec.json.decode(sent)
+        said = Refusal(refusal, str(request["messages"]))
         options = request.get(_OPTIONS, {})
-        if _RUNNING in options and _names(said, _RUNNING) and not _names(said, "include_usage"):
+        if _RUNNING in options and said.names(_RUNNING) and not said.names(_OPTIONS, "include_usage"):
             field = _RUNNING
-        elif options and (_names(said, _OPTIONS) or _names(said, "include_usage")):
+        elif options and said.names(_OPTIONS, "include_usage"):
             field = _OPTIONS
         else:
-            limit = next((name for name in _LIMITS if name in request), "")
-            if not _names(said, limit) or _ABOUT_THE_VALUE.search(said):
+            field = next((name for name in _LIMITS if name in request), "")
+            # A limit that is too high would be refused under its other name as well or, worse, be ignored, and then
+            # the hold would not cover the answer (I6).
+            if not field or not said.names(field) or said.is_about_a_value():
                 return None
-            field = limit
         # Unless another turn's refusal has changed it meanwhile.
         if self._form == self._form_of(request):
             self._form = self._form.without(field)
@@ -171,10 +165,6 @@ def _limit_name(settings: ProviderSettings) -> str:
         return settings.limit_field.value
     is_openai = f".{urlsplit(settings.base_url).hostname}".endswith(".openai.com")
     return (LimitField.MAX_COMPLETION_TOKENS if is_openai else LimitField.MAX_TOKENS).value
-
-
-def _names(said: str, field: str) -> bool:
-    return bool(field) and re.search(rf"(?<![a-z0-9_]){field}(?![a-z0-9_])", said) is not None
 
 
 def _content(parts: Parts) -> str:
