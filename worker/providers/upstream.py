@@ -20,6 +20,7 @@ from worker.providers.provider import Item, Prompt
 from worker.providers.reading import Reader, Reading
 from worker.providers.silence import SilenceWatch
 from worker.providers.think_tags import TaggedReading
+from worker.transport.codings import is_encoded
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
 MAX_ERROR_BYTES: Final = 8 * 1024
@@ -34,12 +35,6 @@ says whether the answer is whole, and usage may come before it. A response ends 
 never does is taken as it is.
 """
 _REFUSALS_OF_FIELDS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
-_NOT_ENCODED: Final = frozenset(
-    {"", "identity", "none", "null", "utf-8", "utf8", "us-ascii", "7bit", "8bit", "binary"}
-)
-"""What stands in `Content-Encoding` where nothing is encoded: `none` is how Node servers turn a proxy's compression
-off, and others mistake the header for a charset or for a transfer encoding of mail.
-"""
 DRAIN_SECONDS: Final = 0.1
 """After the terminal mark, how long to wait for the response's own end: a connection that can be reused saves the next
 turn a TLS handshake, but the turn that waits to be settled should wait no longer for it.
@@ -226,8 +221,7 @@ class _Exchange:
             await self._close_response()
         # Only now: what is expected of the answer depends on the form that the server took.
         self._reader = self._dialect.reader(self._reading, self._oddities)
-        codings = response.headers.get("content-encoding", "").lower().split(",")
-        if not _NOT_ENCODED.issuperset(coding.strip() for coding in codings):
+        if is_encoded(response.headers.get("content-encoding", "")):
             detail = "the model provider's answer is compressed, which was not asked for"
             raise ProviderError(Fault.PROVIDER_PROTOCOL, detail, may_repeat=False)
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
