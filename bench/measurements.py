@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import uvloop
 
-from bench import accept, fanout, growth, idle, reader, scaling, short, stop, turns
+from bench import accept, decode, fanout, growth, idle, reader, scaling, short, stop, turns
 from bench.peers import comparison
 from bench.stack import Processes, Stack, running
 
@@ -17,6 +17,7 @@ Columns: TypeAlias = list[dict[str, Any]]
 """A column of the table for each run, size or candidate."""
 Measure: TypeAlias = Callable[[Stack, argparse.Namespace], Coroutine[Any, Any, dict[str, Any]]]
 EACH: Final = (
+    "decode",
     "reader",
     "turns",
     "stop",
@@ -39,6 +40,7 @@ def add_all(commands: Commands) -> None:
     _add_stop(commands)
     _add_accept(commands)
     _add_short(commands)
+    _add_decode(commands)
     _add_reader(commands)
     _add_crowd(commands)
     _add_growth(commands)
@@ -121,6 +123,16 @@ def _add_short(commands: Commands) -> None:
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--concurrency", type=int, default=32)
+
+
+def _add_decode(commands: Commands) -> None:
+    def measure(options: argparse.Namespace) -> Columns:
+        return decode.measure(options.events, options.rounds)
+
+    parser = commands.add_parser("decode", help="a provider's events, read from bytes to pieces of text")
+    parser.add_argument("--events", type=int, default=20_000, help="of each form, in each round")
+    parser.add_argument("--rounds", type=int, default=15, help="of which the median counts")
+    parser.set_defaults(measure=measure, heads="event")
 
 
 def _add_reader(commands: Commands) -> None:

@@ -248,6 +248,7 @@ class ProviderError(TurnkeeperError):
         said: What the provider said, cut and without secrets or what it was sent; for admins alone. None if it said
             nothing.
         told: What a prompt that is too long was told to exceed.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     def __init__(
@@ -260,6 +261,7 @@ class ProviderError(TurnkeeperError):
         broke_off: bool = False,
         said: str | None = None,
         told: ContextTold | None = None,
+        may_repeat: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.fault = fault
@@ -268,6 +270,7 @@ class ProviderError(TurnkeeperError):
         self.detail = detail
         self.retry_after_ms = retry_after_ms
         self.sent = sent
+        self.may_repeat = may_repeat
         self.is_passing = broke_off or fault in PASSING_FAULTS
 
 

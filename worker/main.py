@@ -47,6 +47,7 @@ from worker.providers import build_provider, build_transport
 from worker.providers.breaker import Breaker
 from worker.providers.choice import Choice, Choices
 from worker.providers.context_page import learn_contexts
+from worker.providers.oddities import Oddities
 from worker.providers.traced import TracedProvider
 from worker.publishing.publisher import Publisher
 from worker.recovery.aborts import AbortWatcher
@@ -306,10 +307,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _choice(settings: ProviderSettings, recorder: Recorder | None) -> Choice:
-    provider = build_provider(settings)
+    oddities = Oddities()
+    provider = build_provider(settings, oddities=oddities)
     if recorder is not None:
         provider = TracedProvider(provider, settings, recorder)
-    return Choice(settings, provider, Breaker(monotonic, settings.breaker_seconds))
+    return Choice(settings, provider, Breaker(monotonic, settings.breaker_seconds), oddities=oddities)
 
 
 def _database(settings: Settings, pool_size: int) -> Database:

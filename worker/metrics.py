@@ -8,8 +8,10 @@ from shared.errors import Fault
 from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.money.usage import SHOWN_COLUMNS, UsageSource
+from shared.oddities import Oddity
 from shared.turn.turns import TurnStatus
 from worker.providers.choice import Choice
+from worker.providers.oddities import Oddities
 from worker.publishing.publisher import Publisher
 from worker.turn.claim import ClaimedTurn
 from worker.turn.moved import SettledTurn
@@ -99,6 +101,16 @@ class WorkerMetrics:
     def barred(self, status: TurnStatus) -> None:
         """Count a turn that ended because its organization is switched off or has nothing left to spend."""
         self._ended(status, Fault.AI_DISABLED if status is TurnStatus.FAILED else None)
+
+    def look_at_oddities(self, providers: Sequence[Oddities]) -> None:
+        """Have the oddities of these providers read once a second."""
+        counters = {oddity: self.registry.counter(table.PROVIDER_ODDITIES, oddity.value) for oddity in Oddity}
+
+        def look() -> None:
+            for oddity, counter in counters.items():
+                counter.set(sum(oddities.counts[oddity] for oddities in providers))
+
+        self.registry.on_sample(look)
 
     def look_at(self, publisher: Publisher, choices: Sequence[Choice], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""

@@ -56,6 +56,7 @@ class Runner:
         self._settler = Settler(services, self._admission)
         choices = list(services.choices)
         services.metrics.look_at(services.publisher, choices, services.leases, settings.worker_turns)
+        services.metrics.look_at_oddities([choice.oddities for choice in choices])
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""

@@ -13,6 +13,7 @@ const CUT_SHORT = {
   length: "The answer ends here because it reached its length limit.",
   content_filter: "The provider's content filter ended the answer.",
   refusal: "The model declined to answer.",
+  unknown: "The provider ended the answer here without a reason that is known. It may be incomplete.",
 };
 
 /** The service's words as a sentence: it writes its details in lower case, without a full stop. */

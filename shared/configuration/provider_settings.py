@@ -33,6 +33,14 @@ class ProviderName(StrEnum):
     SCRIPTED = "scripted"
 
 
+class LimitField(StrEnum):
+    """The name under which an openai-compatible endpoint takes the limit of an answer."""
+
+    AUTO = "auto"
+    MAX_TOKENS = "max_tokens"
+    MAX_COMPLETION_TOKENS = "max_completion_tokens"
+
+
 PROVIDER: Final = Variable(
     "MCP_LLM_PROVIDER",
     "anthropic",
@@ -205,6 +213,28 @@ class ProviderSettings:
         "MCP_LLM_RUNNING_USAGE",
         "false",
         "Ask for usage on every chunk (vLLM's `continuous_usage_stats`), so that a stopped turn is billed exactly.",
+        Section.PROVIDER,
+        flag,
+    )
+    stream_options: bool = variable(
+        "MCP_LLM_STREAM_OPTIONS",
+        "true",
+        "Ask for usage with `stream_options`; `false` for an openai-compatible endpoint that refuses the field.",
+        Section.PROVIDER,
+        flag,
+    )
+    limit_field: LimitField = variable(
+        "MCP_LLM_LIMIT_FIELD",
+        LimitField.AUTO.value,
+        "The name of the limit for an openai-compatible endpoint: `max_tokens`, `max_completion_tokens`, or `auto`: "
+        "the second for openai.com, else the first, until the endpoint asks for the other.",
+        Section.PROVIDER,
+        one_of(*LimitField),
+    )
+    think_tags: bool = variable(
+        "MCP_LLM_THINK_TAGS",
+        "false",
+        "The model writes its thinking into its answer, between `<think>` and `</think>`: show it as thinking.",
         Section.PROVIDER,
         flag,
     )

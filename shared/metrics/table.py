@@ -11,6 +11,7 @@ from typing import Final
 
 from shared.errors import Fault, ProblemCode
 from shared.money.usage import SHOWN_COLUMNS
+from shared.oddities import Oddity
 from shared.turn.turns import TERMINAL, TurnStatus
 
 
@@ -274,6 +275,13 @@ PROMPTS_SHORTENED: Final = _counter(
     "turnkeeper_prompts_shortened_total",
     _WORKER,
     "Prompts that were too long for the model, and were sent again without their oldest turns.",
+)
+PROVIDER_ODDITIES: Final = _counter(
+    "turnkeeper_provider_oddities_total",
+    _WORKER,
+    "What the provider sent that its protocol does not have, and that cost no answer, by kind.",
+    "oddity",
+    Oddity,
 )
 BREAKERS: Final = _gauge(
     "turnkeeper_breakers",

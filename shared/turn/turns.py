@@ -99,6 +99,8 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     CONTENT_FILTER = "content_filter"
     REFUSAL = "refusal"
+    UNKNOWN = "unknown"
+    """The provider ended the answer and said no reason, or one that is not known."""
 
 
 class SessionStatus(StrEnum):

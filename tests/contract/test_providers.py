@@ -18,7 +18,7 @@ import psutil
 import pytest
 import uvloop
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.provider_settings import LimitField, ProviderName, ProviderSettings
 from shared.configuration.secret import Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
@@ -66,15 +66,15 @@ class Peer:
     """One connection, as the server sees it."""
 
     def __init__(self, reader, writer, upstream_server):
-        self.reader, self.writer, self._server = reader, writer, upstream_server
+        self.reader, self.writer, self.server = reader, writer, upstream_server
 
     async def request(self):
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *lines = head.split("\r\n")[:-2]
         headers = {name.lower(): value for name, value in (entry.split(": ", 1) for entry in lines)}
         body = await self.reader.readexactly(int(headers["content-length"]))
-        self._server.requests.append(Request(line, headers, body))
-        return self._server.requests[-1]
+        self.server.requests.append(Request(line, headers, body))
+        return self.server.requests[-1]
 
     async def send(self, data):
         self.writer.write(data)
@@ -198,8 +198,9 @@ class ChatCompletions:
         return self._delta("{}", quoted(theirs))
 
     def usage(self, output=5):
+        total = 20 + output if isinstance(output, int) else 1
         return self.event(
-            f'{{"choices":[],"usage":{{"prompt_tokens":20,"completion_tokens":{output},"total_tokens":1,'
+            f'{{"choices":[],"usage":{{"prompt_tokens":20,"completion_tokens":{output},"total_tokens":{total},'
             '"prompt_tokens_details":{"cached_tokens":8}}}'
         )
 
@@ -278,6 +279,9 @@ SETTINGS = ProviderSettings(
     breaker_seconds=10,
     running_usage=False,
     continuation=False,
+    stream_options=True,
+    limit_field=LimitField.AUTO,
+    think_tags=False,
     transport="fast",
     max_line_bytes=64 * 1024,
     max_event_bytes=64 * 1024,
@@ -567,7 +571,7 @@ def test_an_answer_that_ends_with_its_connection_is_whole(side):
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [("length", FinishReason.LENGTH), ("stop", FinishReason.STOP), ("a-new-one", FinishReason.STOP)],
+    [("length", FinishReason.LENGTH), ("stop", FinishReason.STOP), ("a-new-one", FinishReason.UNKNOWN)],
 )
 def test_a_finish_reason_is_told(side, reason, expected):
     says = side.says
@@ -589,8 +593,10 @@ def test_unknown_events_are_passed_over(side):
 # V3, V4, V5: streams that break.
 
 
-@pytest.mark.parametrize("ending", ["eof", "cut chunk", "reset"])
-@pytest.mark.parametrize("with_finish_reason", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "with_finish_reason"),
+    [("eof", False), *((ending, known) for ending in ("cut chunk", "reset") for known in (False, True))],
+)
 def test_a_stream_that_ends_without_its_mark_is_truncated_and_its_text_kept(side, ending, with_finish_reason):
     says = side.says
     received = asyncio.Event()
@@ -626,9 +632,8 @@ def test_a_stream_that_ends_without_its_mark_is_truncated_and_its_text_kept(side
     [
         b"data: {not json}\n\n",
         b'data: {"choices": [{"delta"\n\n',
-        b"data: 5\n\n",
-        b"data: \n\n",
-        b'data: ["\xff"]\n\n',
+        b"data: nothing\n\n",
+        b'data: ["\xff"\n\n',
     ],
 )
 def test_an_event_that_cannot_be_read_ends_the_stream_and_keeps_what_came_before(side, garbage):
@@ -898,7 +903,9 @@ def test_an_empty_refusal_and_thinking_up_to_the_limit_are_answers(side):
 # V12: usage.
 
 
-@pytest.mark.parametrize("output", ["-5", "1e3", '"7"', "null", "10000000000", "true", "0", "[1]"])
+@pytest.mark.parametrize(
+    "output", ["-5", "1e12", '"many"', "null", "10000000000", "true", "0", "[1]", "{}", '""']
+)
 def test_a_usage_that_cannot_be_right_is_none_at_all(side, output):
     says = side.says
     items, error, _ = side.read(plays(says.start() + says.text("x") + says.end(output=output) + says.mark))
@@ -927,11 +934,11 @@ def test_a_usage_that_comes_twice_counts_once_and_never_falls(side):
     assert len(running) == len(set(running))
 
 
-def test_an_answer_without_usage_says_so(side):
+def test_an_answer_without_usage_says_so_and_one_without_a_reason_too(side):
     says = side.says
     items, error, _ = side.read(plays(says.start() + says.text("x") + says.mark))
     assert error is None
-    assert items[-1] == Finish(FinishReason.STOP, None)
+    assert items[-1] == Finish(FinishReason.UNKNOWN, None)
 
 
 # V8, V9: limits.

@@ -33,6 +33,7 @@ QUICK_ROWS = frozenset(
         "v8",
         "v15",
         "v16",
+        "v20",
         "c3",
         "c9",
         "a1",

@@ -112,6 +112,8 @@ def test_v6_refusals_are_tried_again_where_that_helps_and_cost_nothing(world: Wo
             "status=429": End("provider_rate_limited", 0, 1, is_free=True),
             "status=503 fail_times=2 tokens=4": End("completed", 4, 3),
             "status=529": End("provider_overloaded", 0, 3, is_free=True),
+            "status=408 fail_times=2 tokens=4": End("completed", 4, 3),
+            "status=408": End("provider_rejected", 0, 3, is_free=True),
             "status=400": End("provider_rejected", 0, 1, is_free=True),
             "status=401": End("provider_auth", 0, 1, is_free=True),
         },
@@ -119,12 +121,12 @@ def test_v6_refusals_are_tried_again_where_that_helps_and_cost_nothing(world: Wo
 
 
 def test_v7_what_is_no_event_stream_is_no_answer_and_no_redirect_is_followed(world: World):
-    end = End("provider_protocol", 0, 2, is_free=True)
+    end = End("provider_protocol", 0, 1, is_free=True)
     ends(world, **{"html=1": end, "json=1": end})
     asked = world.ask("redirect=/elsewhere")
     turn = asked.check()
     assert turn["status"] == "failed"
-    assert {record["path"] for record in asked.requests()} == {"/v1/chat/completions"}
+    assert [record["path"] for record in asked.requests()] == ["/v1/chat/completions"]
 
 
 def test_v8_one_endless_line_is_given_up_and_takes_no_memory(world: World):
@@ -158,7 +160,7 @@ def test_v9_an_answer_that_ignores_its_limit_is_cut_within_a_flush_of_its_hold(w
 
 
 def test_v10_an_encoded_answer_is_refused_before_it_is_unpacked(world: World):
-    end = End("provider_protocol", 0, None, is_free=True)
+    end = End("provider_protocol", 0, 1, is_free=True)
     ends(world, **{"tokens=5 gzip=1": end, "gzip=bomb": end})
 
 
@@ -184,7 +186,7 @@ def test_v12_usage_that_is_missing_or_absurd_is_never_negative_and_never_free(wo
         assert float(turn["cost_usd"]) > 0
 
 
-def test_v15_figures_that_no_turn_can_have_are_billed_by_their_bound(world: World):
+def test_v20_figures_that_no_turn_can_have_are_billed_by_their_bound(world: World):
     asked = world.ask("tokens=10 usage=inflated")
     asked.reader.until_done()
     turn = world.api.final(asked.turn_id)
@@ -193,3 +195,28 @@ def test_v15_figures_that_no_turn_can_have_are_billed_by_their_bound(world: Worl
     assert row["reported"]["output_tokens"] > 10**8
     assert row["output_tokens"] < 10_000
     assert float(turn["cost_usd"]) < 1
+
+
+def test_v18_an_end_that_nobody_explains_is_unknown_and_a_torn_one_is_no_end(world: World):
+    ends(
+        world,
+        **{
+            "tokens=5 no_reason=1": End("completed", 5),
+            "tokens=5 no_done=1": End("completed", 5),
+            "tokens=5 no_reason=1 torn=1": End("provider_protocol", 5, ATTEMPTS),
+            "tokens=5 no_reason=1 torn=1 fail_times=1": End("completed", 5, 2),
+        },
+    )
+    asked = {script: world.ask(script) for script in ("tokens=4 no_reason=1", "tokens=4 no_done=1")}
+    reasons = {script: each.check()["finish_reason"] for script, each in asked.items()}
+    assert reasons == {"tokens=4 no_reason=1": "unknown", "tokens=4 no_done=1": "stop"}
+
+
+def test_v19_a_refused_field_is_left_out_and_the_refusal_costs_nothing(world: World):
+    # The last test of the module: its workers remember both refusals.
+    sources = {"max_tokens": "provider", "stream_options": "estimated"}
+    for field, source in sources.items():
+        asked = world.ask(f"tokens=4 refuse={field}")
+        turn = asked.check()
+        assert (turn["status"], turn["usage_source"]) == ("completed", source), field
+        assert len(asked.requests()) <= 2

@@ -187,7 +187,7 @@ def test_a_long_queue_ends_in_one_sweep(bank, switch, as_owner, monkeypatch):
     told = []
     settings = bank.settings
     sweeper = Sweeper(settings, choices_of(settings), WORKER, bank.database, None, None, lambda *_: None)
-    monkeypatch.setattr(sweeper, "_tell", lambda turn, *_: told.append(turn.id))
+    monkeypatch.setattr(sweeper, "_tell", lambda _, turn, *__: told.append(turn.id))
     sweeper.sweep()
     sweeper.stop()
     assert len(set(told)) == len(told) == 1201

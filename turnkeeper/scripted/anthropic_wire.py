@@ -59,12 +59,13 @@ class AnthropicWire:
             events.append(self._tool_use())
         mode = self._script.usage
         figures = told(mode, self._usage(tally.output_tokens, tally.reasoning_tokens))
-        deltas = [self._message_delta(finish, usage) for usage in figures]
+        reason = None if self._script.no_reason else finish
+        deltas = [self._message_delta(reason, usage) for usage in figures]
         stop = [] if self._script.no_done else [_STOP]
         if mode is UsageMode.AFTER_FINISH:
-            events += [self._message_delta(finish, None), *stop, *deltas]
+            events += [self._message_delta(reason, None), *stop, *deltas]
         else:
-            events += [*(deltas or [self._message_delta(finish, None)]), *stop]
+            events += [*(deltas or [self._message_delta(reason, None)]), *stop]
         if self._script.after_done:
             delta = {"type": "text_delta", "text": " And one more thing."}
             events.append(_event("content_block_delta", {"index": max(self._index, 0), "delta": delta}))

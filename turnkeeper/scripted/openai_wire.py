@@ -84,7 +84,7 @@ class OpenAIWire:
             if self._told and mode is UsageMode.WITH_FINISH
             else None
         )
-        events.append(self._chunk({}, reason.value, with_finish))
+        events.append(self._chunk({}, None if self._script.no_reason else reason.value, with_finish))
         done = [] if self._script.no_done else [_DONE]
         usage = self._usage_chunks(tally)
         events += done + usage if mode is UsageMode.AFTER_FINISH else usage + done

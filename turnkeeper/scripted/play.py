@@ -56,7 +56,7 @@ def play(ask: Ask, script: Script, wire: Wire, *, directed: bool) -> Steps:
     if script.hang_headers:
         yield Act.HANG
         return
-    instead = _instead(script, wire)
+    instead = _instead(ask, script, wire)
     if instead is not None:
         yield from instead
         return
@@ -65,7 +65,7 @@ def play(ask: Ask, script: Script, wire: Wire, *, directed: bool) -> Steps:
     yield from (_streamed if ask.stream else _whole)(script, wire, tokens, tally)
 
 
-def _instead(script: Script, wire: Wire) -> Iterable[Step] | None:
+def _instead(ask: Ask, script: Script, wire: Wire) -> Iterable[Step] | None:
     """Return the response that a script gives instead of an answer."""
     message = f"refused by the script; key {SECRET_MARK}"
     if script.status is not None:
@@ -74,6 +74,9 @@ def _instead(script: Script, wire: Wire) -> Iterable[Step] | None:
             headers = (("retry-after", _retry_after(script.retry_after, as_date=script.retry_date)),)
         body = wire.error_body(script.status, message, script.error_type, script.error_code)
         return response(script.status, JSON, body, headers)
+    if script.refuse is not None and script.refuse in ask.fields:
+        body = wire.error_body(400, f"Unsupported parameter: '{script.refuse}'", None, None)
+        return response(400, JSON, body)
     if script.redirect is not None:
         return response(302, "text/plain", b"", (("location", script.redirect),))
     if script.html:
@@ -136,6 +139,8 @@ def _streamed(script: Script, wire: Wire, tokens: Iterator[Delta], tally: Tally)
     for event in events:
         yield Emit(event)
     yield Emit(last[: len(last) - script.no_final_blank])
+    if script.torn:
+        yield Act.FIN
 
 
 def _whole(script: Script, wire: Wire, tokens: Iterator[Delta], tally: Tally) -> Steps:

@@ -186,6 +186,11 @@ class Script:
     )
     endless: bool = _directive(False, Group.FAULT, "ignores the limit of tokens and never ends")
     no_done: bool = _directive(False, Group.FAULT, "a finish reason, but no terminal mark")
+    no_reason: bool = _directive(False, Group.FAULT, "a terminal mark, but no finish reason")
+    torn: bool = _directive(
+        False, Group.FAULT, "a connection closed inside the body after the last event, the terminal mark"
+    )
+    refuse: str | None = _directive(None, Group.FAULT, "400 for a request that has this field")
     second_start: bool = _directive(False, Group.FAULT, "the message starts again after the first token")
     strict_roles: bool = _directive(
         False, Group.FAULT, "400 unless user and assistant take turns, as some chat templates want"

@@ -3,6 +3,7 @@
 import httpx
 
 from shared.configuration.provider_settings import ProviderSettings
+from worker.providers.oddities import Oddities
 from worker.providers.provider import Provider
 from worker.providers.registration import dialect_of
 from worker.providers.upstream import UpstreamProvider
@@ -10,15 +11,20 @@ from worker.transport.egress import GuardedResolver, Resolver, SystemResolver
 from worker.transport.pool import IDLE_SECONDS, MAX_IDLE, UpstreamTransport
 
 
-def build_provider(settings: ProviderSettings, *, resolver: Resolver | None = None) -> Provider:
+def build_provider(
+    settings: ProviderSettings, *, resolver: Resolver | None = None, oddities: Oddities | None = None
+) -> Provider:
     """Return the provider that `settings` name; it belongs to one event loop, and its caller closes it.
 
     Args:
         settings: The provider, its address and its time limits.
         resolver: Asked for addresses instead of the operating system; in production the addresses are
             checked.
+        oddities: Counts what its answers have that their protocol does not.
     """
-    return UpstreamProvider(settings, dialect_of(settings), build_transport(settings, resolver=resolver))
+    return UpstreamProvider(
+        settings, dialect_of(settings), build_transport(settings, resolver=resolver), oddities or Oddities()
+    )
 
 
 def build_transport(

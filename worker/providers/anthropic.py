@@ -3,37 +3,28 @@
 Usage is cumulative: `message_start` has the input's figures, `message_delta` the output's.
 """
 
-import logging
-from types import MappingProxyType
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 import msgspec
 
 from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
+from shared.oddities import Oddity
 from shared.turn.parts import Parts, Reasoning, Text
 from shared.turn.turns import FinishReason
-from worker.providers.decoding import JsonDecoder
+from worker.providers.content import PartKind, is_call, pieces_of
+from worker.providers.decoding import UNDECODABLE, decode_any
 from worker.providers.dialect import Declaration
-from worker.providers.faults import ErrorNames, error_in_stream, error_names
+from worker.providers.ends import Cut, End, end_of
+from worker.providers.faults import NO_ERRORS, ErrorNames, error_in_stream, error_names
+from worker.providers.oddities import Oddities
+from worker.providers.prompt_figures import PromptFigures
 from worker.providers.provider import Capabilities, Prompt
-from worker.providers.reading import MOST_TOKENS, Reading, token_count, unreadable
-
-_log = logging.getLogger("turnkeeper.provider")
+from worker.providers.reading import Reading, gave_up, token_count, tool_call, unreadable
 
 API_VERSION: Final = "2023-06-01"
 
-_FINISH_REASONS: Final = MappingProxyType(
-    {
-        "end_turn": FinishReason.STOP,
-        "stop_sequence": FinishReason.STOP,
-        "max_tokens": FinishReason.LENGTH,
-        "model_context_window_exceeded": FinishReason.LENGTH,
-        "refusal": FinishReason.REFUSAL,
-    }
-)
-_TOOL_REASONS: Final = frozenset({"tool_use", "pause_turn"})
 _KNOWN_EVENTS: Final = frozenset(
     {
         "message_start",
@@ -60,38 +51,21 @@ _ERROR_NAMES: Final = error_names(
 )
 
 
-class _Block(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-
-
 class _Delta(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-    stop_reason: str | None = None
+    type: Literal["text_delta", "thinking_delta"]
+    text: str = ""
+    thinking: str = ""
 
 
-class _Message(msgspec.Struct, gc=False):
-    usage: Any = None
+class _Ordinary(msgspec.Struct, gc=False):
+    """A delta of text or of thinking."""
+
+    type: Literal["content_block_delta"]
+    delta: _Delta
+    error: None = None
 
 
-class _Event(msgspec.Struct, gc=False):
-    type: str = ""
-    delta: _Delta | None = None
-    content_block: _Block | None = None
-    message: _Message | None = None
-    usage: Any = None  # read figure by figure: a wrong one must not cost the answer
-    error: Any = None
-
-
-class _EventType(msgspec.Struct, gc=False):
-    type: str = ""
-
-
-_decode: Final = JsonDecoder(_Event)
-_decode_type: Final = JsonDecoder(_EventType)
+_decode: Final = msgspec.json.Decoder(_Ordinary).decode
 
 
 class Anthropic:
@@ -119,9 +93,13 @@ class Anthropic:
             request["system"] = prompt.system
         return msgspec.json.encode(request)
 
-    def reader(self, reading: Reading) -> "EventReader":
+    def refused_field(self, sent: bytes, refusal: bytes) -> str | None:  # noqa: ARG002 -- requests have one form
+        """Return None: every server takes the same fields."""
+        return None
+
+    def reader(self, reading: Reading, oddities: Oddities | None = None) -> "EventReader":
         """Return a reader of one answer."""
-        return EventReader(reading, self.error_names)
+        return EventReader(reading, self.error_names, oddities)
 
 
 DECLARATION: Final = Declaration(
@@ -134,27 +112,36 @@ DECLARATION: Final = Declaration(
 
 
 class EventReader:
-    """Reads the events of one message into a `Reading`."""
+    """Reads the events of one message into a `Reading`.
+
+    Nearly every event is one delta, and its decoder refuses all others. They are read field by field: a wrong type
+    where nothing is needed costs no answer.
+    """
 
     __slots__ = (
-        "_cache_read",
-        "_cache_write",
-        "_cache_write_1h",
+        "_end",
         "_error_names",
-        "_input",
+        "_is_marked",
         "_is_output_final",
+        "_oddities",
         "_output",
+        "_prompt",
         "_reading",
         "_reason",
         "_thinking",
     )
 
-    def __init__(self, reading: Reading, names: ErrorNames = _ERROR_NAMES) -> None:
+    def __init__(
+        self, reading: Reading, names: ErrorNames = _ERROR_NAMES, oddities: Oddities | None = None
+    ) -> None:
         self._reading = reading
         self._error_names = names
+        self._oddities = oddities or Oddities()
         self._reason: str | None = None
-        # The largest valid figures so far; they are already disjoint.
-        self._input = self._cache_read = self._cache_write = self._cache_write_1h = 0
+        self._end: End | None = None
+        self._is_marked = False
+        # The largest valid figures so far.
+        self._prompt = PromptFigures()
         self._output = self._thinking = 0
         self._is_output_final = False
 
@@ -164,67 +151,173 @@ class EventReader:
         Raises:
             ProviderError: It is an error or a tool call, is out of order, or cannot be read.
         """
+        reading = self._reading
+        if reading.is_begun and not self._is_marked:
+            try:
+                delta = _decode(data).delta
+            except UNDECODABLE:
+                self._read_any(name, data)
+                return
+            if delta.type == "text_delta":
+                reading.say(delta.text)
+            elif delta.thinking:
+                reading.think(delta.thinking)
+            else:
+                reading.stir()  # the thinking is not shown
+            return
+        self._read_any(name, data)
+
+    def end(self, *, is_clean: bool) -> None:
+        """Finish the reading if nothing of the answer is missing, now that no event follows."""
+        if self._reading.is_finished:
+            return
+        if self._is_marked:
+            if is_clean or self._reason is not None:
+                self._finish()
+        elif is_clean and self._reason is not None and self._has_usage():
+            self._oddities.note(Oddity.NO_MARK)
+            self._finish()
+
+    # Anything but a delta.
+
+    def _read_any(self, name: str, data: bytes) -> None:
         if name == "ping":
             return
-        event = _read_event(data)
-        if event is None:
+        if not data.strip():
+            self._oddities.note(Oddity.NO_OBJECT)
             return
-        kind = event.type or name
-        if kind == "content_block_delta" and event.delta is not None and self._reading.is_begun:
-            self._add(event.delta)  # first: nearly every event is one
+        try:
+            event = decode_any(data)
+        except ValueError as exc:
+            if name == "error":
+                raise error_in_stream(None, self._error_names, self._reading.hush) from exc
+            if self._is_marked or (name and name not in _KNOWN_EVENTS):
+                self._oddities.note(Oddity.NO_OBJECT, name)
+                return
+            raise unreadable() from exc
+        if not isinstance(event, dict):
+            self._oddities.note(Oddity.NO_OBJECT)
             return
-        if kind == "error" or event.error is not None:
-            raise error_in_stream(event.error, self._error_names, self._reading.hush)
-        if kind == "message_start":
-            self._start(event.message)
+        kind = event.get("type")
+        self._read_event(kind if isinstance(kind, str) and kind else name, event)
+
+    def _read_event(self, kind: str, event: dict[str, Any]) -> None:
+        error = event.get("error")
+        if kind == "error" or error not in NO_ERRORS:
+            if self._is_marked and self._reason is not None:
+                return
+            raise error_in_stream(error, self._error_names, self._reading.hush)
+        if kind == "message_start" and not self._is_marked:
+            self._start(event.get("message"))
         elif kind in _KNOWN_EVENTS:
             if not self._reading.is_begun:
                 raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's message has no start")
             self._go_on(kind, event)
 
-    def _start(self, message: _Message | None) -> None:
+    def _start(self, message: Any) -> None:
         if self._reading.is_begun:
             raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's message started twice")
         self._reading.begin()
-        if message is not None:
-            self._count(message.usage)
+        if isinstance(message, dict):
+            self._count(message.get("usage"))
 
-    def _go_on(self, kind: str, event: _Event) -> None:
+    def _go_on(self, kind: str, event: dict[str, Any]) -> None:
+        delta = event.get("delta")
         match kind:
-            case "content_block_start" if event.content_block is not None:
-                self._open(event.content_block)
+            case "content_block_start" if not self._is_marked:
+                self._open(event.get("content_block"))
+            case "content_block_delta" if not self._is_marked:
+                if not isinstance(delta, dict):
+                    raise unreadable()  # its text is in there
+                self._add(delta)
             case "message_delta":
-                self._is_output_final = self._count(event.usage) or self._is_output_final
-                if event.delta is not None and event.delta.stop_reason:
-                    self._reason = event.delta.stop_reason
-                    if self._reason in _TOOL_REASONS:
-                        raise _tool_call()
-            case "message_stop":
-                self._reading.finish(self._finish_reason(), self._final_usage())
+                counted = self._count(event.get("usage"))
+                if isinstance(delta, dict):
+                    counted = self._count(delta.get("usage")) or counted
+                    self._read_reason(delta.get("stop_reason"))
+                self._is_output_final = counted or self._is_output_final
+            case "message_stop" if not self._is_marked:
+                self._is_output_final = self._count(event.get("usage")) or self._is_output_final
+                self._mark()
 
-    def _open(self, block: _Block) -> None:
-        if block.type.endswith("tool_use"):  # a tool of ours, of the provider's or of an MCP server's
-            raise _tool_call()
-        if block.thinking:
-            self._reading.think(block.thinking)
-        if block.text:
-            self._reading.say(block.text)
+    def _open(self, block: Any) -> None:
+        """Read the beginning of a block: most begin empty."""
+        if not isinstance(block, dict):
+            if block:
+                self._oddities.note(Oddity.WRONG_TYPE, "content_block")
+            return
+        kind = block.get("type")
+        if isinstance(kind, str) and kind.endswith("tool_use"):  # ours, the provider's or an MCP server's
+            if is_call(block):
+                raise tool_call()
+            return
+        self._say(block, is_thinking=kind == "thinking")
 
-    def _add(self, delta: _Delta) -> None:
-        match delta.type:
-            case "text_delta":
-                self._reading.say(delta.text or "")
+    def _add(self, delta: dict[str, Any]) -> None:
+        match delta.get("type"):
+            case "text_delta" | "" | None:
+                self._say({**delta, "type": "text"}, is_thinking=False)
             case "thinking_delta":
-                self._reading.think(delta.thinking or "")
+                self._say({**delta, "type": "thinking"}, is_thinking=True)
             case "input_json_delta":
-                raise _tool_call()
+                if is_call(delta.get("partial_json")):
+                    raise tool_call()
+            case "signature_delta":
+                self._reading.stir()
+            case "citations_delta":
+                pass
+            case kind:
+                self._oddities.note(Oddity.UNKNOWN_PART, kind if isinstance(kind, str) else "")
+
+    def _say(self, part: dict[str, Any], *, is_thinking: bool) -> None:
+        try:
+            for kind, text in pieces_of(part):
+                match kind:
+                    case PartKind.TEXT if text:
+                        self._reading.say(text)
+                    case PartKind.THOUGHT if text:
+                        self._reading.think(text)
+                    case PartKind.THOUGHT | PartKind.HIDDEN:
+                        self._reading.stir()
+                    case PartKind.UNKNOWN:
+                        self._oddities.note(Oddity.UNKNOWN_PART, text)
+        except ValueError as exc:
+            if not is_thinking:
+                raise unreadable() from exc
+
+    # The end.
+
+    def _read_reason(self, reason: Any) -> None:
+        if not reason:
+            return
+        self._reason = reason if isinstance(reason, str) else ""
+        self._end = end_of(self._reason)
+        if self._end is Cut.TOOL_CALL:
+            raise tool_call()
+        if self._end is Cut.BROKEN:
+            raise gave_up()
+
+    def _mark(self) -> None:
+        """Finish with the terminal mark, unless something is missing that may come after it."""
+        self._is_marked = True
+        if self._reason is not None and self._has_usage():
+            self._finish()
+        else:
+            self._reading.is_marked = True
+
+    def _finish(self) -> None:
+        self._reading.finish(self._finish_reason(), self._usage() if self._has_usage() else None)
 
     def _finish_reason(self) -> FinishReason:
-        reason = _FINISH_REASONS.get(self._reason or "end_turn")
-        if reason is None:
-            _log.warning("unknown stop reason", extra={"finish_reason": (self._reason or "")[:40]})
-            return FinishReason.STOP
-        return reason
+        if isinstance(self._end, FinishReason):
+            return self._end
+        if self._reason is None:
+            self._oddities.note(Oddity.NO_REASON)
+        else:
+            self._oddities.note(Oddity.UNKNOWN_END, self._reason)
+        return FinishReason.UNKNOWN
+
+    # Usage.
 
     def _count(self, usage: Any) -> bool:
         """Take the plausible figures, and return whether one for the output was among them."""
@@ -235,57 +328,26 @@ class EventReader:
         if isinstance(details, dict):
             self._thinking = max(self._thinking, token_count(details.get("thinking_tokens")))
         self._output = max(self._output, output)
-        self._input = max(self._input, token_count(usage.get("input_tokens")))
-        self._cache_read = max(self._cache_read, token_count(usage.get("cache_read_input_tokens")))
-        self._count_cache_writes(usage)
+        self._prompt.take(usage)
         found = self._usage()
         if not found.is_empty():
             self._reading.use(found)
         return output > 0
 
-    def _count_cache_writes(self, usage: dict[str, Any]) -> None:
-        """Take the tokens written to caches: the sum, and how many live for five minutes and for an hour."""
-        lives = usage.get("cache_creation")
-        split = lives if isinstance(lives, dict) else {}
-        short = token_count(split.get("ephemeral_5m_input_tokens"))
-        long = token_count(split.get("ephemeral_1h_input_tokens"))
-        written = max(token_count(usage.get("cache_creation_input_tokens")), min(short + long, MOST_TOKENS))
-        self._cache_write = max(self._cache_write, written)
-        self._cache_write_1h = max(self._cache_write_1h, long)
-
     def _usage(self) -> Usage:
+        prompt = self._prompt
         return Usage(
-            input_tokens=self._input,
-            cache_read_tokens=self._cache_read,
-            cache_write_tokens=self._cache_write,
-            cache_write_1h_tokens=min(self._cache_write_1h, self._cache_write),
+            input_tokens=prompt.fresh,
+            cache_read_tokens=prompt.read,
+            cache_write_tokens=prompt.written,
+            cache_write_1h_tokens=min(prompt.written_1h, prompt.written),
             output_tokens=self._output,
             reasoning_tokens=min(self._thinking, self._output),
         )
 
-    def _final_usage(self) -> Usage | None:
-        """Return the figures, unless they are only `message_start`'s: those do not count the answer."""
-        has_input = self._input + self._cache_read + self._cache_write > 0
-        is_counted = has_input and (self._is_output_final or not self._reading.is_spoken)
-        return self._usage() if is_counted else None
-
-
-def _read_event(data: bytes) -> _Event | None:
-    """Decode an event; None if its type is unknown, whatever its shape."""
-    try:
-        return _decode(data)
-    except ValueError as exc:
-        try:
-            kind = _decode_type(data).type
-        except ValueError:
-            kind = ""
-        if kind and kind not in _KNOWN_EVENTS:
-            return None
-        raise unreadable() from exc
-
-
-def _tool_call() -> ProviderError:
-    return ProviderError(Fault.TOOL_CALL_UNSUPPORTED, "the model called a tool, and none was offered")
+    def _has_usage(self) -> bool:
+        """Return whether there are more figures than `message_start`'s: those do not count the answer."""
+        return self._prompt.total() > 0 and (self._is_output_final or not self._reading.is_spoken)
 
 
 def _content(parts: Parts) -> str:

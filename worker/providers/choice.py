@@ -11,6 +11,7 @@ from uuid import UUID
 from shared.configuration.provider_settings import ProviderSettings
 from worker.providers.breaker import Breaker
 from worker.providers.context import ContextMemory
+from worker.providers.oddities import Oddities
 from worker.providers.provider import Provider
 
 
@@ -31,12 +32,14 @@ class Choice:
         provider: Streams its answers.
         breaker: Decides whether it is called at all; it learns only about this provider.
         context: What is known of the length of its model's context.
+        oddities: Counts what its answers have that their protocol does not.
     """
 
     settings: ProviderSettings
     provider: Provider
     breaker: Breaker
     context: ContextMemory = field(default_factory=ContextMemory)
+    oddities: Oddities = field(default_factory=Oddities)
 
 
 class Choices:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from shared.configuration.provider_settings import ProviderName, ProviderSettings
 from worker.providers.faults import ErrorNames
+from worker.providers.oddities import Oddities
 from worker.providers.provider import Capabilities, Prompt
 from worker.providers.reading import Reader, Reading
 
@@ -24,8 +25,18 @@ class Dialect(Protocol):
     def body(self, prompt: Prompt) -> bytes:
         """Encode a request."""
 
-    def reader(self, reading: Reading) -> Reader:
-        """Return a reader that writes one stream to `reading`."""
+    def refused_field(self, sent: bytes, refusal: bytes) -> str | None:
+        """Return which field of a request its refusal complains of, if another form of the request has it not.
+
+        Later requests take that form.
+
+        Args:
+            sent: The request's body.
+            refusal: The beginning of the response's body.
+        """
+
+    def reader(self, reading: Reading, oddities: Oddities) -> Reader:
+        """Return a reader that writes one stream to `reading`, and counts in `oddities` what is odd about it."""
 
 
 @dataclass(frozen=True, slots=True)

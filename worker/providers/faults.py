@@ -24,6 +24,14 @@ from worker.providers.said import Hush, said_in
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """A provider that asks for more than a day means "not now", and a client's timer should not overflow."""
 
+_REPEATABLE: Final = frozenset({408, 409, 425})
+"""Refusals of the moment and not of the request: a timeout (RFC 9110 section 15.5.9), a conflict (15.5.10; OpenAI's and
+Anthropic's own clients repeat it, because their servers answer so when a lock was not free) and "too early" (RFC 8470
+section 5.2)."""
+
+NO_ERRORS: Final[tuple[object, ...]] = (None, False, "", {})
+"""What stands in an event's `error` where there is none: some servers send every field that they have."""
+
 _log = logging.getLogger("turnkeeper.provider")
 
 _DETAILS: Final[Mapping[Fault, str]] = MappingProxyType(
@@ -54,6 +62,9 @@ class ErrorNames:
         """Return whether a rejection with this sentence says that the prompt is too long."""
         lowered = sentence.lower()
         return any(phrase in lowered for phrase in self.context_phrases)
+
+
+NO_NAMES: Final = ErrorNames(MappingProxyType({}))
 
 
 def error_names(kinds: Mapping[Fault, str], *context_phrases: str) -> ErrorNames:
@@ -158,11 +169,17 @@ def error_of_response(
         detail = f"the model provider answered with status {status}, which is no answer"
     else:
         detail = f"{_DETAILS[fault]} (status {status})"
+    may_repeat = None
+    if fault is Fault.PROVIDER_PROTOCOL:
+        may_repeat = False
+    elif fault is Fault.PROVIDER_REJECTED and status in _REPEATABLE:
+        may_repeat = True
     return ProviderError(
         fault,
         detail,
         retry_after_ms=retry_after_ms(headers, now),
         said=said or None,
+        may_repeat=may_repeat,
         told=context_told(error, sentence) if fault is Fault.CONTEXT_TOO_LONG else None,
     )
 
@@ -179,9 +196,8 @@ def error_of_other_content(body: bytes, names: ErrorNames, hush: Hush) -> Provid
             "provider_said": said,
         },
     )
-    return ProviderError(
-        Fault.PROVIDER_PROTOCOL, "the model provider's answer is no event stream", said=said or None
-    )
+    detail = "the model provider's answer is no event stream"
+    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, said=said or None, may_repeat=False)
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:

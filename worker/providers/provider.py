@@ -82,11 +82,24 @@ class RunningUsage(msgspec.Struct, frozen=True, gc=False):
     usage: Usage
 
 
+class UsageConflict(msgspec.Struct, frozen=True, gc=False):
+    """Figures of one usage that contradict each other, as the provider sent them; 0 for what it did not send."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The answer is complete; comes last, exactly once. `usage` is None if the provider sent none."""
+    """The answer is complete; comes last, exactly once.
+
+    `usage` is None if the provider sent none. `conflict` has its figures as they came, if they contradict each other.
+    """
 
     reason: FinishReason
     usage: Usage | None
+    conflict: UsageConflict | None = None
 
 
 Item: TypeAlias = MessageStart | ContentDelta | ReasoningDelta | RunningUsage | Finish

@@ -3,18 +3,30 @@
 It makes text safe to store and decides whether a terminal mark ends the answer properly.
 """
 
+import math
+import re
 from typing import Final, Protocol
 
 from shared.errors import Fault, ProviderError
 from shared.money.usage import Usage
 from shared.text import TextCleaner
 from shared.turn.turns import FinishReason
-from worker.providers.provider import ContentDelta, Finish, Item, MessageStart, ReasoningDelta, RunningUsage
+from worker.providers.provider import (
+    ContentDelta,
+    Finish,
+    Item,
+    MessageStart,
+    ReasoningDelta,
+    RunningUsage,
+    UsageConflict,
+)
 from worker.providers.said import Discretion, Hush
 
 MOST_TOKENS: Final = 10**9
 """A thousand times the largest context: a higher figure is a mistake, and would empty a budget."""
-_KNOWS_NOTHING: Final = Discretion()
+KNOWS_NOTHING: Final = Discretion()
+
+_NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 
 
 class Reader(Protocol):
@@ -29,6 +41,16 @@ class Reader(Protocol):
 
         Raises:
             ProviderError: The event is an error, or cannot be read.
+        """
+
+    def end(self, *, is_clean: bool) -> None:
+        """Finish the reading if nothing of the answer is missing, now that no event follows.
+
+        Args:
+            is_clean: Whether the response ended as HTTP ends one, or ended not at all; False if it broke off.
+
+        Raises:
+            ProviderError: The answer has no text, and its reason does not explain that.
         """
 
 
@@ -46,10 +68,12 @@ class Reading:
         "hush",
         "is_begun",
         "is_finished",
+        "is_marked",
         "is_spoken",
+        "is_stirring",
     )
 
-    def __init__(self, max_text_bytes: int, *, continues: bool = False, hush: Hush = _KNOWS_NOTHING) -> None:
+    def __init__(self, max_text_bytes: int, *, continues: bool = False, hush: Hush = KNOWS_NOTHING) -> None:
         """Start an empty answer.
 
         Args:
@@ -67,6 +91,10 @@ class Reading:
         self._has_content = False
         self.is_begun = False
         self.is_spoken = False
+        self.is_stirring = False
+        """The model thinks without showing it: a sign of life."""
+        self.is_marked = False
+        """The terminal mark came, and something is still missing that may come after it."""
         self.is_finished = False
 
     def take(self) -> list[Item]:
@@ -95,27 +123,43 @@ class Reading:
             self._count(text)
             self._items.append(ReasoningDelta(text))
 
+    def stir(self) -> None:
+        """Note that the model thinks, although there is nothing to show."""
+        self.begin()
+        self.is_stirring = True
+
+    def has_content(self) -> bool:
+        """Return whether there is any text of the answer itself."""
+        return self._has_content
+
     def use(self, usage: Usage) -> None:
         """Note the usage so far."""
         if usage != self._usage:
             self._usage = usage
             self._items.append(RunningUsage(usage))
 
-    def finish(self, reason: FinishReason, usage: Usage | None) -> None:
-        """Note the provider's terminal mark.
-
-        Args:
-            reason: Why the model stopped.
-            usage: The final figures, or None if the provider sent no plausible ones.
-
-        Raises:
-            ProviderError: The answer has no text, and its reason does not explain that.
-        """
+    def close(self) -> None:
+        """Add what still waits for more text: none follows."""
         for cleaner, delta in ((self._reasoning, ReasoningDelta), (self._content, ContentDelta)):
             if pending := cleaner.flush():
                 self._items.append(delta(pending))
                 self.is_spoken = True
                 self._has_content = self._has_content or delta is ContentDelta
+
+    def finish(
+        self, reason: FinishReason, usage: Usage | None, conflict: UsageConflict | None = None
+    ) -> None:
+        """Note the answer's end.
+
+        Args:
+            reason: Why the model stopped.
+            usage: The final figures, or None if the provider sent no plausible ones.
+            conflict: What contradicts itself in them.
+
+        Raises:
+            ProviderError: The answer has no text, and its reason does not explain that.
+        """
+        self.close()
         explained = reason in {FinishReason.REFUSAL, FinishReason.CONTENT_FILTER} or (
             reason is FinishReason.LENGTH and self.is_spoken  # all of it went into thinking
         )
@@ -123,7 +167,7 @@ class Reading:
             raise ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider's answer was empty")
         self.begin()
         self.is_finished = True
-        self._items.append(Finish(reason, usage))
+        self._items.append(Finish(reason, usage, conflict))
 
     def _count(self, text: str) -> None:
         self.is_spoken = True
@@ -133,10 +177,29 @@ class Reading:
 
 
 def token_count(value: object) -> int:
-    """Return `value` if it can be a number of tokens, otherwise 0: never negative, never absurd."""
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+    """Return `value` as a number of tokens, otherwise 0: never negative, never absurd.
+
+    OpenRouter has sent fractions, and gateways send figures as text; part of a token is a token.
+    """
+    if type(value) is int:
+        return value if 0 <= value <= MOST_TOKENS else 0
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, float) and 0 <= value <= MOST_TOKENS:
+        return math.ceil(value)
+    return 0
 
 
 def unreadable() -> ProviderError:
     """Return the error for an event that cannot be decoded."""
     return ProviderError(Fault.PROVIDER_PROTOCOL, "an event of the model provider's stream could not be read")
+
+
+def tool_call() -> ProviderError:
+    """Return the error for a call of a tool."""
+    return ProviderError(Fault.TOOL_CALL_UNSUPPORTED, "the model called a tool, and none was offered")
+
+
+def gave_up() -> ProviderError:
+    """Return the error for an answer whose generation ended on the provider's side."""
+    return ProviderError(Fault.PROVIDER_OVERLOADED, "the model provider gave the answer up before its end")

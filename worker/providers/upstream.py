@@ -12,12 +12,16 @@ import httpx
 
 from shared.configuration.provider_settings import ProviderSettings
 from shared.errors import Fault, ProviderError
+from shared.oddities import Oddity
 from worker.providers.dialect import Dialect
 from worker.providers.faults import error_of_other_content, error_of_response, error_of_transport
+from worker.providers.oddities import Oddities
 from worker.providers.provider import Item, Prompt
-from worker.providers.reading import Reading
+from worker.providers.reading import Reader, Reading
 from worker.providers.said import Discretion
 from worker.providers.silence import SilenceWatch
+from worker.providers.think_tags import TaggedReading
+from worker.transport.codings import is_encoded
 from worker.transport.sse import SseDecoder, SseEvent, SseLimitError
 
 MAX_ERROR_BYTES: Final = 8 * 1024
@@ -26,6 +30,12 @@ ERROR_BODY_SECONDS: Final = 2.0
 """How long to wait for a refusal's body; its status alone is enough to continue."""
 MAX_EVENTS: Final = 200_000
 """Far above one event per token of the longest answers; a stream with more is a flood."""
+END_SECONDS: Final = 2.0
+"""After a terminal mark without a reason or without usage, how long to wait for the response's own end: how it ends
+says whether the answer is whole, and usage may come before it. A response ends in the same packet or the next; one that
+never does is taken as it is.
+"""
+_REFUSALS_OF_FIELDS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 DRAIN_SECONDS: Final = 0.1
 """After the terminal mark, how long to wait for the response's own end: a connection that can be reused saves the next
 turn a TLS handshake, but the turn that waits to be settled should wait no longer for it.
@@ -46,10 +56,15 @@ class UpstreamProvider:
         settings: Names, limits and times.
         dialect: Builds requests and reads answers.
         transport: Sends the requests; closed with the provider.
+        oddities: Counts what answers have that their protocol does not.
     """
 
     def __init__(
-        self, settings: ProviderSettings, dialect: Dialect, transport: httpx.AsyncBaseTransport
+        self,
+        settings: ProviderSettings,
+        dialect: Dialect,
+        transport: httpx.AsyncBaseTransport,
+        oddities: Oddities,
     ) -> None:
         self.name = settings.name.value
         self.model = settings.model
@@ -57,6 +72,7 @@ class UpstreamProvider:
         self._settings = settings
         self._dialect = dialect
         self._transport = transport
+        self._oddities = oddities
         self._is_closed = False
         self._url = httpx.URL(dialect.url)
         self._headers = {
@@ -91,9 +107,9 @@ class UpstreamProvider:
     ) -> AsyncGenerator[AsyncIterator[Sequence[Item]], None]:
         if self._is_closed:
             raise ProviderError(Fault.PROVIDER_UNREACHABLE, "the provider is closed", sent=False)
-        exchange = _Exchange(self._settings, self._dialect, self._transport, on_sent, prompt)
+        exchange = _Exchange(self._settings, self._dialect, self._transport, self._oddities, on_sent, prompt)
         try:
-            await exchange.open(self._request(prompt, exchange.trace))
+            await exchange.open(lambda: self._request(prompt, exchange.trace))
             yield exchange
         finally:
             await exchange.close()  # I7
@@ -118,10 +134,12 @@ class _Exchange:
         "_body",
         "_bytes_left",
         "_decoder",
-        "_error_names",
+        "_dialect",
         "_events_left",
         "_failure",
+        "_is_flooded",
         "_is_sent",
+        "_oddities",
         "_on_sent",
         "_reader",
         "_reading",
@@ -135,16 +153,19 @@ class _Exchange:
         settings: ProviderSettings,
         dialect: Dialect,
         transport: httpx.AsyncBaseTransport,
+        oddities: Oddities,
         on_sent: Callable[[], None] | None,
         prompt: Prompt,
     ) -> None:
         self._transport = transport
+        self._dialect = dialect
+        self._oddities = oddities
         self._on_sent = on_sent
         self._silence = SilenceWatch(settings.first_token_timeout_seconds, settings.idle_timeout_seconds)
         hush = Discretion((settings.api_key.reveal(),), prompt)
-        self._reading = Reading(settings.max_text_bytes, continues=prompt.continues(), hush=hush)
-        self._reader = dialect.reader(self._reading)
-        self._error_names = dialect.error_names
+        made = TaggedReading if settings.think_tags else Reading
+        self._reading = made(settings.max_text_bytes, continues=prompt.continues(), hush=hush)
+        self._reader: Reader | None = None
         self._decoder = SseDecoder(settings.max_line_bytes, settings.max_event_bytes)
         self._bytes_left = settings.max_answer_bytes
         self._events_left = MAX_EVENTS
@@ -152,40 +173,64 @@ class _Exchange:
         self._body: AsyncIterator[bytes] | None = None
         self._is_sent = False
         self._failure: ProviderError | None = None
+        self._is_flooded = False
 
     async def trace(self, event: str, _: object) -> None:
         """Learn from the transport when the request has been written (httpcore's `trace` extension)."""
         if event == _SENT:
             self._note_sent()
 
-    async def open(self, request: httpx.Request) -> None:
+    async def open(self, make_request: Callable[[], httpx.Request]) -> None:
         """Send the request and wait until the stream begins.
+
+        A request that is refused because of one of its fields is sent again in another form, once for each field.
+
+        Args:
+            make_request: Makes the request in the form that the server is known to take.
 
         Raises:
             ProviderError: The stream does not begin.
         """
-        self._response = response = await self._send(request)
-        self._body = _chunks_of(response)
-        if response.status_code != HTTPStatus.OK:
+        refused: set[str] = set()
+        while True:
+            request = make_request()
+            self._response = response = await self._send(request)
+            self._body = _chunks_of(response)
+            if response.status_code == HTTPStatus.OK:
+                break
             body = await self._beginning()
-            raise error_of_response(
-                response.status_code,
-                response.headers,
-                body,
-                datetime.now(UTC),
-                self._error_names,
-                self._reading.hush,
-            )
-        coding = response.headers.get("content-encoding", "identity").strip().lower()
-        if coding not in {"", "identity"}:
-            raise _protocol("the model provider's answer is compressed, which was not asked for")
+            field = None
+            if response.status_code in _REFUSALS_OF_FIELDS:
+                field = self._dialect.refused_field(request.content, body)
+            if field is None or field in refused:
+                raise error_of_response(
+                    response.status_code,
+                    response.headers,
+                    body,
+                    datetime.now(UTC),
+                    self._dialect.error_names,
+                    self._reading.hush,
+                )
+            refused.add(field)
+            self._oddities.note(Oddity.REFUSED_FIELD, field)
+            await self._close_response()
+        # Only now: what is expected of the answer depends on the form that the server took.
+        self._reader = self._dialect.reader(self._reading, self._oddities)
+        if is_encoded(response.headers.get("content-encoding", "")):
+            detail = "the model provider's answer is compressed, which was not asked for"
+            raise ProviderError(Fault.PROVIDER_PROTOCOL, detail, may_repeat=False)
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "text/event-stream":
-            raise error_of_other_content(await self._beginning(), self._error_names, self._reading.hush)
+            raise error_of_other_content(
+                await self._beginning(), self._dialect.error_names, self._reading.hush
+            )
 
     async def close(self) -> None:
         """Close the connection, unless the response was read to its end."""
         self._silence.stop()
+        await self._close_response()
+
+    async def _close_response(self) -> None:
         if self._response is None:
             return
         # A socket that fails while it is being closed is closed.
@@ -204,9 +249,16 @@ class _Exchange:
             if self._reading.is_finished:
                 await self._drain()
                 raise StopAsyncIteration
-            await self._read_chunk()
-            if items := self._reading.take():
-                self._silence.hear(is_text=self._reading.is_spoken)
+            if self._reading.is_marked:
+                await self._read_end()
+            else:
+                await self._read_chunk()
+            reading = self._reading
+            items = reading.take()
+            if items or reading.is_stirring:
+                self._silence.hear(is_text=reading.is_spoken or reading.is_stirring)
+                reading.is_stirring = False
+            if items:
                 return items
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
@@ -230,12 +282,12 @@ class _Exchange:
         try:
             chunk = await self._body.__anext__()
         except StopAsyncIteration:
-            self._end(_cut_short())
+            self._end(_cut_short(), is_clean=True)
             return
         except httpx.TransportError as exc:
             failure = error_of_transport(exc, sent=True, answered=True)
             failure.__cause__ = exc
-            self._end(failure)
+            self._end(failure, is_clean=False)
             return
         except asyncio.CancelledError:
             if self._silence.interrupted():
@@ -245,30 +297,62 @@ class _Exchange:
             self._silence.go_on()
         self._bytes_left -= len(chunk)
         if self._bytes_left < 0:
-            self._failure = _protocol("the model provider's answer is too large")
+            self._flood(_protocol("the model provider's answer is too large"))
         else:
             self._read(self._decoder.feed(chunk))
 
+    async def _read_end(self) -> None:
+        """Read what follows the terminal mark, to the end of the response, for as long as `END_SECONDS`."""
+        self._silence.stop()  # its end keeps nobody waiting for long
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                while self._failure is None and not self._reading.is_finished:
+                    await self._read_chunk()
+        except TimeoutError:
+            self._finish(_cut_short(), is_clean=True)
+        if self._is_flooded and self._failure is not None:
+            # What exceeds a limit after the mark is not the answer's.
+            self._failure = None
+            self._finish(_cut_short(), is_clean=True)
+
     def _read(self, events: Iterator[SseEvent]) -> None:
-        """Read events up to the terminal mark or a failure; what came before a failure stands."""
+        """Read events up to the end of the answer or a failure; what came before a failure stands."""
+        assert self._reader is not None
         try:
             for name, data in events:
                 self._events_left -= 1
                 if self._events_left < 0:
-                    raise _protocol("the model provider's answer has too many events")
+                    self._flood(_protocol("the model provider's answer has too many events"))
+                    return
                 self._reader.feed(name, data)
                 if self._reading.is_finished:
                     return
         except SseLimitError as exc:
-            self._failure = _protocol(f"in the model provider's stream {exc}")
+            self._flood(_protocol(f"in the model provider's stream {exc}"))
         except ProviderError as exc:
             self._failure = exc
 
-    def _end(self, failure: ProviderError) -> None:
-        """Fail, unless the event that was cut off at the end is the terminal mark or names a better reason."""
+    def _flood(self, failure: ProviderError) -> None:
+        """Fail because a limit is exceeded."""
+        self._failure = failure
+        self._is_flooded = True
+
+    def _end(self, failure: ProviderError, *, is_clean: bool) -> None:
+        """Fail, unless nothing is missing; the event that the end cut off may be the mark, or name a better reason."""
         self._read(self._decoder.finish())
-        if self._failure is None and not self._reading.is_finished:
-            self._failure = failure
+        if self._failure is None:
+            self._finish(failure, is_clean=is_clean)
+
+    def _finish(self, failure: ProviderError, *, is_clean: bool) -> None:
+        """Finish the answer if nothing of it is missing, otherwise fail."""
+        assert self._reader is not None
+        try:
+            self._reader.end(is_clean=is_clean)
+        except ProviderError as exc:
+            self._failure = exc
+        else:
+            if not self._reading.is_finished:
+                self._failure = failure
 
     async def _beginning(self) -> bytes:
         """Return the beginning of a body that is not an answer."""

@@ -233,8 +233,16 @@ class Attempt:
                 return self._stopped(reason)
             case Abandoned():
                 return Fenced() if self.is_fenced else Requeued(self.answer(), handed_back=True)
-            case Broken(fault, _, retry_after_ms, is_passing, said):
-                return Failed(self.answer(), fault, self._explained(result), retry_after_ms, is_passing, said)
+            case Broken(fault, _, retry_after_ms, is_passing, said, _, may_repeat):
+                return Failed(
+                    self.answer(),
+                    fault,
+                    self._explained(result),
+                    retry_after_ms,
+                    is_passing,
+                    said,
+                    may_repeat,
+                )
             case _:
                 assert_never(result)
 
@@ -281,6 +289,7 @@ class Attempt:
             and not self._consumption.deltas
             and isinstance(outcome, Failed)
             and outcome.fault in _UNCONTINUABLE
+            and not outcome.may_repeat
         )
 
     def _answer_anew(self, fault: Fault) -> None:
@@ -297,6 +306,7 @@ class Attempt:
             outcome.fault,
             tries=tries,
             retry_after_ms=outcome.retry_after_ms,
+            may_repeat=outcome.may_repeat,
             seconds_left=self._limits.deadline - monotonic(),
         )
 

@@ -68,6 +68,7 @@ class Failed:
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another attempt may succeed.
         said: What the provider said, fit for an admin; None if it said nothing.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     answer: Answer
@@ -76,6 +77,7 @@ class Failed:
     retry_after_ms: int | None = None
     is_passing: bool = False
     said: str | None = None
+    may_repeat: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

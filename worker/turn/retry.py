@@ -31,6 +31,8 @@ _RETRIES: Final[Mapping[Fault, int]] = MappingProxyType(
 )
 """How often each fault is retried before any text; with any other the same request would fail the same way."""
 
+_MOST_RETRIES: Final = max(_RETRIES.values())
+
 # Finagle's defaults for a retry budget: a fifth of the calls, and ten a second for callers with few calls.
 _SHARE: Final = 0.2
 _FREE_PER_SECOND: Final = 10.0
@@ -80,7 +82,13 @@ class Retries:
     budget: RetryBudget
 
     def wait_before(
-        self, fault: Fault, *, tries: int, retry_after_ms: int | None, seconds_left: float
+        self,
+        fault: Fault,
+        *,
+        tries: int,
+        retry_after_ms: int | None,
+        seconds_left: float,
+        may_repeat: bool | None = None,
     ) -> float | None:
         """Return the seconds to wait before the next call of an attempt, or None to end with the fault.
 
@@ -89,8 +97,10 @@ class Retries:
             tries: Calls made so far, at least 1.
             retry_after_ms: How long the provider asked us to wait.
             seconds_left: Until the turn's deadline.
+            may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
         """
-        if tries > _RETRIES.get(fault, 0):
+        retries = _RETRIES.get(fault, 0) if may_repeat is None else _MOST_RETRIES * may_repeat
+        if tries > retries:
             return None
         return self._wait(fault, tries, retry_after_ms, seconds_left)
 

@@ -78,6 +78,7 @@ class Broken:
         is_passing: Whether the fault does not lie in the request, so that another one may succeed.
         said: What the provider said, fit for an admin; None if it said nothing.
         told: What it told of its context, if the prompt is too long for it.
+        may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 
     fault: Fault
@@ -86,6 +87,7 @@ class Broken:
     is_passing: bool = False
     said: str | None = None
     told: ContextTold | None = None
+    may_repeat: bool | None = None
 
 
 Result: TypeAlias = Whole | CutOff | Abandoned | Broken
@@ -224,7 +226,13 @@ class Round:
             return Broken(Fault.TURN_TIMEOUT, "the turn reached its deadline before the answer ended")
         if isinstance(error, ProviderError):
             return Broken(
-                error.fault, error.detail, error.retry_after_ms, error.is_passing, error.said, error.told
+                error.fault,
+                error.detail,
+                error.retry_after_ms,
+                error.is_passing,
+                error.said,
+                error.told,
+                error.may_repeat,
             )
         _log.error("the attempt ended by an error of ours", exc_info=error)
         return Broken(Fault.INTERNAL, "an error inside the service ended the turn")
@@ -253,6 +261,8 @@ class Round:
                 case Finish():
                     self._finish = item
                     self._consumption.finished(item.usage)
+                    if item.conflict is not None:
+                        self._consumption.contradicted(item.conflict.total_tokens)
                 case _:
                     assert_never(item)
 

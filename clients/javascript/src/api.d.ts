@@ -111,7 +111,7 @@ export interface FieldError {
 }
 
 /** Why the model stopped. */
-export type FinishReason = "stop" | "length" | "content_filter" | "refusal";
+export type FinishReason = "stop" | "length" | "content_filter" | "refusal" | "unknown";
 
 /** A session that was marked for review. */
 export interface FlaggedSession {

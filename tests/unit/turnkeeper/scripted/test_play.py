@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -279,10 +280,24 @@ def test_the_ends_of_a_stream_are_bent_as_directed(dialect):
     mark = b"[DONE]" if dialect is Dialect.OPENAI else {"type": "message_stop"}
     assert mark not in events_of(steps_of(dialect, "tokens=2 no_done=1")[0])
     assert events_of(steps_of(dialect, "tokens=2 after_done=1")[0])[-2] == mark
+    torn = steps_of(dialect, "tokens=2 torn=1 no_reason=1")[0]
+    assert torn[-1] is Act.FIN
+    assert events_of(torn)[-1] == mark
+    flat = json.dumps([event for event in events_of(torn) if event != b"[DONE]"])
+    assert not {'"finish_reason": "stop"', '"stop_reason": "end_turn"'} & set(
+        re.findall(r'"\w+_reason": "\w+"', flat)
+    )
     last = steps_of(dialect, "tokens=2 no_final_blank=1")[0][-1].body
     assert last.endswith(b"\n")
     assert not last.endswith(b"\n\n")
     assert not steps_of(dialect, "tokens=2 no_final_blank=2")[0][-1].body.endswith(b"\n")
+
+
+@BOTH
+def test_a_field_of_the_request_is_refused_as_directed(dialect):
+    (head, body), _ = steps_of(dialect, "tokens=2 refuse=max_tokens")
+    assert (head.status, b"'max_tokens'" in body.body) == (400, True)
+    assert steps_of(dialect, "tokens=2 refuse=seed")[0][0].status == 200
 
 
 @BOTH

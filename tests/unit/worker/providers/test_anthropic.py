@@ -17,6 +17,8 @@ def read(*events):
     reader = EventReader(answer)
     for event in events:
         reader.feed(event.get("type", ""), json.dumps(event).encode())
+    if answer.is_marked:
+        reader.end(is_clean=True)
     return answer.take()
 
 
@@ -117,7 +119,9 @@ def test_the_figures_of_the_start_alone_count_no_answer():
         ("max_tokens", FinishReason.LENGTH),
         ("model_context_window_exceeded", FinishReason.LENGTH),
         ("refusal", FinishReason.REFUSAL),
-        (None, FinishReason.STOP),
+        ("sensitive", FinishReason.CONTENT_FILTER),
+        ("a_new_one", FinishReason.UNKNOWN),
+        (None, FinishReason.UNKNOWN),
     ],
 )
 def test_a_stop_reason_is_a_finish_reason(reason, expected):

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from shared.configuration.provider_settings import ProviderName, ProviderSettings
+from shared.configuration.provider_settings import LimitField, ProviderName, ProviderSettings
 from shared.configuration.secret import Secret
 from shared.errors import Fault, ProviderError
 from shared.money.price_table import PriceTable
 from shared.money.usage import Usage
+from shared.oddities import Oddity
 from shared.turn.turns import FinishReason, Role
+from worker.providers.oddities import Oddities
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.provider import (
     ContentDelta,
@@ -35,6 +37,9 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuat
         breaker_seconds=10,
         running_usage=running_usage,
         continuation=continuation,
+        stream_options=True,
+        limit_field=LimitField.AUTO,
+        think_tags=False,
         transport="fast",
         max_line_bytes=1000,
         max_event_bytes=1000,
@@ -47,12 +52,14 @@ def settings(base_url="http://127.0.0.1:8000/v1", running_usage=False, continuat
     )
 
 
-def read(*events):
-    """Return the items of `events`: dictionaries, or bytes as they are."""
+def read(*events, oddities=None):
+    """Return the items of `events`: dictionaries, or bytes as they are; the response then ends cleanly."""
     answer = Reading(1000)
-    reader = OpenAICompatible(settings()).reader(answer)
+    reader = OpenAICompatible(settings()).reader(answer, oddities)
     for event in events:
         reader.feed("", event if isinstance(event, bytes) else json.dumps(event).encode())
+    if answer.is_marked:
+        reader.end(is_clean=True)
     return answer.take()
 
 
@@ -81,9 +88,14 @@ def test_an_empty_list_of_tool_calls_is_no_tool_call():
 @pytest.mark.parametrize(
     "event",
     [
-        delta(tool_calls=[{"index": 0}]),
-        delta(tool_calls=[None]),
+        delta(tool_calls=[{"index": 0, "id": "t", "type": "function", "function": {"name": "f"}}]),
+        delta(tool_calls=[None, {"index": 1, "function": {"arguments": '{"a":'}}]),
+        delta(tool_calls={"name": "f"}),
+        delta(tool_calls=[{"type": "custom", "custom": {"name": "f", "input": ""}}]),
+        delta(tool_call={"name": "f"}),
         delta(function_call={"name": "f"}),
+        delta(function_call={"name": None, "arguments": {"a": 1}}),
+        delta(content=[{"type": "tool_use", "name": "f"}]),
         delta("tool_calls"),
         delta("function_call"),
     ],
@@ -104,9 +116,22 @@ def test_a_role_that_comes_with_each_chunk_starts_no_second_message():
     assert items == [MessageStart(), ContentDelta("a"), ContentDelta("b")]
 
 
-def test_only_the_first_choice_is_the_answer():
-    second = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "tool_calls"}]}
-    assert read(second, delta(content="yes")) == [MessageStart(), ContentDelta("yes")]
+@pytest.mark.parametrize("index", [0, 1, 7, -1, None, "0", "a", 1.5, [], True])
+def test_one_choice_was_asked_for_so_it_is_the_answer_whatever_its_index(index):
+    chunks = [{"choices": [{"index": index, "delta": {"content": text}}]} for text in ("a", "b")]
+    del chunks[1]["choices"][0]["index"]
+    assert read(delta(content="x"), *chunks)[1:] == [ContentDelta(text) for text in "xab"]
+
+
+def test_of_several_choices_in_one_event_the_first_is_the_answer_and_the_others_are_counted():
+    both = {"choices": [{"index": 1, "delta": {"content": "yes"}}, {"index": 0, "delta": {"content": "no"}}]}
+    oddities = Oddities()
+    assert read(both, oddities=oddities) == [MessageStart(), ContentDelta("yes")]
+    assert oddities.counts == {Oddity.OTHER_CHOICE: 1}
+    same = {
+        "choices": [{"index": 0, "delta": {"content": "a"}}, None, {"index": 0, "delta": {"content": "b"}}]
+    }
+    assert read(same)[1:] == [ContentDelta("a"), ContentDelta("b")]
 
 
 def test_a_refusal_in_words_is_shown_and_named():
@@ -188,7 +213,7 @@ def test_cached_tokens_told_late_are_not_counted_twice():
 
 @pytest.mark.parametrize("odd", [[], "many", 7, {"prompt_tokens_details": []}, {"prompt_tokens": {}}])
 def test_a_usage_of_an_odd_shape_costs_no_answer(odd):
-    (*_, finish) = read({**delta(content="x"), "usage": odd}, DONE)
+    (*_, finish) = read({**delta(content="x"), "usage": odd}, delta("stop"), DONE)
     assert finish == Finish(FinishReason.STOP, None)
 
 
@@ -243,4 +268,5 @@ def test_a_continuation_may_have_nothing_to_add():
     reader = OpenAICompatible(settings()).reader(answer)
     reader.feed("", json.dumps(delta(finish_reason="stop")).encode())
     reader.feed("", b"[DONE]")
+    reader.end(is_clean=True)
     assert isinstance(answer.take()[-1], Finish)

@@ -99,6 +99,17 @@ def test_every_status_has_a_fault(status):
     assert (fault is Fault.PROVIDER_OVERLOADED) == (status >= 500)
 
 
+@pytest.mark.parametrize(
+    ("status", "may_repeat"),
+    [(408, True), (409, True), (425, True), (400, None), (404, None), (422, None), (429, None), (503, None),
+     (201, False), (204, False), (302, False), (307, False)],
+)  # fmt: skip
+def test_a_status_says_whether_the_same_request_may_succeed_a_moment_later(status, may_repeat):
+    assert (
+        error_of_response(status, httpx.Headers(), b"{}", NOW, NAMES, Discretion()).may_repeat is may_repeat
+    )
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[", b"[]", b"5", b'{"error":[1]}', b"[" * 9000])
 def test_a_refusal_with_any_body_is_named_by_its_status(body):
     error = error_of_response(400, httpx.Headers(), body, NOW, NAMES, Discretion())

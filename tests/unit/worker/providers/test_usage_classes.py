@@ -58,6 +58,7 @@ def read_openai(usages):
     for usage in usages:
         reader.feed("", json.dumps({"choices": [], "usage": usage}).encode())
     reader.feed("", b"[DONE]")
+    reader.end(is_clean=True)
     return answer.take()
 
 
@@ -73,6 +74,7 @@ def read_anthropic(usages):
     ]
     for event in events:
         reader.feed("", json.dumps(event).encode())
+    reader.end(is_clean=True)
     return answer.take()
 
 

@@ -23,6 +23,7 @@ from worker.providers.provider import (
     Prompt,
     ReasoningDelta,
     RunningUsage,
+    UsageConflict,
     text_message,
 )
 from worker.turn.allowance import Allowance
@@ -667,3 +668,11 @@ def test_what_failed_calls_used_is_taken_from_the_hold_of_the_next():
     assert provider.limits == [20, 17]
     assert outcome == Stopped(outcome.answer, StopReason.BUDGET)
     assert outcome.answer.usage.input_tokens == 28
+
+
+def test_a_total_that_contradicts_the_figures_is_kept_for_the_ledger():
+    conflict = UsageConflict(prompt_tokens=9, completion_tokens=1, reasoning_tokens=0, total_tokens=40)
+    whole = [MessageStart(), ContentDelta("ab"), Finish(FinishReason.STOP, USED, conflict)]
+    _, _, outcome = run(lambda: Playing(whole))
+    assert outcome.answer.usage_source is UsageSource.PROVIDER
+    assert outcome.answer.reported.as_dict()["total_tokens"] == 40

@@ -40,6 +40,18 @@ def test_what_would_fail_the_same_way_is_not_tried_again(fault):
     assert wait(fault) is None
 
 
+@pytest.mark.parametrize("fault", sorted(Fault))
+def test_what_is_known_not_to_pass_is_not_tried_again_whatever_its_kind(fault):
+    known = {"retry_after_ms": 1000, "seconds_left": 300.0}
+    assert rule().wait_before(fault, tries=1, may_repeat=False, **known) is None
+
+
+def test_a_refusal_of_the_moment_is_tried_twice_more():
+    known = {"retry_after_ms": None, "seconds_left": 300.0, "may_repeat": True}
+    waits = [rule().wait_before(Fault.PROVIDER_REJECTED, tries=tries, **known) for tries in (1, 2, 3)]
+    assert [each is not None for each in waits] == [True, True, False]
+
+
 def test_the_providers_own_word_is_kept():
     assert wait(Fault.PROVIDER_RATE_LIMITED, retry_after_ms=7000) == 7.0
 
