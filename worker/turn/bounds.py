@@ -19,7 +19,8 @@ limit of 4,096 were seen where thinking is counted beside the answer.
 
 ADDED_TOKENS: Final = 16_384
 """What a provider or a gateway may put before the first message: a template, a system prompt of its own, descriptions
-of tools. Up to 14,400 tokens of it were seen with a prompt of one line. A hold counts on fewer (`shared/money/holds.py`):
+of tools. Up to 14,400 tokens of it were seen with a prompt of one line. A hold counts on fewer (see
+`shared/money/holds.py`):
 what is above that is billed, and here it ends.
 """
 
