@@ -272,3 +272,24 @@ def test_the_administrators_budget_warns_at_the_shares_and_in_the_colours_of_the
     assert [level for level, *_ in cards] == ["plain", "near", "near", "close", "close", "near"]
     assert all(is_same and patterns == 2 for _, _, is_same, patterns in cards)
     assert len({colour for _, colour, _, _ in cards}) == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("stop", None),
+        ("length", "length limit"),
+        ("content_filter", "content filter"),
+        ("refusal", "declined"),
+        ("unknown", "may be incomplete"),
+    ],
+)
+def test_an_end_that_leaves_the_answer_short_is_said_in_words(
+    site: Page, reason: str, words: str | None
+) -> None:
+    ended = {"done": True, "status": "completed", "finishReason": reason, "content": "x"}
+    said = site.evaluate('async (turn) => (await import("/page/words.js")).outcome(turn)', ended)
+    if words is None:
+        assert said is None
+    else:
+        assert words in said["title"]

@@ -18,7 +18,7 @@ from turnkeeper.scripted.ask import Ask, Dialect
 from turnkeeper.scripted.openai_wire import OpenAIWire
 from turnkeeper.scripted.script import Finish, Gzip, Script
 from turnkeeper.scripted.steps import Act, Emit, Head, Pause, Say, Step, Steps
-from turnkeeper.scripted.wire import SECRET_MARK, Delta, Tally, Wire
+from turnkeeper.scripted.wire import SECRET_MARK, Delta, Tally, Wire, as_json
 
 EVENT_STREAM: Final = "text/event-stream; charset=utf-8"
 JSON: Final = "application/json"
@@ -75,8 +75,7 @@ def _instead(ask: Ask, script: Script, wire: Wire) -> Iterable[Step] | None:
         body = wire.error_body(script.status, message, script.error_type, script.error_code)
         return response(script.status, JSON, body, headers)
     if script.refuse is not None and script.refuse in ask.fields:
-        body = wire.error_body(400, f"Unsupported parameter: '{script.refuse}'", None, None)
-        return response(400, JSON, body)
+        return response(400, JSON, _refusal_of(script.refuse))
     if script.redirect is not None:
         return response(302, "text/plain", b"", (("location", script.redirect),))
     if script.html:
@@ -87,6 +86,18 @@ def _instead(ask: Ask, script: Script, wire: Wire) -> Iterable[Step] | None:
     if script.gzip is Gzip.BOMB:
         return _bomb()
     return None
+
+
+def _refusal_of(field: str) -> bytes:
+    """Return the error with which OpenAI names a field that it does not take."""
+    message = f"Unsupported parameter: '{field}' is not supported with this model."
+    error = {
+        "type": "invalid_request_error",
+        "code": "unsupported_parameter",
+        "param": field,
+        "message": message,
+    }
+    return as_json({"error": error})
 
 
 def _retry_after(seconds: float, *, as_date: bool) -> str:

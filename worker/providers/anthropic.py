@@ -235,6 +235,7 @@ class EventReader:
                 if isinstance(delta, dict):
                     counted = self._count(delta.get("usage")) or counted
                     self._read_reason(delta.get("stop_reason"))
+                self._read_reason(event.get("stop_reason"))
                 self._is_output_final = counted or self._is_output_final
             case "message_stop" if not self._is_marked:
                 self._is_output_final = self._count(event.get("usage")) or self._is_output_final

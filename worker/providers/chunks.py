@@ -5,6 +5,7 @@ which looks only at what it needs: a wrong type elsewhere costs no answer, and w
 the event cannot be read.
 """
 
+import re
 from typing import Any, Final, Literal
 
 import msgspec
@@ -35,6 +36,9 @@ _THOUGHTS: Final = (
     "reasoning_summary",
 )
 """Where thinking may stand, the plainest first: gateways repeat it, so only the first that has any is read."""
+_THOUGHT: Final = re.compile(r"think|thought|reasoning|(^|_)cot($|_)")
+_NO_THOUGHT: Final = re.compile(r"signature|token|effort|format|type|(^|_)id($|_)")
+"""Names that nobody has seen yet; those about thinking that hold none."""
 _CALLS: Final = ("tool_calls", "function_call", "tool_call")
 _PLAIN: Final = 3
 """How many figures a usage without details has."""
@@ -258,7 +262,8 @@ class ChunkReader:
 
     def _read_thought(self, delta: dict[str, Any]) -> bool:
         is_there = False
-        for field in _THOUGHTS:
+        others = (name for name in delta if _THOUGHT.search(name) and not _NO_THOUGHT.search(name))
+        for field in (*_THOUGHTS, *others):
             value = delta.get(field)
             if not value:
                 continue
@@ -307,7 +312,7 @@ class ChunkReader:
     def _mark(self) -> None:
         """Finish with the terminal mark, unless something is missing that may come after it."""
         self._is_marked = True
-        if self._has_reason() and self._has_usage():
+        if self._has_reason() and (self._has_usage() or not self._expects_usage):
             self._finish()
         else:
             self._reading.is_marked = True

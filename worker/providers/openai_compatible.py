@@ -90,7 +90,8 @@ class OpenAICompatible:
         self.url = f"{settings.base_url}/chat/completions"
         self.headers = {"authorization": f"Bearer {settings.api_key.reveal()}"}
         self.capabilities = Capabilities(
-            continuation=settings.continuation, running_usage=settings.running_usage
+            continuation=settings.continuation,
+            running_usage=settings.running_usage and settings.stream_options,
         )
         self.error_names = names
         self._model = settings.model

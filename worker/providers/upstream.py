@@ -217,8 +217,9 @@ class _Exchange:
         # Only now: what is expected of the answer depends on the form that the server took.
         self._reader = self._dialect.reader(self._reading, self._oddities)
         if is_encoded(response.headers.get("content-encoding", "")):
-            detail = "the model provider's answer is compressed, which was not asked for"
-            raise ProviderError(Fault.PROVIDER_PROTOCOL, detail, may_repeat=False)
+            raise _protocol(
+                "the model provider's answer is encoded, which was not asked for", may_repeat=False
+            )
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "text/event-stream":
             raise error_of_other_content(
@@ -304,15 +305,13 @@ class _Exchange:
     async def _read_end(self) -> None:
         """Read what follows the terminal mark, to the end of the response, for as long as `END_SECONDS`."""
         self._silence.stop()  # its end keeps nobody waiting for long
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
                 while self._failure is None and not self._reading.is_finished:
                     await self._read_chunk()
-        except TimeoutError:
-            self._finish(_cut_short(), is_clean=True)
-        if self._is_flooded and self._failure is not None:
-            # What exceeds a limit after the mark is not the answer's.
-            self._failure = None
+        if self._is_flooded:
+            self._failure = None  # what exceeds a limit after the mark is not the answer's
+        if self._failure is None and not self._reading.is_finished:
             self._finish(_cut_short(), is_clean=True)
 
     def _read(self, events: Iterator[SseEvent]) -> None:
@@ -348,11 +347,9 @@ class _Exchange:
         assert self._reader is not None
         try:
             self._reader.end(is_clean=is_clean)
+            self._failure = None if self._reading.is_finished else failure
         except ProviderError as exc:
             self._failure = exc
-        else:
-            if not self._reading.is_finished:
-                self._failure = failure
 
     async def _beginning(self) -> bytes:
         """Return the beginning of a body that is not an answer."""
@@ -387,8 +384,8 @@ def _chunks_of(response: httpx.Response) -> AsyncIterator[bytes]:
     return response.stream.__aiter__()
 
 
-def _protocol(detail: str) -> ProviderError:
-    return ProviderError(Fault.PROVIDER_PROTOCOL, detail)
+def _protocol(detail: str, *, may_repeat: bool | None = None) -> ProviderError:
+    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, may_repeat=may_repeat)
 
 
 def _cut_short() -> ProviderError:
