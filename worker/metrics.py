@@ -9,7 +9,8 @@ from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.money.usage import SHOWN_COLUMNS
 from shared.turn.turns import TurnStatus
-from worker.providers.choice import Choice
+from worker.providers.breaker import Breaker
+from worker.providers.context import ContextMemory
 from worker.publishing.publisher import Publisher
 from worker.turn.claim import ClaimedTurn
 from worker.turn.moved import SettledTurn
@@ -92,15 +93,18 @@ class WorkerMetrics:
         """Count a turn that no worker took."""
         self._ended(TurnStatus.EXPIRED, None)
 
-    def look_at(self, publisher: Publisher, choices: Sequence[Choice], leases: Running, slots: int) -> None:
+    def look_at_contexts(self, contexts: Sequence[ContextMemory]) -> None:
+        """Have what was learned of these models' contexts read once a second."""
+        shortened = self.registry.counter(table.PROMPTS_SHORTENED)
+        self.registry.on_sample(lambda: shortened.set(sum(context.shortened for context in contexts)))
+
+    def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""
-        breakers = [choice.breaker for choice in choices]
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
         states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
         calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
         faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
-        shortened = registry.counter(table.PROMPTS_SHORTENED)
         backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
         connected, away = registry.gauge(table.PUBLISHERS, "yes"), registry.gauge(table.PUBLISHERS, "no")
 
@@ -113,7 +117,6 @@ class WorkerMetrics:
             refused.set(sum(breaker.refused for breaker in breakers))
             for fault, counter in faults.items():
                 counter.set(sum(breaker.faults[fault] for breaker in breakers))
-            shortened.set(sum(choice.context.shortened for choice in choices))
             backlog.set(publisher.backlog_bytes)
             overflows.set(publisher.overflows)
             connected.set(publisher.is_connected())
