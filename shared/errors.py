@@ -247,7 +247,7 @@ class ProviderError(TurnkeeperError):
         broke_off: The connection ended before the answer did, and neither side is known to be at fault.
         said: What the provider said, cut and without secrets or what it was sent; for admins alone. None if it said
             nothing.
-        told: What a prompt that is too long was told to exceed.
+        told: What is told of the length, if that is why the prompt was refused.
         may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 

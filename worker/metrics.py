@@ -10,7 +10,8 @@ from shared.metrics.registry import Registry
 from shared.money.usage import SHOWN_COLUMNS, UsageSource
 from shared.oddities import Oddity
 from shared.turn.turns import TurnStatus
-from worker.providers.choice import Choice
+from worker.providers.breaker import Breaker
+from worker.providers.context import ContextMemory
 from worker.providers.oddities import Oddities
 from worker.publishing.publisher import Publisher
 from worker.turn.claim import ClaimedTurn
@@ -112,16 +113,19 @@ class WorkerMetrics:
 
         self.registry.on_sample(look)
 
-    def look_at(self, publisher: Publisher, choices: Sequence[Choice], leases: Running, slots: int) -> None:
+    def look_at_contexts(self, contexts: Sequence[ContextMemory]) -> None:
+        """Have what was learned of these models' contexts read once a second."""
+        shortened = self.registry.counter(table.PROMPTS_SHORTENED)
+        self.registry.on_sample(lambda: shortened.set(sum(context.shortened for context in contexts)))
+
+    def look_at(self, publisher: Publisher, breakers: Sequence[Breaker], leases: Running, slots: int) -> None:
         """Have these parts read once a second."""
-        breakers = [choice.breaker for choice in choices]
         registry = self.registry
         running, of_slots = registry.gauge(table.RUNNING), registry.gauge(table.SLOTS)
         states = {state: registry.gauge(table.BREAKERS, state) for (state,) in table.BREAKERS.series}
         apart = registry.gauge(table.BREAKERS_OF_ONE)
         calls, refused = registry.counter(table.CALLS), registry.counter(table.CALLS_REFUSED)
         faults = {fault: registry.counter(table.PROVIDER_ERRORS, fault) for fault in Fault}
-        shortened = registry.counter(table.PROMPTS_SHORTENED)
         backlog, overflows = registry.gauge(table.BACKLOG_BYTES), registry.counter(table.BACKLOG_OVERFLOWS)
         log_bytes, log_budget = registry.gauge(table.LOG_BYTES), registry.gauge(table.LOG_BUDGET)
         cut_short = registry.counter(table.LOGS_CUT_SHORT)
@@ -138,7 +142,6 @@ class WorkerMetrics:
             refused.set(sum(breaker.refused for breaker in breakers))
             for fault, counter in faults.items():
                 counter.set(sum(breaker.faults[fault] for breaker in breakers))
-            shortened.set(sum(choice.context.shortened for choice in choices))
             backlog.set(publisher.backlog_bytes)
             overflows.set(publisher.overflows)
             log_bytes.set(publisher.memory.bytes_in_all)

@@ -54,9 +54,10 @@ class Runner:
         jitter = Random()  # noqa: S311 -- spreads retries, protects nothing
         self._opener = Opener(services, Retries(jitter.random, RetryBudget(monotonic)))
         self._settler = Settler(services, self._admission)
-        choices = list(services.choices)
-        services.metrics.look_at(services.publisher, choices, services.leases, settings.worker_turns)
-        services.metrics.look_at_oddities([choice.oddities for choice in choices])
+        breakers = [choice.breaker for choice in services.choices]
+        services.metrics.look_at(services.publisher, breakers, services.leases, settings.worker_turns)
+        services.metrics.look_at_contexts([choice.context for choice in services.choices])
+        services.metrics.look_at_oddities([choice.oddities for choice in services.choices])
 
     def drain(self) -> None:
         """Stop claiming; if another doorbell arrives, a sweeper rings again for its turn."""

@@ -121,6 +121,21 @@ def test_a_finished_conversation_is_the_same_after_a_reload(signed_in: Page) -> 
     assert last(signed_in).locator(".text").inner_html() == shown
 
 
+def test_a_question_that_was_refused_says_quietly_that_it_is_not_part_of_the_conversation(
+    signed_in: Page,
+) -> None:
+    remark = "Not part of the conversation: the model is not sent it again."
+    say(signed_in, "[[status=400]] Refuse this.")
+    expect_ended(signed_in, "failed")
+    expect(last(signed_in)).to_contain_text(remark)
+    say(signed_in, "[[tokens=5]] And this?")
+    expect(signed_in.locator(".exchange")).to_have_count(2)
+    expect_ended(signed_in, "completed")
+    expect(last(signed_in)).not_to_contain_text(remark)
+    signed_in.reload()
+    expect(signed_in.locator(".exchange").first).to_contain_text(remark)
+
+
 def test_a_failed_turn_is_told_in_words_and_keeps_its_text(signed_in: Page, service: Service) -> None:
     say(signed_in, "[[tokens=40 rate=80 error_after=15 error_type=api_error]] Fail, please.")
     expect_ended(signed_in, "failed")

@@ -156,6 +156,8 @@ def error_of_response(
         fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG or names.is_of_context(sentence)
     ):
         fault = Fault.CONTEXT_TOO_LONG
+    # 413 is often a proxy's: it counts bytes, and a shorter prompt has fewer.
+    is_too_long = fault is Fault.CONTEXT_TOO_LONG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     _log.warning(
         "the provider refused a request",
         extra={
@@ -180,7 +182,7 @@ def error_of_response(
         retry_after_ms=retry_after_ms(headers, now),
         said=said or None,
         may_repeat=may_repeat,
-        told=context_told(error, sentence) if fault is Fault.CONTEXT_TOO_LONG else None,
+        told=context_told(error, sentence) if is_too_long else None,
     )
 
 

@@ -83,15 +83,11 @@ class Fitting:
 
         Args:
             fault: Why it refused the last one.
-            told: What it told of its context.
+            told: What it told of its context; None if the length is not why.
         """
-        match fault:
-            case Fault.CONTEXT_TOO_LONG:
-                return self._shorter(told or ContextTold())
-            case Fault.PROVIDER_REJECTED:
-                return self._without_unanswered()
-            case _:
-                return None
+        if fault is Fault.CONTEXT_TOO_LONG or (told is not None and fault is Fault.PROVIDER_REJECTED):
+            return self._shorter(told or ContextTold())
+        return self._without_unanswered() if fault is Fault.PROVIDER_REJECTED else None
 
     def taken(self) -> None:
         """Remember that the provider took the last prompt."""

@@ -77,7 +77,7 @@ class Broken:
         retry_after_ms: How long the provider asked us to wait.
         is_passing: Whether the fault does not lie in the request, so that another one may succeed.
         said: What the provider said, fit for an admin; None if it said nothing.
-        told: What it told of its context, if the prompt is too long for it.
+        told: What it told of the length, if that is why it refused the prompt.
         may_repeat: Whether the same request may succeed a moment later; None if the fault's kind says so.
     """
 

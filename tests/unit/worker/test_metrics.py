@@ -8,7 +8,7 @@ from shared.metrics import table
 from shared.metrics.registry import PLACES, Registry
 from worker.metrics import WorkerMetrics
 from worker.providers.breaker import Breaker
-from worker.providers.choice import Choice
+from worker.providers.context import ContextMemory
 
 MEMORY = SimpleNamespace(
     bytes_in_all=7, cut_short=2, budget=SimpleNamespace(in_all=60), memory=SimpleNamespace(used=9, limit=100)
@@ -19,10 +19,7 @@ LEASES = SimpleNamespace(running=lambda: 3)
 
 def figures(*breakers):
     registry = Registry()
-    choices = [Choice(None, None, breaker) for breaker in breakers]
-    for choice in choices:
-        choice.context.shortened = 2
-    WorkerMetrics(registry).look_at(PUBLISHER, choices, LEASES, 8)
+    WorkerMetrics(registry).look_at(PUBLISHER, breakers, LEASES, 8)
     registry.sample()
 
     def value(metric, *labels):
@@ -58,7 +55,12 @@ def test_with_several_providers_their_calls_add_up_and_their_breakers_are_counte
 
 
 def test_prompts_that_were_made_shorter_are_counted_over_all_providers():
-    assert figures(failed(0), failed(0))(table.PROMPTS_SHORTENED) == 4
+    registry, contexts = Registry(), [ContextMemory(), ContextMemory()]
+    WorkerMetrics(registry).look_at_contexts(contexts)
+    for context in contexts:
+        context.shortened = 2
+    registry.sample()
+    assert registry.values[PLACES[table.PROMPTS_SHORTENED, ()]] == 4
 
 
 def test_the_memory_that_logs_take_is_shown_beside_what_they_may_take():

@@ -185,6 +185,12 @@ def test_other_statuses_mean_what_they_say(status):
     assert (error.fault is Fault.CONTEXT_TOO_LONG, error.told) == (False, None)
 
 
+def test_a_body_that_is_too_large_is_a_matter_of_length_whoever_says_so():
+    names = error_names_of(ProviderName.OPENAI_COMPATIBLE)
+    error = error_of_response(413, httpx.Headers(), b"<html>nginx</html>", NOW, names, Discretion())
+    assert (error.fault, error.told) == (Fault.PROVIDER_REJECTED, ContextTold())
+
+
 def test_fields_are_read_before_words():
     told = context_told({"n_ctx": 4096, "n_prompt_tokens": 5000}, "maximum context length is 7 tokens")
     assert told == ContextTold(4096, 5000)

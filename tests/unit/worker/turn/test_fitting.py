@@ -162,6 +162,12 @@ def test_a_rejection_of_a_conversation_whose_questions_were_all_taken_is_final()
     assert fitting(history("first", "fine", "Hi")).again(Fault.PROVIDER_REJECTED, None) is None
 
 
+def test_a_rejection_for_its_length_is_answered_with_a_shorter_prompt():
+    """As a proxy's 413, which has no word for a context."""
+    one = fitting(long_talk(8))
+    assert len(one.again(Fault.PROVIDER_REJECTED, ContextTold()).messages) < len(long_talk(8)) * 2 - 1
+
+
 @pytest.mark.parametrize("fault", set(Fault) - {Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
 def test_no_other_fault_is_answered_with_another_prompt(fault):
     assert fitting(history("one", None, "two")).again(fault, ContextTold(10, 20)) is None
