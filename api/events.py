@@ -17,12 +17,13 @@ from redis import Redis, RedisError
 
 from api import models, queries
 from api.operation import Call, Operation, Reply
+from api.relay.log import entries_of, entry_of
 from api.statements import turns
 from api.statements.turns import ShownTurn, TurnWithText
 from api.store import state_of
 from api.streams import stream_of, wants_stream
 from shared.errors import ProblemCode, RefusedError
-from shared.redis.names import log_key
+from shared.redis.names import joined_log_key, log_key
 from shared.turn.events import timestamp
 from shared.turn.events_of_turn import accept_events
 from shared.turn.replay import (
@@ -116,8 +117,12 @@ def _opening(row: ShownTurn, after: int) -> Tail | None:
 def _tail(redis: "Redis", turn: Turn, after: int) -> Tail | None:
     """Read the log behind `after`; None if Redis does not answer."""
     try:
-        return tail_of(_newest_first(redis, log_key(turn.session_id, turn.turn_id)), after)[0]
-    except RedisError as exc:
+        tail, _ = tail_of(_newest_first(redis, log_key(turn.session_id, turn.turn_id)), after)
+        if tail.entries or tail.base is not None:
+            return tail
+        joined = cast("bytes | None", redis.get(joined_log_key(turn.session_id, turn.turn_id)))
+        return tail if joined is None else tail_of(reversed(entries_of(joined)), after)[0]
+    except (RedisError, ValueError) as exc:
         _log.warning("a turn's log could not be read", exc_info=exc)
         return None
 
@@ -127,11 +132,8 @@ def _newest_first(redis: "Redis", key: str) -> Iterator[Entry]:
     while True:
         batch = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.xrevrange(key, end, "-", count=_BATCH))
         for entry_id, fields in batch:
-            attempt, _, seq = entry_id.decode().partition("-")
-            is_snapshot = b"s" in fields
-            yield Entry(
-                int(attempt), int(seq), fields[b"s" if is_snapshot else b"e"], is_snapshot=is_snapshot
-            )
+            ((field, event),) = fields.items()
+            yield entry_of(entry_id, field, event)
         if len(batch) < _BATCH:
             return
         end = f"({batch[-1][0].decode()}"

@@ -8,7 +8,8 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
-from shared.redis.names import log_key
+from shared.redis.joined import part
+from shared.redis.names import joined_log_key, log_key
 from shared.redis.wire import Wire, pack
 from shared.turn.replay import Entry, Tail, tail_of
 
@@ -40,12 +41,15 @@ class LogReader:
             UnavailableError: Redis did not answer in time.
         """
         key = log_key(session_id, turn_id)
+        joined = joined_log_key(session_id, turn_id)
         entries: list[Entry] = []
         end, count = "+", _FIRST_BATCH
         async with self._in_flight:
             while True:
                 batch = await self._ask(pack("XREVRANGE", key, end, "-", "COUNT", count))
                 read = [_entry(item) for item in batch]
+                if not read and not entries and (found := await self._joined(joined)) is not None:
+                    return tail_of(reversed(found), after)[0]
                 entries.extend(entry for _, entry in read)
                 tail, is_reached = tail_of(entries, after)
                 if is_reached or len(read) < count or len(entries) > _MOST_ENTRIES:
@@ -58,24 +62,38 @@ class LogReader:
             self._wire.abort()
         self._lose()
 
+    async def _joined(self, key: str) -> list[Entry] | None:
+        """Return the entries of a log that was joined; None if there is none."""
+        found = await self._reply(pack("GET", key))
+        if not isinstance(found, bytes):
+            return None
+        # In a thread: a large one takes longer than an event may be late.
+        try:
+            return await asyncio.to_thread(entries_of, found)
+        except ValueError as error:
+            raise UnavailableError("a joined log cannot be read") from error
+
     async def _ask(self, command: bytes) -> list[object]:
+        answer = await self._reply(command)
+        if not isinstance(answer, list):
+            kind = str(answer).split(" ", 1)[0] if isinstance(answer, hiredis.ReplyError) else "reply"
+            raise UnavailableError(f"redis refused to read a log: {kind}")
+        return answer
+
+    async def _reply(self, command: bytes) -> object:
         try:
             async with asyncio.timeout(_READ_SECONDS):
                 wire = await self._open()
                 reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
                 self._waiting.append(reply)
                 wire.write(command)
-                answer = await reply
+                return await reply
         except TimeoutError as error:
             # The reply may still arrive; only on a new connection do replies match questions again.
             if self._wire is not None:
                 self._wire.abort()
             self._lose()
             raise UnavailableError("redis did not answer in time") from error
-        if not isinstance(answer, list):
-            kind = str(answer).split(" ", 1)[0] if isinstance(answer, hiredis.ReplyError) else "reply"
-            raise UnavailableError(f"redis refused to read a log: {kind}")
-        return answer
 
     async def _open(self) -> Wire:
         async with self._opening:
@@ -103,5 +121,19 @@ def _entry(item: object) -> tuple[str, Entry]:
     assert isinstance(item, list)
     raw_id, fields = item
     entry_id = bytes(raw_id).decode()
-    attempt, _, seq = entry_id.partition("-")
-    return entry_id, Entry(int(attempt), int(seq), bytes(fields[1]), is_snapshot=fields[0] == b"s")
+    return entry_id, entry_of(bytes(raw_id), bytes(fields[0]), bytes(fields[1]))
+
+
+def entry_of(entry_id: bytes, field: bytes, event: bytes) -> Entry:
+    """Return an entry of a log, from its id, its field and its event."""
+    attempt, _, seq = entry_id.partition(b"-")
+    return Entry(int(attempt), int(seq), event, is_snapshot=field == b"s")
+
+
+def entries_of(joined: bytes) -> list[Entry]:
+    """Return the entries of a log that was joined, oldest first.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    return [entry_of(*each) for each in part(joined)]

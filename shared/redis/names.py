@@ -18,6 +18,11 @@ def log_key(session_id: UUID | str, turn_id: UUID | str) -> str:
     return f"tk:{{{session_id}}}:log:{turn_id}"
 
 
+def joined_log_key(session_id: UUID | str, turn_id: UUID | str) -> str:
+    """Name the string that holds an ended turn's log after it was joined, see `shared.redis.joined`."""
+    return f"tk:{{{session_id}}}:joined:{turn_id}"
+
+
 def events_channel(session_id: UUID | str) -> str:
     """Name the pub/sub channel that carries the events of all turns of a session."""
     return f"tk:{{{session_id}}}:events"
@@ -53,6 +58,11 @@ def worker_logs_key(worker: str) -> str:
 def ended_logs_key(organization_id: UUID | str) -> str:
     """Name the list of an organization's ended logs, oldest first."""
     return f"tk:{{logs}}:ended:{organization_id}"
+
+
+def joined_logs_key(organization_id: UUID | str) -> str:
+    """Name the list of those of them that were joined, oldest first."""
+    return f"tk:{{logs}}:joined:{organization_id}"
 
 
 def ticket_key(digest: str) -> str:

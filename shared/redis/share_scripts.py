@@ -69,13 +69,39 @@ while #forgotten <= tonumber(ARGV[4]) do
   freed = freed + tonumber(string.match(oldest[1], '%d+$'))
   forgotten[#forgotten + 1] = oldest[1]
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then freed = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') end
+local is_empty = redis.call('EXISTS', KEYS[1], KEYS[3]) == 0
+if is_empty then freed = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0') end
 redis.call('HINCRBY', KEYS[2], ARGV[1], -freed)
 redis.call('HINCRBY', KEYS[2], '*', -freed)
-if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HDEL', KEYS[2], ARGV[1]) end
+if is_empty then redis.call('HDEL', KEYS[2], ARGV[1]) end
 forgotten[1] = freed
 return forgotten
 """
-"""Forget an organization's oldest ended logs. KEYS: its ended logs, the ended logs' count. ARGV: the organization, how
+"""Forget an organization's oldest ended logs. KEYS: a list of its ended logs, the ended logs' count, the other list
+(of joined logs, or of those that are not). ARGV: the organization, how
 many bytes to free, a time up to which logs are forgotten anyway, and most of them. Returns the bytes freed, then what
 `NOTE_ENDED` noted of each."""
+
+NOTE_JOINED: Final = """
+local score = redis.call('ZSCORE', KEYS[1], ARGV[2])
+if not score then return 0 end
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.call('ZADD', KEYS[3], score, ARGV[3])
+redis.call('EXPIRE', KEYS[3], ARGV[5])
+redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[4])
+redis.call('HINCRBY', KEYS[2], '*', ARGV[4])
+return 1
+"""
+"""Note that an ended log was joined. KEYS: the organization's ended logs, the ended logs' count, its joined logs. ARGV:
+the organization, what `NOTE_ENDED` noted, what stands for it from now on, how many bytes it became larger by (less than
+0), seconds after which no log of now lives. Returns 1; 0 if it was forgotten meanwhile."""
+
+REPLACE_BY_JOINED: Final = """
+local lives = redis.call('TTL', KEYS[1])
+if lives <= 0 then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', lives)
+redis.call('UNLINK', KEYS[1])
+return 1
+"""
+"""Put a log's joined form in its place, unless it was removed meanwhile, as by an erasure. KEYS: the log, its joined
+form. ARGV: the joined log. Returns 1, or 0 if there was no log."""

@@ -2,15 +2,29 @@
 
 import asyncio
 import contextlib
+import json
+from itertools import cycle
+from random import Random
+from string import ascii_letters
 
 import pytest
 import redis
 
+from api.relay.log import LogReader
 from shared.errors import Fault
 from shared.ids import new_id
 from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.joined import join
 from shared.redis.memory import LogShares
-from shared.redis.names import LOG_BYTES_ENDED, LOG_BYTES_RUNNING, LOG_WORKERS, ended_logs_key, log_key
+from shared.redis.names import (
+    LOG_BYTES_ENDED,
+    LOG_BYTES_RUNNING,
+    LOG_WORKERS,
+    ended_logs_key,
+    joined_log_key,
+    joined_logs_key,
+    log_key,
+)
 from shared.turn.events import MessageReset
 from tests.ends import done
 from tests.integration.test_publisher import ACCEPTED, Fences, until
@@ -19,7 +33,8 @@ from worker.publishing.publisher import Publisher
 from worker.recovery.log_keeper import LogKeeper
 
 LIMIT_BYTES = 32 << 20
-TEXT = "word " * 3200
+TEXTS = cycle(["".join(Random(seed).choices(ascii_letters, k=16_000)) for seed in range(40)])
+"""What can hardly be compressed."""
 DELTAS = 15
 HOSTILE, QUIET = new_id(), new_id()
 USUAL = LogShares()
@@ -29,6 +44,7 @@ class Stage:
     """A publisher and a keeper on a small Redis, and turns of two organizations."""
 
     def __init__(self, url: str, shares: LogShares) -> None:
+        self.url = url
         self.redis = redis.Redis.from_url(url)
         fences = Fences()
         self.publisher = Publisher(
@@ -51,7 +67,7 @@ class Stage:
 
     async def answer(self, channel, deltas: int = DELTAS) -> None:
         for _ in range(deltas):
-            channel.delta(TEXT, reasoning=False)
+            channel.delta(next(TEXTS), reasoning=False)
             assert await channel.drained(20)
 
     async def end(self, channel) -> None:
@@ -66,6 +82,10 @@ class Stage:
         await self.answer(channel)
         await self.end(channel)
         return log
+
+    def has(self, log: str) -> bool:
+        """Return whether a log is there, joined or not."""
+        return bool(self.redis.exists(log, log.replace(":log:", ":joined:")))
 
     def used(self) -> int:
         return self.redis.info("memory")["used_memory"]
@@ -105,16 +125,21 @@ async def reported(stage: Stage) -> None:
 
 def test_one_organizations_ended_logs_give_way_to_its_own_and_to_nobody_elses(play):
     async def scene(stage: Stage) -> None:
-        quiet = await stage.run(QUIET)
-        whole = stage.redis.xlen(quiet)
+        reader = LogReader(stage.url)
+        channel, _ = await stage.begin(QUIET)
+        await stage.answer(channel)
+        await stage.end(channel)
+        whole = await reader.tail(*channel.place(), 0)
         logs = []
         # Some 50 MB, in a server of 32.
         for _ in range(200):
             logs.append(await stage.run(HOSTILE))
             await asyncio.to_thread(stage.keeper.keep)
             assert stage.used() < LIMIT_BYTES * 0.8
-        assert stage.redis.xlen(quiet) == whole == DELTAS + len(ACCEPTED) + 1
-        kept = [bool(stage.redis.exists(log)) for log in logs]
+        assert await reader.tail(*channel.place(), 0) == whole
+        assert len(whole.entries) == DELTAS + len(ACCEPTED) + 1
+        reader.close()
+        kept = [stage.has(log) for log in logs]
         assert kept == sorted(kept), "the oldest go first"
         assert 20 < sum(kept) < len(logs)
         assert stage.keeper.dropped == kept.count(False)
@@ -152,7 +177,7 @@ def test_a_redis_that_something_else_fills_keeps_room_for_doorbells(play):
         stage.redis.setrange("somebody else's", int(LIMIT_BYTES * 0.8), b"x")
         await reported(stage)
         await asyncio.to_thread(stage.keeper.keep)
-        assert not stage.redis.exists(log)
+        assert not stage.has(log)
         running, log = await stage.begin(QUIET)
         await stage.answer(running, 100)
         assert stage.redis.xlen(log) < 20
@@ -179,9 +204,9 @@ def test_all_together_over_their_share_the_largest_gives_way(play):
         small = [await stage.run(QUIET) for _ in range(2)]
         large = [await stage.run(HOSTILE) for _ in range(20)]
         await asyncio.to_thread(stage.keeper.keep)
-        assert stage.redis.exists(*small) == len(small)
-        assert not stage.redis.exists(large[0])
-        assert stage.redis.exists(large[-1])
+        assert all(stage.has(log) for log in small)
+        assert not stage.has(large[0])
+        assert stage.has(large[-1])
 
     play(scene, LogShares(assumed_bytes=5 << 20, percent=60, percent_of_one=70), limit=0)
 
@@ -220,3 +245,81 @@ def test_the_counts_hold_when_logs_expire_workers_die_and_redis_loses_everything
         assert not stage.redis.exists(ended_logs_key(HOSTILE))
 
     play(scene)
+
+
+def test_a_joined_log_takes_a_fraction_and_is_replayed_as_before(play):
+    async def scene(stage: Stage) -> None:
+        reader = LogReader(stage.url)
+        channel, log = await stage.begin(QUIET)
+        for number in range(500):
+            channel.delta(f" word{number}", reasoning=number < 20)
+            assert await channel.drained(20)
+        await stage.end(channel)
+        session, turn = channel.place()
+        before = {after: await reader.tail(session, turn, after) for after in (0, 1, 200, channel.seq)}
+        size = stage.redis.memory_usage(log)
+        stage.redis.expire(log, 250)
+        await asyncio.to_thread(stage.keeper.keep)
+        assert stage.keeper.joined == 1
+        joined = joined_log_key(session, turn)
+        assert not stage.redis.exists(log)
+        assert stage.redis.memory_usage(joined) * 5 < size
+        assert 200 < stage.redis.ttl(joined) <= 250
+        assert {after: await reader.tail(session, turn, after) for after in before} == before
+        # It counts as what it is now, once, and gives way like any other.
+        assert int(stage.redis.hget(LOG_BYTES_ENDED, str(QUIET))) == stage.redis.strlen(joined)
+        await asyncio.to_thread(stage.keeper.keep)
+        assert stage.keeper.joined == 1
+        stage.redis.zadd(
+            joined_logs_key(QUIET), dict.fromkeys(stage.redis.zrange(joined_logs_key(QUIET), 0, -1), 1)
+        )
+        await asyncio.to_thread(stage.keeper.keep)
+        assert not stage.has(log)
+        assert stage.redis.hget(LOG_BYTES_ENDED, str(QUIET)) is None
+        reader.close()
+
+    play(scene, LogShares(assumed_bytes=1 << 20, percent=20, percent_of_one=20), limit=0)
+
+
+def test_a_log_that_was_erased_meanwhile_is_not_joined(play):
+    async def scene(stage: Stage) -> None:
+        log = await stage.run(QUIET)
+        xrange = stage.redis.xrange
+
+        def erased_meanwhile(name):
+            found = xrange(name)
+            stage.redis.delete(name)
+            return found
+
+        stage.keeper._redis.xrange = erased_meanwhile
+        await asyncio.to_thread(stage.keeper.keep)
+        assert stage.keeper.joined == 1
+        assert not stage.has(log)
+
+    play(scene, LogShares(assumed_bytes=1 << 20), limit=0)
+
+
+def test_events_of_a_joined_log_are_read_page_by_page(api, keys, as_owner, redis_url):
+    session = api.session(keys.alice)
+    turn = api.turn(keys.alice, session)
+    client = redis.Redis.from_url(redis_url)
+    events = [
+        {
+            "type": "content_delta",
+            "session_id": session,
+            "turn_id": turn,
+            "seq": seq,
+            "attempt": 1,
+            "delta": "x",
+        }
+        for seq in range(1, 31)
+    ]
+    joined = join((f"1-{event['seq']}".encode(), b"e", json.dumps(event).encode()) for event in events)
+    until_opened = log_key(session, turn)
+    api.services.notices.drain()
+    client.delete(until_opened)
+    client.set(joined_log_key(session, turn), joined)
+    as_owner("update turnkeeper.turns set attempt = 1, status = 'running'")
+    page = api.get(f"/v1/turns/{turn}/events?after=10&limit=100", keys.alice).json
+    assert [event["seq"] for event in page["data"]] == list(range(11, 31))
+    client.close()

@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
-from shared.redis.names import log_key
+from shared.redis.joined import join
+from shared.redis.names import joined_log_key, log_key
 from shared.turn.turns import FinishReason, StopReason
 from turnkeeper.cli import main
 from turnkeeper.commands.erasure import Erasure
@@ -145,6 +146,15 @@ def test_one_users_content_goes_and_what_it_cost_stays_under_another_name(
         "API keys still valid": "1 (see `turnkeeper keys list` and `revoke`)",
     }
     assert WORDS not in said
+
+
+def test_a_log_that_was_joined_goes_like_any_other(desk, keys, client, capsys):
+    session, turn = desk.answered(keys.alice)
+    client.delete(log_key(session, turn))
+    client.set(joined_log_key(session, turn), join([(b"1-9", b"e", WORDS.encode())]))
+    assert erase() == 0
+    assert "logs deleted in Redis:        1" in capsys.readouterr().out
+    assert client.keys("tk:*:joined:*") == []
 
 
 def test_nobody_else_loses_a_word(desk, keys, strangers, as_owner, client):

@@ -24,7 +24,7 @@ from shared.errors import UnavailableError
 from shared.postgres.database import Database, engine_for
 from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
-from shared.redis.names import abort_key, log_key
+from shared.redis.names import abort_key, joined_log_key, log_key
 from shared.turn.events import EventType, decode_header
 from shared.turn.turns import ACTIVE, TERMINAL, StopReason
 
@@ -283,7 +283,12 @@ class Erasure:
             self._await_done(ended)
             for turn in ended:
                 self._redis.delete(abort_key(turn.session_id, turn.id))
-            return sum(int(self._redis.delete(log_key(turn.session_id, turn.id))) for turn in ended)
+            # In this order: a log is joined only while it is there.
+            return sum(
+                int(self._redis.delete(log_key(turn.session_id, turn.id)))
+                + int(self._redis.delete(joined_log_key(turn.session_id, turn.id)))
+                for turn in ended
+            )
         except RedisError as exc:
             raise UnavailableError("redis cannot be reached: run it again") from exc
 

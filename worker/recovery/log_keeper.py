@@ -1,7 +1,8 @@
-"""Drops the oldest ended logs when logs take more than their share of Redis's memory.
+"""Keeps ended logs within their share of Redis's memory: joins the oldest, and drops them when that is not enough.
 
-An organization over its share loses its own oldest ones; when all together are over theirs, or Redis is nearly full
-of whatever, that organization gives way which holds the most. Readers of a dropped log get a snapshot from
+While logs take more than half of their share, ended ones are joined (`shared.redis.joined`), and readers notice
+nothing. An organization over its share loses its own oldest ones; when all together are over theirs, or Redis is nearly
+full of whatever, that organization gives way which holds the most. Readers of a dropped log get a snapshot from
 PostgreSQL, then `done` (I4).
 """
 
@@ -13,15 +14,25 @@ from typing import Any, Final, cast
 
 import redis
 
+from shared.redis.joined import join
 from shared.redis.memory import LogBudget, LogShares, Memory, memory_from
-from shared.redis.names import LOG_BYTES_ENDED, LOG_BYTES_RUNNING, ended_logs_key, log_key
-from shared.redis.share_scripts import FORGET_ENDED
+from shared.redis.names import (
+    LOG_BYTES_ENDED,
+    LOG_BYTES_RUNNING,
+    ended_logs_key,
+    joined_log_key,
+    joined_logs_key,
+    log_key,
+)
+from shared.redis.share_scripts import FORGET_ENDED, NOTE_JOINED, REPLACE_BY_JOINED
 
 _log = logging.getLogger("turnkeeper.sweeper")
 
 _SUM: Final = "*"
 _MOST_AT_ONCE: Final = 100
 """Logs dropped by one step: a millisecond of Redis."""
+_JOINED_AT_ONCE: Final = 10
+"""Logs joined in one round: each may take the interpreter some milliseconds, and streams go first."""
 _MOST_STEPS: Final = 100
 """Steps of one round, after which turns that need the sweeper go first."""
 _LOOKED_THROUGH: Final = 200
@@ -43,6 +54,7 @@ class LogKeeper:
         self._log_seconds = log_seconds
         self._cursor = 0
         self.dropped = 0
+        self.joined = 0
 
     def keep(self) -> None:
         """Forget what has expired, and drop what is over its share; a Redis that does not answer is left alone."""
@@ -50,6 +62,8 @@ class LogKeeper:
             self._forget_expired()
             ended, running = self._figures(LOG_BYTES_ENDED), self._figures(LOG_BYTES_RUNNING)
             budget = self._shares.budget(self._memory())
+            if self._join(ended, running, budget):
+                ended = self._figures(LOG_BYTES_ENDED)
             dropped = self._drop(ended, running, budget)
         except redis.RedisError as error:
             _log.warning("logs are not kept within their share: %s", type(error).__name__)
@@ -67,6 +81,33 @@ class LogKeeper:
     def _figures(self, key: str) -> dict[str, int]:
         found = cast("dict[bytes, bytes]", self._redis.hgetall(key))
         return {name.decode(): int(value) for name, value in found.items() if name != _SUM.encode()}
+
+    def _join(self, ended: Mapping[str, int], running: Mapping[str, int], budget: LogBudget) -> int:
+        """Join logs of organizations over half of their share, the largest first; return how many that were."""
+        is_much = 2 * (sum(ended.values()) + sum(running.values())) > budget.in_all
+        left = _JOINED_AT_ONCE
+        for organization in sorted(ended, key=lambda each: -ended[each]):
+            if left and (is_much or 2 * (ended[organization] + running.get(organization, 0)) > budget.of_one):
+                oldest = self._redis.zrange(ended_logs_key(organization), 0, left - 1)
+                for noted in cast("list[bytes]", oldest):
+                    self._join_one(organization, noted.decode())
+                    left -= 1
+        self.joined += _JOINED_AT_ONCE - left
+        return _JOINED_AT_ONCE - left
+
+    def _join_one(self, organization: str, noted: str) -> None:
+        """Join one log; one that is too large or gone is only moved, so that its turn to be dropped comes."""
+        session, turn, size = noted.split("/")
+        log = log_key(session, turn)
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._redis.xrange(log))
+        joined = join((entry_id, *next(iter(fields.items()))) for entry_id, fields in found)
+        smaller = int(size) if joined is None else len(joined)
+        if joined is not None:
+            self._redis.eval(REPLACE_BY_JOINED, 2, log, joined_log_key(session, turn), joined)
+        self._redis.eval(
+            NOTE_JOINED, 3, ended_logs_key(organization), LOG_BYTES_ENDED, joined_logs_key(organization),
+            organization, noted, f"{session}/{turn}/{smaller}", str(smaller - int(size)), str(self._log_seconds),
+        )  # fmt: skip
 
     def _drop(self, ended: Mapping[str, int], running: Mapping[str, int], budget: LogBudget) -> int:
         """Drop what is over; return how many logs that were."""
@@ -94,17 +135,25 @@ class LogKeeper:
 
     def _step(self, organization: str, size: int, until: float = 0.0) -> tuple[int, int]:
         """Drop an organization's oldest ended logs; return the bytes and how many they were."""
-        found = cast(
-            "list[Any]",
-            self._redis.eval(
-                FORGET_ENDED, 2, ended_logs_key(organization), LOG_BYTES_ENDED,
-                organization, str(size), f"{until:.3f}", str(_MOST_AT_ONCE),
-            ),
-        )  # fmt: skip
-        places = [each.decode().split("/") for each in found[1:]]
-        if places:
-            self._redis.unlink(*(log_key(session, turn) for session, turn, _ in places))
-        return int(found[0]), len(places)
+        # Joined ones are older than all others.
+        lists = (joined_logs_key(organization), ended_logs_key(organization))
+        freed = count = 0
+        for of_these, others in (lists, lists[::-1]):
+            if size and freed >= size:
+                break
+            found = cast(
+                "list[Any]",
+                self._redis.eval(
+                    FORGET_ENDED, 3, of_these, LOG_BYTES_ENDED, others,
+                    organization, str(size - freed), f"{until:.3f}", str(_MOST_AT_ONCE),
+                ),
+            )  # fmt: skip
+            places = [each.decode().split("/")[:2] for each in found[1:]]
+            if places:
+                keys = [name(*place) for place in places for name in (log_key, joined_log_key)]
+                self._redis.unlink(*keys)
+            freed, count = freed + int(found[0]), count + len(places)
+        return freed, count
 
     def _forget_expired(self) -> None:
         """Forget logs that Redis itself has let expire, of some organizations each round."""
