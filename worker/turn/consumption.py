@@ -55,6 +55,7 @@ class Consumption:
         "_prompt_tokens",
         "_reasoning",
         "_running",
+        "_said",
         "_total",
         "called",
         "deltas",
@@ -83,6 +84,7 @@ class Consumption:
         self._prompt_tokens = 0
         self._most_prompt: int | None = None
         self._total: int | None = None
+        self._said: Usage | None = None
         self._error: BaseException | None = None
 
     # Noted by the attempt.
@@ -114,13 +116,14 @@ class Consumption:
         """Note the provider's final figures; None if it sent none."""
         self._final = usage
 
-    def contradicted(self, total_tokens: int) -> None:
+    def contradicted(self, total_tokens: int, said: Usage | None = None) -> None:
         """Note that the provider's own total is not the sum of its figures: what it said is kept beside them.
 
         Args:
             total_tokens: The total that it named.
+            said: The figures as it sent them, if those that are billed were read from them in another way.
         """
-        self._total = total_tokens
+        self._total, self._said = total_tokens, said
 
     def broke_off(self, error: BaseException | None) -> None:
         """Note the error with which the call ended; None for a cancellation."""
@@ -191,7 +194,7 @@ class Consumption:
 
     def reported(self, capabilities: Capabilities) -> Reported | None:
         """Return what the provider said of the calls whose figures are disputed or contradictory; None without any."""
-        said = self._final or self._running
+        said = self._said or self._final or self._running
         is_kept = self._total is not None or self._of_call(capabilities)[1] is UsageSource.DISPUTED
         if said is None or not is_kept:
             return self._earlier_reported

@@ -267,3 +267,9 @@ def test_thinking_that_is_shown_in_part_is_billed_whole():
     _, outcome = run_on(Decimal(1), Playing(*steps))
     assert outcome.answer.usage == Usage(9, output_tokens=95, reasoning_tokens=94)
     assert outcome.answer.usage_source is UsageSource.PROVIDER
+
+
+def test_figures_that_were_read_in_another_way_are_kept_as_they_were_sent():
+    used = call("Hello", final=Usage(20, output_tokens=12, reasoning_tokens=7))
+    used.contradicted(32, Usage(20, output_tokens=5, reasoning_tokens=7))  # thinking beside the completion
+    assert used.reported(PLAIN) == Reported(Usage(20, output_tokens=5, reasoning_tokens=7), 32)
