@@ -61,6 +61,8 @@ export function administration(key, onUnauthorized) {
   return {
     budget: () => call("/v1/budget"),
     changeBudget: (body) => call("/v1/budget", { method: "PUT", body }),
+    /** End everything that the organization has queued and running. */
+    stopOrganization: () => call("/v1/organization/stop", { method: "POST", body: {} }),
     /** All days of a range, oldest first, with the totals. */
     async usageByDay(range) {
       const data = [];

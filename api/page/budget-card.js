@@ -3,6 +3,7 @@
 import { Problem } from "./admin-api.js";
 import { shareOf } from "./budget-share.js";
 import { budgetBar } from "./chart.js";
+import { confirm } from "./dialog.js";
 import { announce, button, el } from "./dom.js";
 import { moment, usd } from "./format.js";
 import { explain } from "./words.js";
@@ -17,6 +18,8 @@ const NUMBERS = [
   ["turns_per_hour", "Turns an hour, of the organization"],
   ["max_turns_per_session", "Turns of a new session"],
 ];
+const STOPPING =
+  "All queued and running turns of the organization end; the texts so far are kept. New turns are accepted as before: switch AI off under Change limits to refuse those, too.";
 
 /** Money without the zeros that say nothing. */
 const shownValue = (value) => (value === null ? "" : typeof value === "string" ? usd(value).slice(1) : String(value));
@@ -35,14 +38,18 @@ export class BudgetCard {
   #limits = el("dl", { class: "limits" });
   #form = el("div", { hidden: true });
   #change;
+  #stop;
+  #stopped = el("p", { class: "note", role: "status", hidden: true });
 
   constructor(api, budget) {
     this.#api = api;
     this.#change = button("Change limits", null, () => this.#open(), { class: "outlined" });
+    this.#stop = button("Stop everything", null, () => this.#stopAll(), { class: "outlined" });
     this.node = el(
       "section",
       { class: "card", "aria-labelledby": "budget-title" },
-      el("header", {}, el("h2", { id: "budget-title" }, "Budget"), this.#change),
+      el("header", {}, el("h2", { id: "budget-title" }, "Budget"), el("div", { class: "choices" }, this.#stop, this.#change)),
+      this.#stopped,
       this.#shown,
       this.#limits,
       this.#form,
@@ -52,7 +59,7 @@ export class BudgetCard {
 
   #draw(budget) {
     this.#shown.replaceChildren(
-      ...(budget.enabled ? [] : [el("p", { class: "warning" }, "AI is switched off: new turns are refused.")]),
+      ...(budget.enabled ? [] : [el("p", { class: "warning" }, "AI is switched off: new turns are refused, and those that wait fail.")]),
       this.#period("Today", budget.daily_usd, budget.day),
       this.#period("This month", budget.monthly_usd, budget.month),
     );
@@ -78,6 +85,20 @@ export class BudgetCard {
       share && budgetBar(share),
       el("p", { class: "note" }, "Starts anew ", el("time", { datetime: resets }, moment(resets))),
     );
+  }
+
+  async #stopAll() {
+    if (!(await confirm("Stop everything?", STOPPING, "Stop everything"))) return;
+    this.#stop.disabled = true;
+    try {
+      const { queued, running } = await this.#api.stopOrganization();
+      this.#stopped.textContent = `Stopped: ${queued} that waited, ${running} that ran.`;
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#stopped.textContent = explain(problem).title;
+    }
+    this.#stopped.hidden = false;
+    this.#stop.disabled = false;
   }
 
   async #open() {

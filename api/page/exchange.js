@@ -12,6 +12,11 @@ import { explain, outcome, remarks, soFar, standing } from "./words.js";
 const READING = "Reading…";
 const fact = (className) => el("span", { class: className });
 
+const ABOUT = {
+  estimated: ["about ", "The provider did not report usage: estimated"],
+  disputed: ["at most ", "The provider reported more than the turn can have used: the bound is billed"],
+};
+
 export class ExchangeView {
   #owner;
   #turn = null;
@@ -123,8 +128,8 @@ export class ExchangeView {
     setText(model, turn.model ?? "");
     setText(used, turn.usage ? tokens(turn.usage) : turn.done ? "" : soFar(turn));
     used.title = turn.usage ? tokenDetails(turn.usage) : "";
-    const about = turn.usageSource === "estimated" ? "about " : "";
+    const [about, why] = ABOUT[turn.usageSource] ?? ["", ""];
     setText(cost, turn.costUsd === null ? "" : about + usd(turn.costUsd));
-    cost.title = about ? "The provider did not report usage: estimated" : "";
+    cost.title = why;
   }
 }

@@ -417,3 +417,40 @@ def test_an_axis_ends_at_or_above_the_most(page: Page, origin: str) -> None:
         assert marks[0] == 0
         assert marks[-1] >= most * 0.999999
         assert 2 <= len(marks) <= 6, (most, marks)
+
+
+def test_everything_is_stopped_after_a_question(usage: Page, service: Service) -> None:
+    session = service.session("ada")
+    running = service.turn(session, "[[tokens=400 rate=5]] long")
+    wait_until(lambda: service.get(f"/v1/turns/{running}")["status"] == "running", "the turn to run")
+    usage.get_by_role("button", name="Stop everything").click()
+    usage.get_by_role("button", name="Cancel").click()
+    assert service.get(f"/v1/turns/{running}")["status"] == "running"
+    usage.get_by_role("button", name="Stop everything").click()
+    usage.get_by_role("dialog").get_by_role("button", name="Stop everything").click()
+    expect(usage.get_by_text("Stopped: 0 that waited, 1 that ran.")).to_be_visible()
+    service.ended(running)
+    assert service.get(f"/v1/turns/{running}")["stop_reason"] == "user"
+
+
+FIGURES = """async () => {
+  const { figuresOf } = await import("/page/figures.js");
+  const words = (row) => {
+    const node = figuresOf(row);
+    return typeof node === "string" ? [node, ""] : [node.textContent, node.title];
+  };
+  return [
+    words({ usage_source: "provider", kind: "usage", reported: null }),
+    words({ usage_source: "disputed", kind: "usage", reported: { input_tokens: 3, output_tokens: 1000000 } }),
+    words({ usage_source: "disputed", kind: "correction", reason: "<b>credited</b>" }),
+  ];
+}"""
+
+
+def test_a_row_says_what_its_provider_said_and_why_it_was_corrected(page: Page, origin: str) -> None:
+    page.goto(origin)
+    assert page.evaluate(FIGURES) == [
+        ["provider", ""],
+        ["disputed", "The provider said: 3 input, 1,000,000 output"],
+        ["correction", "<b>credited</b>"],
+    ]

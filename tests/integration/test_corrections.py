@@ -243,3 +243,15 @@ def test_retention_keeps_it(bank, database, billed, as_owner):
     with database.across() as db:
         forget_old_sessions(db, 1)
     assert [row.correction for row in rows(bank)] == [0, 1]
+
+
+def test_erasing_a_user_keeps_it_under_the_pseudonym(bank, billed, environment, monkeypatch):
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(name, environment[name])
+    correct(billed, "--usd", "0")
+    user = bank.turn(billed).user_name
+    assert main(["users", "erase", user, "--yes", "--organization", str(bank.organization)]) == 0
+    names = {row.user_name for row in rows(bank)}
+    assert len(rows(bank)) == 2
+    assert len(names) == 1
+    assert user not in names

@@ -14,7 +14,6 @@ from tests.integration.conftest import LONG_LEASES
 from tests.integration.test_holds import bank
 from tests.integration.test_worker import Desk, counted, patience, patient_worker, provider
 from turnkeeper.scripted.figures import INFLATED
-from worker.turn.bounds import ADDED_TOKENS, OVERSHOOT_TOKENS
 from worker.turn.outcome import Answer, Completed, Requeued, Stopped
 
 __all__ = ["bank", "patience", "provider"]
@@ -29,7 +28,7 @@ DISPUTED = Answer(
     reported=SAID,
 )
 HONEST = Answer("hello", "", called=True, usage=Usage(10, output_tokens=5), usage_source=UsageSource.PROVIDER)
-MOST_OUTPUT = 500 + OVERSHOOT_TOKENS
+MOST_OUTPUT = 500
 
 
 def rows_of(bank, turn):
@@ -112,7 +111,7 @@ def test_a_lying_provider_is_billed_the_bound_with_and_without_a_budget(desk, as
         "stop",
     )  # its text is whole: no figure costs the answer
     (billed,) = desk.sql("select * from turnkeeper.ledger where turn_id = :t", t=turn)
-    most_prompt = len(content) + 8 + ADDED_TOKENS
+    most_prompt = len(content) + 8 + 128
     assert (billed.usage_source, billed.input_tokens + billed.cache_read_tokens) == ("disputed", most_prompt)
     assert billed.output_tokens == MOST_OUTPUT
     assert billed.reported["output_tokens"] > INFLATED

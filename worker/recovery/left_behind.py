@@ -156,7 +156,8 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     usage = usage_of(turn, content, reasoning, context_tokens) if called else Usage()
     source = source_of(turn)
     if note is not None and note.prompt is not None and source is not UsageSource.PROVIDER:
-        usage, source = _with_prompt(usage, note.prompt), note.source
+        usage = _with_prompt(usage, note.prompt)
+        source = source if source is UsageSource.DISPUTED else note.source
     answer = Answer(content, reasoning, called, usage, source, reported=reported_of(turn.reported))
     return Left(turn, answer, last_seq, is_log_lost=told is None, is_open=is_open)
 

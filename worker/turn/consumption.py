@@ -14,9 +14,10 @@ from worker.turn.allowance import within_limit
 from worker.turn.bounds import (
     cut_output,
     cut_prompt,
+    held_output_tokens,
+    held_prompt_tokens,
+    most_output_tokens,
     most_prompt_tokens,
-    most_shown_tokens,
-    most_unseen_tokens,
 )
 from worker.turn.prompt import prompt_tokens
 
@@ -47,14 +48,15 @@ class Consumption:
         "_earlier_source",
         "_error",
         "_final",
+        "_held_prompt",
         "_is_begun",
         "_is_sent",
         "_longest",
-        "_most_prompt",
         "_prompt",
         "_prompt_tokens",
         "_reasoning",
         "_running",
+        "_said",
         "_total",
         "called",
         "deltas",
@@ -81,8 +83,9 @@ class Consumption:
         self._is_begun = False
         self._running: Usage | None = None
         self._prompt_tokens = 0
-        self._most_prompt: int | None = None
+        self._held_prompt: int | None = None
         self._total: int | None = None
+        self._said: Usage | None = None
         self._error: BaseException | None = None
 
     # Noted by the attempt.
@@ -114,13 +117,14 @@ class Consumption:
         """Note the provider's final figures; None if it sent none."""
         self._final = usage
 
-    def contradicted(self, total_tokens: int) -> None:
+    def contradicted(self, total_tokens: int, said: Usage | None = None) -> None:
         """Note that the provider's own total is not the sum of its figures: what it said is kept beside them.
 
         Args:
             total_tokens: The total that it named.
+            said: The figures as it sent them, if those that are billed were read from them in another way.
         """
-        self._total = total_tokens
+        self._total, self._said = total_tokens, said
 
     def broke_off(self, error: BaseException | None) -> None:
         """Note the error with which the call ended; None for a cancellation."""
@@ -169,16 +173,19 @@ class Consumption:
         return prompt_of(self.earlier) + sent, _together(UsageSource.ESTIMATED, self._earlier_source)
 
     def prompt_counted(self, usage: Usage) -> Usage:
-        """Return the provider's figures of the prompt, at most what it can have."""
+        """Return the provider's figures of the prompt; those that a hold counts on, if they cannot be."""
         counted = prompt_of(usage)
-        return counted if self._prompt is None else cut_prompt(counted, self._most_prompt_of(self._prompt))
+        if self._prompt is None:
+            return counted
+        held = self._held_prompt_of(self._prompt)
+        return counted if counted.prompt_tokens() <= most_prompt_tokens(held) else cut_prompt(counted, held)
 
     def is_possible(self, output_tokens: int) -> bool:
         """Return whether the answer can have so many tokens: its text does, or the limit that was sent."""
         prompt = self._prompt
-        if prompt is None or output_tokens <= most_unseen_tokens(prompt):
+        if prompt is None or output_tokens <= most_output_tokens(prompt.max_output_tokens, 0):
             return True
-        return output_tokens <= most_shown_tokens(self._text_bytes())
+        return output_tokens <= most_output_tokens(prompt.max_output_tokens, self._text_bytes())
 
     def usage(self, capabilities: Capabilities) -> tuple[Usage, UsageSource]:
         """Return what all calls used; the sum is an estimate if one of them is."""
@@ -191,7 +198,7 @@ class Consumption:
 
     def reported(self, capabilities: Capabilities) -> Reported | None:
         """Return what the provider said of the calls whose figures are disputed or contradictory; None without any."""
-        said = self._final or self._running
+        said = self._said or self._final or self._running
         is_kept = self._total is not None or self._of_call(capabilities)[1] is UsageSource.DISPUTED
         if said is None or not is_kept:
             return self._earlier_reported
@@ -243,9 +250,12 @@ class Consumption:
             output, thought = self._estimated_output(prompt)
             usage = replace(usage, output_tokens=output, reasoning_tokens=thought)
             source = UsageSource.ESTIMATED
-        possible = cut_prompt(usage, self._most_prompt_of(prompt))
+        counted = self.prompt_counted(usage)
+        possible = replace(
+            counted, output_tokens=usage.output_tokens, reasoning_tokens=usage.reasoning_tokens
+        )
         if not self.is_possible(usage.output_tokens):
-            most = max(most_unseen_tokens(prompt), most_shown_tokens(self._text_bytes()))
+            most = held_output_tokens(prompt.max_output_tokens, self._text_bytes(), self.length)
             possible = cut_output(possible, most)
         return (usage, source) if possible == usage else (possible, UsageSource.DISPUTED)
 
@@ -261,10 +271,10 @@ class Consumption:
         output = max(estimate, self.deltas)
         return output, min(thought, output)
 
-    def _most_prompt_of(self, prompt: Prompt) -> int:
-        if self._most_prompt is None:  # once for a call: a long history takes its time
-            self._most_prompt = most_prompt_tokens(prompt)
-        return self._most_prompt
+    def _held_prompt_of(self, prompt: Prompt) -> int:
+        if self._held_prompt is None:  # once for a call: a long history takes its time
+            self._held_prompt = held_prompt_tokens(prompt)
+        return self._held_prompt
 
     def _text_bytes(self) -> int:
         pieces = (*list(self._content), *list(self._reasoning))
