@@ -12,7 +12,7 @@ from api.auth import Authenticator
 from api.caller import Caller
 from api.operation import Call
 from api.relay.places import Reader, address_of
-from api.relay.sse import stream_events
+from api.relay.sse import no_room, stream_events
 from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
 
@@ -32,9 +32,7 @@ def refuse_without_room(call: Call) -> None:
         RefusedError: Too many streams are open.
     """
     if not call.services.hub.has_room(Reader(call.caller, address_of(request.remote_addr))):
-        raise RefusedError(
-            ProblemCode.RATE_LIMITED, "too many streams are open: close some", members={"scope": "streams"}
-        )
+        raise no_room()
 
 
 def stream_of(

@@ -10,7 +10,7 @@ import msgspec
 
 from api.relay.connection import Connection, Phase
 from api.relay.delivery import Delivery
-from api.relay.face import FaceKind
+from api.relay.face import FaceKind, Farewell, Parting
 from api.relay.frames import (
     CloseCode,
     FrameError,
@@ -116,9 +116,9 @@ class Conversation:
         self._unanswered += 1
         return _PING
 
-    def farewell(self, code: CloseCode, reason: str) -> bytes:
-        """Encode a close frame."""
-        return encode_close(code, reason)
+    def farewell(self, code: CloseCode, reason: str) -> Farewell:
+        """Encode a close frame; the peer answers it."""
+        return Farewell(encode_close(code, reason), Parting.LINGER)
 
     def receive(self, data: memoryview) -> None:
         """Receive frames from the client."""

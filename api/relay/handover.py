@@ -20,6 +20,22 @@ def can_take(environ: Mapping[str, Any]) -> bool:
     return is_plain and environ.get("HTTP_VERSION") != "2"
 
 
+def may_continue(environ: Mapping[str, Any]) -> bool:
+    """Return whether the client may send another request on the connection of this one.
+
+    Only a server that takes connections back says whether it has read nothing of a next request, and all of this one.
+    """
+    is_alone = getattr(environ.get("wsgi.input"), "is_alone", None)
+    tokens = {token.strip().lower() for token in environ.get("HTTP_CONNECTION", "").split(",")}
+    is_kept = environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and "close" not in tokens
+    return is_kept and is_alone is not None and bool(is_alone())
+
+
+def takes_chunks(environ: Mapping[str, Any]) -> bool:
+    """Return whether the client reads a body in chunks (RFC 9112 section 6.1: HTTP/1.0 does not)."""
+    return environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+
+
 def take(environ: Mapping[str, Any]) -> socket.socket:
     """Take the connection of a request; what the server does to it afterwards has no effect.
 

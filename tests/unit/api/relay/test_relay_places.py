@@ -32,8 +32,7 @@ def test_a_client_is_counted_by_what_it_cannot_choose(peer, counted):
 def test_an_address_has_so_many_streams_whatever_its_keys():
     places = Places(StreamLimits(most_sockets_per_address=2))
     for key in (1, 2):
-        assert places.has_room(reader("203.0.113.7", organization=key, key=key))
-        places.take(reader("203.0.113.7", organization=key, key=key))
+        assert places.take_if_free(reader("203.0.113.7", organization=key, key=key))
     assert not places.has_room(reader("203.0.113.7", organization=3, key=3))
     assert places.has_room(reader("203.0.113.8"))
     assert places.has_room(reader(""))  # a socket of the same machine
@@ -44,15 +43,15 @@ def test_an_address_has_so_many_streams_whatever_its_keys():
 def test_without_a_limit_addresses_are_not_counted_against_anyone():
     places = Places(StreamLimits())
     for _ in range(50):
-        places.take(reader("203.0.113.7"))
+        assert places.take_if_free(reader("203.0.113.7"))
     assert places.has_room(reader("203.0.113.7"))
 
 
 def test_what_left_is_forgotten():
     places = Places(StreamLimits())
     for number in range(100):
-        places.take(reader(f"203.0.113.{number}", organization=number, key=number))
+        assert places.take_if_free(reader(f"203.0.113.{number}", organization=number, key=number))
     for number in range(100):
         places.give_back(reader(f"203.0.113.{number}", organization=number, key=number))
     assert places.callers() == []
-    assert not any((places._per_key, places._per_organization, places._per_address))
+    assert not any((places._per_key, places._per_organization, places._per_address, places._per_user))
