@@ -77,6 +77,7 @@ class Hub:
         # Reentrant: a signal handler may interrupt the holder.
         self._lock = threading.RLock()
         self._process: int | None = None
+        self._ended: int | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
@@ -96,6 +97,8 @@ class Hub:
             UnavailableError: The loop did not start, or is shutting down.
         """
         with self._lock:
+            if self._ended == os.getpid():
+                raise UnavailableError("the relay has shut down")
             if self._process == os.getpid():
                 return
             started = threading.Event()
@@ -211,6 +214,7 @@ class Hub:
     def shutdown(self, timeout_seconds: float = _GOODBYE_SECONDS + 2.0) -> None:
         """Close every stream, websockets with code 1012, and end the loop; may be called twice."""
         with self._lock:
+            self._ended = os.getpid()  # even if it never began: nobody would end what begins now
             thread, loop, closing = self._thread, self._loop, self._closing
             if self._process != os.getpid() or thread is None or loop is None or closing is None:
                 return
