@@ -47,6 +47,8 @@ class Waiter:
         address = urlsplit(url)
         self.socket = socket.create_connection((address.hostname, address.port), timeout=LIMIT_SECONDS)
         self.key, self.host = key, address.netloc
+        self.ask("/healthz")
+        assert self.answer()[0] == 200  # a process has the connection
         self.ask(f"/v1/turns/{turn_id}?wait={wait}")
 
     def ask(self, target: str) -> None:
@@ -162,7 +164,7 @@ def test_a_user_leaves_another_of_its_organization_places(world):
     ):
         wait_until(lambda: sum(each.has_answer() for each in waiting) == 3, "her fourth to be refused")
         with waiters(service.url, bob, his, 1) as one:
-            assert Api(service.url, bob).get_turn(his)["status"] == "running"
+            assert back_end.get_turn(his)["status"] == "running"
             assert not one[0].has_answer()
     back_end.close()
 
