@@ -127,6 +127,7 @@ def create_app():
     def refused(error):
         response = jsonify(code=error.code)
         response.content_type = "application/problem+json"
+        response.headers.update(error.headers)
         return response, PROBLEMS[error.code].status
 
     @app.get("/health")
