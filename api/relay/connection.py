@@ -5,7 +5,6 @@ Its `Face` decides what is written on it: websocket frames or server-sent events
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -14,12 +13,12 @@ from uuid import UUID
 
 from api.relay.face import Face, Parting
 from api.relay.frames import CloseCode
+from api.relay.handover import NO_LINGER
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
 
 _PEER_CLOSE_SECONDS: Final = 2.0
 """How long the peer has to answer a close frame; RFC 6455 section 7.1.1 lets a server close first."""
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _receive_buffer: Final = bytearray(1 << 16)
 """One buffer for all connections: the loop's thread reads one at a time, and copies what it keeps."""
 
@@ -202,7 +201,7 @@ class Connection:
     def _reset(self) -> None:
         if self.phase is Phase.CLOSING:
             with suppress(OSError):  # a socket of another kind: its end is noticed by other means
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             self.drop()
 
     def _give_back(self) -> None:

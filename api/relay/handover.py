@@ -8,8 +8,13 @@ and a shutdown reaches every duplicate of a socket.
 import os
 import socket
 import ssl
+import struct
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
+
+NO_LINGER: Final = struct.pack("ii", 1, 0)
+"""`SO_LINGER` of a socket that is reset when it is closed."""
 
 
 def can_take(environ: Mapping[str, Any]) -> bool:
@@ -18,6 +23,12 @@ def can_take(environ: Mapping[str, Any]) -> bool:
     # TLS keeps its keys in the process's SSLSocket, and HTTP/2 shares a connection between requests.
     is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
     return is_plain and environ.get("HTTP_VERSION") != "2"
+
+
+def reset(environ: Mapping[str, Any]) -> None:
+    """Reset the connection of a request, so that a response without framing is not taken for a whole one."""
+    with suppress(OSError), take(environ) as taken:  # the client has left already
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
 
 
 def may_continue(environ: Mapping[str, Any]) -> bool:
