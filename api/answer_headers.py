@@ -39,7 +39,7 @@ _HEADERS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 _ALWAYS: Final = frozenset({_REQUEST_ID, "Location", "WWW-Authenticate"})
-_MAY_WAIT: Final = frozenset(
+_MUST_WAIT: Final = frozenset(
     {
         ProblemCode.SESSION_BUSY,
         ProblemCode.IDEMPOTENCY_IN_PROGRESS,
@@ -49,8 +49,6 @@ _MAY_WAIT: Final = frozenset(
         ProblemCode.UNAVAILABLE,
     }
 )
-_MUST_WAIT: Final = _MAY_WAIT - {ProblemCode.RATE_LIMITED}
-"""Always with `Retry-After`. A rate limit may be that of open streams, and nobody knows when one of those ends."""
 
 
 def answer_headers(operation: Operation, status: int) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def problem_headers(operation: Operation, codes: Iterable[ProblemCode]) -> dict[
         _RATE_LIMITS[0] in sent for sent in operation.sends.values()
     ):
         names += _RATE_LIMITS
-    if meant & _MAY_WAIT:
+    if meant & _MUST_WAIT:
         names.append(_RETRY_AFTER)
     return _described(names, _ALWAYS | {_RETRY_AFTER} if meant <= _MUST_WAIT else _ALWAYS)
 

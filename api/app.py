@@ -25,7 +25,7 @@ from api.problems import register_problems
 from api.refusal_counts import Refusals
 from api.relay import websocket
 from api.relay.hub import Hub
-from api.relay.places import StreamLimits
+from api.relay.places import ORGANIZATION_SHARE, USER_SHARE, StreamLimits, share_of
 from api.requests import BODY_BYTES
 from api.routes import OPERATIONS
 from api.searches import Searches
@@ -51,6 +51,8 @@ _log = logging.getLogger("turnkeeper.api")
 
 SHUTDOWN: Final = "turnkeeper_shutdown"
 """The key in `app.extensions` of the function that ends a process's streams when the process must end."""
+GIVE_BACK: Final = "turnkeeper_give_back"
+"""The key of the function that is given the server's own, which takes connections back whose stream has ended."""
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """The key of the function that starts a process's metrics, called in the serving process; it returns the listener
 to stop at the end, or None."""
@@ -105,6 +107,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         origin_is_allowed=origin_check(settings),
     )
     app.extensions[SHUTDOWN] = lambda: _shut_down(parts)
+    app.extensions[GIVE_BACK] = parts.hub.give_back_to
     app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)
@@ -149,7 +152,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         searches=Searches(settings.web_threads),
         ticket_limits=TicketLimits(settings.max_sockets),
         store=store,
-        hub=Hub(settings.redis_url, store, _limits_of_streams(settings)),
+        hub=Hub(settings.redis_url, store, _limits_of_streams(settings), _limits_of_waits(settings)),
         metrics=metrics,
         refusals=Refusals(database),
     )
@@ -170,8 +173,23 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
 
 
 def _limits_of_streams(settings: Settings) -> StreamLimits:
+    of_organization = settings.streams_per_organization or share_of(settings.max_sockets, ORGANIZATION_SHARE)
     return StreamLimits(
-        most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address
+        most_sockets=settings.max_sockets,
+        most_sockets_per_key=of_organization,  # a product's back end may serve all of its users with one key
+        most_sockets_per_organization=of_organization,
+        most_sockets_per_user=settings.streams_per_user or share_of(of_organization, USER_SHARE),
+        most_sockets_per_address=settings.streams_per_address,
+    )
+
+
+def _limits_of_waits(settings: Settings) -> StreamLimits:
+    of_organization = share_of(settings.max_waits, ORGANIZATION_SHARE)
+    return StreamLimits(
+        most_sockets=settings.max_waits,
+        most_sockets_per_key=of_organization,
+        most_sockets_per_organization=of_organization,
+        most_sockets_per_user=share_of(of_organization, USER_SHARE),
     )
 
 

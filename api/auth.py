@@ -131,8 +131,8 @@ class Authenticator:
         """Forget an organization's keys and limits in this process at once, so that they are read again."""
         self._forget(lambda caller: caller.organization_id == organization_id)
 
-    def issue_ticket(self, caller: Caller, session_id: UUID, ttl_seconds: int) -> Ticket:
-        """Make a ticket that opens one stream of a session.
+    def issue_ticket(self, caller: Caller, session_id: UUID, user: str, ttl_seconds: int) -> Ticket:
+        """Make a ticket that opens one stream of a session, which is `user`'s.
 
         Raises:
             UnavailableError: Redis cannot be reached.
@@ -144,6 +144,7 @@ class Authenticator:
             "role": caller.role,
             "user": caller.user,
             "session_id": str(session_id),
+            "reads_for": user,
         }
         expires_at = datetime.now(UTC) + timedelta(seconds=ttl_seconds)
         try:
@@ -173,6 +174,7 @@ class Authenticator:
             role=fields["role"],
             user=fields["user"],
             session_id=UUID(fields["session_id"]),
+            reads_for=fields.get("reads_for"),  # tickets of the release before lack it
         )
         return caller if self.is_valid(caller) else None
 

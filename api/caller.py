@@ -22,7 +22,8 @@ class OrganizationLimits:
 class Caller:
     """A key of an organization, or a ticket, which is valid only for `session_id`.
 
-    A ticket's caller has no `limits`, since it cannot ask for turns.
+    A ticket's caller has no `limits`, since it cannot ask for turns. `reads_for` is the user of the ticket's session:
+    it widens no scope, and what is open is counted by it.
     """
 
     organization_id: UUID
@@ -31,6 +32,7 @@ class Caller:
     user: str | None
     session_id: UUID | None
     limits: OrganizationLimits = OrganizationLimits()
+    reads_for: str | None = None
 
 
 def scope_of(caller: Caller) -> dict[str, Any]:

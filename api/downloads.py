@@ -7,10 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from flask import Response, request
 
+from api.relay import handover
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 
 PART_SECONDS: Final = 30.0
@@ -53,7 +54,11 @@ class Downloads:
         except BaseException:
             self._places.release()
             raise
-        answer = Response(self._timed(first, parts), headers=dict(headers))
+        # Without chunks only a reset is not taken for the end: HTTP/1.0 has no other framing here.
+        environ = dict(request.environ)
+        breaks = not handover.takes_chunks(environ) and handover.can_take(environ)
+        sent = _resetting(environ, self._timed(first, parts)) if breaks else self._timed(first, parts)
+        answer = Response(sent, headers=dict(headers))
         answer.call_on_close(self._places.release)
         _limit_sending()
         return answer
@@ -65,6 +70,17 @@ class Downloads:
             if self._clock() > give_up_at:
                 raise UnavailableError("a download took too long and was broken off")
             yield part
+
+
+def _resetting(environ: Mapping[str, Any], parts: Iterator[str]) -> Iterator[str]:
+    """Yield `parts`; if they end with an error, reset the connection."""
+    is_whole = False
+    try:
+        yield from parts
+        is_whole = True
+    finally:
+        if not is_whole:
+            handover.reset(environ)
 
 
 def _limit_sending() -> None:

@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from flask import Response, request
-from werkzeug.datastructures import MIMEAccept
 
 from api import ledger_csv, queries, resources
 from api.cursors import TimeCursor
 from api.money_models import LedgerList
+from api.negotiation import CSV, prefers
 from api.operation import ADMINS, Call, Operation, Reply
 from api.statements.ledger import LedgerFilter, ledger_rows
 from api.usage import refuse_reversed
 from shared.errors import ProblemCode
 
-_CSV: Final = "text/csv"
-_JSON: Final = "application/json"
 _ROWS_OF_A_PART: Final = 1_000
 """Some 400 kB, and a few milliseconds of PostgreSQL's time."""
 
@@ -32,7 +30,7 @@ def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
         first_day=query.first_day,
         last_day=query.last_day,
     )
-    if prefers_csv(request.accept_mimetypes):
+    if prefers(request, CSV, wins_ties=False):
         headers = {
             "Content-Type": "text/csv; charset=utf-8; header=present",
             "Content-Disposition": 'attachment; filename="ledger.csv"',
@@ -45,11 +43,6 @@ def list_ledger(call: Call, query: queries.LedgerPage) -> Reply | Response:
     shown, last = resources.page(rows, query.limit)
     cursor = None if last is None else TimeCursor(last.created_at, last.id).encode()
     return Reply(200, LedgerList(data=[resources.ledger_row(row) for row in shown], next_cursor=cursor))
-
-
-def prefers_csv(accepted: MIMEAccept) -> bool:
-    """Return whether `Accept` prefers CSV to JSON; `*/*` does not."""
-    return accepted.best_match([_JSON, _CSV], _JSON) == _CSV
 
 
 def _parts(call: Call, meant: LedgerFilter) -> Iterator[str]:

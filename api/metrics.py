@@ -69,9 +69,14 @@ class ApiMetrics:
 
 
 def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
-    kinds = {kind: kind.name.lower() for kind in FaceKind}
-    streams = {kind: registry.gauge(table.STREAMS_OPEN, name) for kind, name in kinds.items()}
-    opened = {kind: registry.counter(table.STREAMS_OPENED, name) for kind, name in kinds.items()}
+    kinds = {
+        "websocket": (FaceKind.WEBSOCKET,),
+        "event_stream": (FaceKind.EVENT_STREAM, FaceKind.BARE_EVENT_STREAM),
+    }
+    streams = {name: registry.gauge(table.STREAMS_OPEN, name) for name in kinds}
+    opened = {name: registry.counter(table.STREAMS_OPENED, name) for name in kinds}
+    refused = registry.counter(table.STREAMS_REFUSED)
+    waits, waited = registry.gauge(table.WAITS_OPEN), registry.counter(table.WAITS_OPENED)
     sessions, turns = registry.gauge(table.WATCHED_SESSIONS), registry.gauge(table.WATCHED_TURNS)
     subscribed, unsubscribed = (
         registry.gauge(table.RELAY_LOOPS, *labels) for labels in table.RELAY_LOOPS.series
@@ -81,9 +86,12 @@ def _looking_at_hub(registry: Registry, hub: Hub) -> Callable[[], None]:
 
     def look() -> None:
         held, occurred = hub.counts(), hub.occurred
-        for kind in FaceKind:
-            streams[kind].set(held.streams[kind])
-            opened[kind].set(occurred.opened[kind])
+        for name, faces in kinds.items():
+            streams[name].set(sum(held.streams[face] for face in faces))
+            opened[name].set(sum(occurred.opened[face] for face in faces))
+        refused.set(occurred.refused)
+        waits.set(held.streams[FaceKind.WAIT])
+        waited.set(occurred.opened[FaceKind.WAIT])
         sessions.set(held.sessions)
         turns.set(held.turns)
         subscribed.set(held.is_running and held.is_connected)

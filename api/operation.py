@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from shared.postgres.accounts import KeyRole
 
 _log = logging.getLogger("turnkeeper.requests")
 
+COMMON_HEADERS: Final[Mapping[str, str]] = MappingProxyType({"X-Content-Type-Options": "nosniff"})
+"""Of every response, besides the request's id."""
 ANYONE: Final = frozenset(KeyRole)
 ADMINS: Final = frozenset({KeyRole.ADMIN})
 _TRIES: Final = 3
@@ -124,7 +127,7 @@ def end_request(response: Response) -> Response:
     """Add the request's id to the response and a line to the log (after every request)."""
     request_id = g.get("request_id", "")
     response.headers["X-Request-Id"] = request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(COMMON_HEADERS)
     if response.mimetype in {"application/json", "application/problem+json", "text/csv"}:
         response.headers.setdefault("Cache-Control", "no-store")
     if request.path.startswith("/v1"):

@@ -12,7 +12,7 @@ from shared.errors import PROBLEMS, ProblemCode, RefusedError, UnavailableError,
 
 _log = logging.getLogger("turnkeeper.api")
 
-_MEDIA_TYPE: Final = "application/problem+json"
+MEDIA_TYPE: Final = "application/problem+json"
 _UNAVAILABLE_RETRY_MS: Final = 1000
 _OF_HTTP_STATUS: Final = {
     HTTPStatus.UNAUTHORIZED: ProblemCode.UNAUTHORIZED,
@@ -63,24 +63,36 @@ def problem_of(refused: RefusedError) -> Response:
     """Return the response to a refused request."""
     g.refused = refused
     body = problem_body(refused, g.get("request_id", ""))
-    answer = Response(json.dumps(body), status=PROBLEMS[refused.code].status, content_type=_MEDIA_TYPE)
+    status = PROBLEMS[refused.code].status
+    answer = Response(encode_problem(body), status=status, content_type=MEDIA_TYPE)
     if refused.retry_after_ms is not None:
-        answer.headers["Retry-After"] = str(-(-refused.retry_after_ms // 1000))
+        answer.headers["Retry-After"] = retry_after(refused.retry_after_ms)
     answer.headers.update(refused.headers)
     if refused.code is ProblemCode.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
 
 
+def encode_problem(body: dict[str, Any]) -> bytes:
+    """Return a problem's bytes."""
+    return json.dumps(body).encode()
+
+
+def retry_after(retry_after_ms: int) -> str:
+    """Return the value of `Retry-After`, which has whole seconds."""
+    return str(-(-retry_after_ms // 1000))
+
+
+def unavailable() -> RefusedError:
+    """Return the refusal while the database cannot be reached."""
+    return RefusedError(
+        ProblemCode.UNAVAILABLE, _DETAILS[ProblemCode.UNAVAILABLE], retry_after_ms=_UNAVAILABLE_RETRY_MS
+    )
+
+
 def _unavailable(error: UnavailableError) -> Response:
     _log.error("unavailable", exc_info=error)
-    return problem_of(
-        RefusedError(
-            ProblemCode.UNAVAILABLE,
-            _DETAILS[ProblemCode.UNAVAILABLE],
-            retry_after_ms=_UNAVAILABLE_RETRY_MS,
-        )
-    )
+    return problem_of(unavailable())
 
 
 def _of_http(error: HTTPException) -> Response:

@@ -10,19 +10,19 @@ from flask import Request, Response, request
 
 from api.auth import Authenticator
 from api.caller import Caller
+from api.negotiation import EVENT_STREAM, prefers
 from api.operation import Call
 from api.relay.places import Reader, address_of
-from api.relay.sse import stream_events
+from api.relay.sse import no_room, stream_events
 from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError
 
-_EVENT_STREAM: Final = "text/event-stream"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def wants_stream(given: Request) -> bool:
-    """Return whether `Accept` names an event stream; `*/*` does not."""
-    return any(value == _EVENT_STREAM and quality > 0 for value, quality in given.accept_mimetypes)
+    """Return whether `Accept` names an event stream, and JSON with no higher quality; `*/*` does not name one."""
+    return prefers(given, EVENT_STREAM, wins_ties=True)
 
 
 def refuse_without_room(call: Call) -> None:
@@ -32,9 +32,7 @@ def refuse_without_room(call: Call) -> None:
         RefusedError: Too many streams are open.
     """
     if not call.services.hub.has_room(Reader(call.caller, address_of(request.remote_addr))):
-        raise RefusedError(
-            ProblemCode.RATE_LIMITED, "too many streams are open: close some", members={"scope": "streams"}
-        )
+        raise no_room()
 
 
 def stream_of(

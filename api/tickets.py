@@ -20,9 +20,9 @@ def create_ticket(call: Call, body: models.NewTicket) -> Reply:
     ttl_seconds = body.ttl_seconds or longest
     if ttl_seconds > longest:
         raise invalid("/ttl_seconds", f"must not be more than {longest}")
-    require_session(call, session_id)
+    session = require_session(call, session_id)
     call.services.ticket_limits.take(call.caller)
-    ticket = call.services.authenticator.issue_ticket(call.caller, session_id, ttl_seconds)
+    ticket = call.services.authenticator.issue_ticket(call.caller, session_id, session.user_name, ttl_seconds)
     return Reply(201, models.Ticket(ticket=ticket.secret, expires_at=timestamp(ticket.expires_at)))
 
 

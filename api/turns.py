@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, assert_never
 from uuid import UUID
@@ -10,12 +11,15 @@ from uuid import UUID
 from flask import Response, request
 
 from api import models, queries, resources
+from api.after_end import answer_after_end, no_place
 from api.backlog import backlog_of
 from api.caller import Caller
 from api.choice import provider_of
 from api.cursors import NumberCursor
 from api.notices import Ring
 from api.operation import Call, Operation, Reply
+from api.problems import retry_after
+from api.relay.sse import TRY_AGAIN_MS
 from api.requests import idempotency_key_of, invalid, traceparent_of
 from api.sessions import require_session
 from api.statements import turns
@@ -92,23 +96,36 @@ def list_turns(call: Call, session_id: UUID, query: queries.Page) -> Reply:
     return Reply(200, models.TurnList(data=data, next_cursor=cursor))
 
 
-def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply:
+def get_turn(call: Call, turn_id: UUID, query: queries.Wait) -> Reply | Response:
     """Read a turn; with `wait`, once it has ended or that time is over."""
-    call.services.waiting.until_ended(call.caller, turn_id, query.wait)
-    return Reply(200, resources.turn(_find(call, turn_id), call.services.settings, call.caller))
+    row = _find(call, turn_id)
+    if row.status in TERMINAL or not query.wait:
+        return Reply(200, resources.turn(row, call.services.settings, call.caller))
+
+    def read() -> Reply:
+        return Reply(200, resources.turn(_find(call, turn_id), call.services.settings, call.caller))
+
+    answer = answer_after_end(call, turn_id, float(query.wait), read)
+    if answer is None:
+        raise no_place()
+    return answer
 
 
-def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply:
+def stop_turn(call: Call, turn_id: UUID, body: models.Stop) -> Reply | Response:
     """Stop a turn, whatever its phase; idempotent."""
     stopped = stop(call.services.database, call.services.notices, call.caller, turn_id, StopReason.USER)
     if stopped is None:
         raise _no_such_turn()
-    row = stopped.row
-    if row.status not in TERMINAL and body.wait_ms:
-        call.services.waiting.until_ended(call.caller, turn_id, body.wait_ms / 1000)
-        row = _find(call, turn_id)
-    shown = resources.turn(row, call.services.settings, call.caller)
-    return Reply(200 if shown.status in TERMINAL else 202, shown)
+
+    def reply(row: ShownTurn) -> Reply:
+        shown = resources.turn(row, call.services.settings, call.caller)
+        return Reply(200 if shown.status in TERMINAL else 202, shown)
+
+    if stopped.row.status in TERMINAL or not body.wait_ms:
+        return reply(stopped.row)
+    answer = answer_after_end(call, turn_id, body.wait_ms / 1000, lambda: reply(_find(call, turn_id)))
+    # The stop is written in any case: without a place to wait for its effect, look again later.
+    return answer or replace(reply(stopped.row), headers={"Retry-After": retry_after(TRY_AGAIN_MS)})
 
 
 def _find(call: Call, turn_id: UUID) -> ShownTurn:
@@ -223,7 +240,7 @@ OPERATIONS: Final = (
         _TAG,
         {200: models.Turn},
         get_turn,
-        (ProblemCode.NOT_FOUND,),
+        (ProblemCode.NOT_FOUND, ProblemCode.RATE_LIMITED),  # places to wait are bounded
         query=queries.Wait,
     ),
     Operation(
@@ -235,5 +252,6 @@ OPERATIONS: Final = (
         (ProblemCode.NOT_FOUND,),
         body=models.Stop,
         is_body_optional=True,
+        sends={202: ("Retry-After",)},
     ),
 )

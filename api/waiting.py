@@ -1,4 +1,4 @@
-"""Waits for a turn's end without holding what other requests need.
+"""Waits for a turn's end in the request's thread, under a server whose connections cannot be handed to the hub.
 
 Between two reads of the row no connection is held. A thread is, so only half of the threads may wait, and
 further requests are answered at once.

@@ -37,6 +37,7 @@ class ProblemCode(StrEnum):
     PAYLOAD_TOO_LARGE = "payload_too_large"
     VALIDATION_FAILED = "validation_failed"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    UPGRADE_REQUIRED = "upgrade_required"
     TURN_LIMIT_REACHED = "turn_limit_reached"
     RATE_LIMITED = "rate_limited"
     TOO_MANY_TURNS = "too_many_turns"
@@ -72,6 +73,7 @@ PROBLEMS: Final[Mapping[ProblemCode, Problem]] = MappingProxyType(
         ProblemCode.PAYLOAD_TOO_LARGE: Problem(413, "Payload too large"),
         ProblemCode.VALIDATION_FAILED: Problem(422, "Validation failed"),
         ProblemCode.IDEMPOTENCY_CONFLICT: Problem(422, "Idempotency key was used for another request"),
+        ProblemCode.UPGRADE_REQUIRED: Problem(426, "Another version of the protocol is required"),
         ProblemCode.TURN_LIMIT_REACHED: Problem(429, "Turn limit reached"),
         ProblemCode.RATE_LIMITED: Problem(429, "Rate limited", retryable=True),
         ProblemCode.TOO_MANY_TURNS: Problem(429, "Too many turns at once", retryable=True),

@@ -11,8 +11,9 @@ from enum import Enum, auto
 from typing import Final
 from uuid import UUID
 
-from api.relay.face import Face
+from api.relay.face import Face, Parting
 from api.relay.frames import CloseCode
+from api.relay.handover import NO_LINGER
 from api.relay.mailbox import Mailbox
 from api.relay.places import Reader
 
@@ -39,6 +40,7 @@ class Connection:
         "_mailbox",
         "_on_closed",
         "_on_closing",
+        "_on_given_back",
         "_on_overflow",
         "_sock",
         "beat_at",
@@ -49,6 +51,7 @@ class Connection:
         "kind",
         "phase",
         "reader",
+        "release",
         "sessions",
         "unsent",
     )
@@ -64,6 +67,7 @@ class Connection:
         on_closing: Callable[["Connection"], None],
         on_closed: Callable[["Connection"], None],
         on_overflow: Callable[[], None],
+        on_given_back: Callable[[socket.socket], None] = socket.socket.close,
     ) -> None:
         """Own `sock`, which does not block.
 
@@ -76,17 +80,21 @@ class Connection:
             on_closing: Called when nothing more is to be delivered.
             on_closed: Called when the socket is closed.
             on_overflow: Called when the connection is closed because its reader is too slow.
+            on_given_back: Takes the socket over if the client may send its next request on it.
         """
         self._loop = loop
         self._sock = sock
         self._on_closing = on_closing
         self._on_closed = on_closed
         self._on_overflow = on_overflow
+        self._on_given_back = on_given_back
         self._mailbox = Mailbox(loop, sock, on_overflow=self._overflow, on_lost=self.drop)
         self.reader = reader
         self.caller = reader.caller
         self.face: Face
         self.kind: int
+        self.release: Callable[[], None] = _nothing
+        """Gives the connection's place back; called once, when it is closing."""
         self.unsent: list[bytes] = []
         self.phase = Phase.OPEN
         self.sessions: set[UUID] = set()
@@ -117,7 +125,11 @@ class Connection:
             self.unsent = []
             self._mailbox.send(frames)
         if self.ends_when_flushed:
-            self.close(CloseCode.NORMAL)
+            # Only then: closing drops what a slow reader has not taken yet, and the end would be none.
+            self._mailbox.when_drained(self._end)
+
+    def _end(self) -> None:
+        self.close(CloseCode.NORMAL)
 
     async def drained(self) -> bool:
         """Wait until the socket has taken everything; False if the connection is closing.
@@ -144,7 +156,16 @@ class Connection:
             return
         self._leave()
         farewell = self.face.farewell(code, reason)
-        self._mailbox.finish(farewell, self._linger if farewell else self._hang_up)
+        match farewell.parting:
+            case Parting.LINGER:
+                then = self._linger
+            case Parting.HANG_UP:
+                then = self._hang_up
+            case Parting.RESET:
+                then = self._reset
+            case Parting.GIVE_BACK:
+                then = self._give_back
+        self._mailbox.finish(farewell.last, then)
 
     def answer_close(self, frame: bytes) -> None:
         """Answer the peer's close frame and be the first to close the socket, as RFC 6455 section 7.1.1 requires."""
@@ -171,11 +192,26 @@ class Connection:
         self._on_closing(self)
 
     def _hang_up(self) -> None:
-        """End our side: if the face has no farewell, only this tells the peer of the end."""
+        """End our side: if the face's last bytes do not say the end, or say it is none, only this tells the peer."""
         if self.phase is Phase.CLOSING:
             with suppress(OSError):  # the peer has closed already
                 self._sock.shutdown(socket.SHUT_WR)
         self._linger()
+
+    def _reset(self) -> None:
+        if self.phase is Phase.CLOSING:
+            with suppress(OSError):  # a socket of another kind: its end is noticed by other means
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            self.drop()
+
+    def _give_back(self) -> None:
+        """Let the server have the socket again, blocking or not as it likes."""
+        if self.phase is Phase.CLOSING:
+            self.phase = Phase.CLOSED
+            self._mailbox.close()
+            self._loop.remove_reader(self._sock)
+            self._on_closed(self)
+            self._on_given_back(self._sock)
 
     def _linger(self) -> None:
         """Wait for the peer to close: closing over its unread bytes would send a reset and lose our last bytes."""
@@ -201,3 +237,7 @@ class Connection:
                 self.face.receive(data)
             elif self.face.peer_has_closed(data):
                 self.drop()
+
+
+def _nothing() -> None:
+    """Give back no place."""

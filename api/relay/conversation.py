@@ -10,7 +10,7 @@ import msgspec
 
 from api.relay.connection import Connection, Phase
 from api.relay.delivery import Delivery
-from api.relay.face import FaceKind
+from api.relay.face import FaceKind, Farewell, Parting
 from api.relay.frames import (
     CloseCode,
     FrameError,
@@ -116,9 +116,9 @@ class Conversation:
         self._unanswered += 1
         return _PING
 
-    def farewell(self, code: CloseCode, reason: str) -> bytes:
-        """Encode a close frame."""
-        return encode_close(code, reason)
+    def farewell(self, code: CloseCode, reason: str) -> Farewell:
+        """Encode a close frame; the peer answers it."""
+        return Farewell(encode_close(code, reason), Parting.LINGER)
 
     def receive(self, data: memoryview) -> None:
         """Receive frames from the client."""
@@ -232,20 +232,23 @@ class Conversation:
         if not await self._questions.ask(self._store.session_is_visible, connection.caller, session_id):
             self._refuse(operation, ProblemCode.NOT_FOUND)
             return
+        is_first = session_id not in connection.sessions
         # Subscribe first and read afterwards, so that turns that begin in between are received.
         member = await self._delivery.enter(connection, session_id)
         try:
             newest, state = await self._questions.ask(self._look_up, session_id, named)
         except UnavailableError:
-            self._delivery.leave(connection, session_id)
+            if is_first:  # what is refused takes nothing away that there was
+                self._delivery.leave(connection, session_id)
             raise
         if named is not None and (state is None or state.session_id != session_id):
-            self._delivery.leave(connection, session_id)
+            if is_first:
+                self._delivery.leave(connection, session_id)
             self._refuse(operation, ProblemCode.NOT_FOUND)
             return
         self._delivery.set_newest(session_id, newest)
         if state is None and newest is not None:
-            self._delivery.pass_over(member, session_id, newest)
+            self._delivery.pass_over(member, newest)
         self._send(
             events.Subscribed(
                 session_id=str(session_id),

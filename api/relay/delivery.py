@@ -90,15 +90,13 @@ class Delivery:
     # Readers come and go
 
     async def enter(self, connection: Connection, session_id: UUID, only_turn: UUID | None = None) -> Member:
-        """Make `connection` a member of the session, or renew its membership; return once the channel is live."""
+        """Make `connection` a member of the session, unless it is one; return once the channel is live."""
         audience = self._audience(session_id)
-        already_over = frozenset(key for key, feed in audience.feeds.items() if feed.is_over)
-        positions = audience.positions(connection)
-        if (old := audience.members.pop(connection, None)) is not None:
-            self._part(audience, old)
-        member = Member(connection, only_turn, already_over=already_over, positions=positions)
-        audience.members[connection] = member
-        connection.sessions.add(session_id)
+        member = audience.members.get(connection)
+        if member is None:
+            already_over = dict.fromkeys(key for key, feed in audience.feeds.items() if feed.is_over)
+            member = audience.members[connection] = Member(connection, only_turn, over=already_over)
+            connection.sessions.add(session_id)
         if not self._subscription.is_confirmed(audience.channel) and self._subscription.will_confirm():
             try:
                 async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -122,13 +120,17 @@ class Delivery:
         if audience is None or audience.members.get(member.connection) is not member:
             return
 
-        async def replay_then_live() -> None:
-            if turn_id is not None:
-                await self._replays.join(member, audience, turn_id, Position(after, None), by_snapshot, row)
+        def go_live() -> None:
             if member.only_turn is None and audience.members.get(member.connection) is member:
-                self._go_live(member, audience, turn_id)
+                self._go_live(member, audience)
 
-        self._tasks.spawn(replay_then_live(), member, session_id=session_id, turn_id=turn_id)
+        if turn_id is None:
+            go_live()
+            return
+        at = Position(after, None)
+        self._replays.start(member, audience, turn_id, at, by_snapshot=by_snapshot, row=row, then=go_live)
+        if row is not None and row.done is None and str(turn_id) not in audience.heard:
+            self._live.discover(audience, str(turn_id))  # it runs: the session's other readers get it as well
 
     def leave(self, connection: Connection, session_id: UUID) -> None:
         """End the connection's interest in a session."""
@@ -151,12 +153,10 @@ class Delivery:
         if audience is not None and not audience.is_newest_known:
             audience.newest_turn, audience.is_newest_known = turn_id, True
 
-    def pass_over(self, member: Member, session_id: UUID, turn_id: UUID) -> None:
-        """Do not start to follow a turn that is over when a late event of it arrives."""
-        audience = self._find(session_id)
-        if audience is not None and str(turn_id) not in audience.feeds:
-            audience.feed(turn_id, self._loop.time()).is_over = True
-            member.already_over |= {str(turn_id)}
+    def pass_over(self, member: Member, turn_id: UUID) -> None:
+        """Do not start to follow a turn that was over before `member` came when a late event of it arrives."""
+        if not member.is_live:
+            member.note_over(str(turn_id))
 
     def _mend(self, feed: Feed, audience: Audience) -> None:
         self._occurred.holes += 1
@@ -179,14 +179,16 @@ class Delivery:
         for feed in audience.feeds.values():
             feed.leave(member.connection)
 
-    def _go_live(self, member: Member, audience: Audience, replayed: UUID | None) -> None:
+    def _go_live(self, member: Member, audience: Audience) -> None:
         caught_up = CaughtUp(str(audience.session_id)).encoded()
         member.connection.send(member.connection.face.event(Outgoing(caught_up, None)))
+        if member.is_live:
+            return
         member.is_live = True
-        for key, feed in audience.feeds.items():
-            # Turns that began while this one was replayed, or run beside it.
-            if feed.turn.turn_id != replayed and key not in member.already_over:
-                self._replays.rejoin(member, audience, feed, member.positions.pop(key, Position(0, 0)))
+        for feed in list(audience.heard.values()):
+            # Turns that began while the first one was replayed, or run beside it.
+            if not member.has(feed):
+                self._replays.start(member, audience, feed.turn.turn_id, Position(0, 0))
 
     # Holes, silences and losses
 
@@ -231,15 +233,15 @@ class Delivery:
             if feed.has_readers() and not feed.is_over:
                 feed.mend_not_before = 0.0
                 self._mending.mend(feed, audience, consults_row=False)
-        if any(member.is_live for member in audience.members.values()):
+        if audience.live_members():
             self._tasks.spawn(self._find_begun(audience), session_id=audience.session_id)
 
     async def _find_begun(self, audience: Audience) -> None:
         """Find turns that began while no events were received; they may be over already."""
-        live = audience.live_connections()
+        live = audience.live_members()
         if not live:
             return
-        caller, session_id = next(iter(live)).caller, audience.session_id
+        caller, session_id = live[0].connection.caller, audience.session_id
         async with self._reads.checks:
             try:
                 if not audience.is_newest_known:
@@ -250,5 +252,5 @@ class Delivery:
             except UnavailableError:
                 return
         for turn_id in begun:
-            if str(turn_id) not in audience.feeds and (feed := self._live.discover(audience, str(turn_id))):
+            if str(turn_id) not in audience.heard and (feed := self._live.discover(audience, str(turn_id))):
                 self._mending.mend(feed, audience)

@@ -19,6 +19,8 @@ MOST_RETAINED: Final = 2_000
 """Live events kept while a log is read; if there are more, the log is read once more."""
 MOST_ENDED: Final = 32
 """Turns that are over and remembered, so that a late repetition does not start them again."""
+MOST_OVER: Final = 256
+"""Turns of one session of which a reader is known to need nothing: far more than may repeat themselves at once."""
 
 
 class Feed:
@@ -112,18 +114,39 @@ class Feed:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One connection's interest in a session.
+    """One connection's interest in a session, for as long as it is subscribed at all.
 
-    `is_live` is True after `caught_up`: new turns are delivered. It stays False for a reader of only one turn.
+    A further subscription of the same session renews nothing but the turn that it names: what the connection has of
+    the other turns, and the tasks that replay them, stay as they are.
+
+    `is_live` is True after the first `caught_up`: new turns are delivered. It stays False for a reader of only one
+    turn.
     """
 
     connection: Connection
     only_turn: UUID | None = None
     is_live: bool = False
-    already_over: frozenset[str] = frozenset()
-    positions: dict[str, Position] = field(default_factory=dict)
-    """Its positions in the session's turns before it subscribed again."""
+    over: dict[str, None] = field(default_factory=dict)
+    """Turns of which nothing more is due, oldest first: they were over when the connection subscribed, or it was sent
+    their end by a replay."""
+    replays: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """The task that replays a turn, by turn: one at most."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def note_over(self, key: str) -> None:
+        """Note that nothing more of a turn is due."""
+        self.over.pop(key, None)
+        self.over[key] = None
+        if len(self.over) > MOST_OVER:
+            del self.over[next(iter(self.over))]
+
+    def has(self, feed: Feed) -> bool:
+        """Return whether the connection gets the turn, or has had its end."""
+        key = str(feed.turn.turn_id)
+        connection = self.connection
+        return (
+            key in self.replays or key in self.over or connection in feed.joined or connection in feed.ahead
+        )
 
 
 class Audience:
@@ -134,6 +157,7 @@ class Audience:
         "channel",
         "confirmations",
         "feeds",
+        "heard",
         "is_newest_known",
         "members",
         "newest_turn",
@@ -146,6 +170,9 @@ class Audience:
         self.session_id = session_id
         self.channel = events_channel(session_id).encode()
         self.feeds: dict[str, Feed] = {}
+        self.heard: dict[str, Feed] = {}
+        """Those of them that every live reader has been given. A turn that somebody asked for is not, until it is heard
+        of by pub/sub: it may have been over for long."""
         self.members: dict[Connection, Member] = {}
         self.newest_turn: UUID | None = None
         self.is_newest_known = False
@@ -163,15 +190,9 @@ class Audience:
             feed = self.feeds[key] = Feed(Turn(self.session_id, turn_id), now)
         return feed
 
-    def live_connections(self) -> set[Connection]:
-        """Return the connections that get the events of a new turn."""
-        return {member.connection for member in self.members.values() if member.is_live}
-
-    def positions(self, connection: Connection) -> dict[str, Position]:
-        """Return the positions of `connection` in the turns that it has joined."""
-        ahead = {key: feed.ahead[connection] for key, feed in self.feeds.items() if connection in feed.ahead}
-        joined = {key: feed.position() for key, feed in self.feeds.items() if connection in feed.joined}
-        return ahead | joined
+    def live_members(self) -> list[Member]:
+        """Return the readers that get the events of a new turn."""
+        return [member for member in self.members.values() if member.is_live]
 
     async def confirmed(self) -> None:
         """Wait for the next confirmation of the channel."""
@@ -190,3 +211,4 @@ class Audience:
         ended = [key for key, feed in self.feeds.items() if feed.is_over and not feed.has_readers()]
         for key in ended[: max(0, len(ended) - MOST_ENDED)]:
             del self.feeds[key]
+            self.heard.pop(key, None)

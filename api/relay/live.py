@@ -59,7 +59,7 @@ class Live:
         except msgspec.DecodeError:
             _log.warning("unreadable event", extra={"session_id": str(audience.session_id)})
             return
-        feed = audience.feeds.get(header.turn_id) or self.discover(audience, header.turn_id)
+        feed = audience.heard.get(header.turn_id) or self.discover(audience, header.turn_id)
         if feed is None or feed.is_over:
             return
         is_snapshot = header.type == _SNAPSHOT
@@ -105,13 +105,22 @@ class Live:
         self._now = now
 
     def discover(self, audience: Audience, key: str) -> Feed | None:
-        """Start to follow an unknown turn, from its start, for all live connections."""
+        """Start to follow a turn that was not heard of before, from its start, for all live readers that lack it."""
         turn_id = parse_id(key)
         if turn_id is None:
             return None
-        feed = audience.feed(turn_id, self._loop.time())
-        feed.joined |= audience.live_connections()
-        audience.newest_turn, audience.is_newest_known = turn_id, True
+        key = str(turn_id)
+        is_new = key not in audience.feeds
+        feed = audience.heard[key] = audience.feed(turn_id, self._loop.time())
+        if is_new:
+            audience.newest_turn, audience.is_newest_known = turn_id, True
+        for member in audience.live_members():
+            if feed.is_over or member.has(feed):
+                continue
+            if is_new:
+                feed.joined.add(member.connection)
+            else:
+                self._replays.start(member, audience, turn_id, Position(0, 0))
         return feed
 
     def after_move(self, feed: Feed) -> None:
@@ -124,8 +133,10 @@ class Live:
                 if feed.is_reached_by(position) and not feed.is_over:
                     feed.joined.add(connection)
                 elif audience is not None and member is not None:
-                    self._replays.rejoin(member, audience, feed, position)
+                    self._replays.start(member, audience, feed.turn.turn_id, position)
         if feed.is_over:
             for connection in feed.joined:
                 connection.ends_when_flushed = connection.face.ends_with_turn
+                if audience is not None and (member := audience.members.get(connection)) is not None:
+                    member.note_over(str(feed.turn.turn_id))
             feed.joined.clear()

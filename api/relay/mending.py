@@ -98,7 +98,7 @@ class Mending:
         if sum(len(outgoing.encoded) for outgoing in sent) > MOST_AT_ONCE:
             for connection in list(feed.joined):
                 if (member := audience.members.get(connection)) is not None:
-                    self._replays.rejoin(member, audience, feed, before)
+                    self._replays.start(member, audience, feed.turn.turn_id, before)
         else:
             for outgoing in sent:
                 self._live.fan_out(feed, outgoing)

@@ -10,6 +10,8 @@ class Occurrences:
 
     opened: Counter[int] = field(default_factory=Counter)
     """Streams, by the kind of their face."""
+    refused: int = 0
+    """Websockets that were closed at once, because there was no place for them."""
     overflows: int = 0
     replays: int = 0
     holes: int = 0

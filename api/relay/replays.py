@@ -1,7 +1,7 @@
 """Catches one reader up with a turn's other readers, at that reader's own pace (I4, I8)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -28,25 +28,60 @@ class Replays:
         self._reads = reads
         self._tasks = tasks
 
-    def rejoin(self, member: Member, audience: Audience, feed: Feed, position: Position) -> None:
-        """Catch one reader up by itself, from `position`."""
-        feed.leave(member.connection)
-        work = self.join(member, audience, feed.turn.turn_id, position, False, None)
-        self._tasks.spawn(work, member, session_id=audience.session_id, turn_id=feed.turn.turn_id)
-
-    async def join(
+    def start(
         self,
         member: Member,
         audience: Audience,
         turn_id: UUID,
+        position: Position,
+        *,
+        by_snapshot: bool = False,
+        row: RowState | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Catch one reader up with one turn, from `position`, in a task of its own.
+
+        From now on the reader gets this turn from here alone; its other turns are not touched.
+
+        Args:
+            member: The reader.
+            audience: Its session.
+            turn_id: The turn.
+            position: Where the reader is.
+            by_snapshot: Send the text so far instead of its events.
+            row: The turn's row, if it was read a moment ago.
+            then: Called once the reader has caught up, unless it has left or asked for the turn again.
+        """
+        key = str(turn_id)
+        if (older := member.replays.pop(key, None)) is not None:
+            older.cancel()
+        member.over.pop(key, None)
+        feed = audience.feed(turn_id, self._loop.time())
+        feed.leave(member.connection)
+
+        async def replay() -> None:
+            try:
+                await self._join(member, audience, feed, position, by_snapshot, row)
+            finally:
+                if member.replays.get(key) is task:
+                    del member.replays[key]
+            if then is not None:
+                then()
+
+        task = self._tasks.spawn(replay(), member, session_id=audience.session_id, turn_id=turn_id)
+        member.replays[key] = task
+
+    async def _join(
+        self,
+        member: Member,
+        audience: Audience,
+        feed: Feed,
         position: Position,
         by_snapshot: bool,
         row: RowState | None,
     ) -> None:
         """Bring one reader from `position` to the feed's position, at the reader's own pace."""
         connection = member.connection
-        feed = audience.feed(turn_id, self._loop.time())
-        feed.leave(connection)
         self._occurred.replays += 1
         silence = REPEAT_SECONDS
         while True:
@@ -78,6 +113,7 @@ class Replays:
         """Let a reader at `position` join the feed; False if it has to read more first."""
         connection = member.connection
         if position.is_over:
+            member.note_over(str(feed.turn.turn_id))
             if connection.face.ends_with_turn:
                 connection.ends_when_flushed = True
                 connection.flush()

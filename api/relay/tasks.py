@@ -25,8 +25,8 @@ class Tasks:
         *,
         session_id: UUID | None = None,
         turn_id: UUID | None = None,
-    ) -> None:
-        """Run `work` concurrently.
+    ) -> asyncio.Task[None]:
+        """Run `work` concurrently; return its task.
 
         Args:
             work: What to run.
@@ -40,6 +40,7 @@ class Tasks:
         task.add_done_callback(owner.discard)
         ids = {"session_id": session_id, "turn_id": turn_id}
         task.add_done_callback(partial(report, ids))
+        return task
 
 
 def report(ids: Mapping[str, UUID | None], task: asyncio.Task[None]) -> None:

@@ -3,7 +3,8 @@
 A handshake is refused with a plain HTTP problem; afterwards there are only close codes.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from flask import Blueprint, Flask, Response, g, request
@@ -19,6 +20,8 @@ from shared.errors import ProblemCode, RefusedError
 SUBPROTOCOL: Final = "turnkeeper.v1"
 _TICKET_PREFIX: Final = "ticket."
 _BEARER_PREFIX: Final = "bearer "
+_VERSION: Final = "13"
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 
 Authenticate: TypeAlias = Callable[[str | None, str | None], Caller | None]
 """Maps the bearer key and the ticket of a handshake to its caller; None refuses it."""
@@ -46,8 +49,7 @@ def register(
 
     @blueprint.before_request
     def admit() -> None:
-        if request.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
-            raise RefusedError(ProblemCode.INVALID_REQUEST, "this is a websocket; ask for an upgrade")
+        check_handshake(request.method, request.environ)
         origin = request.headers.get("Origin")
         if origin is not None and not origin_is_allowed(origin):
             raise RefusedError(ProblemCode.FORBIDDEN, "this origin is not in ALLOWED_ORIGINS")
@@ -63,6 +65,10 @@ def register(
             raise RefusedError(ProblemCode.UNAUTHORIZED, "no valid key or ticket")
         # simple-websocket accepts compression whenever it is offered; frames are passed on as they are.
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+        # It also parses what else was offered, which may be anything.
+        request.environ.pop("HTTP_SEC_WEBSOCKET_PROTOCOL", None)
+        if any(offered):
+            request.environ["HTTP_SEC_WEBSOCKET_PROTOCOL"] = SUBPROTOCOL
 
     @sock.route("/v1/stream", bp=blueprint, endpoint="websocket")  # type: ignore[untyped-decorator]
     def stream(ws: Server) -> None:
@@ -73,9 +79,37 @@ def register(
 
     @blueprint.get("/v1/stream", endpoint="plain")
     def refuse() -> Response:
-        raise AssertionError("admit refuses what is not a websocket")
+        raise _malformed("this is a websocket: ask for an upgrade")
 
     app.register_blueprint(blueprint)
+
+
+def check_handshake(method: str, environ: Mapping[str, Any]) -> None:
+    """Check what RFC 6455 section 4.2.1 demands of a client's handshake.
+
+    Raises:
+        RefusedError: It asks for no websocket, for one of another version (section 4.4), or not as it must.
+    """
+    if environ.get("HTTP_UPGRADE", "").strip().lower() != "websocket":
+        raise _malformed("this is a websocket: ask for an upgrade")
+    if method != "GET" or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        raise _malformed("a websocket is opened by GET over HTTP/1.1")
+    if "upgrade" not in {token.strip().lower() for token in environ.get("HTTP_CONNECTION", "").split(",")}:
+        raise _malformed("send `Connection: Upgrade`")
+    if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != _VERSION:
+        raise RefusedError(
+            ProblemCode.UPGRADE_REQUIRED,
+            f"this service speaks version {_VERSION} of the websocket protocol",
+            headers={"Sec-WebSocket-Version": _VERSION, "Upgrade": "websocket"},
+        )
+    if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+        raise _malformed("`Sec-WebSocket-Key` must be 16 bytes in base64, once")
+    if environ.get("CONTENT_LENGTH", "") not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in environ:
+        raise _malformed("a websocket's handshake has no body")
+
+
+def _malformed(detail: str) -> RefusedError:
+    return RefusedError(ProblemCode.INVALID_REQUEST, detail)
 
 
 def _bearer() -> str | None:

@@ -133,6 +133,28 @@ class Settings:
     max_sockets: int = variable(
         "MAX_SOCKETS", "20000", "Open streams that one relay process holds.", Section.SERVICE, whole(1)
     )
+    streams_per_organization: int | None = variable(
+        "STREAMS_PER_ORGANIZATION",
+        "",
+        "Those of them of one organization. Empty: half of `MAX_SOCKETS`.",
+        Section.SERVICE,
+        optional(whole(1)),
+    )
+    streams_per_user: int | None = variable(
+        "STREAMS_PER_USER",
+        "",
+        "Those of them of one user of an organization. Empty: a quarter of what the organization may have.",
+        Section.SERVICE,
+        optional(whole(1)),
+    )
+    max_waits: int = variable(
+        "MAX_WAITS",
+        "2000",
+        "Requests that one web or relay process lets wait for a turn's end; an organization gets half of them, one of "
+        "its users a quarter of that.",
+        Section.SERVICE,
+        whole(1),
+    )
     streams_per_address: int = variable(
         "STREAMS_PER_ADDRESS",
         "0",

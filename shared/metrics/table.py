@@ -121,7 +121,7 @@ RATE_LIMITS_HIT: Final = _counter(
     _HTTP,
     "Requests refused as `rate_limited`, by whose limit or what there is too much of.",
     "scope",
-    ("user", "organization", "streams", "downloads"),
+    ("user", "organization", "streams", "downloads", "waits"),
 )
 ACCEPTED: Final = _counter("turnkeeper_turns_accepted_total", _HTTP, "Turns that were committed.")
 ACCEPT_SECONDS: Final = _histogram(
@@ -136,6 +136,17 @@ STREAMS_OPENED: Final = _counter(
     "Streams that were opened.",
     "kind",
     ("websocket", "event_stream"),
+)
+STREAMS_REFUSED: Final = _counter(
+    "turnkeeper_streams_refused_total",
+    _HTTP,
+    "Websockets that were closed with 4429 at once, for want of a place; event streams are among the rate limits hit.",
+)
+WAITS_OPEN: Final = _gauge(
+    "turnkeeper_waits_open", _HTTP, "Requests that wait for a turn's end, without a thread."
+)
+WAITS_OPENED: Final = _counter(
+    "turnkeeper_waits_opened_total", _HTTP, "Requests that began to wait for a turn's end."
 )
 MAILBOX_OVERFLOWS: Final = _counter(
     "turnkeeper_mailbox_overflows_total", _HTTP, "Streams closed because their reader was too slow."

@@ -22,6 +22,7 @@ from api.relay.websocket import register
 from shared.errors import PROBLEMS, RefusedError, UnavailableError
 from shared.ids import parse_id
 from shared.turn.turns import TERMINAL, TurnStatus
+from turnkeeper.up.serve import BEGIN_METRICS, GIVE_BACK, SHUTDOWN
 
 ORGANIZATION = UUID(int=1)
 
@@ -126,6 +127,7 @@ def create_app():
     def refused(error):
         response = jsonify(code=error.code)
         response.content_type = "application/problem+json"
+        response.headers.update(error.headers)
         return response, PROBLEMS[error.code].status
 
     @app.get("/health")
@@ -134,7 +136,7 @@ def create_app():
         return jsonify(
             pid=os.getpid(),
             websockets=counts.streams[FaceKind.WEBSOCKET],
-            event_streams=counts.streams[FaceKind.EVENT_STREAM],
+            event_streams=counts.streams[FaceKind.EVENT_STREAM] + counts.streams[FaceKind.BARE_EVENT_STREAM],
             occurred={
                 "websockets": occurred.opened[FaceKind.WEBSOCKET],
                 "overflows": occurred.overflows,
@@ -150,6 +152,16 @@ def create_app():
         after = parse_cursor(request.headers.get("Last-Event-ID") or request.args.get("after"))
         return stream_events(hub, caller, turn, after=after, request_id="r-1")
 
+    return app
+
+
+def create_served_app(role):
+    """Make the application for `turnkeeper.up.serve`, which takes connections back."""
+    del role
+    app = create_app()
+    app.extensions[SHUTDOWN] = app.extensions["hub"].shutdown
+    app.extensions[GIVE_BACK] = app.extensions["hub"].give_back_to
+    app.extensions[BEGIN_METRICS] = lambda: None
     return app
 
 

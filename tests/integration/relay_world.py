@@ -141,15 +141,25 @@ class Worker:
         self.append([self.settle()])
 
 
-class Service:
-    """The relay under gunicorn."""
+SERVED = """
+import sys
+from turnkeeper.up.serve import Service, serve
+factory = "tests.integration.relay_app:create_served_app"
+serve(Service("relay", sys.argv[1], False, factory, 1, int(sys.argv[2]), 5, None))
+"""
 
-    def __init__(self, redis_url, folder, threads=4, **environment):
+
+class Service:
+    """The relay under gunicorn; with `is_ours` as `turnkeeper relay` runs it."""
+
+    def __init__(self, redis_url, folder, threads=4, is_ours=False, **environment):
         self.port = free_port()
         self.rows = Rows(folder)
         command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", str(threads)]
         command += ["-b", f"127.0.0.1:{self.port}", "--graceful-timeout", "5", "--no-control-socket"]
         command += ["-c", "python:tests.integration.relay_app", "tests.integration.relay_app:create_app()"]
+        if is_ours:
+            command = [sys.executable, "-c", SERVED, f"127.0.0.1:{self.port}", str(threads)]
         variables = os.environ | {"REDIS_URL": redis_url, "STORE_FOLDER": str(folder)} | environment
         self.log = (folder / "server.log").open("wb")
         self.process = subprocess.Popen(command, env=variables, stdout=self.log, stderr=subprocess.STDOUT)

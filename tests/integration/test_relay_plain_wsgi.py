@@ -38,9 +38,9 @@ def test_a_response_that_is_closed_early_ends_the_stream(app, worker):
     response = app.test_client().get(f"/v1/turns/{worker.turn_id}/events", buffered=False)
     pieces = iter(response.response)
     assert next(pieces).startswith(b"retry: 1000\n\n")
-    assert app.extensions["hub"].counts().streams[FaceKind.EVENT_STREAM] == 1
+    assert app.extensions["hub"].counts().streams[FaceKind.BARE_EVENT_STREAM] == 1
     response.close()
-    eventually(lambda: app.extensions["hub"].counts().streams[FaceKind.EVENT_STREAM] == 0)
+    eventually(lambda: app.extensions["hub"].counts().streams[FaceKind.BARE_EVENT_STREAM] == 0)
 
 
 def test_an_application_that_serves_no_stream_starts_no_thread(app):

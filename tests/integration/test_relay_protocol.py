@@ -179,6 +179,107 @@ def test_a_refused_handshake_is_an_http_problem(service, options, status):
     assert refused.value.response.headers["Content-Type"] == "application/problem+json"
 
 
+LINES = {
+    "Host": "relay",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Authorization": "Bearer good-key",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+def shake(service, request_line=b"GET /v1/stream HTTP/1.1", **changed):
+    """Send a handshake with changed lines, None for none; return status, headers and body."""
+    lines = {name.replace("-", "_"): (name, value) for name, value in LINES.items()}
+    for name, value in changed.items():
+        lines[name] = (name.replace("_", "-"), value)
+    sent = [f"{name}: {value}".encode("latin-1") for name, value in lines.values() if value is not None]
+    with socket.create_connection(("127.0.0.1", service.port), timeout=LIMIT_SECONDS) as client:
+        client.sendall(b"\r\n".join([request_line, *sent, b"", b""]))
+        with client.makefile("rb") as read:
+            status = int(read.readline().split()[1])
+            headers = {}
+            while line := read.readline().strip().decode("latin-1"):
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            body = b"" if status == 101 else read.read(int(headers.get("content-length", 0)))
+    return status, headers, body
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"Sec_WebSocket_Key": None},
+        {"Sec_WebSocket_Key": ""},
+        {"Sec_WebSocket_Key": "not base64!"},
+        {"Sec_WebSocket_Key": "c2hvcnQ="},
+        {"Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ"},
+        {"Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ=="},
+        {"Sec_WebSocket_Key": "\xff" * 22 + "=="},
+        {"Upgrade": None},
+        {"Upgrade": ""},
+        {"Upgrade": "h2c"},
+        {"Upgrade": "websocket, h2c"},
+        {"Upgrade": "websocket/13"},
+        {"Connection": None},
+        {"Connection": "keep-alive"},
+        {"Connection": "close"},
+        {"Connection": "upgraded"},
+        {"Content_Length": "5"},
+        {"Transfer_Encoding": "chunked"},
+        {"Sec_WebSocket_Protocol": "x" * 4000},
+        {"Sec_WebSocket_Protocol": "turnkeeper.v2"},
+        {"request_line": b"GET /v1/stream HTTP/1.0"},
+        {"request_line": b"HEAD /v1/stream HTTP/1.1"},
+    ],
+)
+def test_a_malformed_handshake_is_a_bad_request(service, changed):
+    status, headers, body = shake(service, **changed)
+    assert status == 400
+    assert headers["content-type"] == "application/problem+json"
+    if changed.get("request_line", b"").startswith(b"HEAD"):
+        return
+    assert json.loads(body)["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize("version", [None, "", "8", "0", "14", "13, 8", "x", "13" * 50])
+def test_another_version_of_the_protocol_is_told_which_one_there_is(service, version):
+    status, headers, body = shake(service, Sec_WebSocket_Version=version)
+    assert (status, json.loads(body)["code"]) == (426, "upgrade_required")
+    assert (headers["sec-websocket-version"], headers["upgrade"]) == ("13", "websocket")
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"PATCH"])
+def test_another_method_opens_no_websocket(service, method):
+    assert shake(service, method + b" /v1/stream HTTP/1.1")[0] in {400, 405}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"Upgrade": "WebSocket"},
+        {"Connection": "keep-alive, Upgrade"},
+        {"Connection": "UPGRADE"},
+        {"Sec_WebSocket_Protocol": "turnkeeper.v1"},
+        {"Sec_WebSocket_Protocol": ",, turnkeeper.v1 ,other,(odd) \xff,, "},
+        {"Sec_WebSocket_Protocol": "turnkeeper.v1," + ",".join(f"p{number}" for number in range(900))},
+        {"Sec_WebSocket_Extensions": "permessage-deflate; =;;, \xfe"},
+    ],
+)
+def test_an_odd_but_valid_handshake_opens_a_stream(service, changed):
+    status, headers, _ = shake(service, **changed)
+    assert (status, headers["sec-websocket-accept"]) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    expected = "turnkeeper.v1" if "Sec_WebSocket_Protocol" in changed else None
+    assert headers.get("sec-websocket-protocol") == expected
+
+
+@pytest.mark.parametrize("name", ["Sec_WebSocket_Key", "Sec_WebSocket_Protocol", "X_More"])
+def test_oversized_headers_are_refused(service, name):
+    assert 400 <= shake(service, **{name: "x" * 20_000})[0] < 500
+
+
 @pytest.mark.parametrize("options", [{"origin": "https://app.example"}, {"subprotocols": []}])
 def test_an_allowed_handshake_opens_a_stream(service, options):
     with service.socket(**options) as ws:

@@ -80,6 +80,38 @@ def test_a_resume_gets_exactly_what_it_lacks(service, worker, after):
     assert frames[-2]["type"] == "done"
 
 
+def test_subscriptions_of_one_session_on_one_socket_repeat_nothing_of_each_other(service, redis_server):
+    """Turn A streams while B, C and D of its session are subscribed; each replay is long enough to be interrupted."""
+    for _ in range(10):
+        session_id = service.rows.session()
+        turns = [Worker(service.rows, redis_server.url, session_id).accept().begin() for _ in range(4)]
+        for turn in turns:
+            turn.append([turn.encode(ContentDelta("x" * 400)) for _ in range(200)])
+        with service.socket() as ws:
+            for turn in turns:
+                send(ws, "subscribe", session_id=str(session_id), turn_id=str(turn.turn_id))
+                turns[0].deltas(3)
+            send(
+                ws, "subscribe", session_id=str(session_id), turn_id=str(uuid4())
+            )  # refused: takes nothing away
+            for turn in turns:
+                turn.deltas(5)
+                turn.finish()
+            texts = {}
+            while len(texts) < len(turns) or not all(text.is_over for text in texts.values()):
+                frame = receive(ws)
+                if (turn_id := frame.get("turn_id")) is None:
+                    continue  # caught up, or refused
+                # Its own subscription sets a turn's cursor anew, and no other one does.
+                if frame["type"] == "subscribed":
+                    texts[turn_id] = Text()
+                else:
+                    texts.setdefault(turn_id, Text()).take(frame)
+        for turn in turns:
+            text = texts[str(turn.turn_id)]
+            assert (text.content, text.gaps) == (turn.text.content, 0)
+
+
 def test_killed_subscriptions_lose_and_repeat_nothing(service, worker, redis_server):
     """R9 of the fault matrix: plain pub/sub lost 13 % of the deltas and a dozen ends."""
     worker.begin()

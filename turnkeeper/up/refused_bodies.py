@@ -65,6 +65,11 @@ class Body:
         """Read a line."""
         return self._read(self._stream.readline(size), is_whole=False, is_asked=size != 0)
 
+    def is_alone(self) -> bool:
+        """Return whether the request was read to its end, and nothing of what the client sends after it."""
+        buffered: bytes = self._stream.reader.unreader.buf.getvalue()  # type: ignore[attr-defined]
+        return not self.unread_bytes and not buffered
+
     def _read(self, read: bytes, *, is_whole: bool, is_asked: bool) -> bytes:
         is_over = is_whole or (is_asked and not read)
         self.unread_bytes = 0 if is_over else self.unread_bytes - len(read)

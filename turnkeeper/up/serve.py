@@ -4,10 +4,13 @@ Bound to an address it accepts connections itself; at a hand-off socket it takes
 accepted.
 """
 
+import selectors
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +36,8 @@ TAKE_OVER_LIMIT_SECONDS: Final = 1.0
 SHUTDOWN_LIMIT_SECONDS: Final = 10.0
 SHUTDOWN: Final = "turnkeeper_shutdown"
 """Name in `app.extensions` of the function that ends a process's streams."""
+GIVE_BACK: Final = "turnkeeper_give_back"
+"""Name of the function that is told who takes connections back whose stream has ended."""
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """Name of the function that shares a process's figures; it returns what to stop at the end, or None."""
 
@@ -96,6 +101,25 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         answer = refusal_of(exc)
         with suppress(OSError):
             write_nonblock(client, answer)
+
+    def take_back(self, connection: socket.socket) -> None:
+        """Serve a connection again whose last response the application has sent itself; from any thread."""
+        self.method_queue.defer(self._keep, connection)
+
+    def _keep(self, connection: socket.socket) -> None:
+        """Wait for the connection's next request, as after any response; in the thread that accepts."""
+        try:
+            kept = TConn(self.cfg, connection, connection.getpeername()[:2], connection.getsockname())
+        except OSError:
+            connection.close()  # the client has left
+            return
+        if not self.alive:
+            kept.close()
+            return
+        kept.set_timeout()
+        self.nr_conns += 1
+        self.keepalived_conns.append(kept)
+        self.poller.register(kept.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, kept))
 
     def _close_streams(self) -> None:
         self.closing = closing_streams(self.app.callable)
@@ -185,6 +209,9 @@ def begin_serving(worker: Any) -> None:
     """Prepare a process that is about to serve."""
     calm_collector()
     begin_metrics(worker)
+    give_back = worker.app.callable.extensions.get(GIVE_BACK)
+    if give_back is not None:
+        give_back(worker.take_back)
 
 
 def begin_metrics(worker: Any) -> None:

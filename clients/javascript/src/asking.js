@@ -2,7 +2,7 @@
 
 import { Bell } from "./bell.js";
 import { createTurn, getTurn, making, newKey } from "./calls.js";
-import { TimeLimitError, TurnEndedError } from "./errors.js";
+import { ApiError, TimeLimitError, TurnEndedError } from "./errors.js";
 import { exchange } from "./exchange.js";
 import { Follower, follow } from "./following.js";
 import { Line } from "./line.js";
@@ -90,7 +90,14 @@ export async function waitForTurn(means, turnId, { limitMs, signal }) {
   for (;;) {
     const left = leftUntil(endsAt, `turn ${turnId} goes on`);
     const hold = Math.min(HOLD_SECONDS, Math.floor(left / 1000));
-    const turn = await exchange(means, getTurn(turnId, hold), { signal, limitMs: left + means.policy.answerMs });
+    const bounds = { signal, limitMs: left + means.policy.answerMs };
+    const turn = await exchange(means, getTurn(turnId, hold), bounds).catch((error) => {
+      // For as long as there is no place to wait, look.
+      if (error instanceof ApiError && error.code === "rate_limited" && error.members.scope === "waits") {
+        return exchange(means, getTurn(turnId), bounds);
+      }
+      throw error;
+    });
     if (isOver(turn)) return turn;
     // A service that is being restarted answers at once.
     await new Bell().wait(Math.min(means.policy.firstPauseMs, left), signal);

@@ -165,6 +165,17 @@ test("a refusal is thrown at once with all that it says", async () => {
   assert.equal(requests.length, 1);
 });
 
+test("without a place to wait a client looks until the turn is over", async () => {
+  const refused = { status: 429, headers: { "Retry-After": "0" }, body: { code: "rate_limited", scope: "waits" } };
+  const over = { body: { ...TURN, status: "completed" } };
+  const client = played(refused, refused, refused, refused, { body: { ...TURN, status: "running" } }, over);
+  assert.equal((await client.waitForTurn("t")).status, "completed");
+  assert.deepEqual(
+    requests.map(({ url }) => url.includes("wait=")),
+    [true, true, true, true, false, true],
+  );
+});
+
 test("a wait that does not fit is not begun", async () => {
   const client = played({ status: 429, headers: { "Retry-After": "3600" }, body: { code: "rate_limited" } });
   await assert.rejects(client.createTurn("s", "hello"), { code: "rate_limited", retryAfterMs: 3_600_000 });

@@ -153,6 +153,7 @@ def test_every_code_of_the_reference_has_a_class():
         "method_not_allowed",
         "not_acceptable",
         "internal",
+        "upgrade_required",
     }  # no call of this client is answered so by design
     assert set(errors.CLASSES) == {code.value for code in ProblemCode} - unasked
 
@@ -210,6 +211,20 @@ def test_the_time_limit_of_a_question_is_kept_while_its_turn_goes_on():
     assert 100 <= service.clock.now - begun < 102
     assert progress.follower is not None
     assert progress.follower.reading.text == "One "
+
+
+def test_without_a_place_to_wait_a_client_looks_until_the_turn_is_over():
+    service = Service([])
+    statuses = iter(["running", "running", "completed"])
+
+    def refused(step: Send) -> Reply:
+        if "wait" in step.query:
+            return problem(429, "rate_limited", {"retry-after": "5"}, scope="waits")
+        return answer(TURN | {"status": next(statuses)})
+
+    service.answers = {"/v1/turns/t": refused}
+    assert service.run(wait_for_turn("t", means(service.clock), 900)).status == "completed"
+    assert min(service.pauses[:1]) >= 5
 
 
 def test_a_wait_for_a_turn_asks_again_until_it_is_over_or_the_limit_is():

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from turnkeeper_client import calls
-from turnkeeper_client.errors import ConnectionFailedError, TimeLimitError, TurnkeeperError
+from turnkeeper_client.errors import (
+    ConnectionFailedError,
+    RateLimitedError,
+    TimeLimitError,
+    TurnkeeperError,
+)
 from turnkeeper_client.events import Done
 from turnkeeper_client.exchange import Means, exchange, refusal_of
 from turnkeeper_client.following import Follower, follow
@@ -213,7 +218,13 @@ def wait_for_turn(turn_id: str, means: Means, limit_seconds: float) -> Steps[Tur
         remaining = _until(ends_at, means, f"turn {turn_id} goes on")
         hold = min(_HOLD_SECONDS, int(remaining))
         most = remaining + means.policy.answer_seconds
-        turn = yield from exchange(calls.get_turn(turn_id, wait_seconds=hold), means, most)
+        try:
+            turn = yield from exchange(calls.get_turn(turn_id, wait_seconds=hold), means, most)
+        except RateLimitedError as refused:
+            if refused.members.get("scope") != "waits":
+                raise
+            # For as long as there is no place to wait, look.
+            turn = yield from exchange(calls.get_turn(turn_id), means, most)
         if turn.is_over:
             return turn
         # A service that is being restarted answers at once.

@@ -8,7 +8,7 @@ import pytest
 
 from api.caller import Caller
 from api.relay.connection import Connection, Phase
-from api.relay.face import FaceKind
+from api.relay.face import FaceKind, Farewell, Parting
 from api.relay.feed import Audience
 from api.relay.live import Live
 from api.relay.places import Reader
@@ -47,7 +47,7 @@ class Face:
         return b"%b %b\n" % (type(self).__name__.encode(), outgoing.encoded)
 
     def farewell(self, code, reason):
-        return b""
+        return Farewell(b"", Parting.HANG_UP)
 
     def stop(self):
         pass
@@ -114,7 +114,7 @@ def deliver(readers, *events):
 
     async def go():
         audience = Audience(SESSION, 0.0)
-        live = Live({audience.channel: audience}, None, None, faces=len(readers))
+        live = Live({audience.channel: audience}, None, None, faces=len(FaceKind) + 1)
         audience.feed(TURN, 0.0).joined |= {one for each in readers.values() for one in each}
         for event in events:
             live.receive(audience.channel, event)
