@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import uvloop
 
-from bench import accept, fanout, growth, idle, reader, scaling, short, stop, turns
+from bench import accept, fanout, growth, idle, neighbour, reader, scaling, short, stop, turns
 from bench.peers import comparison
 from bench.stack import Processes, Stack, running
 
@@ -28,6 +28,7 @@ EACH: Final = (
     "idle",
     "fanout",
     "scaling",
+    "neighbour",
 )
 """What `make bench` runs; `peers` must be requested by name, since it installs what it compares with."""
 ROOM_FOR_A_CROWD: Final = {"WORKER_TURNS": "1024"}
@@ -46,6 +47,7 @@ def add_all(commands: Commands) -> None:
     _add_idle(commands)
     _add_fanout(commands)
     _add_scaling(commands)
+    _add_neighbour(commands)
     comparison.add(commands.add_parser("peers", help="other ways to carry a stream, on the same provider"))
 
 
@@ -121,6 +123,17 @@ def _add_short(commands: Commands) -> None:
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--concurrency", type=int, default=32)
+
+
+def _add_neighbour(commands: Commands) -> None:
+    def measure(stack: Stack, options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
+        return neighbour.measure(stack, options.turns, options.tokens, options.hostile)
+
+    parser = _add(commands, "neighbour", "short turns beside another organization's flood", web=2)
+    _repeated(parser, measure)
+    parser.add_argument("--turns", type=int, default=40, help="alone, and as many beside the flood")
+    parser.add_argument("--tokens", type=int, default=5)
+    parser.add_argument("--hostile", type=int, default=100, help="turns at once of the other organization")
 
 
 def _add_reader(commands: Commands) -> None:
