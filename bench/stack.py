@@ -46,6 +46,7 @@ class Stack:
 
     url: str
     key: str = field(repr=False)
+    owner_url: str = field(repr=False)
     provider_url: str
     processes: Processes
     pids: Mapping[str, Sequence[int]]
@@ -105,7 +106,9 @@ def running(processes: Processes, environ: Mapping[str, str] | None = None) -> I
         wait_until(state_file.exists, up, folder)
         state = json.loads(state_file.read_text())
         pids = {**state["pids"], "provider": [provider.pid]}
-        yield Stack(state["url"], state["service_key"], provider.url, processes, pids)
+        yield Stack(
+            state["url"], state["service_key"], state["database_owner_url"], provider.url, processes, pids
+        )
 
 
 @contextmanager

@@ -187,6 +187,22 @@ def test_a_redis_that_something_else_fills_keeps_room_for_doorbells(play):
     play(scene)
 
 
+def test_a_busy_publisher_reports_and_looks_as_often_as_an_idle_one(play):
+    async def scene(stage: Stage) -> None:
+        channel, _ = await stage.begin(QUIET)
+        stage.redis.client_pause(1500)
+        channel.delta("text", reasoning=False)
+        await until(lambda: channel._in_flight)
+        stage.publisher._look_at = 0.0
+        # The reply to the flush is still to come, as it always is when much is published.
+        await until(lambda: len(stage.publisher._expected) > 1)
+        assert channel._in_flight
+        assert await channel.drained(20)
+        channel.discard()
+
+    play(scene)
+
+
 def test_a_server_without_a_limit_is_taken_to_have_the_configured_memory(play):
     async def scene(stage: Stage) -> None:
         for _ in range(60):

@@ -6,13 +6,17 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+import redis
 
 from api.app import create_app
 from api.ticket_limits import TICKETS_OF_ONE_USER
 from shared.configuration.settings import load_settings
 from shared.errors import ProblemCode, RefusedError
+from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.names import log_key
 from tests.integration.conftest import Api, be_patient, until
 from tests.integration.test_fairness import Floor, hears
+from turnkeeper.up.embedded import temporary_redis
 from worker.turn.claim import claim_next_turn
 
 SLOTS = 16
@@ -95,6 +99,29 @@ def test_an_organization_without_a_limit_of_its_own_has_the_services(serving, ke
     answers = [ask(api, keys.alice) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 429]
     assert (answers[1].json["code"], answers[1].json["limit"]) == ("too_many_turns", 3)
+
+
+# Redis's memory; what workers do about it is in `test_log_shares`.
+
+
+def test_while_redis_is_short_of_memory_a_turn_that_waits_has_no_log_and_is_rung_for(serving, keys):
+    with temporary_redis() as server, redis.Redis.from_url(server.url) as client:
+        api = serving(REDIS_URL=server.url)
+        asked = [ask(api, keys.alice).json]
+        api.services.notices.drain()
+        assert client.exists(log_key(asked[0]["session_id"], asked[0]["id"]))
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.3))
+
+        def has_no_log():
+            asked.append(ask(api, keys.alice).json)
+            api.services.notices.drain()
+            return not client.exists(log_key(asked[-1]["session_id"], asked[-1]["id"]))
+
+        until(has_no_log)
+        assert client.llen(QUEUE_KEY) == len(asked)
+        # Its events are read as ever.
+        page = api.get(f"/v1/turns/{asked[-1]['id']}/events", keys.alice).json
+        assert page["data"][0]["type"] == "turn_queued"
 
 
 # Slots.

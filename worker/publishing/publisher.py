@@ -336,11 +336,8 @@ class Publisher:
                 self.forget(channel)
                 if (note := self._note_of_end(channel)) is not None:
                     self._send(note, _ignore)
-            if (
-                self._wire is not None
-                and not self._expected
-                and (now >= self._look_at or self.memory.left <= 0)
-            ):
+            # Also while a flush is on its way: a busy publisher has one on its way at every moment.
+            if self._wire is not None and (now >= self._look_at or self.memory.left <= 0):
                 self._look(now)
             self.backlog_bytes = sum(channel.waiting_bytes() for channel in self._channels)
             if self.backlog_bytes > self._buffer_bytes:
