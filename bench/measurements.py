@@ -7,11 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import uvloop
 
-<<<<<<< HEAD
-from bench import accept, decode, fanout, growth, idle, reader, scaling, short, stop, turns
-=======
-from bench import accept, fanout, growth, idle, neighbour, reader, scaling, short, stop, turns
->>>>>>> h-shares
+from bench import accept, decode, fanout, growth, idle, neighbour, reader, scaling, short, stop, turns
 from bench.peers import comparison
 from bench.stack import Processes, Stack, running
 
@@ -131,7 +127,6 @@ def _add_short(commands: Commands) -> None:
     parser.add_argument("--concurrency", type=int, default=32)
 
 
-<<<<<<< HEAD
 def _add_decode(commands: Commands) -> None:
     def measure(options: argparse.Namespace) -> Columns:
         return decode.measure(options.events, options.rounds)
@@ -140,7 +135,8 @@ def _add_decode(commands: Commands) -> None:
     parser.add_argument("--events", type=int, default=20_000, help="of each form, in each round")
     parser.add_argument("--rounds", type=int, default=15, help="of which the median counts")
     parser.set_defaults(measure=measure, heads="event")
-=======
+
+
 def _add_neighbour(commands: Commands) -> None:
     def measure(stack: Stack, options: argparse.Namespace) -> Coroutine[Any, Any, dict[str, Any]]:
         return neighbour.measure(stack, options.turns, options.tokens, options.hostile)
@@ -150,7 +146,6 @@ def _add_neighbour(commands: Commands) -> None:
     parser.add_argument("--turns", type=int, default=40, help="alone, and as many beside the flood")
     parser.add_argument("--tokens", type=int, default=5)
     parser.add_argument("--hostile", type=int, default=100, help="turns at once of the other organization")
->>>>>>> h-shares
 
 
 def _add_reader(commands: Commands) -> None:
