@@ -1,3 +1,4 @@
+import hashlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -251,10 +252,12 @@ def test_another_body_with_the_same_key_is_a_conflict(api, post, as_owner):
     assert left_behind(as_owner)[:3] == (1, 1, 1)
 
 
-def test_another_session_or_user_with_the_same_key_is_a_conflict(api, keys, post):
+def test_another_session_with_the_same_key_is_a_conflict_for_a_user_and_for_an_organization(api, keys, post):
     post(headers={"Idempotency-Key": "k1"})
-    for key in (keys.alice, keys.bob):
-        other = api.session(key)
+    first = api.session(keys.service, user="carol")
+    api.turn(keys.service, first, headers={"Idempotency-Key": "k1"})
+    for key, user in ((keys.alice, "alice"), (keys.service, "carol"), (keys.admin, "dave")):
+        other = api.session(key, user=user)
         answer = api.post(
             f"/v1/sessions/{other}/turns", key, json={"content": "Hello"}, headers={"Idempotency-Key": "k1"}
         )
@@ -314,8 +317,10 @@ def test_a_first_request_that_hangs_is_in_progress_for_the_second(api, post, dat
 
     with database.of(organization) as db:  # the first request, which does not end
         db.execute(
-            text("select pg_advisory_xact_lock(hashtextextended(cast(:organization as text) || '/k1', 0))"),
-            {"organization": organization},
+            text(
+                "select pg_advisory_xact_lock(hashtextextended(cast(:organization as text) || '/' || :key, 0))"
+            ),
+            {"organization": organization, "key": " " + hashlib.sha256(b"alice\0k1").hexdigest()},
         )
         answer = post(headers={"Idempotency-Key": "k1"})
     assert (answer.status_code, answer.json["code"]) == (409, "idempotency_in_progress")

@@ -115,7 +115,7 @@ NAMES: Final = (
         "half a minute behind the worker's end",
         "as above",
     ),
-    Name(LOG_WORKERS, "sorted set", "when each worker last reported", "for ever", "as above"),
+    Name(LOG_WORKERS, "zset", "when each worker last reported", "for ever", "as above"),
     Name(
         LOG_BYTES_ENDED,
         "hash",
@@ -125,14 +125,14 @@ NAMES: Final = (
     ),
     Name(
         ended_logs_key("<organization id>"),
-        "sorted set",
+        "zset",
         "an organization's ended logs with their sizes, oldest first",
         "`LOG_TTL_SECONDS` behind the last of them",
         "as above",
     ),
     Name(
         joined_logs_key("<organization id>"),
-        "sorted set",
+        "zset",
         "likewise, of joined logs",
         "as above",
         "as above",
