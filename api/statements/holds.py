@@ -19,6 +19,7 @@ from shared.money.prices import Priced, most_cost
 from shared.money.quotes import quote_of
 from shared.money.usage import Usage
 from shared.postgres.rows import columns
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 from shared.turn.events import timestamp
 
@@ -46,6 +47,17 @@ _TAKE: Final = Statement(
     """,
     _UsedUp,
 )
+
+
+_TAKE_BEFORE: Final = Statement(
+    f"""
+    select {columns(_UsedUp)} from turnkeeper.take_hold(
+        :organization_id, :turn_id, :attempt, :prompt_usd, :token_usd, :least_tokens, :most_tokens)
+    where tokens = 0
+    """,
+    _UsedUp,
+)
+"""On the schema before migration 0005, where no hold keeps its price."""
 
 
 def take_hold(
@@ -77,7 +89,8 @@ def take_hold(
     prompt_tokens = most_prompt_tokens(earlier_tokens + most_text_tokens(content), context_tokens)
     quote = quote_of(priced, datetime.now(UTC))
     price = quote.of(Usage(input_tokens=prompt_tokens))
-    used_up = _TAKE.one_or_none(
+    take = _TAKE if has_money(db) else _TAKE_BEFORE
+    used_up = take.one_or_none(
         db,
         {
             "organization_id": organization_id,

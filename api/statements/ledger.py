@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 from api.cursors import TimeCursor
 from shared.money.usage import ShownTokens
 from shared.postgres.rows import columns
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 
 _BEFORE_ALL: Final = "-infinity"
@@ -63,23 +65,28 @@ class LedgerEntry(ShownTokens):
     cost_usd: Decimal
     day: date
     created_at: datetime
-    reported: dict[str, int] | None
-    correction: int
-    corrects: UUID | None
-    reason: str | None
-    corrected_by: str | None
-    corrected_at: datetime | None
+    reported: dict[str, int] | None = None
+    correction: int = 0
+    corrects: UUID | None = None
+    reason: str | None = None
+    corrected_by: str | None = None
+    corrected_at: datetime | None = None
 
     def is_correction(self) -> bool:
         """Return whether the row corrects another one."""
         return self.correction > 0
 
 
-def _rows_from(source: str) -> Statement[LedgerEntry]:
+_OF_CORRECTIONS: Final = frozenset(
+    {"reported", "correction", "corrects", "reason", "corrected_by", "corrected_at"}
+)
+
+
+def _rows_from(source: str, *, without: frozenset[str] = frozenset()) -> Statement[LedgerEntry]:
     """Return the statement; its bounds are never null, so that they are index conditions."""
     return Statement(
         f"""
-        select {columns(LedgerEntry, "l")}
+        select {columns(LedgerEntry, "l", without=without)}
         from {source} as l
         where l.organization_id = :organization_id
           and (l.created_at, l.id) < (cast(:before_at as timestamptz), cast(:before_id as uuid))
@@ -95,9 +102,12 @@ def _rows_from(source: str) -> Statement[LedgerEntry]:
     )
 
 
-_ALL: Final = _rows_from("turnkeeper.ledger")
-_SESSION: Final = _rows_from(_OF_SESSION)
-_TURN: Final = _rows_from(_OF_TURN)
+_LEDGER: Final = "turnkeeper.ledger"
+_ROWS: Final = MappingProxyType({source: _rows_from(source) for source in (_LEDGER, _OF_SESSION, _OF_TURN)})
+_ROWS_BEFORE: Final = MappingProxyType(
+    {source: _rows_from(source, without=_OF_CORRECTIONS) for source in _ROWS}
+)
+"""On the schema before migration 0005, which has no corrections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +128,12 @@ def ledger_rows(
 ) -> Sequence[LedgerEntry]:
     """Return rows past `before`, newest first."""
     if meant.turn_id is not None:
-        statement = _TURN
+        source = _OF_TURN
     elif meant.session_id is not None:
-        statement = _SESSION
+        source = _OF_SESSION
     else:
-        statement = _ALL
+        source = _LEDGER
+    statement = (_ROWS if has_money(db) else _ROWS_BEFORE)[source]
     parameters = {
         "organization_id": organization_id,
         "before_at": before.at.isoformat() if before else _AFTER_ALL,

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from api.queries import UsageGroup, UsageSort
 from api.statements.ledger import IS_WITHIN
 from shared.money.usage import SHOWN_COLUMNS, ShownTokens
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 
 
@@ -43,7 +44,7 @@ _FIGURES: Final = ", ".join(("name", "attempts", "turns", *SHOWN_COLUMNS, "cost_
 
 
 def _usage_by(
-    name_of: str, kind: str, *, newest_first: bool = False, by_cost: bool = False
+    name_of: str, kind: str, *, has_corrections: bool, newest_first: bool = False, by_cost: bool = False
 ) -> Statement[AddedUp]:
     """Return the statement that groups by `name_of`, an expression of type `kind` of the ledger's row `{row}`.
 
@@ -55,16 +56,19 @@ def _usage_by(
         order = f"cost_usd desc, {order}"
     of_row, of_earlier = name_of.format(row="l"), name_of.format(row="e")
 
+    def is_attempt(row: str) -> str:
+        return f"{row}.correction = 0" if has_corrections else "true"
+
     def is_first(condition: str) -> str:
-        return f"""l.correction = 0 and (l.attempt = 1 or not exists (
+        return f"""{is_attempt("l")} and (l.attempt = 1 or not exists (
             select from turnkeeper.ledger as e
             where e.organization_id = l.organization_id and e.turn_id = l.turn_id and e.attempt < l.attempt
-              and e.correction = 0 and {IS_WITHIN.format(row="e")} and {condition}))"""
+              and {is_attempt("e")} and {IS_WITHIN.format(row="e")} and {condition}))"""
 
     return Statement(
         f"""
         with added as materialized (
-            select {of_row} as name, count(*) filter (where l.correction = 0) as attempts,
+            select {of_row} as name, count(*) filter (where {is_attempt("l")}) as attempts,
                 count(*) filter (where {is_first(f"{of_earlier} = {of_row}")}) as turns,
                 count(*) filter (where {is_first("true")}) as turns_of_all,
                 {_SUMS}, sum(l.cost_usd) as cost_usd
@@ -84,10 +88,14 @@ def _usage_by(
     )
 
 
-_STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], Statement[AddedUp]]] = MappingProxyType(
+_STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort, bool], Statement[AddedUp]]] = MappingProxyType(
     {
-        (group, sort): _usage_by(
-            name_of, kind, newest_first=group is UsageGroup.DAY, by_cost=sort is UsageSort.COST
+        (group, sort, has_corrections): _usage_by(
+            name_of,
+            kind,
+            has_corrections=has_corrections,
+            newest_first=group is UsageGroup.DAY,
+            by_cost=sort is UsageSort.COST,
         )
         for group, name_of, kind in (
             (UsageGroup.DAY, "{row}.day", "date"),
@@ -96,6 +104,7 @@ _STATEMENTS: Final[Mapping[tuple[UsageGroup, UsageSort], Statement[AddedUp]]] = 
             (UsageGroup.MODEL, '{row}.model collate "C"', "text"),
         )
         for sort in UsageSort
+        for has_corrections in (False, True)  # the schema before migration 0005 has none
     }
 )
 
@@ -112,7 +121,7 @@ def add_up(
     most: int,
 ) -> tuple[AddedUp, Sequence[AddedUp]]:
     """Return the totals of these days, and of each group past `past`; the order by cost has no `past`."""
-    totals, *groups = _STATEMENTS[group, sort].all(
+    totals, *groups = _STATEMENTS[group, sort, has_money(db)].all(
         db,
         {
             "organization_id": organization_id,

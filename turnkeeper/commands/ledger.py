@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from shared.money.usage import COLUMNS
 from shared.postgres.database import engine_for
+from shared.postgres.schema import has_money
 from turnkeeper.exits import FAILED
 from turnkeeper.owner import organization
 
@@ -21,11 +22,13 @@ _SECONDS: Final = 300
 """Long enough to read a ledger of millions of rows."""
 _MOST_TOLD: Final = 100
 _ONE: Final = "(cast(:organization as uuid) is null or organization_id = :organization)"
+_IS_ATTEMPT: Final = "/* is_attempt */"
+"""Where a check counts a row of the ledger as one attempt, unless it is a correction."""
 _PERIODS: Final = f"""
     with told as (
         select organization_id, period, starts_on, spent_usd, held_usd, attempts from turnkeeper.spend where {_ONE}
     ), dated as (
-        select organization_id, day, cost_usd as spent, 0 as held, (correction = 0)::integer as bills
+        select organization_id, day, cost_usd as spent, 0 as held, {_IS_ATTEMPT} as bills
         from turnkeeper.ledger where {_ONE}
         union all
         select organization_id, day, 0, amount_usd, 0 from turnkeeper.holds where {_ONE}
@@ -81,6 +84,8 @@ _CHECKS: Final = (
                group by 1, 2) as l on l.organization_id = s.organization_id and l.session_id = s.id
     where s.cost_usd <> coalesce(l.billed, 0)
     """,
+)
+_CHECKS_OF_CORRECTIONS: Final = (
     f"""
     select l.organization_id, 'ledger row ' || l.id || ': cost ' || l.cost_usd || ' with its corrections' as what
     from (
@@ -137,6 +142,8 @@ def differences(db: Connection, only: UUID | None) -> Iterator[tuple[UUID, str]]
         db: A transaction of the owner, with one snapshot.
         only: One organization; None for all.
     """
-    for statement in _CHECKS:
+    is_attempt = "(correction = 0)::integer" if has_money(db) else "1"
+    checks = [*_CHECKS, *(_CHECKS_OF_CORRECTIONS if has_money(db) else ())]
+    for statement in (check.replace(_IS_ATTEMPT, is_attempt) for check in checks):
         for row in db.execute(text(statement), {"organization": only}):
             yield row.organization_id, row.what

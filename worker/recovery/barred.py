@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from shared.errors import Fault, TurnProblem, fault_error
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 from shared.turn.events import Event, TurnError
 from shared.turn.events_of_turn import stop_requested
@@ -163,6 +164,8 @@ def end_barred_turns(database: Database, *, is_free: bool) -> Iterator[Sequence[
     """
     for _ in range(_ROUNDS):
         with database.across() as db:
+            if not has_money(db):
+                return
             found = _BARRED.all(db, {"most": MOST_AT_ONCE, "is_free": is_free})
         count = 0
         by_cause = sorted(found, key=lambda turn: (turn.organization_id, turn.why))

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, text
 from shared.errors import UnavailableError
 from shared.postgres import rows
 from shared.postgres.database import Database
+from shared.postgres.schema import has_money
 from shared.turn.turns import StopReason
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Answer
@@ -263,7 +264,7 @@ class LeaseKeeper:
             "sources": [answer.usage_source.value for answer in answers],
         }
         reports = [_encoded(answer) for answer in answers]
-        if any(reports):
+        if any(reports) and has_money(db):
             db.execute(_SAVE_REPORTED, {**parameters, "reports": reports})
         else:
             db.execute(_SAVE, parameters)

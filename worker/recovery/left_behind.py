@@ -11,7 +11,7 @@ import msgspec
 import redis
 from sqlalchemy import Connection, text
 
-from shared.money.usage import COLUMNS, Usage, UsageSource, estimate_tokens, reported_of
+from shared.money.usage import COLUMNS, Reported, Usage, UsageSource, estimate_tokens, reported_of
 from shared.postgres import rows
 from shared.redis.names import call_key, log_key
 from shared.turn.events import EventType, decode_header
@@ -73,15 +73,17 @@ class LeftBehindTurn:
     prompt_bytes: int
 
 
-_OF_CHECKPOINT: Final = ("called", "content", "reasoning", *COLUMNS, "usage_source", "reported")
+_OF_CHECKPOINT: Final = ("called", "content", "reasoning", *COLUMNS, "usage_source")
 _NOT_OF_TURN: Final = frozenset(
-    {"checkpoint_attempt", "checkpoint_seq", *_OF_CHECKPOINT, "hold_price", "prompt_bytes"}
+    {"checkpoint_attempt", "checkpoint_seq", *_OF_CHECKPOINT, "reported", "hold_price", "prompt_bytes"}
 )
 _LEFT_BEHIND: Final = text(
     f"""
     select {rows.columns(LeftBehindTurn, "t", without=_NOT_OF_TURN)},
            c.attempt as checkpoint_attempt, c.seq as checkpoint_seq,
-           {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)}, h.price as hold_price,
+           {", ".join(f"c.{name}" for name in _OF_CHECKPOINT)},
+           -- In this form, the schema before may have no such columns.
+           to_jsonb(c) -> 'reported' as reported, to_jsonb(h) -> 'price' as hold_price,
            (select coalesce(sum(octet_length(m.content)), 0) from turnkeeper.messages as m
             where m.organization_id = t.organization_id and m.session_id = t.session_id
               and m.position <= t.number * 2)
@@ -155,8 +157,13 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     if note is not None and note.prompt is not None and source is not UsageSource.PROVIDER:
         usage = _with_prompt(usage, note.prompt)
         source = source if source is UsageSource.DISPUTED else note.source
-    answer = Answer(content, reasoning, called, usage, source, reported=reported_of(turn.reported))
+    answer = Answer(content, reasoning, called, usage, source, reported=_reported(turn, source))
     return Left(turn, answer, last_seq, is_log_lost=told is None, is_open=is_open)
+
+
+def _reported(turn: LeftBehindTurn, source: UsageSource) -> Reported | None:
+    """Return what the provider said, if that is disputed: a text that is kept to be continued is billed already."""
+    return reported_of(turn.reported) if source is UsageSource.DISPUTED else None
 
 
 def _note_of(turn: LeftBehindTurn, log: "redis.Redis") -> CallNote | None:

@@ -17,6 +17,7 @@ from shared.money.prices import Priced
 from shared.money.quotes import Quote, read_quote
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 from shared.turn.parts import parts_of
 from shared.turn.turns import Recovery, Role
@@ -139,27 +140,40 @@ class Claim:
 
 
 _MONEY: Final = ("hold_price", "needs_hold")
-_COLUMNS: Final = ", ".join(
-    (columns(ClaimedTurn, "r", without=frozenset(_MONEY)), *(f"m.{name}" for name in _MONEY))
-)
-_CLAIM: Final = Statement(
-    f"""
-    select {_COLUMNS}
+_READ: Final = columns(ClaimedTurn, "r", without=frozenset(_MONEY))
+_READ_WITH_MONEY: Final = ", ".join((_READ, *(f"m.{name}" for name in _MONEY)))
+_WITH_MONEY: Final = "cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m"
+_CLAIM: Final = """
+    select {columns}
     from turnkeeper.claim_turn(:turn_id, :worker_id, :lease_seconds) as claimed_for
     cross join lateral turnkeeper.read_claim(case when claimed_for is not null then :turn_id end, :most_bytes) as r
-    cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
-    """,  # noqa: S608 -- the columns are ours
-    ClaimedTurn,
-)
-_CLAIM_NEXT: Final = Statement(
-    f"""
-    select {_COLUMNS}
+    {money}
+"""
+_CLAIM_NEXT: Final = """
+    select {columns}
     from turnkeeper.claim_next_turn(:worker_id, :lease_seconds, :hint) as c
     cross join lateral turnkeeper.read_claim(c.turn_id, :most_bytes) as r
-    cross join lateral turnkeeper.money_of_claim(r.id, r.attempt) as m
-    """,  # noqa: S608
-    ClaimedTurn,
-)
+    {money}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claiming:
+    """A claim's statement on today's schema, and on the one before it, where no hold has a price."""
+
+    today: Statement[ClaimedTurn]
+    before: Statement[ClaimedTurn]
+
+
+def _claiming(sql: str) -> _Claiming:
+    return _Claiming(
+        Statement(sql.format(columns=_READ_WITH_MONEY, money=_WITH_MONEY), ClaimedTurn),
+        Statement(sql.format(columns=_READ, money=""), ClaimedTurn),
+    )
+
+
+_ONE: Final = _claiming(_CLAIM)
+_NEXT: Final = _claiming(_CLAIM_NEXT)
 
 
 def claim_turn(
@@ -174,7 +188,7 @@ def claim_turn(
     """
     return _claim(
         database,
-        _CLAIM,
+        _ONE,
         context_tokens,
         {"turn_id": turn_id, "worker_id": worker_id, "lease_seconds": lease_seconds},
     )
@@ -193,16 +207,17 @@ def claim_next_turn(
     """
     return _claim(
         database,
-        _CLAIM_NEXT,
+        _NEXT,
         context_tokens,
         {"worker_id": worker_id, "lease_seconds": lease_seconds, "hint": hint},
     )
 
 
 def _claim(
-    database: Database, statement: Statement[ClaimedTurn], context_tokens: int, parameters: Mapping[str, Any]
+    database: Database, claiming: _Claiming, context_tokens: int, parameters: Mapping[str, Any]
 ) -> Claim | None:
     with database.alone() as db:
+        statement = claiming.today if has_money(db) else claiming.before
         turn = statement.one_or_none(db, {**parameters, "most_bytes": context_tokens * _BYTES_PER_TOKEN})
     if turn is None:
         return None

@@ -23,6 +23,7 @@ from shared.money.quotes import Quote, quote_of
 from shared.money.usage import COLUMNS, SHOWN_COLUMNS, Usage, UsageSource
 from shared.postgres.database import Database
 from shared.postgres.rows import columns
+from shared.postgres.schema import has_money
 from shared.postgres.statement import Statement
 from shared.turn.turns import TERMINAL, MessageStatus, Role, Signal, TurnStatus, sources_into
 from worker.turn.moved import SettledTurn
@@ -46,8 +47,7 @@ def _each(form: str, names: Iterable[str] = SHOWN_COLUMNS) -> str:
 # answer: the message, once the turn is over. billed: the ledger's row, for a call.
 # of_session, totals: sums of the session, then of month and day, on the day whose hold was released or else today.
 # Last: the turn as it is now, what was released and charged, and whether a later turn of the session waits.
-_SETTLE: Final = Statement(
-    f"""
+_SETTLE_ON_ANY: Final = f"""
     with given as (
         select cast(:status as text) as status, cast(:is_terminal as boolean) as is_terminal,
             cast(:called as boolean) as called, cast(:content as text) as content,
@@ -90,10 +90,11 @@ _SETTLE: Final = Statement(
     ), released as (
         delete from turnkeeper.holds as h using settled as s
         where h.organization_id = s.organization_id and h.turn_id = s.id
-        returning h.day, h.month, h.amount_usd, h.price
+        returning h.day, h.month, h.amount_usd{{price_of_hold}}
     ), rest as (
-        insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd, price)
-        select s.organization_id, s.id, s.attempt, r.day, r.month, greatest(0, r.amount_usd - g.cost_usd), r.price
+        insert into turnkeeper.holds (organization_id, turn_id, attempt, day, month, amount_usd{{price}})
+        select s.organization_id, s.id, s.attempt, r.day, r.month,
+            greatest(0, r.amount_usd - g.cost_usd){{price_of_released}}
         from settled as s, given as g, released as r where g.keeps_hold
         returning amount_usd
     ), answer as (
@@ -106,9 +107,9 @@ _SETTLE: Final = Statement(
         from settled as s, given as g where g.is_terminal and g.content <> ''
     ), billed as (
         insert into turnkeeper.ledger (organization_id, id, turn_id, session_id, user_name, attempt, provider, model,
-            {", ".join(COLUMNS)}, usage_source, reported, price, cost_usd, day)
+            {", ".join(COLUMNS)}, usage_source{{reported}}, price, cost_usd, day)
         select s.organization_id, :ledger_id, s.id, s.session_id, s.user_name, cast(:attempt as integer),
-            g.provider, g.model, {_each("g.{0}", COLUMNS)}, g.usage_source, cast(:reported as jsonb),
+            g.provider, g.model, {_each("g.{0}", COLUMNS)}, g.usage_source{{given_reported}},
             cast(:price as jsonb), g.cost_usd, coalesce(r.day, g.today)
         from settled as s cross join given as g left join released as r on true where g.called
     ), of_session as (
@@ -142,9 +143,22 @@ _SETTLE: Final = Statement(
             where n.organization_id = t.organization_id and n.session_id = t.session_id
               and n.status = '{TurnStatus.QUEUED.value}' and n.number > t.number) as has_next
     from settled as t
-    """,  # noqa: S608 -- the columns are ours
+    """  # noqa: S608 -- the columns are ours
+_SETTLE: Final = Statement(
+    _SETTLE_ON_ANY.format(
+        price_of_hold=", h.price",
+        price=", price",
+        price_of_released=", r.price",
+        reported=", reported",
+        given_reported=", cast(:reported as jsonb)",
+    ),
     SettledTurn,
 )
+_NOTHING_MORE: Final = dict.fromkeys(
+    ("price_of_hold", "price", "price_of_released", "reported", "given_reported"), ""
+)
+_SETTLE_BEFORE: Final = Statement(_SETTLE_ON_ANY.format(**_NOTHING_MORE), SettledTurn)
+"""On the schema before migration 0005: no hold has a price, and nothing that a provider said is kept."""
 _FORGET: Final[Statement[None]] = Statement(
     "delete from turnkeeper.checkpoints as c where c.organization_id = :organization_id and c.turn_id = :turn_id"
 )
@@ -154,7 +168,7 @@ _KEEP: Final[Statement[None]] = Statement(
     values (:organization_id, :turn_id, :attempt, :last_seq, false, :content, '')
     on conflict (organization_id, turn_id) do update set
         attempt = excluded.attempt, seq = excluded.seq, called = false, content = excluded.content, reasoning = '',
-        {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, reported = null, saved_at = now()
+        {_each("{0} = 0", COLUMNS)}, usage_source = excluded.usage_source, saved_at = now()
     """  # noqa: S608
 )
 """The text that the next attempt continues. It is billed already, so it has no figures."""
@@ -171,6 +185,12 @@ _HOLD_AGAIN: Final = Statement(
     """
     select tokens from turnkeeper.take_hold(
         :organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens, cast(:at_price as jsonb))
+    """,
+    _Held,
+)
+_HOLD_AGAIN_BEFORE: Final = Statement(
+    """
+    select tokens from turnkeeper.take_hold(:organization_id, :turn_id, :attempt, :amount_usd, 0, 1, :max_output_tokens)
     """,
     _Held,
 )
@@ -239,7 +259,11 @@ def settle(
         written.
     """
     with database.of(settlement.organization_id) as db:
-        turn = _SETTLE.one_or_none(db, _parameters(provider, settlement, ending))
+        parameters = _parameters(provider, settlement, ending)
+        if has_money(db):
+            turn = _SETTLE.one_or_none(db, parameters)
+        else:
+            turn = _SETTLE_BEFORE.one_or_none(db, _as_before(parameters))
         if turn is not None:
             # In a statement of its own: a renewal for which the first waited may have written the checkpoint.
             _forget_or_keep(db, settlement, ending)
@@ -265,7 +289,8 @@ def _hold_again(
 ) -> None:
     """Hold the same amount for the next attempt as for the one that ended, at its price: it asks the same question."""
     quote = settlement.quote or quote_of(provider, datetime.now(UTC))
-    held = _HOLD_AGAIN.one_or_none(
+    hold_again = _HOLD_AGAIN if has_money(db) else _HOLD_AGAIN_BEFORE
+    held = hold_again.one_or_none(
         db,
         {
             "organization_id": settlement.organization_id,
@@ -354,6 +379,12 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "first_token_ago": settlement.first_token_ago_seconds,
         "stop_observed_ago": settlement.stop_observed_ago_seconds,
     }
+
+
+def _as_before(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters in the words of the schema before: it knows no disputed figures."""
+    is_disputed = parameters["usage_source"] == UsageSource.DISPUTED.value
+    return {**parameters, "usage_source": UsageSource.PARTIAL.value} if is_disputed else parameters
 
 
 def _price(provider: ProviderSettings, quote: Quote | None, usage: Usage) -> Price:
