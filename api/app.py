@@ -34,7 +34,7 @@ from api.store import PostgresStreamStore
 from api.streams import handshake_authenticator, origin_check
 from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
-from shared import failpoints
+from shared import failpoints, open_files
 from shared.configuration.settings import Settings, load_settings
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
@@ -52,8 +52,12 @@ SHUTDOWN: Final = "turnkeeper_shutdown"
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """The key of the function that starts a process's metrics, called in the serving process; it returns the listener
 to stop at the end, or None."""
+TENANT_OF: Final = "turnkeeper_tenant_of"
+"""The key of the function that returns whose request has an `Authorization` header, as far as it is known."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
+_STREAMS_SHARE: Final = 2
+"""One in this many open files may be a stream; the server's other connections, Redis and PostgreSQL have the rest."""
 _WAITING_SHARE: Final = 2
 """One in this many request threads may wait for a turn's end."""
 _DOWNLOADING_SHARE: Final = 4
@@ -102,6 +106,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         origin_is_allowed=origin_check(settings),
     )
     app.extensions[SHUTDOWN] = lambda: _shut_down(parts)
+    app.extensions[TENANT_OF] = parts.authenticator.tenant_of
     app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)
@@ -164,8 +169,14 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
 
 
 def _limits_of_streams(settings: Settings) -> StreamLimits:
+    most = open_files.share(_STREAMS_SHARE)
+    if settings.max_sockets > most:
+        _log.warning(
+            "MAX_SOCKETS is more than the limit of open files allows: fewer streams are taken",
+            extra={"asked": settings.max_sockets, "allowed": most, "open_files": open_files.limit()},
+        )
     return StreamLimits(
-        most_sockets=settings.max_sockets, most_sockets_per_address=settings.streams_per_address
+        most_sockets=min(settings.max_sockets, most), most_sockets_per_address=settings.streams_per_address
     )
 
 

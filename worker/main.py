@@ -23,7 +23,7 @@ from celery.exceptions import SecurityWarning
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from shared import failpoints
+from shared import failpoints, open_files
 from shared.collector import calm_collector
 from shared.configuration.provider_settings import ProviderSettings
 from shared.configuration.settings import Settings, load_settings
@@ -61,6 +61,8 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 
 _STRATEGY: Final = "worker.process.celery_strategy:doorbell_strategy"
 _TRANSACTIONS_AT_ONCE: Final = 2
+_TURN_FILES: Final = 4
+"""Open files for each turn: its connection, one of an attempt that is closing, and as many for all else."""
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
 holds up every delta for tens of milliseconds."""
@@ -270,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failpoints.arm(os.environ, production=settings.production)
         for warning in settings.warnings:
             _log.warning(warning)
+        settings = within_open_files(settings)
         sys.setswitchinterval(_SWITCH_SECONDS)
         worker = Worker(settings)
         worker.start()
@@ -294,6 +297,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         worker.stop()
     return 0
+
+
+def within_open_files(settings: Settings) -> Settings:
+    """Raise the limit of open files; return the settings with no more turns at once than it allows, and log that."""
+    open_files.raise_limit()
+    most = open_files.share(_TURN_FILES)
+    if settings.worker_turns <= most:
+        return settings
+    _log.warning(
+        "WORKER_TURNS is more than the limit of open files allows: fewer turns run at once",
+        extra={"asked": settings.worker_turns, "allowed": most, "open_files": open_files.limit()},
+    )
+    return replace(settings, worker_turns=most)
 
 
 def _choice(settings: ProviderSettings, recorder: Recorder | None) -> Choice:

@@ -1,0 +1,74 @@
+"""A socket that keeps what a client does not read, so that the thread that answers need not wait for it.
+
+What the kernel does not take at once is kept and sent by the process's loop. Only above a limit does the thread wait,
+which a download of many parts reaches and an answer of the API does not.
+"""
+
+import socket
+from typing import Final
+
+KEPT_BYTES: Final = 8 * 1024 * 1024
+"""Of one connection, more than the longest page of a list has."""
+ALL_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Of all connections of a process; above it the loop closes those that have not read for the longest time."""
+SEND_SECONDS: Final = 30.0
+"""How long a thread waits above this limit."""
+
+
+class Departing(socket.socket):
+    """A connection whose `sendall` does not wait for the client."""
+
+    # Written by one thread at a time: that of the request, then the loop. The sum may be wrong by what two threads
+    # add at once, which a limit of memory can bear.
+    all_kept = 0
+    unsent: bytearray | None = None
+
+    def sendall(self, data: bytes | bytearray | memoryview, flags: int = 0, /) -> None:  # type: ignore[override]
+        """Send what the client takes and keep the rest.
+
+        Raises:
+            OSError: The connection is closed, or the client does not read what is above the limit.
+        """
+        view = memoryview(data).cast("B")
+        if not self.unsent:
+            view = view[self._send(view, flags) :]
+        if not view:
+            return
+        unsent = self.unsent = self.unsent or bytearray()
+        unsent += view
+        Departing.all_kept += len(view)
+        if len(unsent) > KEPT_BYTES:
+            self._wait_until_sent(unsent)
+
+    def flush(self) -> bool:
+        """Send more of what is kept; return whether all of it is sent.
+
+        Raises:
+            OSError: The connection is closed.
+        """
+        while self.unsent:
+            sent = self._send(memoryview(bytes(self.unsent[: 256 * 1024])), 0)
+            if not sent:
+                return False
+            del self.unsent[:sent]
+            Departing.all_kept -= sent
+        return True
+
+    def forget(self) -> None:
+        """Drop what is kept: the connection ends."""
+        if self.unsent:
+            Departing.all_kept -= len(self.unsent)
+            self.unsent = None
+
+    def _send(self, view: memoryview, flags: int) -> int:
+        try:
+            return self.send(view, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def _wait_until_sent(self, unsent: bytearray) -> None:
+        if self.gettimeout() is None:
+            self.settimeout(SEND_SECONDS)
+        content = bytes(unsent)
+        self.forget()
+        super().sendall(content)
