@@ -56,8 +56,6 @@ TENANT_OF: Final = "turnkeeper_tenant_of"
 """The key of the function that returns whose request has an `Authorization` header, as far as it is known."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
-_STREAMS_SHARE: Final = 2
-"""One in this many open files may be a stream; the server's other connections, Redis and PostgreSQL have the rest."""
 _WAITING_SHARE: Final = 2
 """One in this many request threads may wait for a turn's end."""
 _DOWNLOADING_SHARE: Final = 4
@@ -169,9 +167,9 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
 
 
 def _limits_of_streams(settings: Settings) -> StreamLimits:
-    most = open_files.share(_STREAMS_SHARE)
+    most = open_files.share(open_files.STREAMS)
     if settings.max_sockets > most:
-        _log.warning(
+        _log.info(
             "MAX_SOCKETS is more than the limit of open files allows: fewer streams are taken",
             extra={"asked": settings.max_sockets, "allowed": most, "open_files": open_files.limit()},
         )

@@ -10,6 +10,12 @@ from typing import Final
 ENOUGH: Final = 65_536
 """More is not asked for: containers allow a billion, and some programs walk through all of them when they start."""
 
+STREAMS: Final = 2
+"""One in this many open files may be a stream; a relay's other connections, Redis and PostgreSQL have the rest."""
+TURNS: Final = 4
+"""Open files for each turn: its connection, one of an attempt that is closing, and as many for all else."""
+_ENDLESS: Final = 2**31
+
 
 def raise_limit() -> int:
     """Raise the soft limit to the hard one, or to what is enough; return it.
@@ -23,10 +29,18 @@ def raise_limit() -> int:
     return limit()
 
 
+def reachable() -> int:
+    """Return what `raise_limit` would return, without raising anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _ENDLESS
+    return max(soft, ENOUGH if hard == resource.RLIM_INFINITY else min(ENOUGH, hard))
+
+
 def limit() -> int:
     """Return how many files this process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 2**31 if soft == resource.RLIM_INFINITY else soft
+    return _ENDLESS if soft == resource.RLIM_INFINITY else soft
 
 
 def share(one_in: int) -> int:

@@ -61,8 +61,6 @@ _LAST_EVENTS_SECONDS: Final = 2.0
 
 _STRATEGY: Final = "worker.process.celery_strategy:doorbell_strategy"
 _TRANSACTIONS_AT_ONCE: Final = 2
-_TURN_FILES: Final = 4
-"""Open files for each turn: its connection, one of an attempt that is closing, and as many for all else."""
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter while others want it. At Python's 5 ms a burst of claims
 holds up every delta for tens of milliseconds."""
@@ -302,10 +300,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def within_open_files(settings: Settings) -> Settings:
     """Raise the limit of open files; return the settings with no more turns at once than it allows, and log that."""
     open_files.raise_limit()
-    most = open_files.share(_TURN_FILES)
+    most = open_files.share(open_files.TURNS)
     if settings.worker_turns <= most:
         return settings
-    _log.warning(
+    _log.info(
         "WORKER_TURNS is more than the limit of open files allows: fewer turns run at once",
         extra={"asked": settings.worker_turns, "allowed": most, "open_files": open_files.limit()},
     )

@@ -369,3 +369,18 @@ def test_a_process_that_runs_out_of_open_files_serves_again(folder: Path):
                 stranger.sendall(b"GET /ec")
         is_answered(address)
         assert noted_pid(folder / "pid") == pid
+
+
+def test_a_front_that_runs_out_of_open_files_goes_on(fronted):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    with ExitStack() as stack:
+        # The clients are of this process, too: of twenty files they take twelve, and the front cannot have twelve more.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 20, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with ExitStack() as strangers:
+            for _ in range(12):
+                strangers.enter_context(connect(fronted)).sendall(b"GET /ec")
+        is_answered(fronted)
+    is_answered(fronted)

@@ -355,10 +355,10 @@ def forget_pid(pid_file: Path, pid: int) -> None:
 
 
 def noted_pid(pid_file: Path) -> int:
-    """Return the pid of the process that serves; 0 if none does."""
+    """Return the pid of the process that serves; 0 if none does, or it cannot be read now."""
     try:
         return int(pid_file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return 0
 
 
