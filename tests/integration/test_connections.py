@@ -45,6 +45,9 @@ def create_app(role):
     @app.get("/large")
     def large():
         return Response(b"x" * {LARGE_BYTES})
+    @app.get("/endless")
+    def endless():
+        return Response(b"x" * 2**20 for _ in range(64))
     @app.get("/slow")
     def slow():
         started.release()
@@ -334,6 +337,23 @@ def test_an_answer_larger_than_the_sockets_take_arrives_whole_and_the_next_after
         for _ in range(3):
             _, body = line.answer()
             assert body == b"x" * LARGE_BYTES
+
+
+def test_a_download_larger_than_what_is_kept_arrives_whole(address):
+    client = http.client.HTTPConnection(*address, timeout=LIMIT_SECONDS)
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        client.request("GET", "/endless")
+        answer = client.getresponse()
+        assert len(answer.read()) == 64 * 2**20
+
+
+def test_downloads_that_nobody_reads_leave_threads_to_the_others(address):
+    with ExitStack() as stack:
+        for _ in range(20):
+            hostile = stack.enter_context(connect(address))
+            hostile.sendall(b"GET /endless HTTP/1.1\r\n" + HOST + b"Authorization: Bearer greedy\r\n\r\n")
+        is_answered(address)
 
 
 def wait_for(is_true: Callable[[], bool]) -> None:

@@ -20,17 +20,15 @@ from gunicorn.workers.gthread import TConn
 
 from shared.errors import ProblemCode
 from turnkeeper.up.arriving import Arriving, Unserved, Whole
-from turnkeeper.up.departing import ALL_KEPT_BYTES, Departing
+from turnkeeper.up.departing import ALL_KEPT_BYTES, BYTES_A_SECOND, Departing
 from turnkeeper.up.malformed_requests import refusal
 
 HEAD_SECONDS: Final = 10.0
 """From a connection's first moment, or a later request's first byte, to the end of the head."""
 BODY_SECONDS: Final = 10.0
 """For a body that does not come at all; what has come adds to it."""
-BYTES_A_SECOND: Final = 8 * 1024
-"""The slowest that a body may come, or an answer be read, after the first ten seconds."""
 WHOLE_SECONDS: Final = 120.0
-"""For a body, or an answer, in all."""
+"""For a body in all. An answer has no such limit: it holds no thread, and has a bound of memory."""
 IDLE_SECONDS: Final = 75.0
 """Between two requests: longer than proxies keep their connections (nginx: 60)."""
 LINGER_SECONDS: Final = 2.0
@@ -306,8 +304,10 @@ class Arrivals:
                     connection.sock.send(_CONTINUE)
 
     def _deadline(self, connection: Connection) -> float:
-        seconds = min(BODY_SECONDS + connection.moved / BYTES_A_SECOND, WHOLE_SECONDS)
-        return connection.began_at + seconds
+        seconds = BODY_SECONDS + connection.moved / BYTES_A_SECOND
+        return connection.began_at + (
+            min(seconds, WHOLE_SECONDS) if connection.state is State.ARRIVING else seconds
+        )
 
     def _send(self, connection: Connection) -> None:
         before = len(connection.sock.unsent or b"")

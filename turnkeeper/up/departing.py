@@ -4,7 +4,9 @@ What the kernel does not take at once is kept and sent by the process's loop. On
 which a download of many parts reaches and an answer of the API does not.
 """
 
+import select
 import socket
+import time
 from typing import Final
 
 KEPT_BYTES: Final = 8 * 1024 * 1024
@@ -12,7 +14,9 @@ KEPT_BYTES: Final = 8 * 1024 * 1024
 ALL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """Of all connections of a process; above it the loop closes those that have not read for the longest time."""
 SEND_SECONDS: Final = 30.0
-"""How long a thread waits above this limit."""
+"""How long a thread waits above this limit for a client that reads nothing, if no other time is set."""
+BYTES_A_SECOND: Final = 8 * 1024
+"""The slowest that a client may read, and send a body."""
 
 
 class Departing(socket.socket):
@@ -27,7 +31,7 @@ class Departing(socket.socket):
         """Send what the client takes and keep the rest.
 
         Raises:
-            OSError: The connection is closed, or the client does not read what is above the limit.
+            OSError: The connection is closed, or the client does not read what is above the limit fast enough.
         """
         view = memoryview(data).cast("B")
         if not self.unsent:
@@ -67,8 +71,18 @@ class Departing(socket.socket):
             return 0
 
     def _wait_until_sent(self, unsent: bytearray) -> None:
-        if self.gettimeout() is None:
-            self.settimeout(SEND_SECONDS)
-        content = bytes(unsent)
-        self.forget()
-        super().sendall(content)
+        """Wait until no more is kept than may be.
+
+        Raises:
+            TimeoutError: The client reads too slowly.
+        """
+        ready = select.poll()
+        ready.register(self, select.POLLOUT)
+        began_at, before = time.monotonic(), len(unsent)
+        patience = self.gettimeout() or SEND_SECONDS
+        while len(unsent) > KEPT_BYTES:
+            waits_until = began_at + patience + (before - len(unsent)) / BYTES_A_SECOND
+            left = waits_until - time.monotonic()
+            if left <= 0 or not ready.poll(left * 1000):
+                raise TimeoutError("a client reads too slowly")
+            self.flush()
