@@ -54,6 +54,8 @@ BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 to stop at the end, or None."""
 TENANT_OF: Final = "turnkeeper_tenant_of"
 """The key of the function that returns whose request has an `Authorization` header, as far as it is known."""
+UNSERVED: Final = "turnkeeper_unserved"
+"""The key of the function that counts a request which the server refused by itself, by its `ProblemCode`."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
 _WAITING_SHARE: Final = 2
@@ -105,6 +107,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     )
     app.extensions[SHUTDOWN] = lambda: _shut_down(parts)
     app.extensions[TENANT_OF] = parts.authenticator.tenant_of
+    app.extensions[UNSERVED] = parts.metrics.unserved
     app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)

@@ -61,6 +61,11 @@ def create_app(role):
         going_on.set()
         return {{}}
     started = threading.Semaphore(0)
+    unserved = []
+    @app.get("/unserved")
+    def refused():
+        return {{"codes": unserved}}
+    app.extensions["turnkeeper_unserved"] = lambda code: unserved.append(code.value)
     app.extensions["turnkeeper_tenant_of"] = lambda said: said.partition(b" ")[2] or None
     return app
 """
@@ -276,6 +281,7 @@ def test_what_is_no_request_of_ours_gets_a_clear_answer_and_the_end(
         assert answer.getheader("Connection") == "close"
         assert stranger.recv(1) == b""
     is_answered(address)
+    assert get(address, "/unserved") == (200, {"codes": [code]})
 
 
 def test_tls_towards_a_plain_port_is_refused_at_once(address):

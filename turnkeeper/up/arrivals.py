@@ -101,6 +101,7 @@ class Arrivals:
         poller: Of the loop.
         whole: Takes a connection with its next request.
         closed: Told of each connection that was closed here.
+        unserved: Told of each request that was refused here.
         clock: Monotonic seconds.
     """
 
@@ -109,11 +110,13 @@ class Arrivals:
         poller: selectors.BaseSelector,
         whole: Callable[[Connection, Whole], None],
         closed: Callable[[], None],
+        unserved: Callable[[ProblemCode], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._poller = poller
         self._whole = whole
         self._closed = closed
+        self._unserved = unserved
         self._clock = clock
         self._held: dict[Connection, float] = {}
         """Each connection with the moment by which it must have moved on, the oldest first."""
@@ -159,6 +162,7 @@ class Arrivals:
     def refuse(self, connection: Connection, unserved: Unserved) -> None:
         """Answer with a problem and end a connection that has no thread."""
         self._release(connection)
+        self._unserved(unserved.code)
         with suppress(OSError):
             connection.sock.setblocking(False)
             connection.sock.send(refusal(unserved.code, unserved.detail))

@@ -27,8 +27,8 @@ _OURS: Final = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHead
 _RETRY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
-def refusal_of(error: BaseException) -> bytes:
-    """Log why a request was not served and return the response, after which the connection is closed."""
+def refusal_of(error: BaseException) -> tuple[ProblemCode, bytes]:
+    """Log why a request was not served; return the code and the response, after which the connection is closed."""
     request_id = new_id().hex
     if isinstance(error, ParseException) and not isinstance(error, _OURS):
         code, detail = (
@@ -41,7 +41,7 @@ def refusal_of(error: BaseException) -> bytes:
     else:
         code, detail = ProblemCode.INTERNAL, "something went wrong here: it was logged under the request's id"
         _log.error("internal error", exc_info=error, extra={"request_id": request_id})
-    return _encoded(code, detail, request_id)
+    return code, _encoded(code, detail, request_id)
 
 
 def refusal(code: ProblemCode, detail: str) -> bytes:
@@ -62,6 +62,8 @@ def _encoded(code: ProblemCode, detail: str, request_id: str) -> bytes:
             "code": code.value,
             "request_id": request_id,
             "retryable": problem.retryable,
+            **({"retry_after_ms": 1000} if problem.status in _RETRY else {}),
+            **({"scope": "requests"} if code is ProblemCode.RATE_LIMITED else {}),
         }
     ).encode()
     retry = "Retry-After: 1\r\n" if problem.status in _RETRY else ""

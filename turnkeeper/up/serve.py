@@ -54,6 +54,8 @@ BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """Name of the function that shares a process's figures; it returns what to stop at the end, or None."""
 TENANT_OF: Final = "turnkeeper_tenant_of"
 """Name of the function that returns whose request has an `Authorization` header, without asking anybody."""
+UNSERVED: Final = "turnkeeper_unserved"
+"""Name of the function that counts a request which is refused here."""
 _NO_THREAD: Final = Unserved(ProblemCode.UNAVAILABLE, "the request waited too long for its turn: try again")
 _TOO_MANY: Final = Unserved(ProblemCode.RATE_LIMITED, "too many requests at once: wait for some to end")
 _log = logging.getLogger("turnkeeper.requests")
@@ -118,7 +120,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop."""
-        self.arrivals = Arrivals(self.poller, self._take, self._forget)
+        self.arrivals = Arrivals(self.poller, self._take, self._forget, self._unserved)
         super().run()
         for pool in self._checks.values():
             pool.shutdown(wait=False)
@@ -219,6 +221,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         super().load_wsgi()
         extensions = getattr(self.app.callable, "extensions", {})
         self._tenant_of: Callable[[bytes], Hashable] = extensions.get(TENANT_OF, _nobody)
+        self._unserved: Callable[[ProblemCode], None] = extensions.get(UNSERVED, _count_nothing)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop accepting, and close streams from a thread: this runs in a signal handler."""
@@ -228,7 +231,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
         """Refuse a request that could not be read; its connection is then closed."""
-        answer = refusal_of(exc)
+        code, answer = refusal_of(exc)
+        self._unserved(code)
         with suppress(OSError):
             write_nonblock(client, answer)
 
@@ -242,6 +246,10 @@ class HandedOverWorker(StreamingWorker):
     def next_connection(self, listener: Any) -> tuple[socket.socket, Any]:
         """Take over one connection, to serve it as if it had been accepted here."""
         return take_over(listener, TAKE_OVER_LIMIT_SECONDS)
+
+
+def _count_nothing(_: ProblemCode) -> None:
+    """Count nothing."""
 
 
 def _nobody(_: bytes) -> None:
