@@ -135,9 +135,9 @@ class Arrivals:
         connection.began_at = now
         connection.state = State.ARRIVING
         connection.sock.setblocking(False)
-        self._buffered += len(connection.arriving)
         deadline = now + (HEAD_SECONDS if connection.arriving.has_begun else idle)
         if self._hold(connection, min(deadline, self._idle_until), selectors.EVENT_READ):
+            self._buffered += len(connection.arriving)
             self._advance(connection)
 
     def answered(self, connection: Connection, *, is_kept: bool) -> None:
@@ -211,7 +211,8 @@ class Arrivals:
         """End by `deadline` at the latest what waits for a request: the process is stopping."""
         self._idle_until = deadline
         for connection, before in self._held.items():
-            self._held[connection] = min(before, deadline)
+            if connection.state is State.ARRIVING:
+                self._held[connection] = min(before, deadline)
 
     def _drop_slowest_reader(self) -> bool:
         """Close the connection that is nearest to the end of its time to read; False if there is none."""
@@ -281,7 +282,7 @@ class Arrivals:
         arriving.feed(data)
         self._buffered += len(arriving) - before
         self._advance(connection)
-        if self._buffered > BUFFERED_BYTES:
+        if self._buffered > BUFFERED_BYTES and self._held:
             largest = max(self._held, key=lambda one: len(one.arriving))
             self.refuse(
                 largest, Unserved(ProblemCode.UNAVAILABLE, "too many bodies arrive at once: try again")
@@ -305,7 +306,16 @@ class Arrivals:
                     self._held[connection] = self._deadline(connection)
                 if arriving.wants_continue:
                     arriving.wants_continue = False
-                    connection.sock.send(_CONTINUE)
+                    self._invite(connection)
+
+    def _invite(self, connection: Connection) -> None:
+        """Tell a client to send its body; one that reads nothing sends it unasked or never."""
+        try:
+            connection.sock.send(_CONTINUE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(connection)
 
     def _deadline(self, connection: Connection) -> float:
         seconds = BODY_SECONDS + connection.moved / BYTES_A_SECOND
