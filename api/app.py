@@ -36,7 +36,7 @@ from api.streams import handshake_authenticator, origin_check
 from api.ticket_limits import TicketLimits
 from api.traces import trace_end, trace_requests
 from api.waiting import Waiting
-from shared import failpoints
+from shared import failpoints, open_files
 from shared.configuration.settings import Settings, load_settings, log_shares
 from shared.metrics import listener
 from shared.metrics.listener import MetricsListener
@@ -56,6 +56,10 @@ GIVE_BACK: Final = "turnkeeper_give_back"
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """The key of the function that starts a process's metrics, called in the serving process; it returns the listener
 to stop at the end, or None."""
+TENANT_OF: Final = "turnkeeper_tenant_of"
+"""The key of the function that returns whose request has an `Authorization` header, as far as it is known."""
+UNSERVED: Final = "turnkeeper_unserved"
+"""The key of the function that counts a request which the server refused by itself, by its `ProblemCode`."""
 _REDIS_SECONDS: Final = 2
 _REDIS_CONNECTIONS: Final = 64
 _WAITING_SHARE: Final = 2
@@ -108,6 +112,8 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     )
     app.extensions[SHUTDOWN] = lambda: _shut_down(parts)
     app.extensions[GIVE_BACK] = parts.hub.give_back_to
+    app.extensions[TENANT_OF] = parts.authenticator.tenant_of
+    app.extensions[UNSERVED] = parts.metrics.unserved
     app.extensions[BEGIN_METRICS] = lambda: _begin_metrics(parts, role)
     app.register_blueprint(openapi)
     app.register_blueprint(site)
@@ -173,9 +179,16 @@ def _told_to(metrics: ApiMetrics, recorder: Recorder) -> Callable[[Notice], None
 
 
 def _limits_of_streams(settings: Settings) -> StreamLimits:
-    of_organization = settings.streams_per_organization or share_of(settings.max_sockets, ORGANIZATION_SHARE)
+    most = open_files.share(open_files.STREAMS)
+    if settings.max_sockets > most:
+        _log.info(
+            "MAX_SOCKETS is more than the limit of open files allows: fewer streams are taken",
+            extra={"asked": settings.max_sockets, "allowed": most, "open_files": open_files.limit()},
+        )
+    most_sockets = min(settings.max_sockets, most)
+    of_organization = settings.streams_per_organization or share_of(most_sockets, ORGANIZATION_SHARE)
     return StreamLimits(
-        most_sockets=settings.max_sockets,
+        most_sockets=most_sockets,
         most_sockets_per_key=of_organization,  # a product's back end may serve all of its users with one key
         most_sockets_per_organization=of_organization,
         most_sockets_per_user=settings.streams_per_user or share_of(of_organization, USER_SHARE),

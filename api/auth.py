@@ -78,6 +78,7 @@ class Authenticator:
         self._redis = redis
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._tenants: OrderedDict[bytes, UUID] = OrderedDict()
         self._lock = threading.Lock()
 
     def of_header(self, authorization: str | None) -> Caller:
@@ -130,6 +131,18 @@ class Authenticator:
     def forget_organization(self, organization_id: UUID) -> None:
         """Forget an organization's keys and limits in this process at once, so that they are read again."""
         self._forget(lambda caller: caller.organization_id == organization_id)
+
+    def tenant_of(self, authorization: bytes) -> UUID | None:
+        """Return the organization whose key is in a header; None if this process has not seen the key yet.
+
+        This grants nothing: the server shares its threads by it before anybody is authenticated.
+        """
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not key or len(key) > _LONGEST_KEY:
+            return None
+        secret = digest(key.strip().decode("latin-1"))
+        with self._lock:
+            return self._tenants.get(secret)
 
     def issue_ticket(self, caller: Caller, session_id: UUID, user: str, ttl_seconds: int) -> Ticket:
         """Make a ticket that opens one stream of a session, which is `user`'s.
@@ -208,6 +221,9 @@ class Authenticator:
     def _remember(self, secret: bytes, caller: Caller) -> None:
         with self._lock:
             self._known[secret] = (self._clock() + TRUST_SECONDS, caller)
+            self._tenants[secret] = caller.organization_id
+            while len(self._tenants) > _MOST_KEPT:
+                self._tenants.popitem(last=False)
             while len(self._known) > _MOST_KEPT:
                 self._known.popitem(last=False)
 

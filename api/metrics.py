@@ -7,7 +7,7 @@ from typing import Final
 from api.notices import Ended, Notice, Notices, Ring
 from api.relay.face import FaceKind
 from api.relay.hub import Hub
-from shared.errors import ProblemCode, RefusedError
+from shared.errors import PROBLEMS, ProblemCode, RefusedError
 from shared.metrics import table
 from shared.metrics.looking import looking_at_loop, looking_at_pool
 from shared.metrics.registry import Registry
@@ -16,6 +16,8 @@ from shared.turn.turns import TurnStatus
 
 _CLASSES: Final = {number: f"{number}xx" for number in (2, 3, 4, 5)}
 _POOL: Final = "requests"
+REQUESTS_SCOPE: Final = "requests"
+"""The scope of requests that are too many at once (`turnkeeper.up.malformed_requests`)."""
 
 
 class ApiMetrics:
@@ -49,6 +51,15 @@ class ApiMetrics:
         self._problems[refused.code].add()
         if refused.code is ProblemCode.RATE_LIMITED:
             self._limits[refused.members["scope"]].add()
+
+    def unserved(self, code: ProblemCode) -> None:
+        """Count a request that the server refused before the application saw it."""
+        counter = self._requests.get(PROBLEMS[code].status // 100)
+        if counter is not None:
+            counter.add()
+        self._problems[code].add()
+        if code is ProblemCode.RATE_LIMITED:
+            self._limits[REQUESTS_SCOPE].add()
 
     def told(self, notice: Notice) -> None:
         """Count a committed change: a turn that was accepted, or that ended while it was waiting."""

@@ -18,6 +18,13 @@ from api.routes import OPERATIONS
 from shared.errors import PROBLEMS, ProblemCode, problem_type
 
 _REF: Final = "#/components/schemas/{model}"
+_OF_ANY_REQUEST: Final = (
+    ProblemCode.INVALID_REQUEST,
+    ProblemCode.REQUEST_TIMEOUT,
+    ProblemCode.HEADERS_TOO_LARGE,
+    ProblemCode.RATE_LIMITED,
+)
+"""What the server answers by itself: no HTTP, too slow, too large, or too many at once of one organization."""
 _OF_ANY_CALL: Final = (ProblemCode.UNAUTHORIZED, ProblemCode.UNAVAILABLE, ProblemCode.INTERNAL)
 _OF_ANY_BODY: Final = (
     ProblemCode.INVALID_REQUEST,
@@ -151,6 +158,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
 
 def _problems(operation: Operation) -> dict[str, Any]:
     codes = [
+        *_OF_ANY_REQUEST,
         *(_OF_ANY_CALL if operation.roles else (ProblemCode.INTERNAL,)),
         *(_OF_ANY_BODY if operation.body is not None else ()),
         *((ProblemCode.VALIDATION_FAILED,) if operation.query is not None else ()),

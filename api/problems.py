@@ -1,5 +1,6 @@
 """Renders every error as problem+json (RFC 9457), whether raised by us, by Flask, or because the database is down."""
 
+import errno
 import json
 import logging
 from http import HTTPStatus
@@ -14,6 +15,8 @@ _log = logging.getLogger("turnkeeper.api")
 
 MEDIA_TYPE: Final = "application/problem+json"
 _UNAVAILABLE_RETRY_MS: Final = 1000
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+"""Errors of the system that pass: there are no open files, buffers or memory left, or no more threads."""
 _OF_HTTP_STATUS: Final = {
     HTTPStatus.UNAUTHORIZED: ProblemCode.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN: ProblemCode.FORBIDDEN,
@@ -108,6 +111,8 @@ def _of_http(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return _unavailable(UnavailableError(f"this process has run out of something: {error.strerror}"))
     _log.error("internal error", exc_info=error)
     return problem_of(
         RefusedError(ProblemCode.INTERNAL, "something went wrong here: it was logged under the request's id")

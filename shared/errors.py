@@ -30,6 +30,7 @@ class ProblemCode(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_ACCEPTABLE = "not_acceptable"
+    REQUEST_TIMEOUT = "request_timeout"
     SESSION_BUSY = "session_busy"
     IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
     SESSION_CLOSED = "session_closed"
@@ -41,6 +42,7 @@ class ProblemCode(StrEnum):
     TURN_LIMIT_REACHED = "turn_limit_reached"
     RATE_LIMITED = "rate_limited"
     TOO_MANY_TURNS = "too_many_turns"
+    HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL = "internal"
     NOT_SUPPORTED_ON_PROVIDER = "not_supported_on_provider"
     QUEUE_FULL = "queue_full"
@@ -66,6 +68,7 @@ PROBLEMS: Final[Mapping[ProblemCode, Problem]] = MappingProxyType(
         ProblemCode.NOT_FOUND: Problem(404, "Not found"),
         ProblemCode.METHOD_NOT_ALLOWED: Problem(405, "Method not allowed"),
         ProblemCode.NOT_ACCEPTABLE: Problem(406, "Not acceptable"),
+        ProblemCode.REQUEST_TIMEOUT: Problem(408, "Request timeout", retryable=True),
         ProblemCode.SESSION_BUSY: Problem(409, "Session is busy", retryable=True),
         ProblemCode.IDEMPOTENCY_IN_PROGRESS: Problem(409, "Request in progress", retryable=True),
         ProblemCode.SESSION_CLOSED: Problem(409, "Session is closed"),
@@ -77,6 +80,7 @@ PROBLEMS: Final[Mapping[ProblemCode, Problem]] = MappingProxyType(
         ProblemCode.TURN_LIMIT_REACHED: Problem(429, "Turn limit reached"),
         ProblemCode.RATE_LIMITED: Problem(429, "Rate limited", retryable=True),
         ProblemCode.TOO_MANY_TURNS: Problem(429, "Too many turns at once", retryable=True),
+        ProblemCode.HEADERS_TOO_LARGE: Problem(431, "Request header fields too large"),
         ProblemCode.INTERNAL: Problem(500, "Internal error", retryable=True),
         ProblemCode.NOT_SUPPORTED_ON_PROVIDER: Problem(501, "NOT_SUPPORTED_ON_PROVIDER"),
         ProblemCode.QUEUE_FULL: Problem(503, "Queue is full", retryable=True),

@@ -23,7 +23,8 @@ def parse_dotenv(text: str) -> dict[str, str]:
     Values may be quoted; ` #` begins a comment. Nothing is expanded or unescaped.
 
     Raises:
-        SettingsError: A line is neither blank, a comment nor an assignment; its value is not repeated.
+        SettingsError: A line is neither blank, a comment nor an assignment, or its quotes
+            do not match; its value is not repeated.
     """
     values: dict[str, str] = {}
     problems: list[str] = []
@@ -33,6 +34,9 @@ def parse_dotenv(text: str) -> dict[str, str]:
         found = _LINE.match(line)
         if found is None:
             problems.append(f".env line {number} is not of the form NAME=value: mend or remove it")
+            continue
+        if (found["plain"] or "").startswith(('"', "'")):
+            problems.append(f".env line {number} has a quote that does not end with the value: mend it")
             continue
         values[found["name"]] = next(
             part for part in (found["double"], found["single"], found["plain"], "") if part is not None
@@ -52,6 +56,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
         content = path.read_bytes()
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise SettingsError([f"{path} is in UTF-16: save it as UTF-8"])
+        if b"\0" in content:
+            raise SettingsError([f"{path} holds NUL, as text in UTF-16 does: save it as UTF-8"])
         return parse_dotenv(content.decode("utf-8-sig"))
     except FileNotFoundError:
         return {}

@@ -23,7 +23,7 @@ from celery.exceptions import SecurityWarning
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from shared import failpoints
+from shared import failpoints, open_files
 from shared.collector import calm_collector
 from shared.configuration.provider_settings import ProviderSettings
 from shared.configuration.settings import Settings, load_settings, log_shares
@@ -280,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failpoints.arm(os.environ, production=settings.production)
         for warning in settings.warnings:
             _log.warning(warning)
+        settings = within_open_files(settings)
         sys.setswitchinterval(_SWITCH_SECONDS)
         worker = Worker(settings)
         worker.start()
@@ -304,6 +305,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         worker.stop()
     return 0
+
+
+def within_open_files(settings: Settings) -> Settings:
+    """Raise the limit of open files; return the settings with no more turns at once than it allows, and log that."""
+    open_files.raise_limit()
+    most = open_files.share(open_files.TURNS)
+    if settings.worker_turns <= most:
+        return settings
+    _log.info(
+        "WORKER_TURNS is more than the limit of open files allows: fewer turns run at once",
+        extra={"asked": settings.worker_turns, "allowed": most, "open_files": open_files.limit()},
+    )
+    return replace(settings, worker_turns=most)
 
 
 def _choice(settings: ProviderSettings, recorder: Recorder | None) -> Choice:

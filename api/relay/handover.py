@@ -36,10 +36,10 @@ def may_continue(environ: Mapping[str, Any]) -> bool:
 
     Only a server that takes connections back says whether it has read nothing of a next request, and all of this one.
     """
-    is_alone = getattr(environ.get("wsgi.input"), "is_alone", None)
+    is_alone = getattr(_socket_of(environ), "is_alone", False)
     tokens = {token.strip().lower() for token in environ.get("HTTP_CONNECTION", "").split(",")}
     is_kept = environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and "close" not in tokens
-    return is_kept and is_alone is not None and bool(is_alone())
+    return is_kept and bool(is_alone)
 
 
 def takes_chunks(environ: Mapping[str, Any]) -> bool:

@@ -121,7 +121,7 @@ RATE_LIMITS_HIT: Final = _counter(
     _HTTP,
     "Requests refused as `rate_limited`, by whose limit or what there is too much of.",
     "scope",
-    ("user", "organization", "streams", "downloads", "waits"),
+    ("user", "organization", "streams", "downloads", "waits", "requests"),
 )
 ACCEPTED: Final = _counter("turnkeeper_turns_accepted_total", _HTTP, "Turns that were committed.")
 ACCEPT_SECONDS: Final = _histogram(

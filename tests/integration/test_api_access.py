@@ -219,6 +219,22 @@ def test_a_stranger_cannot_revoke_a_key(api, keys, strangers):
     assert api.get("/v1/sessions", made["key"]).status_code == 200
 
 
+def test_the_server_knows_whose_request_it_is_once_a_key_was_seen_and_however_long_ago(api, keys, strangers):
+    tenant_of = api.app.extensions["turnkeeper_tenant_of"]
+    assert tenant_of(f"Bearer {keys.alice}".encode()) is None
+    for key in (keys.alice, keys.bob, strangers.alice):
+        assert api.get("/v1/sessions", key).status_code == 200
+    assert api.get("/v1/sessions", "guessed").status_code == 401
+    alice, bob, stranger = (
+        tenant_of(f"bearer  {key}".encode()) for key in (keys.alice, keys.bob, strangers.alice)
+    )
+    assert alice == bob != stranger
+    assert stranger is not None
+    assert [tenant_of(said) for said in (b"", b"Bearer", b"Bearer guessed", b"Basic x", b"Bearer \xff")] == [
+        None
+    ] * 5
+
+
 def test_another_process_stops_trusting_a_revoked_key_within_seconds(database, keys, redis_url, as_owner):
     from api.auth import TRUST_SECONDS, Authenticator
 

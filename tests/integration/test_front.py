@@ -318,7 +318,7 @@ def test_a_client_that_sends_too_much_of_unknown_length_gets_the_whole_refusal_t
     assert connected.recv(1) == b""
 
 
-def test_a_body_that_nobody_reads_closes_the_connection_only_when_it_is_large(connected):
+def test_a_body_that_nobody_reads_is_taken_off_the_connection(connected):
     connected.sendall(
         b"POST /v1/sessions/1/turns HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
         + chunks(2**19)
@@ -334,7 +334,10 @@ def test_a_body_that_nobody_reads_closes_the_connection_only_when_it_is_large(co
     assert (json.loads(read), answer.getheader("Connection")) == ({"bytes": 2**20}, "keep-alive")
     post(connected, b"/unread", b"x" * 2**20)
     answer, read = answer_of(connected)
-    assert (json.loads(read), answer.getheader("Connection")) == ({"unread": True}, "close")
+    assert (json.loads(read), answer.getheader("Connection")) == ({"unread": True}, "keep-alive")
+    post(connected, b"/unread", b"x" * (2**20 + 1))
+    answer, read = answer_of(connected)
+    assert (answer.status, answer.getheader("Connection")) == (413, "close")
 
 
 def test_a_client_that_never_ends_is_not_heard_out_for_ever(connected):

@@ -1,6 +1,9 @@
 """The containers' health checks, against the states that they must distinguish."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -50,6 +53,19 @@ def test_a_process_that_answers_200_is_healthy(
 ):
     server.status = status
     assert health.main(["http", str(server.server_port)]) == code
+
+
+def test_a_check_asks_no_proxy(health: ModuleType, server: HTTPServer):
+    """A new process: which proxies there are is read from its environment."""
+    server.status = 200
+    environ = {
+        **os.environ,
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "no_proxy": "",
+    }
+    command = [sys.executable, str(SCRIPT), "http", str(server.server_port)]
+    assert subprocess.run(command, env=environ, check=False, timeout=60).returncode == 0
 
 
 def test_a_port_on_which_nobody_listens_is_not_healthy(health: ModuleType, server: HTTPServer):

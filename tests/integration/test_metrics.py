@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from shared.configuration.settings import Settings, load_settings
-from shared.errors import UnavailableError
+from shared.errors import ProblemCode, UnavailableError
 from shared.metrics import listener, table
 from shared.metrics.exposition import Exposition
 from shared.metrics.listener import MetricsListener, begin
@@ -201,6 +201,20 @@ def test_refusals_and_hit_limits_are_counted(keys: Keys, environment: dict[str, 
         assert figures[PLACES[table.ACCEPTED, ()]] == 1
     finally:
         api.services.close()
+
+
+def test_what_the_server_refuses_by_itself_is_counted_like_any_refusal(settings: Settings):
+    from api.app import create_app
+
+    app = create_app("web", settings)
+    services = app.extensions["turnkeeper"]
+    figures = services.metrics.registry.values
+    for code in (ProblemCode.RATE_LIMITED, ProblemCode.REQUEST_TIMEOUT, ProblemCode.UNAVAILABLE):
+        app.extensions["turnkeeper_unserved"](code)
+        assert figures[PLACES[table.PROBLEMS, (code,)]] == 1
+    assert figures[PLACES[table.RATE_LIMITS_HIT, ("requests",)]] == 1
+    assert (figures[PLACES[table.REQUESTS, ("4xx",)]], figures[PLACES[table.REQUESTS, ("5xx",)]]) == (2, 1)
+    services.close()
 
 
 def test_a_pool_shows_what_is_taken_and_who_waited_in_vain(database_url: str):

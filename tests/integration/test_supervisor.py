@@ -1,17 +1,24 @@
 """Keeping real processes alive, and ending them."""
 
+import errno
 import os
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from turnkeeper.up.embedded import EmbeddedServerError
+from turnkeeper.up.front import hand_over
+from turnkeeper.up.journal import Journal
+from turnkeeper.up.serve import noted_pid
 from turnkeeper.up.supervisor import Child, Program, Server, Wakeup, end_all
 
 LIMIT_SECONDS = 60.0
@@ -160,4 +167,64 @@ def test_a_server_that_does_not_start_is_tried_again_later():
     assert list(server.keep(now)) == ["redis ended: started again in 0.5 s"]
     assert server.pids == []
     assert list(server.keep(now + 0.6)) == []
+    assert server.pids == [7]
+
+
+@contextmanager
+def no_open_files_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_supervisor_without_open_files_goes_on_and_starts_its_processes_once_there_are_some(tmp_path: Path):
+    command = (sys.executable, "-c", PATIENT)
+    child = Child(Program("it", "it", command, dict(os.environ), tmp_path / "log", None, LIMIT_SECONDS))
+    (tmp_path / "pid").write_text("7\n")
+    (tmp_path / "lines").write_text("")
+    journal = Journal("it", tmp_path / "lines")
+    now = time.monotonic()
+    one, other = socket.socketpair()
+    with one, other, no_open_files_left():
+        assert list(child.keep(now)) == [
+            f"it could not be started ({os.strerror(errno.EMFILE)}): tried again"
+        ]
+        assert list(child.keep(now)) == [
+            f"it could not be started ({os.strerror(errno.EMFILE)}): tried again in 0.5 s"
+        ]
+        assert list(journal.news()) == []
+        assert noted_pid(tmp_path / "pid") == 0
+        assert not hand_over(one, tmp_path / "nobody")
+    try:
+        assert list(child.keep(now + 1.0)) == []
+        assert child.is_running
+    finally:
+        child.end(deadline=0.0)
+
+
+class Exhausted(Flaky):
+    """A server whose start fails for the system's sake."""
+
+    def start(self) -> str:
+        self.tries += 1
+        if self.tries < 2:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        self.pid = 7
+        return "somewhere"
+
+
+def test_a_server_that_the_system_cannot_start_now_is_tried_again_too():
+    exhausted = Exhausted()
+    server = Server("redis", exhausted)
+    now = time.monotonic()
+    assert "redis did not start" in list(server.keep(now))[1]
+    list(server.keep(now))
+    list(server.keep(now + 0.6))
     assert server.pids == [7]

@@ -47,12 +47,14 @@ def _serving(role: str, port: int) -> click.Command:
         if handoff is not None and is_given("bind", context):
             raise click.UsageError("--handoff is not allowed with --bind", context)
 
+        from shared import open_files
         from shared.configuration.settings import load_settings
         from shared.observing.logs import configure_logging
         from turnkeeper.up.serve import Service, serve
 
         settings = load_settings(os.environ)
         configure_logging(settings.log_level, role, form=settings.log_format)
+        open_files.raise_limit()
         service = Service(
             role=role,
             bind=handoff or bind,

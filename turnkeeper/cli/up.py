@@ -22,7 +22,9 @@ def up(host: str, port: int | None, data: Path, state: Path | None, web: int, re
     """Run everything here, servers included."""
     from rich.console import Console
 
+    from shared import open_files
     from turnkeeper.up.up import Plan, up
 
+    open_files.raise_limit()
     processes = {"web": web, "relay": relay, "worker": worker}
     return up(Plan(data, state, host, port, processes), os.environ, Console())

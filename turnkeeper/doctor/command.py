@@ -73,7 +73,13 @@ def all_checks(
     from shared.configuration.environment import Reader
     from shared.configuration.settings import log_shares, read_settings
     from turnkeeper.doctor.connections import check_connections, connections_of
-    from turnkeeper.doctor.machine import check_page, check_ports, check_prices, check_settings
+    from turnkeeper.doctor.machine import (
+        check_open_files,
+        check_page,
+        check_ports,
+        check_prices,
+        check_settings,
+    )
     from turnkeeper.doctor.postgres import check_postgres
     from turnkeeper.doctor.provider import check_provider
     from turnkeeper.doctor.redis import check_redis
@@ -98,6 +104,7 @@ def all_checks(
         "prices": lambda: check_prices(environ, now),
         "ports": lambda: check_ports(ports_of(state) if ports is None else ports),
         "page": check_page,
+        "open files": lambda: check_open_files(environ),
     }
     return checks
 

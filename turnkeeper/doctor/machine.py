@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import api
+from shared import open_files
 from shared.configuration.provider_settings import load_priced_model
 from shared.configuration.settings import load_settings
 from shared.errors import SettingsError
@@ -43,6 +44,32 @@ def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
             "DATABASE_OWNER_URL is set: a process that has it can pass every policy",
             "give it to `turnkeeper migrate`, `orgs`, `keys` and `users` alone",
         )
+
+
+def check_open_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Compare the limit of open files, which processes started from here inherit, with what the settings promise."""
+    try:
+        settings = load_settings(environ)
+    except SettingsError:
+        return
+    most = open_files.reachable()
+    promised = (
+        ("MAX_SOCKETS", settings.max_sockets, most // open_files.STREAMS),
+        ("WORKER_TURNS", settings.worker_turns, most // open_files.TURNS),
+    )
+    cut = [
+        (name, f"{name} is {asked}, {possible} is possible")
+        for name, asked, possible in promised
+        if asked > possible
+    ]
+    says = "; ".join([f"a process may have {most}", *(said for _, said in cut)])
+    yield judged(
+        "open files",
+        says,
+        # A default is the most that anybody needs; what somebody has set, they count on.
+        Level.WARNING if any(environ.get(name, "").strip() for name, _ in cut) else Level.OK,
+        "raise the hard limit (`ulimit -Hn`, LimitNOFILE, ulimits), or set less",
+    )
 
 
 def check_prices(environ: Mapping[str, str], now: Clock) -> Iterator[Finding]:

@@ -18,12 +18,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from shared import open_files
+
 HEAD_LIMIT_SECONDS: Final = 10.0
 """How long a client may take to send the head of its request."""
 PLACE_LIMIT_SECONDS: Final = 10.0
 """How long a request waits while every process is being restarted: longer than a start takes."""
 PENDING_LIMIT: Final = 1000
 """Connections whose head has not arrived; the oldest is dropped for a new one, so silent ones cannot fill it."""
+PENDING_SHARE: Final = 2
+"""At most one in this many open files of the process is such a connection."""
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 """How much of a head is examined: its first lines decide."""
 PEEK_INTERVAL_SECONDS: Final = 0.02
@@ -126,7 +130,7 @@ class Front:
                 # Out of descriptors, or the client is already gone: give the others a moment.
                 await asyncio.sleep(PEEK_INTERVAL_SECONDS)
                 continue
-            if len(self._pending) >= PENDING_LIMIT:
+            if len(self._pending) >= min(PENDING_LIMIT, open_files.share(PENDING_SHARE)):
                 oldest = next(iter(self._pending))
                 self._pending.pop(oldest).cancel()
             task = asyncio.create_task(self._pass_on(connection))
@@ -200,13 +204,13 @@ def settle(ready: asyncio.Future[None]) -> None:
 
 def hand_over(connection: socket.socket, path: Path) -> bool:
     """Pass a connection to the process that listens on `path`; False if it does not accept it now."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.setblocking(False)  # a full backlog or a dead process answers at once
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.setblocking(False)  # a full backlog or a dead process answers at once
             link.connect(str(path))
             socket.send_fds(link, [b"c"], [connection.fileno()])
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

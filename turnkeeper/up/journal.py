@@ -48,7 +48,7 @@ class Journal:
                 start = 0 if size < self._read_to else max(self._read_to, size - READ_BYTES)
                 file.seek(start)
                 whole, _, _ = file.read(READ_BYTES).rpartition(b"\n")
-        except FileNotFoundError:
+        except OSError:  # it is not there yet, or no open files are left: the next call reads it
             return []
         if not whole:
             return []
@@ -63,7 +63,7 @@ class Journal:
         return self._shown <= SHOWN_PER_PERIOD
 
     def _rotate(self) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # on a full disk it grows on: the next call tries again
             if self._path.stat().st_size > LIMIT_BYTES:
                 shutil.copyfile(self._path, self._path.with_suffix(".log.1"))
                 with self._path.open("r+b") as file:

@@ -24,9 +24,11 @@ _log = logging.getLogger("turnkeeper.requests")
 _OURS: Final = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 """Errors that gunicorn counts as parse errors but that are not the client's."""
 
+_RETRY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
-def refusal_of(error: BaseException) -> bytes:
-    """Log why a request was not served and return the response, after which the connection is closed."""
+
+def refusal_of(error: BaseException) -> tuple[ProblemCode, bytes]:
+    """Log why a request was not served; return the code and the response, after which the connection is closed."""
     request_id = new_id().hex
     if isinstance(error, ParseException) and not isinstance(error, _OURS):
         code, detail = (
@@ -39,6 +41,17 @@ def refusal_of(error: BaseException) -> bytes:
     else:
         code, detail = ProblemCode.INTERNAL, "something went wrong here: it was logged under the request's id"
         _log.error("internal error", exc_info=error, extra={"request_id": request_id})
+    return code, _encoded(code, detail, request_id)
+
+
+def refusal(code: ProblemCode, detail: str) -> bytes:
+    """Log that a request reaches no application and return the response, after which the connection is closed."""
+    request_id = new_id().hex
+    _log.warning("a request was not served", extra={"request_id": request_id, "reason": code.value})
+    return _encoded(code, detail, request_id)
+
+
+def _encoded(code: ProblemCode, detail: str, request_id: str) -> bytes:
     problem = PROBLEMS[code]
     body = json.dumps(
         {
@@ -49,10 +62,13 @@ def refusal_of(error: BaseException) -> bytes:
             "code": code.value,
             "request_id": request_id,
             "retryable": problem.retryable,
+            **({"retry_after_ms": 1000} if problem.status in _RETRY else {}),
+            **({"scope": "requests"} if code is ProblemCode.RATE_LIMITED else {}),
         }
     ).encode()
+    retry = "Retry-After: 1\r\n" if problem.status in _RETRY else ""
     head = (
-        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n{retry}"
         "Connection: close\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"
         f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
     )

@@ -4,13 +4,15 @@ Bound to an address it accepts connections itself; at a hand-off socket it takes
 accepted.
 """
 
-import selectors
+import errno
+import logging
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +21,17 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.util import write_nonblock
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
+from shared import open_files
 from shared.collector import calm_collector
+from shared.errors import ProblemCode
+from turnkeeper.up.arrivals import IDLE_SECONDS, Arrivals, Connection
+from turnkeeper.up.arriving import FIELDS, LINE_BYTES, Unserved, Whole
 from turnkeeper.up.front import take_over
 from turnkeeper.up.malformed_requests import refusal_of
-from turnkeeper.up.refused_bodies import closing_unread
+from turnkeeper.up.thread_shares import ThreadShares
 
-KEEPALIVE_SECONDS: Final = 75
 REQUEST_LIMIT_SECONDS: Final = 120
 """How long a whole process (not a request) may be silent before gunicorn replaces it."""
 CONNECTIONS: Final = 2000
@@ -34,12 +39,28 @@ CONNECTIONS: Final = 2000
 TAKE_OVER_LIMIT_SECONDS: Final = 1.0
 """The front sends the connection right after it connects."""
 SHUTDOWN_LIMIT_SECONDS: Final = 10.0
+CHECKS: Final = (b"/healthz", b"/readyz")
+"""Paths that have a thread of their own."""
+CONNECTIONS_SHARE: Final = 4
+"""One in this many open files may be a connection that gunicorn holds."""
+QUEUED_SHARE: Final = 2
+"""One in this many of these connections may be of one organization and wait for a thread."""
+QUEUED_SECONDS: Final = 30.0
+"""How long a request may wait for a thread."""
+PAUSE_SECONDS: Final = 0.1
 SHUTDOWN: Final = "turnkeeper_shutdown"
 """Name in `app.extensions` of the function that ends a process's streams."""
 GIVE_BACK: Final = "turnkeeper_give_back"
 """Name of the function that is told who takes connections back whose stream has ended."""
 BEGIN_METRICS: Final = "turnkeeper_begin_metrics"
 """Name of the function that shares a process's figures; it returns what to stop at the end, or None."""
+TENANT_OF: Final = "turnkeeper_tenant_of"
+"""Name of the function that returns whose request has an `Authorization` header, without asking anybody."""
+UNSERVED: Final = "turnkeeper_unserved"
+"""Name of the function that counts a request which is refused here."""
+_NO_THREAD: Final = Unserved(ProblemCode.UNAVAILABLE, "the request waited too long for its turn: try again")
+_TOO_MANY: Final = Unserved(ProblemCode.RATE_LIMITED, "too many requests at once: wait for some to end")
+_log = logging.getLogger("turnkeeper.requests")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +102,129 @@ class PlainLogger(Logger):  # type: ignore[misc]
 
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
-    """Closes open streams as soon as it is told to stop, not after the last request."""
+    """Gives threads only whole requests, shares them among organizations, and closes streams before it ends.
+
+    Connections come and go in gunicorn's loop; `Arrivals` holds those that no thread serves.
+    """
 
     wsgi: Any
+    arrivals: Arrivals
+
+    def init_process(self) -> None:
+        """Prepare what the loop needs; gunicorn runs it in here."""
+        self._accept_after = 0.0
+        self._shares: ThreadShares[Connection] = ThreadShares(
+            self.cfg.threads, max(1, self.cfg.worker_connections // QUEUED_SHARE)
+        )
+        # A check needs no thread that a stranger or an organization can hold; what it answers is small.
+        self._checks = {path: ThreadPoolExecutor(1, f"check{path.decode()}") for path in CHECKS}
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self.arrivals = Arrivals(self.poller, self._take, self._forget, self._unserved)
+        super().run()
+        for pool in self._checks.values():
+            pool.shutdown(wait=False)
+
+    def accept(self, listener: Any) -> None:
+        """Accept one connection; a thread gets it when its request is whole."""
+        if self.nr_conns >= self.worker_connections - 1:
+            self.arrivals.make_room()
+        try:
+            accepted, client = self.next_connection(listener)
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as failed:
+            # Out of descriptors or memory: the listener stays readable, so accepting pauses or the loop would spin.
+            _log.warning(
+                "no connection could be accepted", extra={"reason": errno.errorcode.get(failed.errno or 0)}
+            )
+            self.arrivals.make_room()
+            self._accept_after = time.monotonic() + PAUSE_SECONDS
+            self.set_accept_enabled(enabled=False)
+            return
+        try:
+            connection = Connection(self.cfg, accepted, client, accepted.getsockname())
+        except OSError:
+            accepted.close()
+            return
+        self.nr_conns += 1
+        self.arrivals.enter(connection, is_new=True)
+
+    def next_connection(self, listener: Any) -> tuple[socket.socket, Any]:
+        """Return the next connection and its peer.
+
+        Raises:
+            OSError: There is none, or it could not be accepted.
+        """
+        accepted, client = listener.accept()
+        return accepted, client
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin or stop accepting, not before the end of a pause."""
+        if not enabled or time.monotonic() >= self._accept_after:
+            super().set_accept_enabled(enabled)
+
+    def murder_pending(self) -> None:
+        """End what has had its time (gunicorn calls this in each round of its loop)."""
+        self.arrivals.expire()
+        for connection in self._shares.give_up(time.monotonic() - QUEUED_SECONDS):
+            self.arrivals.refuse(connection, _NO_THREAD)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """End all connections, if forced: the process ends."""
+        if force:
+            self.arrivals.expire(by_force=True)
+
+    def finish_request(self, conn: Connection, fs: "Future[Any]") -> None:
+        """Go on with a connection whose thread is done, and give the thread to the next."""
+        if conn.tenant is not None:
+            self._shares.end(conn.tenant)
+        is_kept = not fs.cancelled() and fs.exception() is None and bool(fs.result())
+        self.arrivals.answered(conn, is_kept=is_kept)
+        self._start_due()
+
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        """Return whether the connection goes on: a body that nobody read has been taken off it all the same."""
+        del conn
+        return bool(keepalive)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Do not wait longer than this for requests: the process is stopping."""
+        self.arrivals.hurry(deadline)
+
+    def _take(self, connection: Connection, whole: Whole) -> None:
+        connection.read_from(whole.encoded)
+        connection.sock.is_alone = not len(connection.arriving)
+        pool = self._checks.get(whole.path)
+        if pool is not None:
+            connection.tenant = None
+            self._submit(pool, connection)
+            return
+        connection.tenant = self._tenant_of(whole.authorization) or connection.address
+        if self._shares.ask(connection.tenant, connection, time.monotonic()):
+            self._start_due()
+        else:
+            self.arrivals.refuse(connection, _TOO_MANY)
+
+    def _start_due(self) -> None:
+        for connection in self._shares.start():
+            self._submit(self.tpool, connection)
+
+    def _submit(self, pool: Executor, connection: Connection) -> None:
+        future = pool.submit(self.handle, connection)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, connection, done))
+
+    def _forget(self) -> None:
+        self.nr_conns -= 1
 
     def load_wsgi(self) -> None:
-        """Load the application, so that its refusals reach clients that are still sending."""
+        """Load the application."""
         super().load_wsgi()
-        self.wsgi = closing_unread(self.wsgi)
+        extensions = getattr(self.app.callable, "extensions", {})
+        self._tenant_of: Callable[[bytes], Hashable] = extensions.get(TENANT_OF, _nobody)
+        self._unserved: Callable[[ProblemCode], None] = extensions.get(UNSERVED, _count_nothing)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop accepting, and close streams from a thread: this runs in a signal handler."""
@@ -98,7 +234,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
         """Refuse a request that could not be read; its connection is then closed."""
-        answer = refusal_of(exc)
+        code, answer = refusal_of(exc)
+        self._unserved(code)
         with suppress(OSError):
             write_nonblock(client, answer)
 
@@ -109,17 +246,15 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     def _keep(self, connection: socket.socket) -> None:
         """Wait for the connection's next request, as after any response; in the thread that accepts."""
         try:
-            kept = TConn(self.cfg, connection, connection.getpeername()[:2], connection.getsockname())
+            kept = Connection(self.cfg, connection, connection.getpeername()[:2], connection.getsockname())
         except OSError:
             connection.close()  # the client has left
             return
         if not self.alive:
             kept.close()
             return
-        kept.set_timeout()
         self.nr_conns += 1
-        self.keepalived_conns.append(kept)
-        self.poller.register(kept.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, kept))
+        self.arrivals.enter(kept)
 
     def _close_streams(self) -> None:
         self.closing = closing_streams(self.app.callable)
@@ -128,16 +263,17 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 class HandedOverWorker(StreamingWorker):
     """Serves connections that the front accepted."""
 
-    def accept(self, listener: Any) -> None:
-        """Take over one connection and serve it as if it had been accepted here."""
-        try:
-            connection, address = take_over(listener, TAKE_OVER_LIMIT_SECONDS)
-            connection.setblocking(True)
-            served = TConn(self.cfg, connection, address, connection.getsockname())
-        except (BlockingIOError, ConnectionError):
-            return
-        self.nr_conns += 1
-        self.enqueue_req(served)
+    def next_connection(self, listener: Any) -> tuple[socket.socket, Any]:
+        """Take over one connection, to serve it as if it had been accepted here."""
+        return take_over(listener, TAKE_OVER_LIMIT_SECONDS)
+
+
+def _count_nothing(_: ProblemCode) -> None:
+    """Count nothing."""
+
+
+def _nobody(_: bytes) -> None:
+    """Know no organization: each address has a share."""
 
 
 def closing_streams(app: Flask | None) -> threading.Thread | None:
@@ -176,13 +312,14 @@ def gunicorn_settings(service: Service) -> dict[str, Any]:
         "worker_class": HandedOverWorker if service.is_handoff else StreamingWorker,
         "workers": service.processes,
         "threads": service.threads,
-        "worker_connections": CONNECTIONS,
-        "keepalive": KEEPALIVE_SECONDS,
+        "worker_connections": max(service.threads + 8, min(CONNECTIONS, open_files.share(CONNECTIONS_SHARE))),
+        "keepalive": int(IDLE_SECONDS),
         "timeout": REQUEST_LIMIT_SECONDS,
         "graceful_timeout": service.grace_seconds,
-        "limit_request_line": 8190,
-        "limit_request_fields": 64,
-        "limit_request_field_size": 8190,
+        "limit_request_line": LINE_BYTES,
+        "limit_request_fields": FIELDS,
+        "limit_request_field_size": LINE_BYTES,
+        "sendfile": False,  # it would send past what `Departing` keeps
         "logger_class": PlainLogger,
         "loglevel": "warning",
         "proc_name": f"turnkeeper-{service.role}",
@@ -249,10 +386,10 @@ def forget_pid(pid_file: Path, pid: int) -> None:
 
 
 def noted_pid(pid_file: Path) -> int:
-    """Return the pid of the process that serves; 0 if none does."""
+    """Return the pid of the process that serves; 0 if none does, or it cannot be read now."""
     try:
         return int(pid_file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return 0
 
 

@@ -143,7 +143,14 @@ class Child:
             )
             self._process = None
         if self._process is None and now >= self._due_at:
-            self._start(now)
+            try:
+                self._start(now)
+            except OSError as failed:  # no open files, processes or memory left, or a full disk
+                delay = self._backoff.after(0.0)
+                self._due_at = now + delay
+                yield f"{self.name} could not be started ({failed.strerror}): tried again" + (
+                    f" in {delay:g} s" if delay else ""
+                )
         yield from self._notice_successor()
 
     def _start(self, now: float) -> None:
@@ -250,10 +257,10 @@ class Server:
             return
         self._due_at = None
         self._started_at = now
-        self._server.stop()
         try:
+            self._server.stop()
             self._server.start()
-        except EmbeddedServerError as failed:
+        except (EmbeddedServerError, OSError) as failed:
             yield f"{self.name} did not start: {failed}"
 
 

@@ -248,10 +248,12 @@ class Run:
             if one.kind in pids:
                 pids[one.kind].extend(one.pids)
         if pids != self._state.pids:
-            is_announced = bool(self._state.pids)
-            self._state = replace(self._state, pids=pids)
-            if is_announced and (self._data / STATE_NAME).exists():
-                self._write_state()
+            before, self._state = self._state, replace(self._state, pids=pids)
+            if before.pids and (self._data / STATE_NAME).exists():
+                try:
+                    self._write_state()
+                except OSError:  # a full disk, or no open files left: the next round tries again
+                    self._state = before
 
     def _write_state(self) -> None:
         assert self._state is not None

@@ -29,7 +29,9 @@ export const DEFAULT_POLICY = Object.freeze({
 });
 
 /** Codes that mean that nothing was done and that waiting helps. */
-const REFUSED_FOR_NOW = new Set(["rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress"]);
+const REFUSED_FOR_NOW = new Set([
+  "rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress", "request_timeout",
+]);
 /** Codes after which the request may have been carried out. */
 const MAYBE_DONE = new Set(["unavailable", "internal"]);
 /** Statuses from something between client and service, whose responses have no `code`. */

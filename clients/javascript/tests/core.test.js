@@ -47,6 +47,7 @@ test("an event that is larger than any of the service's is refused", () => {
 
 test("only what cannot be done twice, or was not done, is sent again", () => {
   assert.ok(mayRetry({ code: "rate_limited", status: 429 }, false));
+  assert.ok(mayRetry({ code: "request_timeout", status: 408 }, false));
   assert.ok(mayRetry({ code: "", status: 503 }, true));
   assert.ok(!mayRetry({ code: "", status: 503 }, false));
   assert.ok(!mayRetry({ code: "session_busy", status: 409 }, true));

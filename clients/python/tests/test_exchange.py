@@ -122,6 +122,8 @@ def test_what_cannot_be_repeated_is_only_sent_again_when_it_did_not_arrive():
         (402, "budget_exceeded", 1),
         (403, "ai_disabled", 1),
         (404, "not_found", 1),
+        (408, "request_timeout", 6),
+        (431, "headers_too_large", 1),
         (409, "session_busy", 1),
         (409, "idempotency_in_progress", 6),
         (409, "session_closed", 1),

@@ -53,6 +53,23 @@ def test_a_file_in_utf_16_is_refused_in_words(tmp_path, coding):
         read_dotenv(tmp_path / ".env")
 
 
+def test_a_file_in_utf_16_without_a_mark_is_refused_in_words(tmp_path):
+    (tmp_path / ".env").write_bytes("A=1\n".encode("utf-16-le"))
+    with pytest.raises(SettingsError, match="save it as UTF-8"):
+        read_dotenv(tmp_path / ".env")
+
+
+@pytest.mark.parametrize("line", ['A="one', "A='one", 'A="one" two', "A='one\"", 'A="'])
+def test_quotes_that_do_not_match_are_refused_rather_than_taken_into_the_value(line):
+    with pytest.raises(SettingsError, match="line 1 has a quote"):
+        parse_dotenv(line)
+
+
+@pytest.mark.parametrize("line", ["A=it's", "A= one\t ", "export A = 'one'  ", 'A="one" # two', 'A={"b": 1}'])
+def test_spaces_and_inner_quotes_are_no_matter(line):
+    assert list(parse_dotenv(line)) == ["A"]
+
+
 def test_a_missing_file_says_nothing(tmp_path):
     assert read_dotenv(tmp_path / ".env") == {}
 

@@ -61,7 +61,8 @@ class Address:
         """Return whether the service is on this machine, which no proxy of the environment reaches."""
         host = urlsplit(self.url).hostname or ""
         try:
-            return ip_address(host).is_loopback
+            address = ip_address(host)
+            return address.is_loopback or address.is_unspecified  # 0.0.0.0 reaches this machine
         except ValueError:
             return host == "localhost" or host.endswith(".localhost")  # RFC 6761 section 6.3
 

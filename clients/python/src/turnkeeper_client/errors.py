@@ -121,6 +121,18 @@ class SessionExpiredError(ApiError):
     code_of_class = "session_expired"
 
 
+class RequestTimeoutError(ApiError):
+    """The request came too slowly, every time that it was sent; the service has done nothing with it."""
+
+    code_of_class = "request_timeout"
+
+
+class HeadersTooLargeError(ApiError):
+    """The request's line or headers exceed the limit."""
+
+    code_of_class = "headers_too_large"
+
+
 class PayloadTooLargeError(ApiError):
     """The body exceeds the limit."""
 

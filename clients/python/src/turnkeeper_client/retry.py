@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 """Seconds that only grow, such as `time.monotonic`."""
 
 REFUSED_FOR_NOW: Final = frozenset(
-    {"rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress"}
+    {"rate_limited", "too_many_turns", "queue_full", "idempotency_in_progress", "request_timeout"}
 )
 """Codes that mean that nothing was done and that waiting helps."""
 MAYBE_DONE: Final = frozenset({"unavailable", "internal"})

@@ -21,7 +21,9 @@ def test_what_could_not_be_read_is_repeated_neither_to_the_client_nor_in_the_log
     error, status, code, caplog
 ):  # I10
     with caplog.at_level(logging.INFO):
-        head, _, body = refusal_of(error).partition(b"\r\n\r\n")
+        counted, answer = refusal_of(error)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert counted.value == code
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     problem = json.loads(body)
     assert (problem["status"], problem["code"]) == (status, code)
