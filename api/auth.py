@@ -18,7 +18,7 @@ from uuid import UUID
 
 from redis import Redis, RedisError
 
-from api.caller import Caller, OrganizationLimits
+from api.caller import Caller, OrganizationLimits, reader_name
 from api.statements import keys
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 from shared.postgres.accounts import digest
@@ -157,7 +157,7 @@ class Authenticator:
             "role": caller.role,
             "user": caller.user,
             "session_id": str(session_id),
-            "reads_for": user,
+            "reads_for": reader_name(user),
         }
         expires_at = datetime.now(UTC) + timedelta(seconds=ttl_seconds)
         try:

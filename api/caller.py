@@ -4,6 +4,7 @@ The database checks the organization. Which user's sessions a key may see is dec
 parameter that every statement names.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ class OrganizationLimits:
 class Caller:
     """A key of an organization, or a ticket, which is valid only for `session_id`.
 
-    A ticket's caller has no `limits`, since it cannot ask for turns. `reads_for` is the user of the ticket's session:
+    A ticket's caller has no `limits`, since it cannot ask for turns. `reads_for` stands for the user of the ticket's session:
     it widens no scope, and what is open is counted by it.
     """
 
@@ -33,6 +34,11 @@ class Caller:
     session_id: UUID | None
     limits: OrganizationLimits = OrganizationLimits()
     reads_for: str | None = None
+
+
+def reader_name(user: str) -> str:
+    """Return what stands for a user where streams are counted: tickets carry it, and Redis holds no names of users."""
+    return hashlib.sha256(user.encode()).hexdigest()
 
 
 def scope_of(caller: Caller) -> dict[str, Any]:

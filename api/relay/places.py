@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from uuid import UUID
 
-from api.caller import Caller
+from api.caller import Caller, reader_name
 
 CountedT = TypeVar("CountedT")
 
@@ -62,7 +62,7 @@ class Reader:
     def user(self) -> tuple[UUID, str] | None:
         """Return the user for whom is read, within its organization; None for a key that reads for many."""
         caller = self.caller
-        name = caller.user if caller.user is not None else caller.reads_for
+        name = reader_name(caller.user) if caller.user is not None else caller.reads_for
         return None if name is None else (caller.organization_id, name)
 
 

@@ -309,7 +309,8 @@ class Drive:
             self.closings.append(answer.decode(errors="replace"))
 
     def have_a_bad_provider(self) -> None:
-        said = {"error_type": PROVIDER_KEY, "error_code": f"{CONTENT['garbage']} {PROVIDER_KEY}"}
+        # Its own words are logged; what they repeat of the question and the key is not.
+        said = {"error_type": PROVIDER_KEY, "error_code": f"{CONTENT['question']} {PROVIDER_KEY}"}
         for script in (
             {"status": 400, **said},
             {"status": 401, **said},

@@ -52,13 +52,15 @@ class Discretion:
         Args:
             error: An error object, or the beginning of a body that contains none.
         """
-        shown = (each if each.isprintable() else " " for each in _MARKUP.sub(" ", said_in(error)))
+        sent = [" ".join(text.split()) for text in self._sent()]
+        said = said_in(error, is_quoted=lambda name: any(name in text for text in sent))
+        shown = (each if each.isprintable() else " " for each in _MARKUP.sub(" ", said))
         text = " ".join("".join(shown).split())
         for secret in self.secrets:
             if len(secret) >= _SECRET_LENGTH:
                 text = text.replace(secret, _MASK)
         # Cut first, with what a mask may shorten left over: the search is on the loop that all streams share.
-        text = redact(_without_repetition(text[: 2 * MAX_SAID], self._sent()))
+        text = redact(_without_repetition(text[: 2 * MAX_SAID], sent))
         return text if len(text) <= MAX_SAID else text[: MAX_SAID - 1] + "…"
 
     def _sent(self) -> Sequence[str]:
@@ -68,11 +70,12 @@ class Discretion:
         return texts if self.prompt.system is None else [self.prompt.system, *texts]
 
 
-def said_in(error: object) -> str:
+def said_in(error: object, is_quoted: Callable[[str], bool] = lambda _: False) -> str:
     """Return an error's names and its sentence, as the server wrote them.
 
     Args:
         error: An error object in any server's form, a text, or the bytes of a body.
+        is_quoted: Whether a name repeats the prompt: it is then left out.
     """
     match error:
         case bytes():
@@ -81,17 +84,18 @@ def said_in(error: object) -> str:
             return clean(error[:_EXAMINED])
         case dict():
             names = [str(error[name])[:100] for name in _NAMES if isinstance(error.get(name), str | int)]
-            said = " ".join(_sentences(error))
+            names = [name for name in names if not is_quoted(name)]
+            said = " ".join(_sentences(error, is_quoted))
             return clean(
                 f"{' '.join(dict.fromkeys(names))}: {said}" if names and said else said or " ".join(names)
             )
         case list():
-            return " ".join(said_in(each) for each in error[:5])
+            return " ".join(said_in(each, is_quoted) for each in error[:5])
         case _:
             return ""
 
 
-def _sentences(error: dict[object, object]) -> Iterator[str]:
+def _sentences(error: dict[object, object], is_quoted: Callable[[str], bool]) -> Iterator[str]:
     for field in _FIELDS:
         value = error.get(field)
         if isinstance(value, str):
@@ -99,7 +103,7 @@ def _sentences(error: dict[object, object]) -> Iterator[str]:
             return
         if isinstance(value, dict | list) and value:
             # Pydantic's lists (FastAPI, vLLM) say where and why; their `input` is the prompt, and is not looked at.
-            yield said_in(value)
+            yield said_in(value, is_quoted)
             return
     inner = error.get("metadata")
     if isinstance(inner, dict):
@@ -110,8 +114,7 @@ def _sentences(error: dict[object, object]) -> Iterator[str]:
 
 def _without_repetition(text: str, sent: Sequence[str]) -> str:
     """Return `text` with everything masked that also stands in what was sent."""
-    haystacks = [" ".join(each.split()) for each in sent]
-    spans = [*_quoted(text, haystacks), *_runs(text, haystacks)]
+    spans = [*_quoted(text, sent), *_runs(text, sent)]
     if not spans:
         return text
     pieces: list[str] = []

@@ -270,6 +270,8 @@ class Attempt:
             if self._fitting is not None and not isinstance(result, Abandoned):
                 self._fitting.taken()
             return False
+        if result.may_repeat:
+            return False  # it was not the prompt
         prompt = self._fitting.again(result.fault, result.told)
         if prompt is None:
             return False

@@ -26,6 +26,7 @@ from worker.providers.provider import (
     Provider,
     ReasoningDelta,
     RunningUsage,
+    UsageConflict,
 )
 from worker.publishing.channel import Channel
 from worker.turn.ceiling import Ceiling
@@ -262,9 +263,18 @@ class Round:
                     self._finish = item
                     self._consumption.finished(item.usage)
                     if item.conflict is not None:
-                        self._consumption.contradicted(item.conflict.total_tokens)
+                        self._contradicted(item.conflict)
                 case _:
                     assert_never(item)
+
+    def _contradicted(self, conflict: UsageConflict) -> None:
+        """Keep what the provider said where its figures contradict each other."""
+        said = Usage(
+            input_tokens=conflict.prompt_tokens,
+            output_tokens=conflict.completion_tokens,
+            reasoning_tokens=conflict.reasoning_tokens,
+        )
+        self._consumption.contradicted(conflict.total_tokens, said)
 
     def _follow(self, usage: Usage) -> None:
         """Note the provider's figures, and check all of them against the hold (I6)."""

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from api.caller import Caller
+from api.caller import Caller, reader_name
 from api.relay.places import (
     ORGANIZATION_SHARE,
     USER_SHARE,
@@ -56,6 +56,7 @@ def test_without_a_limit_addresses_are_not_counted_against_anyone():
 
 
 def of_user(user=None, *, reads_for=None, key=1):
+    reads_for = reads_for and reader_name(reads_for)
     return Reader(Caller(UUID(int=1), UUID(int=key), "user", user, None, reads_for=reads_for))
 
 

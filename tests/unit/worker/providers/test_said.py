@@ -95,3 +95,8 @@ def test_any_error_is_one_printable_line_of_bounded_length(error):
 @given(st.binary(max_size=300))
 def test_any_body_is_readable(body):
     said_in(body).encode()
+
+
+def test_a_name_that_repeats_the_prompt_is_left_out():
+    error = {"type": "HIV", "code": "HIV", "param": "messages", "message": "not allowed"}
+    assert discretion("what is HIV?")(error) == "messages: not allowed"
