@@ -1,0 +1,121 @@
+"""Turns while PostgreSQL refuses to write, and when it fails over to a server that was behind (rows P10 to P13)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from tests.e2e.protocol_client import wait_until, websocket
+from tests.faults.conftest import SHARED, running_world
+from tests.faults.world import END_SECONDS, World, await_seconds, stopped
+from tests.standby import Pair, replicated
+
+READ_ONLY_SECONDS = 6.0
+
+
+@contextmanager
+def read_only(world: World) -> Iterator[None]:
+    """Have the server refuse to write, as one does that is a standby or is being moved."""
+    with psycopg.connect(world.postgres.owner_url, autocommit=True) as db:
+        db.execute("alter system set default_transaction_read_only = on")
+        db.execute("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            db.execute("alter system reset default_transaction_read_only")
+            db.execute("select pg_reload_conf()")
+
+
+@pytest.fixture
+def pair() -> Iterator[World]:
+    SHARED.end()
+    with running_world({}, replicated) as world:
+        yield world
+        for reader in world.readers:
+            reader.wants_end.set()
+
+
+def servers(world: World) -> Pair:
+    assert isinstance(world.postgres, Pair)
+    return world.postgres
+
+
+def ledger(world: World, turn_id: str) -> list[dict]:
+    return world.rows("select * from turnkeeper.ledger where turn_id = %s", turn_id)
+
+
+def test_p10_a_server_that_is_read_only_for_a_while_ruins_no_worker(world: World):
+    workers = set(world.service.pids("worker"))
+    running = [world.streaming("tokens=600 rate=40", 1) for _ in range(2)]
+    api = world.service.api()
+    session = api.session(user="alice")
+    with read_only(world):
+        wait_until(
+            lambda: api.call("POST", "/v1/sessions", json={"user": "bob"}).status_code == 503, "a refusal"
+        )
+        refused_at = time.monotonic()
+        for _ in range(5):
+            answer = api.call("POST", f"/v1/sessions/{session}/turns", json={"content": "hello"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"]
+        await_seconds(READ_ONLY_SECONDS - (time.monotonic() - refused_at))
+    assert [api.call("POST", "/v1/sessions", json={"user": "bob"}).status_code for _ in range(20)] == [
+        201
+    ] * 20
+    assert world.ask("tokens=3").check()["status"] == "completed"
+    for each in running:
+        turn = each.check()
+        assert turn["status"] == "completed"
+        # With a machine that stalls as well, the lease ran out once.
+        assert len(each.requests()) == turn["attempt"] <= 2
+    assert set(world.service.pids("worker")) == workers
+
+
+def test_p11_a_turn_whose_end_was_told_does_not_run_again_when_the_end_is_lost(pair: World):
+    asked = pair.streaming("tokens=40 rate=40", 1)
+    servers(pair).catch_up()
+    with servers(pair).behind():
+        told = asked.reader.until_done().done
+        servers(pair).fail_over(pair.postgres_proxy)
+    turn = asked.check()
+    assert (turn["status"], turn["attempt"]) == ("completed", 1)
+    assert turn["cost_usd"] == told["cost_usd"]
+    assert len(ledger(pair, asked.turn_id)) == len(asked.requests()) == 1
+    assert pair.ask("tokens=3").check()["status"] == "completed"
+
+
+def test_p12_nor_does_it_when_its_claim_is_lost_as_well(pair: World):
+    with stopped(*pair.service.pids("worker")):
+        asked = pair.ask("tokens=20")
+        servers(pair).catch_up()
+        link = servers(pair).behind()
+        link.__enter__()
+    try:
+        asked.reader.until_done()
+        servers(pair).fail_over(pair.postgres_proxy)
+    finally:
+        link.__exit__(None, None, None)
+    turn = asked.check()
+    assert turn["status"] == "completed"
+    assert len(ledger(pair, asked.turn_id)) == len(asked.requests()) == 1
+
+
+def test_p13_a_reader_of_a_turn_that_is_lost_is_refused_and_its_session_goes_on(pair: World):
+    session = pair.api.session(user="alice")
+    servers(pair).catch_up()
+    with servers(pair).behind():
+        lost = pair.api.turn(session, "[[tokens=2000 rate=20]] this turn is lost")
+        with websocket(pair.service.url, pair.service.key()) as socket:
+            socket.send("subscribe", session_id=session, turn_id=lost)
+            while socket.receive(END_SECONDS)["type"] != "content_delta":
+                pass
+            servers(pair).fail_over(pair.postgres_proxy)
+            while (frame := socket.receive(END_SECONDS))["type"] != "refused":
+                assert frame["type"] != "done"
+            assert (frame["turn_id"], frame["code"]) == (lost, "not_found")
+    pair.await_ready()
+    assert pair.api.call("GET", f"/v1/turns/{lost}").status_code == 404
+    again = pair.api.turn(session, "[[tokens=3]] asked again")
+    assert pair.api.read(again).is_whole
