@@ -20,6 +20,7 @@ from sqlalchemy import Connection, text
 from shared.configuration.settings import Settings
 from shared.errors import ConflictError, Fault, UnavailableError
 from shared.lasting import lasting_thread
+from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.observing.logs import log_ids
 from shared.postgres import rows
@@ -36,6 +37,7 @@ from worker.providers.provider import Capabilities
 from worker.publishing.publisher import Publisher
 from worker.recovery.left_behind import Left, left_behind, read_left_behind
 from worker.recovery.lost_log import begin_log_again
+from worker.recovery.outages import Outages
 from worker.recovery.retention import forget_old_sessions
 from worker.recovery.told_end import LoggedDone, settle_as_told
 from worker.turn.continuation import is_continued
@@ -145,6 +147,8 @@ class Sweeper:
         self._redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
         )
+        failed = self._metrics.registry.counter(table.ROUNDS_FAILED, "sweeper")
+        self._outages = Outages(_log, "a sweep", failed)
         self._round = 0
         self._told: list[Future[None]] = []
         self._stopping = threading.Event()
@@ -167,11 +171,10 @@ class Sweeper:
             pause = _EVERY_SECONDS
             try:
                 pause = self.sweep()
-            except UnavailableError as error:
-                _log.warning("the sweep waits for the database: %s", error)
-            except Exception:  # noqa: BLE001
+                self._outages.passed()
+            except Exception as error:  # noqa: BLE001
                 # The sweeper is what ends turns when all else fails: one bad row must not end it.
-                _log.exception("a sweep failed")
+                self._outages.failed(error)
 
     def sweep(self) -> float:
         """Do one round, if no other worker is doing it.
