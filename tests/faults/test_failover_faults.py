@@ -1,4 +1,4 @@
-"""Turns while PostgreSQL refuses to write, and when it fails over to a server that was behind (rows P10 to P13)."""
+"""Turns while PostgreSQL refuses to write, and when a server that was behind takes over (rows P4, P10 to P13)."""
 
 import time
 from collections.abc import Iterator
@@ -71,6 +71,23 @@ def test_p10_a_server_that_is_read_only_for_a_while_ruins_no_worker(world: World
         # With a machine that stalls as well, the lease ran out once.
         assert len(each.requests()) == turn["attempt"] <= 2
     assert set(world.service.pids("worker")) == workers
+
+
+def test_p4_what_was_lost_was_never_accepted_for_a_client_that_asks_again_with_its_key(pair: World):
+    session = pair.api.session(user="alice")
+    path, body = f"/v1/sessions/{session}/turns", {"content": "[[tokens=3]] with a key"}
+    headers = {"Idempotency-Key": "p4"}
+    servers(pair).catch_up()
+    with servers(pair).behind():
+        lost = pair.api.call("POST", path, json=body, headers=headers)
+        assert lost.status_code == 202
+        servers(pair).fail_over(pair.postgres_proxy)
+    pair.await_ready()
+    again = pair.api.call("POST", path, json=body, headers=headers)
+    assert again.status_code == 202
+    assert "idempotency-replayed" not in again.headers
+    assert again.json()["id"] != lost.json()["id"]
+    assert pair.api.read(again.json()["id"]).is_whole
 
 
 def test_p11_a_turn_whose_end_was_told_does_not_run_again_when_the_end_is_lost(pair: World):
