@@ -5,6 +5,7 @@ import pytest
 from tests.soak.proofs.crowd import Asked
 from tests.soak.proofs.deaths import all_workers_die
 from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.failover import fails_over
 from tests.soak.proofs.money import money
 from tests.soak.proofs.outage import redis_hangs
 
@@ -28,6 +29,11 @@ def test_a_redis_that_hangs_keeps_no_running_turn_from_its_end_and_no_post_from_
 
 def test_turns_whose_workers_all_died_run_again_in_time():
     summary = all_workers_die(Asked(turns=20))
+    assert summary["violations"] == []
+
+
+def test_ends_that_a_failover_lost_stand_as_they_were_told_and_new_turns_start_in_time():
+    summary = fails_over(Asked(turns=20))
     assert summary["violations"] == []
 
 
