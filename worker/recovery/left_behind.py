@@ -153,9 +153,9 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     """
     content, reasoning = turn.content or "", turn.reasoning or ""
     last_seq = max(turn.last_seq, turn.checkpoint_seq or 0)
-    note = _note_of(turn, log)
-    called = bool(turn.called) or note is not None
     logged = _read_log(turn, log)
+    note = _note_of(turn, log, max(turn.attempt, logged.attempt))
+    called = bool(turn.called) or note is not None
     told = logged.told
     is_open = False
     if told is None:
@@ -182,15 +182,18 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     )
 
 
-def _note_of(turn: LeftBehindTurn, log: "redis.Redis") -> CallNote | None:
-    """Return the note of its call that the dead attempt left in Redis, if no renewal came later."""
+def _note_of(turn: LeftBehindTurn, log: "redis.Redis", newest: int) -> CallNote | None:
+    """Return the note of its call that the dead attempt left in Redis, if no renewal came later.
+
+    After a failover it may be of a later attempt than the row's, up to the `newest` in the log.
+    """
     try:
         kept = cast("bytes | None", log.get(call_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
         return None
     note = None if kept is None else read_note(kept)
-    return note if note is not None and note.attempt >= turn.attempt else None
+    return note if note is not None and turn.attempt <= note.attempt <= newest else None
 
 
 def _with_prompt(usage: Usage, prompt: Usage) -> Usage:
