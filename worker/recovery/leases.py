@@ -123,7 +123,7 @@ class LeaseKeeper:
         self._renewed_at = monotonic()
         self._claimed = False
         failed = (registry or Registry()).counter(table.ROUNDS_FAILED, "leases")
-        self._outages = Outages(_log, "the renewal of leases", failed)
+        self._outages = Outages(_log, "leases were not renewed", failed)
         self._stopping = threading.Event()
         self._thread = lasting_thread("leases", self._keep)
 

@@ -12,15 +12,16 @@ from shared.errors import UnavailableError
 from shared.metrics.registry import Counter
 
 LOG_SECONDS: Final = 30.0
-"""Between two log lines of one outage: rounds are seconds apart, and outages last for minutes."""
+"""Between two log lines of an outage that lasts: rounds are seconds apart."""
 
 
 class Outages:
     """The failed rounds of one loop; belongs to its thread.
 
     Args:
-        log: Receives a line when an outage begins, twice a minute while it lasts, and one when it is over.
-        what: What the loop does, for the log.
+        log: Receives a line for few of an outage's rounds (the first, the second, the fourth and so on, and one each
+            half minute), and one when it is over.
+        what: What did not happen, for the log.
         counter: Counts the rounds that failed.
         now: The monotonic clock.
     """
@@ -39,12 +40,13 @@ class Outages:
         """Note that a round failed; an error that is no known outage is logged with its traceback."""
         self._failed += 1
         self._counter.add()
-        if self._failed > 1 and self._now() - self._logged_at < LOG_SECONDS:
+        is_early = self._failed & (self._failed - 1) == 0  # 1, 2, 4, 8 and so on
+        if not is_early and self._now() - self._logged_at < LOG_SECONDS:
             return
         self._logged_at = self._now()
         known = isinstance(error, UnavailableError)
         self._log.warning(
-            "%s failed and is tried again: %s",
+            "%s: %s",
             self._what,
             error if known else type(error).__name__,
             exc_info=None if known else error,
@@ -54,5 +56,5 @@ class Outages:
     def passed(self) -> None:
         """Note that a round succeeded."""
         if self._failed:
-            self._log.info("%s works again", self._what, extra={"rounds": self._failed})
+            self._log.info("the database serves again", extra={"rounds": self._failed})
             self._failed = 0

@@ -148,7 +148,7 @@ class Sweeper:
             settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
         )
         failed = self._metrics.registry.counter(table.ROUNDS_FAILED, "sweeper")
-        self._outages = Outages(_log, "a sweep", failed)
+        self._outages = Outages(_log, "turns were not swept", failed)
         self._round = 0
         self._told: list[Future[None]] = []
         self._stopping = threading.Event()
