@@ -3,6 +3,9 @@
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -169,3 +172,85 @@ def waits_for_lock(world: World) -> bool:
             "with given as%",
         )
     )
+
+
+REFUSALS = {
+    "read-only": (
+        "alter system set default_transaction_read_only = on",
+        "alter system reset default_transaction_read_only",
+    ),
+    "no rights": (
+        "revoke insert, update, delete on all tables in schema turnkeeper from turnkeeper_app",
+        None,
+    ),
+}
+
+
+@contextmanager
+def refusing(world: World, how: str) -> Iterator[None]:
+    """Let PostgreSQL answer every write with an error; afterwards it serves as before."""
+    with psycopg.connect(world.postgres.owner_url, autocommit=True) as db:
+        granted = db.execute(
+            "select table_name, privilege_type from information_schema.role_table_grants"
+            " where table_schema = 'turnkeeper' and grantee = 'turnkeeper_app'"
+            " and privilege_type in ('INSERT', 'UPDATE', 'DELETE')"
+        ).fetchall()
+        columns = db.execute(
+            "select table_name, column_name, privilege_type from information_schema.role_column_grants"
+            " where table_schema = 'turnkeeper' and grantee = 'turnkeeper_app'"
+            " and privilege_type in ('INSERT', 'UPDATE')"
+        ).fetchall()
+        begin, end = REFUSALS[how]
+        db.execute(begin)
+        db.execute("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            db.execute("set default_transaction_read_only = off")
+            if end is not None:
+                db.execute(end)
+                db.execute("select pg_reload_conf()")
+            else:
+                for table, privilege in granted:
+                    db.execute(f"grant {privilege} on turnkeeper.{table} to turnkeeper_app")
+                for table, column, privilege in columns:
+                    db.execute(f"grant {privilege} ({column}) on turnkeeper.{table} to turnkeeper_app")
+
+
+def failed_renewals(world: World) -> list[int]:
+    """Count, for each worker, how often its leases were not renewed."""
+    logs = [Path(f"/proc/{pid}/fd/2").readlink() for pid in world.service.pids("worker")]
+    return [log.read_text(errors="replace").count("leases were not renewed") for log in logs]
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_p10_a_server_that_refuses_to_write_ruins_no_worker(world: World, how: str):
+    workers = set(world.worker_pids().values())
+    running = [world.streaming("tokens=400 rate=40", 1) for _ in range(2)]
+    api, session = world.service.api(), world.api.session(user="alice")
+    with refusing(world, how):
+        answers = []
+
+        def is_refused() -> bool:
+            answers.append(api.call("POST", f"/v1/sessions/{session}/turns", json={"content": "hello"}))
+            return answers[-1].status_code == 503
+
+        wait_until(is_refused, "the refusal to arrive", END_SECONDS)
+        for _ in range(5):
+            answer = api.call("POST", "/v1/sessions", json={"user": "alice"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"]
+        # With a thread that dies of the first, no second one follows.
+        wait_until(lambda: min(failed_renewals(world)) >= 3, "renewals that fail", END_SECONDS)
+    # Every connection of every process serves again at once.
+    for _ in range(20):
+        assert api.call("POST", "/v1/sessions", json={"user": "alice"}).status_code == 201
+    assert world.ask("tokens=3").check()["status"] == "completed"
+    for each in running:
+        turn = each.check()
+        assert turn["status"] == "completed"
+        assert len(ledger(world, each)) == turn["attempt"] <= 2
+    # A turn of more than its lease's length shows that leases are renewed again.
+    long = world.streaming("tokens=440 rate=40", 1).check()
+    assert (long["status"], long["attempt"]) == ("completed", 1)
+    assert set(world.worker_pids().values()) == workers
