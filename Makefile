@@ -100,7 +100,7 @@ clean:  ## remove what was built; the data in .turnkeeper stays
 faults: $(VENV)/.installed-dev  ## one test for each row of the fault matrix: long
 	$(PY) -m pytest tests/faults -m "soak or not soak" $(ARGS)
 
-PROOFS ?= doorbells flushes outage deaths money
+PROOFS ?= doorbells flushes outage deaths failover money
 proofs: $(VENV)/.installed-dev  ## prove what takes a thousand turns, about 25 minutes: make proofs PROOFS=outage ARGS="--turns 50"
 	@set -e; for proof in $(PROOFS); do $(PY) -m tests.soak.proofs $$proof $(ARGS); done
 

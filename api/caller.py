@@ -23,8 +23,8 @@ class OrganizationLimits:
 class Caller:
     """A key of an organization, or a ticket, which is valid only for `session_id`.
 
-    A ticket's caller has no `limits`, since it cannot ask for turns. `reads_for` stands for the user of the ticket's session:
-    it widens no scope, and what is open is counted by it.
+    A ticket's caller has no `limits`, since it cannot ask for turns. `reads_for` stands for the user of the ticket's
+    session: it widens no scope, and what is open is counted by it.
     """
 
     organization_id: UUID

@@ -58,9 +58,14 @@ class PostgresStreamStore:
         return None if row is None or not _in_scope(caller, row.session_id) else state_of(row)
 
     def turns_ahead(self, seen: Mapping[UUID, int]) -> Collection[UUID]:
-        """Return which turns are over or have text past the number that their readers have."""
+        """Return which turns are over, have text past the number that their readers have, or do not exist."""
         with self._database.across() as db:
             return turns.turns_ahead(db, seen)
+
+    def missing_sessions(self, sessions: Mapping[UUID, UUID]) -> Collection[UUID]:
+        """Return which of these sessions, each with its organization, do not exist."""
+        with self._database.across() as db:
+            return turns.missing_sessions(db, sessions)
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:
         """Stop a turn; False if it is not found."""

@@ -169,6 +169,7 @@ class Worker:
             renew_seconds=settings.lease_renew_seconds,
             trust_seconds=settings.lease_trust_seconds,
             silent_seconds=self._liveness.silent_seconds,
+            registry=self._registry,
         )
         self._publisher = Publisher(
             settings.redis_url,

@@ -13,6 +13,7 @@ from shared.turn.events_of_turn import accept_events
 from worker.providers.choice import Choice
 from worker.providers.context import ContextMemory
 from worker.providers.provider import Capabilities, Prompt
+from worker.publishing.publisher import LastEntry
 from worker.services import Services
 from worker.traces import AttemptTrace
 from worker.turn.attempt import Attempt
@@ -50,10 +51,13 @@ class FoundLog:
     Args:
         last_seq: The number of its last event; 0 if Redis did not answer.
         stands: Whether readers may have text of an earlier attempt that nothing has reset.
+        is_ahead: Whether it knows of an attempt, or of an end, that the row does not know of: PostgreSQL has lost its
+            last commits.
     """
 
     last_seq: int
     stands: bool
+    is_ahead: bool = False
 
 
 def question_of(
@@ -99,6 +103,15 @@ def has_void_text(turn: ClaimedTurn, log: FoundLog) -> bool:
     return bool(turn.kept_text) or log.stands or (turn.is_again() and log.last_seq < turn.last_seq)
 
 
+def is_ahead(turn: ClaimedTurn, last: LastEntry) -> bool:
+    """Return whether a turn's log ends with what its row can never have known.
+
+    Only the end itself, and events of this attempt or a later one, say so: a dead worker's own may be published late.
+    """
+    is_of_later = last.attempt > turn.attempt
+    return last.is_done or is_of_later or (last.attempt == turn.attempt and last.seq > turn.told_seq())
+
+
 class Opener:
     """Starts the attempt of a claimed turn, in the loop's thread.
 
@@ -113,8 +126,8 @@ class Opener:
 
     async def open(
         self, turn: ClaimedTurn, choice: Choice, question: Question, asked_at: float, trace: AttemptTrace
-    ) -> Attempt:
-        """Return an attempt whose lease is renewed and whose start was published.
+    ) -> Attempt | None:
+        """Return an attempt whose lease is renewed and whose start was published; None if the log is ahead of the row.
 
         Args:
             turn: As it was claimed.
@@ -129,6 +142,8 @@ class Opener:
             trace.showed_text()
 
         log = await self.find_log(turn)
+        if log.is_ahead:
+            return None
         attempt = self.begin(turn, choice, question, log, showed_text)
         self.hold(turn, attempt, asked_at)
         self.announce(turn, choice, log, attempt)
@@ -139,7 +154,10 @@ class Opener:
         publisher = self._services.publisher
         stands = turn.is_again() and await publisher.take_over(turn.session_id, turn.id, turn.attempt)
         last_seq = await publisher.open(turn.session_id, turn.id, accept_events(turn))
-        return FoundLog(last_seq, stands)
+        last = None
+        if turn.is_again() or last_seq > turn.told_seq():
+            last = await publisher.last_entry(turn.session_id, turn.id)
+        return FoundLog(last_seq, stands, is_ahead=last is not None and is_ahead(turn, last))
 
     def begin(
         self,

@@ -24,7 +24,7 @@ from worker.process.admission import Admission
 from worker.providers.choice import Choice
 from worker.services import Services
 from worker.traces import AttemptTrace, trace_of
-from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn
+from worker.turn.claim import Claim, ClaimedTurn, claim_next_turn, give_up_claim
 from worker.turn.late_hold import take_late_hold
 from worker.turn.outcome import Completed, Failed, Fenced, Outcome, Requeued, Stopped
 from worker.turn.retry import Retries, RetryBudget
@@ -145,6 +145,9 @@ class Runner:
             # Whatever went wrong, a lease renewed for nobody would hold the turn for ever (I1).
             self._give_up(turn)
             raise
+        if ended is None:
+            self._leave_to_sweeper(turn)
+            return True
         services.metrics.attempt_ended(ended.outcome)
         trace.ended(ended.outcome)
         # Also where one organization holds all it may: the rest of the threads wait for turns of others.
@@ -183,15 +186,32 @@ class Runner:
         trace: AttemptTrace,
         *,
         is_paid: bool,
-    ) -> Ended:
-        """Run the attempt in the loop; `asked_at` is when the claim was requested, by our monotonic clock."""
+    ) -> Ended | None:
+        """Run the attempt in the loop; None if nothing may run, because the turn's log is ahead of its row.
+
+        `asked_at` is when the claim was requested, by our monotonic clock.
+        """
         attempt = await self._opener.open(turn, choice, question, asked_at, trace)
+        if attempt is None:
+            return None
         if not is_paid:
             attempt.stop(StopReason.BUDGET)  # before its first call
         outcome: Outcome = question.refused or await attempt.run()
         attempt.channel.end()
         settlement = settlement_of(turn, attempt, outcome, question.trimmed)
         return Ended(turn, choice, outcome, attempt.channel, settlement, trace)
+
+    def _leave_to_sweeper(self, turn: ClaimedTurn) -> None:
+        """Have the sweeper settle or requeue a turn whose log knows more than its row (`worker.recovery.told_end`)."""
+        services = self._services
+        _log.warning("a turn's log is ahead of its row: the database has lost its last commits")
+        if (forgotten := services.leases.attempt_of(turn.id)) is not None:
+            # It runs here, by a claim that was lost.
+            services.loop.call_soon_threadsafe(forgotten.fence)
+        try:
+            give_up_claim(services.database, turn, services.worker_id)
+        except UnavailableError as error:
+            _log.warning("the turn is taken up once its lease has run out: %s", error)
 
     def _give_up(self, turn: ClaimedTurn) -> None:
         """Let the lease run out, so that a sweeper recovers the turn."""

@@ -7,12 +7,15 @@ answers the rule's questions.
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from api.relay.connection import Connection
 from api.relay.feed import FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS, Audience, Feed, Member
+from api.relay.frames import CloseCode
 from api.relay.live import Live
 from api.relay.mending import Mending
 from api.relay.occurrences import Occurrences
@@ -22,7 +25,7 @@ from api.relay.replays import Replays
 from api.relay.store import StreamStore
 from api.relay.subscription import Subscription
 from api.relay.tasks import Tasks
-from shared.errors import UnavailableError
+from shared.errors import ProblemCode, UnavailableError
 from shared.lasting import lasting_task
 from shared.redis.names import events_channel
 from shared.turn.events import CaughtUp
@@ -49,7 +52,7 @@ class Delivery:
         self._audiences: dict[bytes, Audience] = {}
         self._tasks = Tasks()
         self._reads = Reads(url, store, questions)
-        self._replays = Replays(self._reads, self._tasks, occurred)
+        self._replays = Replays(self._reads, self._tasks, occurred, self._end_gone)
         self._occurred = occurred
         self._live = Live(self._audiences, self._replays, self._mend)
         self._subscription = Subscription(
@@ -59,7 +62,13 @@ class Delivery:
             on_confirmed=self._confirm,
         )
         self._mending = Mending(
-            self._reads, self._tasks, self._replays, self._live, self._subscription.is_connected, occurred
+            self._reads,
+            self._tasks,
+            self._replays,
+            self._live,
+            self._subscription.is_connected,
+            occurred,
+            self._end_gone,
         )
         self._connecting: asyncio.Task[None] | None = None
 
@@ -189,6 +198,41 @@ class Delivery:
             # Turns that began while the first one was replayed, or run beside it.
             if not member.has(feed):
                 self._replays.start(member, audience, feed.turn.turn_id, Position(0, 0))
+
+    # What a failover lost
+
+    async def check_sessions(self) -> None:
+        """End the streams of sessions that do not exist any more: nothing would ever come on them."""
+        watched = {
+            audience.session_id: connection.caller.organization_id
+            for audience in self._audiences.values()
+            for connection in audience.members
+        }
+        ids = list(watched)
+        for first in range(0, len(ids), _MOST_LOOKED_INTO):
+            some = {each: watched[each] for each in ids[first : first + _MOST_LOOKED_INTO]}
+            try:
+                missing = await self._questions.ask(self._store.missing_sessions, some)
+            except UnavailableError:
+                return  # asked again later
+            for session_id in missing:
+                if (audience := self._find(session_id)) is not None:
+                    self._end_gone(audience, None, list(audience.members))
+
+    def _end_gone(self, audience: Audience, turn_id: UUID | None, readers: Iterable[Connection]) -> None:
+        """Refuse readers of a turn or of a session whose row is gone, and end their streams of it."""
+        ids = {"session_id": str(audience.session_id)} | (
+            {} if turn_id is None else {"turn_id": str(turn_id)}
+        )
+        _log.warning("what is watched does not exist any more", extra=ids)
+        refused = {"type": "refused", "op": "subscribe", **ids, "code": ProblemCode.NOT_FOUND}
+        outgoing = Outgoing(msgspec.json.encode(refused), None)
+        for connection in readers:
+            if connection.is_open():
+                connection.send(connection.face.event(outgoing))
+            self.leave(connection, audience.session_id)
+            if connection.face.ends_with_turn:
+                connection.close(CloseCode.RESTART, "it does not exist any more")
 
     # Holes, silences and losses
 

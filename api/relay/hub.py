@@ -335,8 +335,9 @@ class Hub:
                 connection.beat(now)
 
     async def _check_callers(self) -> None:
-        """Close the streams of revoked keys (I9)."""
+        """Close the streams of revoked keys (I9), and of sessions that do not exist any more."""
         assert self._questions is not None
+        assert self._delivery is not None
         while True:
             await asyncio.sleep(self._limits.recheck_seconds)
             for caller in self._places.callers():
@@ -347,6 +348,7 @@ class Hub:
                 if not is_valid:
                     for connection in [one for one in self._connections if one.caller == caller]:
                         connection.close(CloseCode.UNAUTHORIZED, "key is not valid any more")
+            await self._delivery.check_sessions()
 
     async def _say_goodbye(self) -> None:
         assert self._loop is not None

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from api.relay.feed import Audience, Feed
 from api.relay.live import Live
 from api.relay.occurrences import Occurrences
-from api.relay.reads import Reads, now_text
-from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, Replays, gaps_in
+from api.relay.reads import GoneError, Reads, now_text
+from api.relay.replays import MOST_AT_ONCE, REPEAT_SECONDS, OnGone, Replays, gaps_in
 from api.relay.tasks import Tasks
 from shared.turn.replay import Outgoing, Position, Verdict, catch_up, judge
 
@@ -23,8 +23,13 @@ class Mending:
         live: Live,
         is_connected: Callable[[], bool],
         occurred: Occurrences,
+        on_gone: OnGone,
     ) -> None:
-        """Read by `reads` and deliver by `live`; `is_connected` returns whether live events can arrive at all."""
+        """Read by `reads` and deliver by `live`; `is_connected` returns whether live events can arrive at all.
+
+        `on_gone` ends the streams of lost turns.
+        """
+        self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._reads = reads
         self._tasks = tasks
@@ -88,6 +93,10 @@ class Mending:
                     )
             self._live.flush()
             return True
+        except GoneError:
+            feed.is_over = True
+            self._on_gone(audience, feed.turn.turn_id, [*feed.joined, *feed.ahead])
+            return False
         finally:
             feed.end_read()
 

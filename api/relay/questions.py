@@ -1,11 +1,15 @@
 """Runs blocking calls to the store for the loop: in few threads, with bounded waiting and bounded time."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from shared.errors import UnavailableError
+from shared.postgres.refusals import STATEMENT_ERRORS
+
+_log = logging.getLogger(__name__)
 
 _THREADS: Final = 8
 """In a relay nothing else uses the store's connections; eight allow some thousand reads a second."""
@@ -29,7 +33,8 @@ class Questions:
         """Return what `call` returns.
 
         Raises:
-            UnavailableError: The store raised it, or did not answer in time.
+            UnavailableError: The store raised it, did not answer in time, or a statement was refused, whatever for:
+                no task of the relay may end of that.
         """
         loop = asyncio.get_running_loop()
         async with self._waiting:
@@ -38,6 +43,9 @@ class Questions:
                     return await loop.run_in_executor(self._pool, lambda: call(*arguments, **keywords))
             except TimeoutError as error:
                 raise UnavailableError("the database did not answer in time") from error
+            except STATEMENT_ERRORS as error:
+                _log.exception("the database refused a statement")
+                raise UnavailableError("the database refused a statement") from error
 
     def close(self) -> None:
         """Accept no more questions."""

@@ -20,6 +20,10 @@ _MOST_CHECKS: Final = 16
 _T = TypeVar("_T")
 
 
+class GoneError(Exception):
+    """PostgreSQL answers, and does not know the turn: a failover lost its row."""
+
+
 class Reads:
     """The reads of all replays. Belongs to the loop's thread.
 
@@ -38,7 +42,11 @@ class Reads:
         self._log_reader.close()
 
     async def drive(self, asking: Asking[_T], turn: Turn, caller: Caller) -> _T:
-        """Answer the delivery rule's questions until it returns."""
+        """Answer the delivery rule's questions until it returns.
+
+        Raises:
+            GoneError: The turn does not exist any more.
+        """
         answer: Found = None
         while True:
             try:
@@ -56,7 +64,9 @@ class Reads:
                 else:
                     async with self.checks:
                         state = await self._questions.ask(self._store.turn, caller, turn.turn_id)
-                    answer = None if state is None else state.row_state()
+                    if state is None:
+                        raise GoneError
+                    answer = state.row_state()
             except UnavailableError as error:
                 _log.info("a read failed: %s", error, extra={"turn_id": str(turn.turn_id)})
 

@@ -1,14 +1,14 @@
 """Catches one reader up with a turn's other readers, at that reader's own pace (I4, I8)."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from api.relay.connection import Connection, Phase
 from api.relay.feed import LONGEST_SILENCE_SECONDS, Audience, Feed, Member
 from api.relay.occurrences import Occurrences
-from api.relay.reads import Reads, now_text
+from api.relay.reads import GoneError, Reads, now_text
 from api.relay.tasks import Tasks
 from shared.turn.replay import Entry, Outgoing, Position, RowState, Verdict, catch_up, judge
 
@@ -18,12 +18,17 @@ REPEAT_SECONDS: Final = 0.25
 """Between two reads for a hole that the log cannot fill yet."""
 
 
+OnGone: TypeAlias = Callable[[Audience, UUID, Iterable[Connection]], None]
+"""Called with the readers of a turn that does not exist any more."""
+
+
 class Replays:
     """Replays turns to single readers. Belongs to the loop's thread."""
 
-    def __init__(self, reads: Reads, tasks: Tasks, occurred: Occurrences) -> None:
-        """Read by `reads`, in `tasks` of the readers; count in `occurred`."""
+    def __init__(self, reads: Reads, tasks: Tasks, occurred: Occurrences, on_gone: OnGone) -> None:
+        """Read by `reads`, in `tasks` of the readers; count in `occurred`; `on_gone` ends streams of lost turns."""
         self._occurred = occurred
+        self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._reads = reads
         self._tasks = tasks
@@ -97,6 +102,9 @@ class Replays:
                 has_news, position = reached != position, reached
                 for entry in feed.retained or ():
                     position = self._post_live(connection, position, entry)
+            except GoneError:
+                self._on_gone(audience, feed.turn.turn_id, (connection,))
+                return
             finally:
                 feed.end_read()
             connection.flush()

@@ -74,10 +74,14 @@ class StreamStore(Protocol):
         ...
 
     def turns_ahead(self, seen: Mapping[UUID, int]) -> Collection[UUID]:
-        """Return which turns are over or have text past the number that their readers have, for all readers.
+        """Return which turns are over, have text past the number that their readers have, or do not exist.
 
         Called for all silent turns of a process at once; a turn found is then read as one of its readers.
         """
+        ...
+
+    def missing_sessions(self, sessions: Mapping[UUID, UUID]) -> Collection[UUID]:
+        """Return which of these sessions, each with its organization, do not exist, for all readers."""
         ...
 
     def request_stop(self, caller: Caller, turn_id: UUID) -> bool:

@@ -128,6 +128,9 @@ _SINCE: Final = text(
     """
 )
 _AHEAD: Final = text("select turnkeeper.turns_ahead(cast(:turns as uuid[]), cast(:seqs as bigint[]))")
+_MISSING: Final = text(
+    "select turnkeeper.missing_sessions(cast(:organizations as uuid[]), cast(:sessions as uuid[]))"
+)
 _NEWEST: Final = text(
     f"""
     select t.id from turnkeeper.turns as t where {_VISIBLE} and t.session_id = :session_id
@@ -276,9 +279,15 @@ def turn_with_text(db: Connection, caller: Caller, turn_id: UUID) -> TurnWithTex
 
 
 def turns_ahead(db: Connection, seen: Mapping[UUID, int]) -> frozenset[UUID]:
-    """Return which of the turns are over, or have a checkpoint past the number given for them."""
+    """Return which of the turns are over, have a checkpoint past the number given for them, or do not exist."""
     parameters = {"turns": list(seen), "seqs": list(seen.values())}
     return frozenset(db.execute(_AHEAD, parameters).scalars())
+
+
+def missing_sessions(db: Connection, sessions: Mapping[UUID, UUID]) -> frozenset[UUID]:
+    """Return which of the sessions, each with its organization, do not exist."""
+    parameters = {"organizations": list(sessions.values()), "sessions": list(sessions)}
+    return frozenset(db.execute(_MISSING, parameters).scalars())
 
 
 def stop_turn(db: Connection, caller: Caller, turn_id: UUID, reason: StopReason) -> StoppedTurn | None:

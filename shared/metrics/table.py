@@ -254,6 +254,13 @@ TAKEN_UP: Final = _counter(
     _WORKER,
     "Turns of lost workers that a sweeper ended or let wait again.",
 )
+ROUNDS_FAILED: Final = _counter(
+    "turnkeeper_database_rounds_failed_total",
+    _WORKER,
+    "Rounds of a loop that others depend on which PostgreSQL refused or did not answer.",
+    "loop",
+    ("leases", "sweeper"),
+)
 TOKENS: Final = _counter(
     "turnkeeper_tokens_total",
     _WORKER,

@@ -57,6 +57,9 @@ SESSION: Final[Mapping[str, str]] = MappingProxyType(
         "bytea_output": "hex",
         "extra_float_digits": "1",
         "array_nulls": "on",
+        "client_encoding": "UTF8",
+        "idle_session_timeout": "0",
+        "transform_null_equals": "off",
         "jit": "off",
     }
 )

@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.errors import ConflictError, NotServingError, UnavailableError
 
+STATEMENT_ERRORS: Final = (DBAPIError, psycopg.Error)
+"""What a statement raises that is wrong, or is refused for a reason that no list knows."""
 _CLASS: Final = 2
 _NOT_SERVING: Final = frozenset(
     {

@@ -5,8 +5,8 @@
 
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from tests.e2e.conftest import PROVIDER_KEY, await_file, running_service, spawn,
 from tests.e2e.protocol_client import LIMIT_SECONDS, Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.world import SHORT_LEASE, World, through
+from tests.standby import Pair
 from turnkeeper.up.embedded import EmbeddedPostgres, temporary_redis
 
 HERE = Path(__file__).parent
@@ -42,6 +43,8 @@ QUICK_ROWS = frozenset(
         "a12",
         "a13",
         "a14",
+        "p10",
+        "p11",
     }
 )
 """The rows that `make test` runs: a minute or two. `make faults` runs all of them."""
@@ -137,12 +140,15 @@ def world(more_environment: dict[str, str]) -> World:
 
 
 @contextmanager
-def running_world(more_environment: dict[str, str]) -> Iterator[World]:
+def running_world(
+    more_environment: dict[str, str],
+    postgres_in: Callable[[Path], AbstractContextManager[EmbeddedPostgres | Pair]] = EmbeddedPostgres,
+) -> Iterator[World]:
     with ExitStack() as stack:
         oracle = stack.enter_context(running_oracle())
         data = stack.enter_context(temporary_folder())
         # What it has committed must survive when it is killed.
-        postgres = stack.enter_context(EmbeddedPostgres(data / "postgres"))
+        postgres = stack.enter_context(postgres_in(data / "postgres"))
         redis_server = stack.enter_context(temporary_redis())
         postgres_proxy = stack.enter_context(Proxy(urlsplit(postgres.app_url).port or 0))
         redis_proxy = stack.enter_context(Proxy(urlsplit(redis_server.url).port or 0))

@@ -36,6 +36,7 @@ from tests.e2e.protocol_client import (
     websocket,
 )
 from tests.faults.proxy import Pids, Proxy, Trap, ports_of
+from tests.standby import Pair
 from turnkeeper.up.embedded import EmbeddedPostgres, EmbeddedRedis
 
 END_SECONDS = 60.0
@@ -217,7 +218,7 @@ class World:
 
     service: Service
     oracle: Oracle
-    postgres: EmbeddedPostgres
+    postgres: EmbeddedPostgres | Pair
     redis_server: EmbeddedRedis
     postgres_proxy: Proxy
     redis_proxy: Proxy

@@ -59,8 +59,12 @@ class FolderStore:
         return {
             turn_id
             for turn_id, state in states.items()
-            if state is not None and (state.done is not None or state.text_seq > seen[turn_id])
+            if state is None or state.done is not None or state.text_seq > seen[turn_id]
         }
+
+    def missing_sessions(self, sessions):
+        self._check()
+        return {session for session in sessions if not (self.folder / f"{session}.session").exists()}
 
     def request_stop(self, caller, turn_id):
         state = self.turn(caller, turn_id)

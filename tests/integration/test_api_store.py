@@ -62,10 +62,17 @@ def test_of_silent_turns_those_are_named_that_have_more_than_their_readers(
         f" select organization_id, id, 1, 7, true, 'Half', '' from turnkeeper.turns where id = '{written}'"
     )
     seen = {waiting: 2, written: 7, UUID(missing_id): 0}
-    assert store.turns_ahead(seen) == set()
-    assert store.turns_ahead({**seen, written: 6}) == {written}
+    missing = UUID(missing_id)
+    assert store.turns_ahead(seen) == {missing}  # its row was lost: whoever reads it is told
+    assert store.turns_ahead({**seen, written: 6}) == {written, missing}
     assert store.request_stop(caller, waiting)
-    assert store.turns_ahead(seen) == {waiting}
+    assert store.turns_ahead(seen) == {waiting, missing}
+
+
+def test_a_session_that_was_lost_is_told_from_one_that_is_there(store, caller, turn, missing_id):
+    organization, missing = caller.organization_id, UUID(missing_id)
+    assert store.missing_sessions({turn[0]: organization, missing: organization}) == {missing}
+    assert store.missing_sessions({}) == set()
 
 
 def test_the_turns_after_a_known_one_are_named_oldest_first(api, keys, store, caller, turn):

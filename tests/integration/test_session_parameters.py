@@ -25,6 +25,9 @@ CONTRARY = {
     "bytea_output": "escape",
     "extra_float_digits": "-15",
     "array_nulls": "off",
+    "client_encoding": "LATIN1",
+    "idle_session_timeout": "1",
+    "transform_null_equals": "on",
     "jit": "on",
 }
 

@@ -2,9 +2,12 @@
 
 import pytest
 
+from tests.soak.chaos.nemesis import Fault
+from tests.soak.chaos.run import Run, execute
 from tests.soak.proofs.crowd import Asked
 from tests.soak.proofs.deaths import all_workers_die
 from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.failover import fails_over
 from tests.soak.proofs.money import money
 from tests.soak.proofs.outage import redis_hangs
 
@@ -28,6 +31,18 @@ def test_a_redis_that_hangs_keeps_no_running_turn_from_its_end_and_no_post_from_
 
 def test_turns_whose_workers_all_died_run_again_in_time():
     summary = all_workers_die(Asked(turns=20))
+    assert summary["violations"] == []
+
+
+def test_a_server_that_refuses_writes_again_and_again_breaks_no_promise_and_new_turns_start_in_time():
+    only = frozenset({Fault.POSTGRES_READ_ONLY})
+    summary = execute(Run(turns=60, seed=1, users=15, every_seconds=12.0, kinds=only))
+    assert summary["violations"] == []
+    assert summary["faults"]["all"] >= 1
+
+
+def test_ends_that_a_failover_lost_stand_as_they_were_told_and_new_turns_start_in_time():
+    summary = fails_over(Asked(turns=20))
     assert summary["violations"] == []
 
 

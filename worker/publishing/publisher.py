@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from time import monotonic, time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import hiredis
@@ -40,12 +40,22 @@ _CALL_SECONDS: Final = 600
 """A note of a call outlives the wait for a renewal, a lease and a PostgreSQL that is down for minutes."""
 
 _LOOK_SECONDS: Final = 1.0
+_DONE_PREFIX: Final = b'{"type":"done"'
 _OPEN_SHA: Final = sha_of(OPEN)
 _TAKE_OVER_SHA: Final = sha_of(TAKE_OVER)
 
 
 def _ignore(_reply: object) -> None:
     """Take a reply that changes nothing."""
+
+
+class LastEntry(NamedTuple):
+    """The newest entry of a turn's log."""
+
+    attempt: int
+    seq: int
+    is_done: bool
+    """Whether readers were told that the turn is over."""
 
 
 class Publisher:
@@ -156,6 +166,16 @@ class Publisher:
         """
         key = log_key(session_id, turn_id)
         return await self._ask(pack("EVALSHA", _TAKE_OVER_SHA, 1, key, attempt)) != 0
+
+    async def last_entry(self, session_id: UUID, turn_id: UUID) -> LastEntry | None:
+        """Return the newest entry of a turn's log; None if there is none or Redis did not answer within a second."""
+        reply = await self._ask(pack("XREVRANGE", log_key(session_id, turn_id), "+", "-", "COUNT", 1))
+        match reply:
+            case [[bytes(entry_id), [_, bytes(event)]]]:
+                attempt, _, seq = entry_id.partition(b"-")
+                return LastEntry(int(attempt), int(seq), event.startswith(_DONE_PREFIX))
+            case _:
+                return None
 
     def note_call(self, session_id: UUID, turn_id: UUID, note: CallNote) -> None:
         """Store in Redis, for a while, that an attempt called the provider."""

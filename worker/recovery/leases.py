@@ -16,15 +16,17 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from shared.errors import UnavailableError
 from shared.lasting import lasting_thread
+from shared.metrics import table
+from shared.metrics.registry import Registry
 from shared.postgres import rows
 from shared.postgres.database import Database
+from shared.postgres.refusals import STATEMENT_ERRORS
 from shared.turn.turns import StopReason
+from worker.recovery.outages import Outages
 from worker.turn.attempt import Attempt
 from worker.turn.outcome import Answer
 
@@ -96,6 +98,7 @@ class LeaseKeeper:
         renew_seconds: How often it is renewed.
         trust_seconds: Age of the last renewal at which `is_trusted` turns false.
         silent_seconds: Returns how long this process has received no doorbell; the readiness check shows it.
+        registry: Receives the count of rounds that failed.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class LeaseKeeper:
         renew_seconds: float,
         trust_seconds: float,
         silent_seconds: Callable[[], float],
+        registry: Registry | None = None,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
@@ -120,6 +124,8 @@ class LeaseKeeper:
         self._guard = threading.Lock()
         self._renewed_at = monotonic()
         self._claimed = False
+        failed = (registry or Registry()).counter(table.ROUNDS_FAILED, "leases")
+        self._outages = Outages(_log, "leases were not renewed", failed)
         self._stopping = threading.Event()
         self._thread = lasting_thread("leases", self._keep)
 
@@ -139,7 +145,7 @@ class LeaseKeeper:
         try:
             with self._database.across() as db:
                 db.execute(_GOODBYE, {"worker_id": self._worker_id})
-        except (UnavailableError, DBAPIError, psycopg.Error):
+        except (UnavailableError, *STATEMENT_ERRORS):
             _log.warning("the worker's row stays until it is an hour old: the database cannot be reached")
 
     def hold(self, session_id: UUID, turn_id: UUID, attempt_number: int, attempt: Attempt) -> None:
@@ -193,11 +199,11 @@ class LeaseKeeper:
         while not self._stopping.wait(self._renew_seconds):
             try:
                 self._renew()
-            except UnavailableError as error:
-                _log.warning("leases were not renewed: %s", error, extra={"running": len(self._held)})
-            except (DBAPIError, psycopg.Error):
+            except (UnavailableError, *STATEMENT_ERRORS) as error:
                 # Whatever a statement answers is an outage here: without this thread every turn is taken for dead.
-                _log.exception("leases could not be renewed", extra={"running": len(self._held)})
+                self._outages.failed(error)
+            else:
+                self._outages.passed()
 
     def _renew(self) -> None:
         with self._guard:

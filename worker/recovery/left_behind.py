@@ -18,6 +18,7 @@ from shared.turn.conversation import is_in_conversation
 from shared.turn.events import EventType, decode_header
 from shared.turn.transcript import Transcript
 from worker.publishing.call_note import CallNote, read_note
+from worker.recovery.told_end import LoggedDone, done_in
 from worker.turn.allowance import within_limit
 from worker.turn.outcome import Answer
 from worker.turn.prompt import answer_tokens
@@ -101,18 +102,40 @@ _LEFT_BEHIND: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is known of a dead attempt: its turn, the text that was shown, and where its events ended."""
+    """What is known of a dead attempt: its turn, the text that was shown, and where its events ended.
+
+    Args:
+        log_attempt: The newest attempt in the log.
+        done: The end that readers were told of, which the row does not have.
+    """
 
     turn: LeftBehindTurn
     answer: Answer
     last_seq: int
     is_log_lost: bool = False
     is_open: bool = False
+    log_attempt: int = 0
+    done: LoggedDone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What a turn's log shows.
+
+    Args:
+        told: The text; None if the log does not reach back far enough.
+        attempt: The newest attempt in it.
+        done: Its end, if it has one.
+    """
+
+    told: "_Told | None" = None
+    attempt: int = 0
+    done: LoggedDone | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a turn's log shows.
+    """What a turn's readers have.
 
     Args:
         transcript: The text.
@@ -141,15 +164,16 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
     """
     content, reasoning = turn.content or "", turn.reasoning or ""
     last_seq = max(turn.last_seq, turn.checkpoint_seq or 0)
-    note = _note_of(turn, log)
+    logged = _read_log(turn, log)
+    note = _note_of(turn, log, max(turn.attempt, logged.attempt))
     called = bool(turn.called) or note is not None
-    told = _told(turn, log)
+    told = logged.told
     is_open = False
     if told is None:
         # Which numbers readers have seen was lost with the log: none of them may be used again (I4).
         last_seq += _NUMBERS_LEFT_OUT
-    elif told.transcript.seq >= last_seq:
-        last_seq = told.transcript.seq
+    elif told.transcript.seq >= last_seq or logged.done is not None:
+        last_seq = max(last_seq, told.transcript.seq)
         content, reasoning = told.transcript.content, told.transcript.reasoning
         called = called or told.is_answered
         is_open = told.is_open
@@ -159,38 +183,52 @@ def left_behind(turn: LeftBehindTurn, log: "redis.Redis", context_tokens: int) -
         usage = _with_prompt(usage, note.prompt)
         source = source if source is UsageSource.DISPUTED else note.source
     answer = Answer(content, reasoning, called, usage, source, reported=reported_of(turn.reported))
-    return Left(turn, answer, last_seq, is_log_lost=told is None, is_open=is_open)
+    return Left(
+        turn,
+        answer,
+        last_seq,
+        is_log_lost=told is None and logged.done is None,
+        is_open=is_open,
+        log_attempt=logged.attempt,
+        done=logged.done,
+    )
 
 
-def _note_of(turn: LeftBehindTurn, log: "redis.Redis") -> CallNote | None:
-    """Return the note of its call that the dead attempt left in Redis, if no renewal came later."""
+def _note_of(turn: LeftBehindTurn, log: "redis.Redis", newest: int) -> CallNote | None:
+    """Return the note of its call that the dead attempt left in Redis, if no renewal came later.
+
+    After a failover it may be of a later attempt than the row's, up to the `newest` in the log.
+    """
     try:
         kept = cast("bytes | None", log.get(call_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's call cannot be looked up: %s", type(error).__name__)
         return None
     note = None if kept is None else read_note(kept)
-    return note if note is not None and note.attempt == turn.attempt else None
+    return note if note is not None and turn.attempt <= note.attempt <= newest else None
 
 
 def _with_prompt(usage: Usage, prompt: Usage) -> Usage:
     return replace(prompt, output_tokens=usage.output_tokens, reasoning_tokens=usage.reasoning_tokens)
 
 
-def _told(turn: LeftBehindTurn, log: "redis.Redis") -> _Told | None:
-    """Fold the turn's log; None if Redis is down, or the log is damaged or does not reach back far enough."""
+def _read_log(turn: LeftBehindTurn, log: "redis.Redis") -> _Log:
+    """Fold the turn's log; it shows nothing if Redis is down or the log is damaged."""
     try:
         entries = cast("list[Any]", log.xrange(log_key(turn.session_id, turn.id)))
     except redis.RedisError as error:
         _log.warning("a lost turn's log cannot be read: %s", type(error).__name__)
-        return None
+        return _Log()
     encoded = [event for _, fields in entries for event in fields.values()]
     try:
-        return _fold(turn, encoded) if encoded else None
+        if not encoded:
+            return _Log()
+        newest = max(decode_header(event).attempt for event in encoded)
+        return _Log(_fold(turn, encoded), newest, done_in(encoded))
     except msgspec.DecodeError:
         # Whatever wrote it, the turn must end: the checkpoint is what is known (I1).
         _log.error("a lost turn's log holds what is no event", extra={"turn_id": str(turn.id)})
-        return None
+        return _Log()
 
 
 def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
@@ -216,7 +254,7 @@ def _fold(turn: LeftBehindTurn, encoded: Sequence[bytes]) -> _Told | None:
         is_open = is_open and header.type != EventType.MESSAGE_END
         if header.seq > transcript.seq:
             transcript.apply(event)
-        if header.attempt == turn.attempt:
+        if header.attempt >= turn.attempt:  # a failover may have taken later attempts out of the row
             # A snapshot may hold only the text that an earlier attempt left.
             is_news = is_snapshot and transcript.content != (turn.content or "")
             is_answered = is_answered or is_news or header.type in _ANSWERED

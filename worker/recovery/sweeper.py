@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from sqlalchemy import Connection, text
 from shared.configuration.settings import Settings, log_shares
 from shared.errors import ConflictError, Fault, UnavailableError
 from shared.lasting import lasting_thread
+from shared.metrics import table
 from shared.metrics.registry import Registry
 from shared.money.prices import is_free
 from shared.money.quotes import read_quote
@@ -28,13 +28,10 @@ from shared.observing.logs import log_ids
 from shared.postgres import rows
 from shared.postgres.database import Database
 from shared.redis.doorbell import QUEUE_KEY
-from shared.redis.log_scripts import RESTART
-from shared.redis.names import events_channel, log_key
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
-from shared.turn.events import Event, MessageReset, StopRequested, TurnError, timestamp
+from shared.turn.events import Event, MessageReset, StopRequested, TurnError
 from shared.turn.events_of_turn import accept_events, done_event
-from shared.turn.transcript import Transcript
 from shared.turn.turns import Recovery, Signal, StopReason, TurnStatus, in_sql, sources_of
 from worker.metrics import WorkerMetrics
 from worker.providers.choice import Choice, Choices
@@ -43,7 +40,10 @@ from worker.publishing.publisher import Publisher
 from worker.recovery.barred import end_barred_turns, last_events
 from worker.recovery.left_behind import Left, left_behind, read_left_behind
 from worker.recovery.log_keeper import LogKeeper
+from worker.recovery.lost_log import begin_log_again
+from worker.recovery.outages import Outages
 from worker.recovery.retention import forget_old_sessions
+from worker.recovery.told_end import LoggedDone, settle_as_told
 from worker.turn.continuation import is_continued
 from worker.turn.moved import ExpiredTurn, MovedTurn, SettledTurn
 from worker.turn.outcome import Requeued, Stopped
@@ -152,6 +152,8 @@ class Sweeper:
             settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
         )
         self._log_keeper = LogKeeper(self._redis, log_shares(settings), settings.log_ttl_seconds)
+        failed = self._metrics.registry.counter(table.ROUNDS_FAILED, "sweeper")
+        self._outages = Outages(_log, "turns were not swept", failed)
         self._round = 0
         self._told: list[Future[None]] = []
         self._stopping = threading.Event()
@@ -174,11 +176,10 @@ class Sweeper:
             pause = _EVERY_SECONDS
             try:
                 pause = self.sweep()
-            except UnavailableError as error:
-                _log.warning("the sweep waits for the database: %s", error)
-            except Exception:  # noqa: BLE001
+                self._outages.passed()
+            except Exception as error:  # noqa: BLE001
                 # The sweeper is what ends turns when all else fails: one bad row must not end it.
-                _log.exception("a sweep failed")
+                self._outages.failed(error)
 
     def sweep(self) -> float:
         """Do one round, if no other worker is doing it.
@@ -287,6 +288,9 @@ class Sweeper:
             turn = read_left_behind(db, organization_id, turn_id)
         left = left_behind(turn, self._redis, self._settings.context_tokens)
         choice = self._choices.choose(turn)
+        if left.done is not None:
+            self._settle_as_told(organization_id, left, left.done, choice)
+            return
         ending = _ending(left, Capabilities(continuation=choice.settings.continuation))
         try:
             settled = self._settle(organization_id, left, choice, ending)
@@ -305,42 +309,38 @@ class Sweeper:
             content = "" if settled.dropped else ending.answer.content
             done = done_event(settled, content)
         if left.is_log_lost:
-            self._begin_log_again(left, settled.attempt)
+            begin_log_again(self._redis, left, settled.attempt, self._settings.log_ttl_seconds)
         self._tell(organization_id, settled, left.last_seq, events, done)
 
     def _settle(
         self, organization_id: UUID, left: Left, choice: Choice, ending: Ending
     ) -> SettledTurn | None:
         last_seq = left.last_seq + len(_events(ending)) + (0 if isinstance(ending, Requeued) else 1)
-        settlement = Settlement(
-            organization_id,
-            left.turn.id,
-            left.turn.attempt,
-            last_seq,
-            lost_to=self._worker_id,
-            quote=read_quote(left.turn.hold_price),
-        )
+        settlement = self._settlement(organization_id, left, last_seq)
         return settle(self._database, choice.settings, settlement, ending)
 
-    def _begin_log_again(self, left: Left, attempt: int) -> None:
-        """Publish the text so far under a number that no reader has passed."""
-        turn, text = left.turn, left.answer
-        transcript = Transcript.resume(
-            seq=left.last_seq,
-            attempt=attempt,
-            status=TurnStatus.RUNNING,
-            message_id=str(turn.answer_id),
-            content=text.content,
-            reasoning=text.reasoning,
+    def _settlement(self, organization_id: UUID, left: Left, last_seq: int) -> Settlement:
+        turn, log_attempt = left.turn, left.log_attempt
+        return Settlement(
+            organization_id,
+            turn.id,
+            turn.attempt,
+            last_seq,
+            lost_to=self._worker_id,
+            quote=read_quote(turn.hold_price),
+            log_attempt=log_attempt,
         )
-        snapshot = transcript.snapshot(turn.session_id, turn.id, timestamp(datetime.now(UTC)))
-        keys = (log_key(turn.session_id, turn.id), events_channel(turn.session_id))
-        try:
-            self._redis.eval(
-                RESTART, 2, *keys, f"{attempt}-{left.last_seq}", snapshot, self._settings.log_ttl_seconds
-            )
-        except redis.RedisError as error:
-            _log.warning("a lost log cannot be begun again: %s", type(error).__name__)
+
+    def _settle_as_told(self, organization_id: UUID, left: Left, done: LoggedDone, choice: Choice) -> None:
+        """Write the end that readers have; nothing is published, for it is in the log."""
+        settlement = self._settlement(organization_id, left, left.turn.last_seq)
+        settled, ending = settle_as_told(self._database, choice.settings, settlement, done, left.answer)
+        if settled is None:
+            return
+        self._metrics.taken_up.add()
+        self._metrics.settled(settled, ending)
+        self._record(settled, left.turn.traceparent)
+        _log.warning("a turn is settled as its readers were told", extra={"status": settled.status})
 
     def _tell(
         self,

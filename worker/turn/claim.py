@@ -20,7 +20,7 @@ from shared.postgres.rows import columns
 from shared.postgres.statement import Statement
 from shared.turn.conversation import REFUSED_CODES
 from shared.turn.parts import parts_of
-from shared.turn.turns import Recovery, Role
+from shared.turn.turns import Recovery, Role, Signal, in_sql, sources_of
 from worker.providers.provider import Capabilities
 from worker.turn.allowance import Allowance
 from worker.turn.prompt import TOKENS_PER_MESSAGE, StoredMessage, size_of
@@ -170,6 +170,15 @@ _CLAIM_NEXT: Final = Statement(
 )
 
 
+_LAPSE: Final[Statement[None]] = Statement(
+    f"""
+    update turnkeeper.turns set lease_expires_at = clock_timestamp()
+    where organization_id = :organization_id and id = :turn_id and attempt = :attempt and worker_id = :worker_id
+      and status in ({in_sql(sources_of(Signal.COMPLETE))})
+    """  # noqa: S608 -- the statuses are ours
+)
+
+
 def claim_turn(
     database: Database, turn_id: UUID, worker_id: UUID, *, lease_seconds: float, context_tokens: int
 ) -> Claim | None:
@@ -217,6 +226,24 @@ def claim_next_turn(
             "most_of_one": most_of_one,
         },
     )
+
+
+def give_up_claim(database: Database, turn: ClaimedTurn, worker_id: UUID) -> None:
+    """Let a claim's lease end now, so that the next sweep takes the turn up with all that its log knows.
+
+    Raises:
+        UnavailableError: PostgreSQL cannot be reached; the lease ends by itself.
+    """
+    with database.of(turn.organization_id) as db:
+        _LAPSE.run(
+            db,
+            {
+                "organization_id": turn.organization_id,
+                "turn_id": turn.id,
+                "attempt": turn.attempt,
+                "worker_id": worker_id,
+            },
+        )
 
 
 def _claim(

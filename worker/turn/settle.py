@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, TypeAlias, assert_never
 from uuid import UUID
 
@@ -77,7 +78,8 @@ _SETTLE: Final = Statement(
                 t.first_token_at, clock_timestamp() - make_interval(secs => cast(:first_token_ago as float8))),
             stop_observed_at = coalesce(
                 t.stop_observed_at, clock_timestamp() - make_interval(secs => cast(:stop_observed_ago as float8))),
-            finished_at = case when g.is_terminal then clock_timestamp() end,
+            finished_at = case when g.is_terminal
+                               then coalesce(cast(:finished_at as timestamptz), clock_timestamp()) end,
             worker_id = coalesce(cast(:settler as uuid), t.worker_id),
             lease_expires_at = null,
             handed_back = t.handed_back + cast(:handed_back as integer),
@@ -197,6 +199,21 @@ class UnpayableError(TurnkeeperError):
 
 
 @dataclass(frozen=True, slots=True)
+class ToldEnd:
+    """An end of which readers were told and the row knows nothing: the row gets what they got.
+
+    Args:
+        attempt: The attempt that ended.
+        cost_usd: What of its cost no ledger row has.
+        finished_at: When it ended.
+    """
+
+    attempt: int
+    cost_usd: Decimal
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What settling needs besides the outcome.
 
@@ -213,6 +230,9 @@ class Settlement:
         lost_to: The worker whose sweeper settles instead of the one that let the lease run out; None
             if the owner settles.
         quote: The price at which the attempt's hold was computed, which is billed; None without a hold.
+        log_attempt: The newest attempt in the turn's log. After a failover it may be newer than the row's; the next
+            attempt is newer than both, and those between are not counted.
+        told: The end that the turn's log has; None if it has none.
     """
 
     organization_id: UUID
@@ -224,6 +244,12 @@ class Settlement:
     stop_observed_ago_seconds: float | None = None
     lost_to: UUID | None = None
     quote: Quote | None = None
+    log_attempt: int = 0
+    told: ToldEnd | None = None
+
+    def numbers_passed(self) -> int:
+        """Return how many attempts the log has beyond the row's."""
+        return max(0, (self.told.attempt if self.told else self.log_attempt) - self.attempt)
 
 
 def settle(
@@ -332,6 +358,7 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
     price = _price(provider, settlement.quote, (answer.longest if answer.called else None) or usage)
     status, signal = _transition(ending)
     error = error_of(ending)
+    told = settlement.told
     return {
         "organization_id": settlement.organization_id,
         "turn_id": settlement.turn_id,
@@ -340,8 +367,9 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "sources": "{" + ",".join(sorted(sources_into(signal, status) - {TurnStatus.QUEUED})) + "}",
         "status": status.value,
         "is_terminal": status in TERMINAL,
-        "ends_attempt": int(settlement.lost_to is not None or isinstance(ending, Requeued)),
-        "handed_back": int(isinstance(ending, Requeued) and ending.handed_back),
+        "ends_attempt": settlement.numbers_passed()
+        + int(told is None and (settlement.lost_to is not None or isinstance(ending, Requeued))),
+        "handed_back": settlement.numbers_passed() + int(isinstance(ending, Requeued) and ending.handed_back),
         "keeps_hold": isinstance(ending, Requeued) and ending.handed_back,
         "settler": settlement.lost_to,
         "is_lost": settlement.lost_to is not None,
@@ -357,7 +385,8 @@ def _parameters(provider: ProviderSettings, settlement: Settlement, ending: Endi
         "usage_source": answer.usage_source.value if answer.called else None,
         "reported": None if answer.reported is None else json.dumps(answer.reported.as_dict()),
         "price": json.dumps(price.as_dict()),
-        "cost_usd": price.cost(usage),
+        "cost_usd": price.cost(usage) if told is None else told.cost_usd,
+        "finished_at": None if told is None else told.finished_at,
         "ledger_id": new_id(),
         "last_seq": settlement.last_seq,
         "history_trimmed": settlement.history_trimmed,

@@ -21,6 +21,8 @@ import redis
 from tests.soak.chaos.recovery import RecoveryWatch
 from tests.soak.chaos.service import Service
 
+READ_ONLY_SECONDS: Final = 6.0
+"""Longer than two renewals of a lease are apart, shorter than a lease."""
 REDIS_SECONDS: Final = 2.0
 """Bounds the wait for a Redis that the nemesis has hurt: it does nothing else meanwhile."""
 
@@ -43,6 +45,7 @@ class Fault(StrEnum):
     POSTGRES_KILL = "postgres SIGKILL"
     POSTGRES_RESTART = "postgres SIGINT"
     POSTGRES_CONNECTIONS = "postgres pg_terminate_backend"
+    POSTGRES_READ_ONLY = "postgres read-only"
 
 
 WEIGHTS: Final = {
@@ -61,6 +64,7 @@ WEIGHTS: Final = {
     Fault.POSTGRES_KILL: 1,
     Fault.POSTGRES_RESTART: 1,
     Fault.POSTGRES_CONNECTIONS: 2,
+    Fault.POSTGRES_READ_ONLY: 1,
 }
 DISTURBING: Final = frozenset(Fault) - {Fault.RELAY_KILL, Fault.RELAY_PAUSE, Fault.WEB_KILL}
 """The faults that may delay the recovery of a killed worker's turns."""
@@ -119,6 +123,7 @@ class Nemesis:
     history: list[tuple[float, Blow]] = field(default_factory=list)
     _paused: set[psutil.Process] = field(default_factory=set)
     _resuming: set[asyncio.Task[None]] = field(default_factory=set)
+    _is_read_only: bool = False
 
     async def run(self, blows: Iterator[Blow]) -> None:
         """Carry out one fault after another until cancelled."""
@@ -133,9 +138,13 @@ class Nemesis:
                 task.cancel()
             for process in self._paused:
                 _signal(process, signal.SIGCONT)
+            if self._is_read_only:
+                # Shielded: the run is being cancelled.
+                await asyncio.shield(asyncio.create_task(self._accept_writes()))
 
     async def _deal(self, blow: Blow) -> bool:
-        is_alone = self.watch.disturb(blow.for_seconds) if blow.fault in DISTURBING else True
+        lasts = READ_ONLY_SECONDS if blow.fault is Fault.POSTGRES_READ_ONLY else blow.for_seconds
+        is_alone = self.watch.disturb(lasts) if blow.fault in DISTURBING else True
         match blow.fault:
             case Fault.WORKER_KILL:
                 return await self._kill_workers([self.service.process("worker", blow.which)], is_alone)
@@ -158,6 +167,8 @@ class Nemesis:
             case Fault.WORKER_PAUSE | Fault.RELAY_PAUSE | Fault.REDIS_PAUSE:
                 kind = blow.fault.value.split()[0]
                 return self._pause(self.service.process(kind, blow.which), blow.for_seconds)
+            case Fault.POSTGRES_READ_ONLY:
+                return await self._refuse_writes(is_alone)
             case Fault.POSTGRES_CONNECTIONS:
                 return await asyncio.to_thread(self.watch.terminate_connections)
             case _:
@@ -171,6 +182,28 @@ class Nemesis:
         if any(killed):
             self.watch.follow(running, is_alone=is_alone)
         return any(killed)
+
+    async def _refuse_writes(self, is_alone: bool) -> bool:
+        if self._is_read_only or not await asyncio.to_thread(self.watch.set_read_only, True):
+            return False
+        self._is_read_only = True
+
+        async def resume() -> None:
+            await asyncio.sleep(READ_ONLY_SECONDS)
+            await self._accept_writes()
+            if is_alone:
+                self.watch.expect_first_turn()
+
+        task = asyncio.create_task(resume())
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+        return True
+
+    async def _accept_writes(self) -> None:
+        """Try until it answers: another fault may have ended it meanwhile."""
+        while not await asyncio.to_thread(self.watch.set_read_only, False):  # noqa: ASYNC110 -- the server tells nobody
+            await asyncio.sleep(0.2)
+        self._is_read_only = False
 
     def _pause(self, process: psutil.Process | None, for_seconds: float) -> bool:
         if process is None or process in self._paused or not _signal(process, signal.SIGSTOP):

@@ -40,6 +40,14 @@ class _Lost:
     is_disturbed: bool
 
 
+_FIRST_SINCE: Final = """
+    select extract(epoch from min(started_at) - to_timestamp(%s))::float8 from turnkeeper.turns
+    where queued_at >= to_timestamp(%s)
+"""
+_READ_ONLY: Final = "alter system set default_transaction_read_only = on"
+_WRITABLE: Final = "alter system reset default_transaction_read_only"
+
+
 @dataclass(slots=True)
 class RecoveryWatch:
     """Follows turns in a separate thread, for as long as the context lasts.
@@ -48,12 +56,16 @@ class RecoveryWatch:
         alone: Seconds, for turns whose recovery nothing else disturbed.
         disturbed: Seconds, for the others.
         slowest: Seconds and turns of the slowest recoveries, to look up in the logs.
+        first_turns: Seconds from the end of a refusal that nothing else disturbed to the start of the first turn that
+            was asked for after it.
     """
 
     service: Service
     alone: list[float] = field(default_factory=list)
     disturbed: list[float] = field(default_factory=list)
     slowest: list[tuple[float, str]] = field(default_factory=list)
+    first_turns: list[float] = field(default_factory=list)
+    _refused_until: float | None = None
     _lost: dict[UUID, _Lost] = field(default_factory=dict)
     _disturbed_until: float = 0.0
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -81,6 +93,7 @@ class RecoveryWatch:
         with self._guard:
             for lost in self._lost.values():
                 lost.is_disturbed = True
+            self._refused_until = None
             is_alone = now > self._disturbed_until
             self._disturbed_until = max(self._disturbed_until, now + for_seconds + SETTLING_SECONDS)
         return is_alone
@@ -99,6 +112,20 @@ class RecoveryWatch:
             for turn_id, attempt in turns.items():
                 self._lost[turn_id] = _Lost(attempt, now, not is_alone)
 
+    def set_read_only(self, is_read_only: bool) -> bool:
+        """Have the server refuse writes, or accept them again; False if it did not answer."""
+        with suppress(psycopg.Error), self._connected() as db:
+            db.execute(_READ_ONLY if is_read_only else _WRITABLE)
+            db.execute("select pg_reload_conf()")
+            return True
+        return False
+
+    def expect_first_turn(self) -> None:
+        """Measure how soon a turn starts that is asked for from now on."""
+        with self._guard:
+            if time.monotonic() < self._disturbed_until:
+                self._refused_until = time.time()
+
     def terminate_connections(self) -> bool:
         """End all connections to the database except the watch's own."""
         with suppress(psycopg.Error), self._connected() as db:
@@ -115,7 +142,18 @@ class RecoveryWatch:
                 while not self._ending.wait(EVERY_SECONDS):
                     self._look(db)
 
+    def _look_for_first_turn(self, db: psycopg.Connection) -> None:
+        since = self._refused_until
+        if since is None:
+            return
+        (took,) = db.execute(_FIRST_SINCE, [since, since]).fetchone() or (None,)
+        with self._guard:
+            if took is not None and self._refused_until == since:
+                self.first_turns.append(took)
+                self._refused_until = None
+
     def _look(self, db: psycopg.Connection) -> None:
+        self._look_for_first_turn(db)
         with self._guard:
             lost = dict(self._lost)
         if not lost:

@@ -21,6 +21,8 @@ from tests.soak.chaos.service import Service, Size, running
 
 PEACE_SECONDS: Final = 120.0
 """How long every turn may take to end once faults are over; three attempts with their leases take far less."""
+FIRST_TURN_SECONDS: Final = 5.0
+"""From the end of a refusal to the start of the first turn that is asked for after it."""
 PROGRESS_SECONDS: Final = 10.0
 _ACTIVE: Final = "select count(*) from turnkeeper.turns where status in ('queued', 'running', 'stopping')"
 
@@ -72,6 +74,7 @@ def execute(run: Run) -> dict[str, Any]:
         fought_seconds = time.monotonic() - began
         await_peace(service)
         verdict = check(clients.told, read_stored(service.owner_url), service.provider_records())
+        late = [round(took, 1) for took in watch.first_turns if took > FIRST_TURN_SECONDS]
         return {
             "measurement": run.measurement,
             "turns": run.turns,
@@ -94,8 +97,19 @@ def execute(run: Run) -> dict[str, Any]:
             "outcomes": dict(sorted(verdict.counts.items())),
             "answers": dict(clients.statuses.most_common()),
             "recovery_seconds": recovery_summary(watch),
-            "violations_by_kind": verdict.kinds(),
-            "violations": shown(verdict),
+            "violations_by_kind": verdict.kinds() | ({"slow_recovery": len(late)} if late else {}),
+            "violations": [
+                *shown(verdict),
+                *(
+                    {
+                        "kind": "slow_recovery",
+                        "turn_id": "",
+                        "number": 0,
+                        "evidence": f"first new turn: {took} s",
+                    }
+                    for took in late
+                ),
+            ],
         }
 
 
@@ -164,6 +178,10 @@ def recovery_summary(watch: RecoveryWatch) -> dict[str, Any]:
     return {
         **{f"nothing else wrong, {name}": value for name, value in figures(watch.alone).items()},
         **{f"amid other faults, {name}": value for name, value in figures(watch.disturbed).items()},
+        **{
+            f"first new turn after a refusal, {name}": value
+            for name, value in figures(watch.first_turns).items()
+        },
         "never": watch.unrecovered,
         "slowest": watch.slowest[::-1],
     }

@@ -9,6 +9,7 @@ from tests.soak.chaos.report import keep
 from tests.soak.proofs.crowd import Asked
 from tests.soak.proofs.deaths import all_workers_die
 from tests.soak.proofs.doorbells import flushed, killed_before_ringing
+from tests.soak.proofs.failover import fails_over
 from tests.soak.proofs.money import money
 from tests.soak.proofs.outage import redis_hangs
 
@@ -17,6 +18,7 @@ PROOFS = {
     "flushes": (flushed, 1000),
     "outage": (redis_hangs, 400),
     "deaths": (all_workers_die, 300),
+    "failover": (fails_over, 60),
     "money": (money, 2000),
 }
 MOST_SHOWN = 20

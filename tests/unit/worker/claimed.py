@@ -96,6 +96,7 @@ class World:
         self.tapes = []
         self.fence = None
         self.trusted = True
+        self.last_entry_of_log = None
 
     # The publisher.
 
@@ -106,6 +107,9 @@ class World:
     async def open(self, session_id, turn_id, accepted):
         self.done.append(("opened with", len(accepted)))
         return self.last_seq
+
+    async def last_entry(self, session_id, turn_id):
+        return self.last_entry_of_log
 
     def channel(self, session_id, turn_id, attempt, seq, message_id, on_fenced, organization_id=None):
         self.done.append(("numbers after", seq))

@@ -14,6 +14,7 @@ from tests.unit.worker.claimed import AGAIN, FIRST, TRUST_SECONDS, Tape, World, 
 from worker.opening import FoundLog, Opener, Question, has_void_text, question_of
 from worker.providers.context import ContextMemory
 from worker.providers.provider import Capabilities, Prompt, PromptMessage
+from worker.publishing.publisher import LastEntry
 from worker.traces import Untraced
 from worker.turn.claim import Claim
 from worker.turn.prompt import StoredMessage
@@ -155,3 +156,34 @@ def test_a_turn_is_opened_in_the_order_that_its_lease_and_its_readers_need():
     ]
     assert isinstance(attempt.channel, Tape)
     assert attempt.channel.told == [RESET, STARTED]  # I3, I5
+
+
+@pytest.mark.parametrize(
+    ("last", "ahead"),
+    [
+        (LastEntry(1, 5, is_done=False), False),  # of the attempt before
+        (LastEntry(1, 9, is_done=False), False),  # published late by a dead worker
+        (LastEntry(2, 5, is_done=False), False),  # the sweeper's reset
+        (LastEntry(2, 6, is_done=False), True),  # of an attempt with our number that the row has forgotten
+        (LastEntry(3, 4, is_done=False), True),
+        (LastEntry(1, 5, is_done=True), True),
+    ],
+)
+def test_a_log_that_knows_of_what_its_row_never_did_is_ahead(last, ahead):
+    world = World(last.seq)
+    world.last_entry_of_log = last
+    assert asyncio.run(opener(world).find_log(AGAIN)).is_ahead is ahead
+
+
+def test_nothing_begins_where_the_log_is_ahead():
+    world = World(9)
+    world.last_entry_of_log = LastEntry(1, 9, is_done=True)
+    opening = opener(world).open(FIRST, chosen(FIRST), PROMPT, monotonic(), Untraced(""))
+    assert asyncio.run(opening) is None
+    assert not any(done[0] in {"held", "numbers after"} for done in world.done)
+
+
+def test_the_first_attempt_of_a_turn_asks_for_no_last_entry():
+    world = World(FIRST.last_seq)
+    world.last_entry_of_log = LastEntry(9, 9, is_done=True)
+    assert asyncio.run(opener(world).find_log(FIRST)).is_ahead is False
