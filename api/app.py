@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 from flask import Flask
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -42,6 +41,7 @@ from shared.metrics.registry import Registry
 from shared.metrics.table import Service
 from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
+from shared.redis.client import redis_client
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
 
@@ -113,7 +113,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, prepare=settings.database_prepare
     )
-    redis = Redis.from_url(
+    redis = redis_client(
         settings.redis_url,
         socket_timeout=_REDIS_SECONDS,
         socket_connect_timeout=_REDIS_SECONDS,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import hiredis
 
 from shared.errors import UnavailableError
 from shared.redis.names import log_key
+from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 from shared.turn.replay import Entry, Tail, tail_of
 
@@ -32,6 +34,8 @@ class LogReader:
         self._opening = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._waiting: deque[asyncio.Future[object]] = deque()
+        self._pauses = Pauses()
+        self._closed_until = 0.0
 
     async def tail(self, session_id: UUID, turn_id: UUID, after: int) -> Tail:
         """Return the log behind `after`; a missing log is an empty one.
@@ -80,10 +84,26 @@ class LogReader:
     async def _open(self) -> Wire:
         async with self._opening:
             if self._wire is None or not self._wire.is_open():
-                self._wire = await Wire.open(
-                    self._url, on_reply=self._answer, on_lost=self._lose, client_name="tk-relay-log"
-                )
+                self._wire = await self._connect()
             return self._wire
+
+    async def _connect(self) -> Wire:
+        """Connect, unless that failed just now: whoever asks meanwhile is answered at once."""
+        if monotonic() < self._closed_until:
+            raise UnavailableError("redis does not serve us now")
+        try:
+            wire = await Wire.open(
+                self._url, on_reply=self._answer, on_lost=self._lost, client_name="tk-relay-log"
+            )
+        except UnavailableError:
+            self._closed_until = monotonic() + self._pauses.after_loss()
+            raise
+        self._pauses.connected()
+        return wire
+
+    def _lost(self) -> None:
+        self._closed_until = monotonic() + self._pauses.after_loss()
+        self._lose()
 
     def _answer(self, reply: object) -> None:
         waiting = self._waiting.popleft()

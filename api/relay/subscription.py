@@ -5,19 +5,17 @@ confirmation of a channel, and the owner is told of each.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
 from shared.errors import UnavailableError
+from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 
 _PING_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 10.0
 """Two unanswered pings: the connection is dead, although no error was reported."""
-_LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Longest pause between attempts to connect, and so the longest wait of a reader once Redis is up again."""
 _CHANNELS_AT_ONCE: Final = 500
 """Channels in one SUBSCRIBE after a reconnect."""
 _MOST_UNSENT_BYTES: Final = 1 << 20
@@ -81,7 +79,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Connect, and reconnect after every loss, until cancelled."""
-        pause = 0.05
+        pauses = Pauses()
         try:
             while True:
                 self._lost.clear()
@@ -95,15 +93,15 @@ class Subscription:
                     )
                 except UnavailableError:
                     self._is_down = True
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads reconnects, protects nothing
-                    pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                    await asyncio.sleep(pauses.after_loss())
                     continue
-                pause = 0.05
+                pauses.connected()
                 self._heard_at = asyncio.get_running_loop().time()
                 for channels in _batches(self._wanted):
                     self._write(pack("SUBSCRIBE", *channels))
                 await self._watch()
                 self._give_up()
+                await asyncio.sleep(pauses.after_loss())
         finally:
             self._give_up()
 
