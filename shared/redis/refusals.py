@@ -51,22 +51,22 @@ class Refusal(StrEnum):
 
 def refusal_in(reply: str) -> Refusal | None:
     """Return what an error reply says of the server, by its text on the wire; None if it is about the command."""
-    return _refusal_by(_word_in(reply), reply)
+    word = _word_in(reply)
+    if word in _NOT_SERVING or reply.startswith(_TOO_MANY):
+        return Refusal.NOT_SERVING
+    return Refusal.FULL if word == _FULL else None
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
     """Return what an error of redis-py says of the server; None if it is about the command, or no reply at all."""
-    if not isinstance(error, RedisError):
-        return None
-    return _refusal_by(word_of(error), f"{error.status_code or ''} {error}".strip())
+    return refusal_in(_on_the_wire(error)) if isinstance(error, RedisError) else None
 
 
 def word_of(error: BaseException) -> str:
     """Return an error's first word, or its class: the rest may repeat what was sent, and so is not logged."""
     if not isinstance(error, RedisError):
         return type(error).__name__
-    # redis-py takes the word out of the replies that it knows.
-    word = error.status_code or _word_in(str(error))
+    word = _word_in(_on_the_wire(error))
     return word if word.isupper() else type(error).__name__
 
 
@@ -75,7 +75,6 @@ def _word_in(reply: str) -> str:
     return in_script[1] if in_script else reply.split(" ", 1)[0]
 
 
-def _refusal_by(word: str, reply: str) -> Refusal | None:
-    if word in _NOT_SERVING or reply.startswith(_TOO_MANY):
-        return Refusal.NOT_SERVING
-    return Refusal.FULL if word == _FULL else None
+def _on_the_wire(error: RedisError) -> str:
+    """Return a reply's text; redis-py takes the first word out of those that it knows."""
+    return f"{error.status_code} {error}" if error.status_code else str(error)
