@@ -35,6 +35,7 @@ from shared.metrics.registry import Registry
 from shared.metrics.table import Service
 from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
+from shared.redis.cluster import refuse_cluster_at_boot
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
@@ -100,9 +101,10 @@ class Worker:
         """Check the database's role, connect and register the task.
 
         Raises:
-            SettingsError: The database's role is too powerful, or the schema is missing.
+            SettingsError: The database's role is too powerful, the schema is missing, or Redis is in cluster mode.
             UnavailableError: PostgreSQL cannot be reached.
         """
+        refuse_cluster_at_boot(self._settings.redis_url)
         self._database.refuse_powerful_role()
         self._database.tell_session()
         self._loop_thread.__enter__()

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import redis
 
-from tests.e2e.protocol_client import wait_until
 from tests.faults.world import Asked, World, await_seconds
 from tests.refusing_redis import REFUSING, SAYING, saying
 
