@@ -10,6 +10,8 @@ from typing import Final
 import hiredis
 import redis
 
+from tests.e2e.protocol_client import wait_until
+
 NOBODY: Final = ("127.0.0.1", 1)
 
 
@@ -37,12 +39,23 @@ def misconf(server: redis.Redis) -> Iterator[None]:
     in_the_way.mkdir(parents=True)
     try:
         with _setting(server, "save", "3600 1000000"):
-            with suppress(redis.ResponseError):
-                server.save()
+            _save(server, "err")
             yield
     finally:
         in_the_way.rmdir()
         in_the_way.parent.rmdir()
+        _save(server, "ok")
+
+
+def _save(server: redis.Redis, status: str) -> None:
+    """Save in the background, until that has ended as it must."""
+
+    def has_ended() -> bool:
+        with suppress(redis.ResponseError):  # one is under way
+            server.bgsave()
+        return server.info("persistence")["rdb_last_bgsave_status"] == status
+
+    wait_until(has_ended, f"a snapshot that ends {status!r}")
 
 
 @contextmanager
