@@ -36,6 +36,7 @@ def noreplicas(server: redis.Redis) -> Iterator[None]:
 def misconf(server: redis.Redis) -> Iterator[None]:
     """It cannot save: a folder stands where its file belongs."""
     in_the_way = Path(server.config_get("dir")["dir"]) / server.config_get("dbfilename")["dbfilename"] / "x"
+    in_the_way.parent.unlink(missing_ok=True)
     in_the_way.mkdir(parents=True)
     try:
         with _setting(server, "save", "3600 1000000"):
@@ -45,6 +46,7 @@ def misconf(server: redis.Redis) -> Iterator[None]:
         in_the_way.rmdir()
         in_the_way.parent.rmdir()
         _save(server, "ok")
+        in_the_way.parent.unlink()
 
 
 def _save(server: redis.Redis, status: str) -> None:

@@ -1,4 +1,4 @@
-"""Turns while Redis answers, and refuses (rows R13 to R15)."""
+"""Turns while Redis answers and refuses, and while nobody can be rung for (rows R13 to R15)."""
 
 import time
 from collections.abc import Iterator
@@ -6,9 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.protocol_client import wait_until
 from tests.faults.world import Asked, World, await_seconds
 from tests.refusing_redis import REFUSING, SAYING, saying
 
+SHOWN_SECONDS = 10.0
+"""Five, and the time that a busy test machine takes to ask."""
 STARTS_SECONDS = 5.0
 """Within this time a turn starts, during a refusal and after it."""
 LONG = "tokens=2000 rate=40"
@@ -72,6 +75,36 @@ def test_r13_a_redis_that_refuses_keeps_no_turn_waiting(world: World, reply: str
     for each in running:
         assert each.check()["status"] == "stopped"
     assert set(world.service.pids("worker")) == workers
+
+
+def test_r14_turns_start_and_end_while_redis_is_away(world: World):
+    with world.redis_proxy.refusing():
+        asked = [ask(world) for _ in range(6)]
+        for each in asked:
+            world.await_status(each.turn_id, "completed")
+    for each in asked:
+        assert each.check()["attempt"] == 1
+
+
+def test_r14_readiness_says_within_seconds_that_workers_ask(world: World):
+    with world.redis_proxy.refusing():
+        wait_until(lambda: checks_that_fail(world) == {"redis", "worker"}, "the checks", SHOWN_SECONDS)
+        assert world.api.call("GET", "/readyz").status_code == 200
+    world.await_ready()
+
+
+def test_r15_workers_that_hear_nothing_ask_although_others_ring(world: World):
+    with world.redis_proxy.refusing(world.pids("worker")):
+        asked = [ask(world) for _ in range(6)]
+        for each in asked:
+            world.await_status(each.turn_id, "completed")
+    for each in asked:
+        assert each.check()["attempt"] == 1
+
+
+def checks_that_fail(world: World) -> set[str]:
+    checks = world.api.call("GET", "/readyz").json()["checks"]
+    return {name for name, check in checks.items() if not check["ok"]}
 
 
 def ask(world: World) -> Asked:
