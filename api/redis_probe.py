@@ -40,7 +40,7 @@ class Probe:
 
     def _look(self) -> models.Check:
         try:
-            self._redis.execute_command(*PROBE)
+            self._redis.execute_command(*PROBE)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             if refusal_of(error) is None:
                 return models.Check(ok=False, detail="cannot be reached")

@@ -153,7 +153,7 @@ class Servers:
 
 def _takes_writes(redis: "Redis") -> float:
     try:
-        redis.execute_command(*PROBE)
+        redis.execute_command(*PROBE)  # type: ignore[no-untyped-call]
     except ResponseError:
         return 0.0
     return 1.0

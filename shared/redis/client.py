@@ -6,7 +6,7 @@ here" would go on to be used for as long as that server runs, though the name ma
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis import Connection, ConnectionPool, Redis, SSLConnection
 from redis.connection import ConnectionInterface, UnixDomainSocketConnection, parse_url
@@ -29,7 +29,7 @@ class _Leaving(_Base):
             return super().read_response(*arguments, **options)
         except RedisError as error:
             if refusal_of(error) is Refusal.NOT_SERVING:
-                self.mark_for_reconnect()
+                self.mark_for_reconnect()  # type: ignore[no-untyped-call]
             raise
 
 
@@ -55,8 +55,8 @@ class _Pool(ConnectionPool):
 
     def release(self, connection: ConnectionInterface) -> None:
         """Take a connection back."""
-        is_left = connection.should_reconnect()
-        super().release(connection)
+        is_left = connection.should_reconnect()  # type: ignore[no-untyped-call]
+        super().release(cast("Connection", connection))
         if is_left:
             self.disconnect(inuse_connections=False)
 
@@ -71,7 +71,7 @@ def redis_client(url: str, **options: Any) -> "Redis":
     Raises:
         ValueError: `url` is not a Redis URL.
     """
-    connection_class = parse_url(url).get("connection_class", Connection)
+    connection_class = parse_url(url).get("connection_class", Connection)  # type: ignore[no-untyped-call]
     leaving = _LEAVING.get(connection_class, _LeavingTCP)
     # The scheme of the URL would choose redis-py's own class over ours.
     pool = _Pool.from_url(url, **options)

@@ -24,7 +24,7 @@ _LONGEST_INTERVAL_SECONDS: Final = LONGEST_SECONDS / 2
 """kombu waits in whole seconds from one on, and looks for the process's end in between."""
 
 
-class DoorbellConsumer(Consumer):
+class DoorbellConsumer(Consumer):  # type: ignore[misc]
     """Listens for doorbells until the process is told to end."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -44,7 +44,7 @@ class DoorbellChannel(Channel):
     def _brpop_read(self, **options: Any) -> Any:
         hearing = self.connection.client.transport_options.get(HEARING_OPTION)
         try:
-            heard = super()._brpop_read(**options)
+            heard = super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except Empty:
             if hearing is not None:
                 hearing.prove()

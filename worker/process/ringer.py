@@ -78,7 +78,7 @@ class Ringer:
     def look(self) -> bool:
         """Write something small; return whether Redis took it."""
         try:
-            self._redis.execute_command(*PROBE)
+            self._redis.execute_command(*PROBE)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             self._note(error)
         else:
