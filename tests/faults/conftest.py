@@ -21,7 +21,7 @@ from tests.faults.world import SHORT_LEASE, World, through
 from turnkeeper.up.embedded import EmbeddedPostgres, temporary_redis
 
 HERE = Path(__file__).parent
-QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "v4", "v8", "c3", "c9", "a1", "a2"})
+QUICK_ROWS = frozenset({"w1", "w4", "w6", "r1", "r9", "r10", "r14", "v4", "v8", "c3", "c9", "a1", "a2"})
 """The rows that `make test` runs: a minute or two. `make faults` runs all of them."""
 
 
