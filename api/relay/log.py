@@ -9,13 +9,14 @@ from uuid import UUID
 import hiredis
 
 from shared.errors import UnavailableError
-from shared.redis.names import log_key
+from shared.redis.names import PROBE, log_key
 from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 from shared.turn.replay import Entry, Tail, tail_of
 
 _READ_SECONDS: Final = 3.0
 """A round trip takes a millisecond; a Redis that needs longer is as good as down."""
+_PROBE_SECONDS: Final = 1.0
 _MOST_IN_FLIGHT: Final = 64
 """Concurrent reads: beyond that, a storm of reconnects queues here instead of in Redis's output buffer."""
 _FIRST_BATCH: Final = 64
@@ -36,6 +37,7 @@ class LogReader:
         self._waiting: deque[asyncio.Future[object]] = deque()
         self._pauses = Pauses()
         self._closed_until = 0.0
+        self._probed_at = 0.0
 
     async def tail(self, session_id: UUID, turn_id: UUID, after: int) -> Tail:
         """Return the log behind `after`; a missing log is an empty one.
@@ -67,6 +69,7 @@ class LogReader:
             async with asyncio.timeout(_READ_SECONDS):
                 wire = await self._open()
                 reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                self._probe(wire)
                 self._waiting.append(reply)
                 wire.write(command)
                 answer = await reply
@@ -80,6 +83,14 @@ class LogReader:
             kind = str(answer).split(" ", 1)[0] if isinstance(answer, hiredis.ReplyError) else "reply"
             raise UnavailableError(f"redis refused to read a log: {kind}")
         return answer
+
+    def _probe(self, wire: Wire) -> None:
+        """Write something small now and then: a server that no longer serves us still answers reads, of an old log."""
+        now = monotonic()
+        if now - self._probed_at >= _PROBE_SECONDS:
+            self._probed_at = now
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            wire.write(pack(*PROBE))
 
     async def _open(self) -> Wire:
         async with self._opening:
@@ -116,6 +127,7 @@ class LogReader:
         for reply in waiting:
             if not reply.done():
                 reply.set_exception(UnavailableError("redis closed the connection"))
+                reply.exception()  # marked as retrieved: nobody waits for a probe
 
 
 def _entry(item: object) -> tuple[str, Entry]:
