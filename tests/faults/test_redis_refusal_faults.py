@@ -1,5 +1,7 @@
 """Turns while Redis answers and refuses, and while nobody can be rung for (rows R13 to R15)."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.protocol_client import wait_until
-from tests.faults.world import Asked, World, await_seconds
+from tests.faults.world import END_SECONDS, Asked, World, await_seconds
 from tests.refusing_redis import REFUSING, SAYING, saying
 
 SHOWN_SECONDS = 10.0
@@ -91,6 +93,15 @@ def test_r14_readiness_says_within_seconds_that_workers_ask(world: World):
         wait_until(lambda: checks_that_fail(world) == {"redis", "worker"}, "the checks", SHOWN_SECONDS)
         assert world.api.call("GET", "/readyz").status_code == 200
     world.await_ready()
+
+
+def test_r14_a_worker_that_is_told_to_end_ends_while_redis_is_away(world: World):
+    told = world.service.pids("worker")[0]
+    with world.redis_proxy.refusing():
+        wait_until(lambda: "redis" in checks_that_fail(world), "the outage to be noticed", SHOWN_SECONDS)
+        os.kill(told, signal.SIGTERM)
+        wait_until(lambda: told not in world.service.pids("worker"), "the worker's end", END_SECONDS)
+    world.await_replaced("worker", [told])
 
 
 def test_r15_workers_that_hear_nothing_ask_although_others_ring(world: World):
