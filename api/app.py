@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 from flask import Flask
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,6 +21,7 @@ from api.notices import Notice, Notices
 from api.openapi import openapi
 from api.operation import begin_request, end_request, forget_request, register_operations
 from api.problems import register_problems
+from api.redis_probe import Probe
 from api.refusal_counts import Refusals
 from api.relay import websocket
 from api.relay.hub import Hub
@@ -44,6 +44,8 @@ from shared.metrics.registry import Registry
 from shared.metrics.table import Service
 from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
+from shared.redis.client import redis_client
+from shared.redis.cluster import refuse_cluster_at_boot
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
 
@@ -76,7 +78,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         settings: The configuration; read from the environment if None.
 
     Raises:
-        SettingsError: The configuration cannot run, or the database's role is too powerful.
+        SettingsError: The configuration cannot run, the database's role is too powerful, or Redis is in cluster mode.
         UnavailableError: PostgreSQL cannot be reached.
     """
     if settings is None:
@@ -85,6 +87,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
         failpoints.arm(os.environ, production=settings.production)
     for warning in settings.warnings:
         _log.warning("%s", warning)
+    refuse_cluster_at_boot(settings.redis_url)
     recorder = begin_tracing(settings, role)
     parts = _build(settings, recorder)
     try:
@@ -124,7 +127,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, prepare=settings.database_prepare
     )
-    redis = Redis.from_url(
+    redis = redis_client(
         settings.redis_url,
         socket_timeout=_REDIS_SECONDS,
         socket_connect_timeout=_REDIS_SECONDS,
@@ -150,6 +153,7 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         settings=settings,
         database=database,
         redis=redis,
+        probe=Probe(redis),
         authenticator=authenticator,
         limits=TurnLimits(settings, database),
         notices=notices,

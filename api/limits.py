@@ -16,7 +16,7 @@ from math import ceil
 from typing import Any, Final, cast
 from uuid import UUID
 
-from redis import Redis, RedisError
+from redis import RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -27,8 +27,10 @@ from api.windows import Count, LocalWindows, Window
 from shared.configuration.settings import Settings
 from shared.errors import ProblemCode, RefusedError, UnavailableError
 from shared.postgres.database import Database
+from shared.redis.client import redis_client
 from shared.redis.limit_scripts import GIVE_BACK, TAKE
 from shared.redis.names import organization_turns_key, user_turns_key
+from shared.redis.refusals import word_of
 
 _log = logging.getLogger("turnkeeper.limits")
 
@@ -107,7 +109,7 @@ class TurnLimits:
         self._idempotency_seconds = settings.idempotency_seconds
         self._database = database
         self._clock = clock
-        self._redis = Redis.from_url(
+        self._redis = redis_client(
             settings.redis_url,
             socket_timeout=_REDIS_SECONDS,
             socket_connect_timeout=_CONNECT_SECONDS,
@@ -249,7 +251,7 @@ class TurnLimits:
             is_new = self._away_until is None
             self._away_until = self._clock() + _AWAY_SECONDS
         if is_new:
-            _log.warning("limits are counted in this process alone: %s", type(error).__name__)
+            _log.warning("limits are counted in this process alone: %s", word_of(error))
 
     def _redis_answered(self) -> None:
         with self._lock:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from redis import Redis, RedisError, ResponseError
 
+from shared.redis.refusals import Refusal, refusal_of
+
 _MOST_BYTES: Final = 16_384
 """Less than any kernel takes at once on an idle connection."""
 
@@ -72,15 +74,20 @@ class Line:
     def read(self, count: int) -> Sequence[object]:
         """Wait for the replies to `count` commands; the reply to a refused command is its error.
 
+        If one says that the server does not serve us, the line is closed.
+
         Raises:
             RedisError: The connection was lost or does not answer in time; it is closed.
             OSError: The same.
         """
         try:
-            return [self._reply() for _ in range(count)]
+            replies = [self._reply() for _ in range(count)]
         except BaseException:
             self.close()
             raise
+        if any(_turns_away(reply) for reply in replies):
+            self.close()
+        return replies
 
     def _reply(self) -> object:
         try:
@@ -88,3 +95,7 @@ class Line:
         except ResponseError as refused:
             return refused
         return found
+
+
+def _turns_away(reply: object) -> bool:
+    return isinstance(reply, RedisError) and refusal_of(reply) is Refusal.NOT_SERVING

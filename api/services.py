@@ -10,6 +10,7 @@ from api.downloads import Downloads
 from api.limits import TurnLimits
 from api.metrics import ApiMetrics
 from api.notices import Notices
+from api.redis_probe import Probe
 from api.refusal_counts import Refusals
 from api.relay.hub import Hub
 from api.searches import Searches
@@ -32,6 +33,7 @@ class Services:
     settings: Settings
     database: Database
     redis: "Redis"
+    probe: Probe
     authenticator: Authenticator
     limits: TurnLimits
     notices: Notices

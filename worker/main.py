@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
@@ -20,8 +21,6 @@ from uuid import UUID
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from shared import failpoints, open_files
 from shared.collector import calm_collector
@@ -36,13 +35,18 @@ from shared.metrics.registry import Registry
 from shared.metrics.table import Service
 from shared.observing.begin import begin_observing
 from shared.postgres.database import Database
+from shared.redis.cluster import refuse_cluster_at_boot
 from shared.redis.doorbell import CANARY_NAME, QUEUE_NAME, TASK_NAME
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
 from worker.metrics import WorkerMetrics
+from worker.process.asking import Asking
 from worker.process.celery_settings import celery_settings
+from worker.process.celery_strategy import begin, taken_places
+from worker.process.hearing import Hearing
 from worker.process.liveness import Liveness
 from worker.process.loop import LoopThread
+from worker.process.ringer import Ringer
 from worker.providers import build_provider, build_transport
 from worker.providers.breaker import Breaker
 from worker.providers.choice import Choice, Choices
@@ -88,17 +92,21 @@ class Worker:
         # Renewals and sweeps must not wait behind five hundred turns for a connection.
         self._lease_database = _database(settings, 2)
         self._sweep_database = _database(settings, 2)
+        self._hearing = Hearing()
+        self._ringer = Ringer(settings.redis_url)
         self.celery = Celery("turnkeeper", set_as_current=False)
-        self.celery.conf.update(celery_settings(settings.redis_url))
-        self._liveness = Liveness(self._send_canary, self._is_full, self._end)
+        self.celery.conf.update(celery_settings(settings.redis_url, self._hearing))
+        self._liveness = Liveness(self._ringer.send_canary, self._is_full, self._end)
+        self._executor: Executor | None = None
 
     def start(self) -> None:
         """Check the database's role, connect and register the task.
 
         Raises:
-            SettingsError: The database's role is too powerful, or the schema is missing.
+            SettingsError: The database's role is too powerful, the schema is missing, or Redis is in cluster mode.
             UnavailableError: PostgreSQL cannot be reached.
         """
+        refuse_cluster_at_boot(self._settings.redis_url)
         self._database.refuse_powerful_role()
         self._database.tell_session()
         self._loop_thread.__enter__()
@@ -122,6 +130,7 @@ class Worker:
             self._liveness.hear()
 
         self._liveness.start()
+        self._ringer.start()
         signals.worker_shutting_down.connect(self._drain, weak=False)
         _log.info(
             "the worker is ready",
@@ -132,9 +141,15 @@ class Worker:
             },
         )
 
+    def listen(self, executor: Executor) -> None:
+        """Take turns in the threads of `executor`: those that doorbells name, or else those that are asked for."""
+        self._executor = executor
+        self._asking.start()
+
     def stop(self) -> None:
         """Send what is left to send, hand back what still runs and disconnect."""
         self._liveness.stop()
+        self._asking.stop()
         self._sweeper.stop()
         self._loop_thread.call(self._publisher.stop(_LAST_EVENTS_SECONDS))
         self._leases.stop()
@@ -142,12 +157,14 @@ class Worker:
         if self._metrics is not None:
             self._metrics.stop()
         self._loop_thread.__exit__(None, None, None)
+        self._ringer.stop()
         for database in (self._database, self._lease_database, self._sweep_database):
             database.dispose()
 
     def _drain(self, **_signal: Any) -> None:
         """Stop claiming, and after the grace period hand back what still runs."""
         self._liveness.stop()
+        self._asking.stop()
         self.runner.drain()
         _log.info("draining", extra={"running": self._leases.running()})
         timer = threading.Timer(self._settings.drain_seconds, self._leases.hand_back_all)
@@ -158,9 +175,9 @@ class Worker:
         settings, loop = self._settings, asyncio.get_running_loop()
         recorder = begin_tracing(settings, "worker")
         self._choices = Choices(_choice(each, recorder) for each in settings.providers)
-        self._asking: asyncio.Task[None] | None = None
+        self._learning: asyncio.Task[None] | None = None
         if not settings.is_context_given:
-            self._asking = asyncio.create_task(learn_contexts(self._choices, build_transport))
+            self._learning = asyncio.create_task(learn_contexts(self._choices, build_transport))
         self._leases = LeaseKeeper(
             self._lease_database,
             self._id,
@@ -168,7 +185,7 @@ class Worker:
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_renew_seconds,
             trust_seconds=settings.lease_trust_seconds,
-            silent_seconds=self._liveness.silent_seconds,
+            silent_seconds=self._silent_seconds,
             registry=self._registry,
         )
         self._publisher = Publisher(
@@ -198,10 +215,18 @@ class Worker:
                 leases=self._leases,
                 aborts=self._aborts,
                 loop=loop,
-                ring=self._ring,
+                ring=self._ringer.ring,
+                must_ask=self._must_ask,
                 metrics=metrics,
                 recorder=recorder,
             )
+        )
+        self._asking = Asking(
+            must_ask=self._must_ask,
+            room=self._room,
+            begin=self._begin,
+            take=self.runner.take,
+            tell=self._tell,
         )
         self._sweeper = Sweeper(
             settings,
@@ -210,7 +235,7 @@ class Worker:
             self._sweep_database,
             self._publisher,
             loop,
-            self._ring,
+            self._ringer.ring,
             metrics,
             recorder,
         )
@@ -226,7 +251,7 @@ class Worker:
         registry.on_sample(looking_at_loop(registry, self._loop_thread.call_soon))
 
     async def _disconnect(self) -> None:
-        ending = {task for task in (self._watching, self._asking) if task is not None}
+        ending = {task for task in (self._watching, self._learning) if task is not None}
         for task in ending:
             task.cancel()
         await asyncio.wait(ending, timeout=_LAST_EVENTS_SECONDS)
@@ -235,23 +260,31 @@ class Worker:
     async def _holds_lease(self, turn_id: UUID, attempt: int) -> bool:
         return await asyncio.to_thread(self._leases.holds_lease, turn_id, attempt)
 
-    def _ring(self, turn_id: str, traceparent: str) -> None:
-        """Ring for a turn; if that fails, the turn stays queued and is rung for again in two seconds."""
-        self._send(TASK_NAME, turn_id, traceparent)
+    def _must_ask(self) -> bool:
+        """Return whether doorbells cannot be relied on: none would be heard, or none can be rung."""
+        if self._executor is None:
+            return False  # it does not listen at all
+        if self._is_full():
+            self._hearing.prove()  # it does not listen, for it has no room
+        return not (self._hearing.is_proved() and self._ringer.is_taking())
 
-    def _send_canary(self) -> bool:
-        return self._send(CANARY_NAME)
+    def _room(self) -> int:
+        """Return how many more turns this process may run."""
+        return self._settings.worker_turns - max(taken_places(), self._leases.running())
 
-    def _send(self, name: str, *arguments: str) -> bool:
-        try:
-            self.celery.send_task(name, args=arguments, queue=QUEUE_NAME, ignore_result=True)
-        except (KombuError, RedisError, OSError) as error:
-            _log.warning("a doorbell could not be rung: %s", type(error).__name__)
-            return False
-        return True
+    def _begin(self, work: Callable[[], None]) -> bool:
+        return self._executor is not None and begin(self._executor, work)
+
+    def _tell(self, has_asked: bool) -> None:
+        self._leases.tell(
+            is_deaf=not self._hearing.is_proved(), is_mute=not self._ringer.is_taking(), has_asked=has_asked
+        )
+
+    def _silent_seconds(self) -> float:
+        return min(self._liveness.silent_seconds(), self._asking.silent_seconds())
 
     def _is_full(self) -> bool:
-        return self._leases.running() >= self._settings.worker_turns
+        return self._room() <= 0
 
     def _end(self) -> None:
         """End this process as a deploy would; its supervisor starts another."""
@@ -292,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # The broker carries only JSON and remote control is off, so root may run it, as in a container.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        worker.celery.Worker(
+        controller = worker.celery.Worker(
             pool="threads",
             concurrency=settings.worker_turns,
             queues=[QUEUE_NAME],
@@ -302,7 +335,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             loglevel=settings.log_level,
             hostname=f"{worker_name()}@%h",
             quiet=True,
-        ).start()
+        )
+        worker.listen(controller.pool.executor)
+        controller.start()
     finally:
         worker.stop()
     return 0

@@ -7,6 +7,7 @@ that has settled a turn claims the next by itself.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from random import Random
 from threading import Event
 from time import monotonic
@@ -66,21 +67,34 @@ class Runner:
     def run(self, turn_id: UUID, traceparent: str) -> None:
         """Run a turn, and continue while this thread is needed; raises nothing that a retry could mend.
 
-        A thread continues for the next turn of the session, for which nobody has rung yet, and while the
-        worker has no other free thread that could receive a doorbell, or one organization may hold no more of them.
+        A thread continues for the next turn of the session, for which nobody has rung yet, while the worker has no
+        other free thread that could receive a doorbell or one organization may hold no more of them, and while
+        doorbells cannot be relied on.
 
         Args:
             turn_id: The turn that the doorbell named; another may be more entitled.
             traceparent: Its trace context.
         """
-        services = self._services
         self._heard_at = monotonic()
-        hint: UUID | None = turn_id
+        self._take(turn_id, traceparent, _nobody)
+
+    def take(self, answered: Callable[[bool], None]) -> None:
+        """Run the turn that is next, for which no doorbell was heard; as `run`.
+
+        Args:
+            answered: Is told, before the turn runs, whether there was one.
+        """
+        self._take(None, "", answered)
+
+    def _take(self, hint: UUID | None, traceparent: str, answered: Callable[[bool], None]) -> None:
+        services = self._services
         takes_more = True
         while takes_more and not self._draining.is_set():
             with self._admission.step(services.leases.running()):
                 asked_at = monotonic()
                 claim = self._claim(hint)
+            answered(claim is not None)
+            answered = _nobody
             if claim is None:
                 return
             turn = claim.turn
@@ -151,7 +165,7 @@ class Runner:
         services.metrics.attempt_ended(ended.outcome)
         trace.ended(ended.outcome)
         # Also where one organization holds all it may: the rest of the threads wait for turns of others.
-        is_needed = services.leases.running() >= services.settings.most_turns_of_one
+        is_needed = services.must_ask() or services.leases.running() >= services.settings.most_turns_of_one
         try:
             match ended.outcome:
                 case Fenced():
@@ -220,3 +234,7 @@ class Runner:
         services.leases.release(turn.id, turn.attempt)
         if attempt is not None:
             services.loop.call_soon_threadsafe(attempt.fence)
+
+
+def _nobody(_is_found: bool) -> None:
+    """Nobody waits for the answer: a doorbell was heard, or this thread went on by itself."""

@@ -24,7 +24,8 @@ class Services:
         database: Only for claims and settlements: renewals and sweeps have their own pools.
         choices: The providers, one of which answers each turn.
         loop: Runs the network part.
-        ring: Sends a doorbell for a turn that is handed back, with its trace context.
+        ring: Sends a doorbell for a turn that is handed back, with its trace context; False if Redis took none.
+        must_ask: Returns whether doorbells cannot be relied on, so that whoever is free asks for a turn.
         recorder: Receives spans; None if traces are off.
     """
 
@@ -36,6 +37,7 @@ class Services:
     leases: LeaseKeeper
     aborts: AbortWatcher
     loop: asyncio.AbstractEventLoop
-    ring: Callable[[str, str], None]
+    ring: Callable[[str, str], bool]
+    must_ask: Callable[[], bool]
     metrics: WorkerMetrics
     recorder: Recorder | None

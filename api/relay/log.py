@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import Final
 from uuid import UUID
 
@@ -9,12 +10,14 @@ import hiredis
 
 from shared.errors import UnavailableError
 from shared.redis.joined import part
-from shared.redis.names import joined_log_key, log_key
+from shared.redis.names import PROBE, joined_log_key, log_key
+from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 from shared.turn.replay import Entry, Tail, tail_of
 
 _READ_SECONDS: Final = 3.0
 """A round trip takes a millisecond; a Redis that needs longer is as good as down."""
+_PROBE_SECONDS: Final = 1.0
 _MOST_IN_FLIGHT: Final = 64
 """Concurrent reads: beyond that, a storm of reconnects queues here instead of in Redis's output buffer."""
 _FIRST_BATCH: Final = 64
@@ -33,6 +36,9 @@ class LogReader:
         self._opening = asyncio.Lock()
         self._in_flight = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._waiting: deque[asyncio.Future[object]] = deque()
+        self._pauses = Pauses()
+        self._closed_until = 0.0
+        self._probed_at = 0.0
 
     async def tail(self, session_id: UUID, turn_id: UUID, after: int) -> Tail:
         """Return the log behind `after`; a missing log is an empty one.
@@ -85,6 +91,7 @@ class LogReader:
             async with asyncio.timeout(_READ_SECONDS):
                 wire = await self._open()
                 reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                self._probe(wire)
                 self._waiting.append(reply)
                 wire.write(command)
                 return await reply
@@ -95,13 +102,37 @@ class LogReader:
             self._lose()
             raise UnavailableError("redis did not answer in time") from error
 
+    def _probe(self, wire: Wire) -> None:
+        """Write something small now and then: a server that no longer serves us still answers reads, of an old log."""
+        now = monotonic()
+        if now - self._probed_at >= _PROBE_SECONDS:
+            self._probed_at = now
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            wire.write(pack(*PROBE))
+
     async def _open(self) -> Wire:
         async with self._opening:
             if self._wire is None or not self._wire.is_open():
-                self._wire = await Wire.open(
-                    self._url, on_reply=self._answer, on_lost=self._lose, client_name="tk-relay-log"
-                )
+                self._wire = await self._connect()
             return self._wire
+
+    async def _connect(self) -> Wire:
+        """Connect, unless that failed just now: whoever asks meanwhile is answered at once."""
+        if monotonic() < self._closed_until:
+            raise UnavailableError("redis does not serve us now")
+        try:
+            wire = await Wire.open(
+                self._url, on_reply=self._answer, on_lost=self._lost, client_name="tk-relay-log"
+            )
+        except UnavailableError:
+            self._closed_until = monotonic() + self._pauses.after_loss()
+            raise
+        self._pauses.connected()
+        return wire
+
+    def _lost(self) -> None:
+        self._closed_until = monotonic() + self._pauses.after_loss()
+        self._lose()
 
     def _answer(self, reply: object) -> None:
         waiting = self._waiting.popleft()
@@ -114,6 +145,7 @@ class LogReader:
         for reply in waiting:
             if not reply.done():
                 reply.set_exception(UnavailableError("redis closed the connection"))
+                reply.exception()  # marked as retrieved: nobody waits for a probe
 
 
 def _entry(item: object) -> tuple[str, Entry]:

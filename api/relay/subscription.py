@@ -1,23 +1,27 @@
-"""One pub/sub connection for all sessions watched from this process.
+"""One pub/sub connection for all sessions watched from this process, and a second that shows whether its server serves.
 
 When a connection breaks, Redis forgets the subscriber silently. So messages may have been missed before every
 confirmation of a channel, and the owner is told of each.
+
+A server that became a replica, or that refuses writes, keeps its subscribers and has nothing more for them. Only a
+write tells it from one that is quiet, and a connection that is subscribed may not write.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
 from shared.errors import UnavailableError
+from shared.redis.names import PROBE
+from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 
-_PING_SECONDS: Final = 5.0
+_PROBE_SECONDS: Final = 1.0
+_PING_ROUNDS: Final = 5
+"""A ping for so many probes."""
 _SILENCE_SECONDS: Final = 10.0
 """Two unanswered pings: the connection is dead, although no error was reported."""
-_LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Longest pause between attempts to connect, and so the longest wait of a reader once Redis is up again."""
 _CHANNELS_AT_ONCE: Final = 500
 """Channels in one SUBSCRIBE after a reconnect."""
 _MOST_UNSENT_BYTES: Final = 1 << 20
@@ -50,6 +54,7 @@ class Subscription:
         self._wanted: set[bytes] = set()
         self._confirmed: set[bytes] = set()
         self._wire: Wire | None = None
+        self._probe: Wire | None = None
         self._is_down = False
         self._heard_at = 0.0
         self._lost = asyncio.Event()
@@ -81,7 +86,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Connect, and reconnect after every loss, until cancelled."""
-        pause = 0.05
+        pauses = Pauses()
         try:
             while True:
                 self._lost.clear()
@@ -93,33 +98,49 @@ class Subscription:
                         on_read=self._finish_read,
                         client_name="tk-relay-events",
                     )
+                    self._probe = await Wire.open(
+                        self._url,
+                        on_reply=lambda _reply: None,
+                        on_lost=self._lost.set,
+                        client_name="tk-relay-probe",
+                    )
                 except UnavailableError:
+                    self._give_up()
                     self._is_down = True
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads reconnects, protects nothing
-                    pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                    await asyncio.sleep(pauses.after_loss())
                     continue
-                pause = 0.05
+                pauses.connected()
                 self._heard_at = asyncio.get_running_loop().time()
                 for channels in _batches(self._wanted):
                     self._write(pack("SUBSCRIBE", *channels))
                 await self._watch()
                 self._give_up()
+                await asyncio.sleep(pauses.after_loss())
         finally:
             self._give_up()
 
     async def _watch(self) -> None:
         """Return when the connection is lost or has gone silent."""
         loop = asyncio.get_running_loop()
+        rounds = 0
         while not self._lost.is_set():
             try:
-                async with asyncio.timeout(_PING_SECONDS):
+                async with asyncio.timeout(_PROBE_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
+                rounds += 1
+                if self._probe is not None and self._probe.buffered() < _MOST_UNSENT_BYTES:
+                    self._probe.write(pack(*PROBE))
+                if rounds % _PING_ROUNDS:
+                    continue
                 if loop.time() - self._heard_at > _SILENCE_SECONDS:
                     return
                 self._write(pack("PING"))
 
     def _give_up(self) -> None:
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.abort()
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abort()

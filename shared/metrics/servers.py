@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final, TypeAlias
 
-from redis import Redis, RedisError
+from redis import Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import text
@@ -26,13 +26,16 @@ from shared.metrics.table import (
     QUEUE_OLDEST,
     QUEUE_TURNS,
     REDIS_UP,
+    REDIS_WRITABLE,
     TURNS_ACTIVE,
     WORKERS,
+    WORKERS_ASKING,
     WORKERS_HEARING,
     Metric,
 )
 from shared.postgres.database import Database
 from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.names import PROBE
 
 _log = logging.getLogger("turnkeeper.metrics")
 
@@ -45,6 +48,14 @@ WAIT_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 2
 """The least that libpq accepts."""
 _FIGURES: Final = text("select * from turnkeeper.service_figures()")
+_WORKERS: Final = text(
+    """
+    select count(*) filter (where heard_at > clock_timestamp() - interval '60 seconds'
+            and deaf_since is null and mute_since is null) as hearing,
+        count(*) filter (where asked_at > clock_timestamp() - interval '5 seconds') as asking
+    from turnkeeper.workers where renewed_at > clock_timestamp() - interval '15 seconds'
+    """
+)
 _LIMIT: Final = text("set local statement_timeout = 1000")
 _NAME: Final = "turnkeeper-metrics"
 """Not the pools' name: the health check recognises a worker by its pools' connections."""
@@ -115,6 +126,7 @@ class Servers:
             with database.across() as db:
                 db.execute(_LIMIT)
                 row = db.execute(_FIGURES).one()
+                workers = db.execute(_WORKERS).one()
         finally:
             database.dispose()
         return {
@@ -124,7 +136,8 @@ class Servers:
             HOLDS: {(): row.holds},
             HELD: {(): float(row.held_usd)},
             WORKERS: {(): row.workers},
-            WORKERS_HEARING: {(): row.hearing},
+            WORKERS_HEARING: {(): workers.hearing},
+            WORKERS_ASKING: {(): workers.asking},
         }
 
     def _ask_redis(self) -> Known:
@@ -135,4 +148,12 @@ class Servers:
             retry=Retry(NoBackoff(), 0),
             client_name=_NAME,
         ) as redis:
-            return {DOORBELLS: {(): float(redis.llen(QUEUE_KEY))}}
+            return {DOORBELLS: {(): float(redis.llen(QUEUE_KEY))}, REDIS_WRITABLE: {(): _takes_writes(redis)}}
+
+
+def _takes_writes(redis: "Redis") -> float:
+    try:
+        redis.execute_command(*PROBE)  # type: ignore[no-untyped-call]
+    except ResponseError:
+        return 0.0
+    return 1.0

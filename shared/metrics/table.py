@@ -407,7 +407,19 @@ WORKERS: Final = _gauge(
 WORKERS_HEARING: Final = _gauge(
     "turnkeeper_workers_hearing",
     _ALL,
-    "Those of them that heard a doorbell within 60 s, or were full.",
+    "Those of them whose doorbells arrive: heard within 60 s, or full, and Redis answers them and takes writes.",
+    is_of_servers=True,
+)
+WORKERS_ASKING: Final = _gauge(
+    "turnkeeper_workers_asking",
+    _ALL,
+    "Those that ask for turns once a second, for they hear no doorbells, or none can be rung.",
+    is_of_servers=True,
+)
+REDIS_WRITABLE: Final = _gauge(
+    "turnkeeper_redis_writable",
+    _ALL,
+    "1 if Redis takes a write, else 0: it refuses, is full, or cannot be reached.",
     is_of_servers=True,
 )
 DOORBELLS: Final = _gauge(

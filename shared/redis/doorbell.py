@@ -2,7 +2,7 @@
 
 Celery on Redis loses and repeats messages by design, so the row decides; the doorbell only says where to look. It is
 written here exactly as Celery and kombu would write it, since two messages differ in only two strings: the API rings in
-the same round trip that opens a turn's log, without Celery.
+the same round trip that opens a turn's log, and a worker over a connection of its own, without Celery.
 """
 
 import json
@@ -34,7 +34,16 @@ def doorbell(turn_id: UUID, traceparent: str) -> bytes:
         traceparent: The W3C trace context to pass on; may be empty.
     """
     named = str(turn_id)
-    return json.dumps(_envelope(named, [named, traceparent]), separators=(",", ":")).encode()
+    return _packed(_envelope(TASK_NAME, named, [named, traceparent]))
+
+
+def canary(message_id: UUID) -> bytes:
+    """Return the message by which a worker learns whether it still receives.
+
+    Args:
+        message_id: Anything that is used once.
+    """
+    return _packed(_envelope(CANARY_NAME, str(message_id), []))
 
 
 def arguments_of(body: bytes | str) -> list[Any]:
@@ -50,14 +59,18 @@ def arguments_of(body: bytes | str) -> list[Any]:
     return arguments
 
 
-def _envelope(message_id: str, arguments: list[str]) -> dict[str, Any]:
+def _packed(envelope: dict[str, Any]) -> bytes:
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+def _envelope(task: str, message_id: str, arguments: list[str]) -> dict[str, Any]:
     return {
         "body": json.dumps([arguments, {}, _NO_CALLBACKS], separators=(",", ":")),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {
             "lang": "py",
-            "task": TASK_NAME,
+            "task": task,
             "id": message_id,
             "root_id": message_id,
             "parent_id": None,

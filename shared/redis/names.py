@@ -12,6 +12,9 @@ from uuid import UUID
 ABORT_CHANNEL: Final = "tk:aborts"
 """Nudges to workers: the payload is the id of a turn that was asked to stop."""
 
+PROBE: Final = ("SET", "tk:probe", "1", "PX", 10_000)
+"""The command that shows whether Redis takes writes: one small key for all processes, which ends by itself."""
+
 
 def log_key(session_id: UUID | str, turn_id: UUID | str) -> str:
     """Name the Stream that holds a turn's events, ids `<attempt>-<seq>`."""

@@ -2,11 +2,13 @@
 
 A pipeline of redis-py costs 130 µs for a delta; a bare socket with hiredis costs a few. It neither reconnects
 nor retries: a lost connection means one thing to a publisher and another to a subscription, so the owner
-decides.
+decides. A server that says that it does not serve us is one that we lost; so a connection is open once it took a
+write, which a replica would refuse.
 """
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections import deque
@@ -18,6 +20,10 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
 
 from shared.errors import UnavailableError
+from shared.redis.names import PROBE
+from shared.redis.refusals import Refusal, refusal_in
+
+_log = logging.getLogger("turnkeeper.redis")
 
 _MISSING: Final = object()
 _KEEPALIVE_IDLE_SECONDS: Final = 15
@@ -80,13 +86,14 @@ class Wire(asyncio.Protocol):
         Args:
             url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
             on_reply: Receives every reply after the greeting; an error reply is a `hiredis.ReplyError` value.
-            on_lost: Called once when the connection is lost; not after `close`.
+            on_lost: Called once when the connection is lost, or a reply says that the server does not serve us,
+                which `on_reply` does not receive; not after `close`.
             client_name: The connection's name in `CLIENT LIST`.
             connect_timeout_seconds: The limit for everything, TLS and authentication included.
             on_read: Called after the replies of one network read, where a batch may be flushed.
 
         Raises:
-            UnavailableError: Redis cannot be reached, did not answer in time or refused the login.
+            UnavailableError: Redis cannot be reached, did not answer in time, or refused the login or a write.
             ValueError: `url` is not a Redis URL.
         """
         options = dict(parse_url(url))
@@ -146,6 +153,8 @@ class Wire(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not _MISSING:
                 if self._greeting is None:
+                    if type(reply) is hiredis.ReplyError and self._is_turned_away(str(reply)):
+                        return
                     self._on_reply(reply)
                 elif self._greeting.is_complete(reply):
                     self._greeting = None
@@ -155,6 +164,14 @@ class Wire(asyncio.Protocol):
             return
         if self._on_read is not None and self._greeting is None:
             self._on_read()
+
+    def _is_turned_away(self, reply: str) -> bool:
+        """Give the connection up if a refusal says that its server does not serve us."""
+        if refusal_in(reply) is not Refusal.NOT_SERVING:
+            return False
+        _log.warning("redis does not serve us now: %s", reply.split(" ", 1)[0])
+        self._lose()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify the owner (asyncio)."""
@@ -184,6 +201,8 @@ class Wire(asyncio.Protocol):
         self.write(pack("CLIENT", "SETNAME", client_name))
         # The name is a courtesy; some managed Redis services refuse CLIENT.
         greeting.expect("CLIENT", may_fail=True)
+        self.write(pack(*PROBE))
+        greeting.expect("a write")
         await greeting.finished
 
 
@@ -206,12 +225,20 @@ class _Greeting:
         command, may_fail = self._expected.popleft()
         # Keep only the first word of an error: the rest may repeat what was sent.
         kind = str(reply).split(" ", 1)[0] if isinstance(reply, hiredis.ReplyError) else ""
-        if kind == "NOAUTH" or (kind and not may_fail):
+        if kind and self._is_refused(str(reply), may_fail=may_fail):
             self.finished.set_exception(UnavailableError(f"redis refused {command}: {kind}"))
         elif not self._expected:
             self.finished.set_result(None)
             return True
         return False
+
+    def _is_refused(self, reply: str, *, may_fail: bool) -> bool:
+        refusal = refusal_in(reply)
+        if may_fail:
+            # A login that may not name itself can be one that may all else.
+            return refusal is Refusal.NOT_SERVING and not reply.startswith("NOPERM")
+        # A full server serves what needs no memory.
+        return refusal is not Refusal.FULL
 
     def fail(self) -> None:
         if not self.finished.done():

@@ -30,6 +30,7 @@ QUICK_ROWS = frozenset(
         "r1",
         "r9",
         "r10",
+        "r14",
         "v4",
         "v8",
         "v15",

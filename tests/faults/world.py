@@ -344,7 +344,7 @@ class World:
     def await_ready(self) -> None:
         def is_ready() -> bool:
             with suppress(Exception):
-                return self.api.call("GET", "/readyz").status_code == 200
+                return self.api.call("GET", "/readyz").json()["status"] == "ok"
             return False
 
         wait_until(is_ready, "the service to be ready", END_SECONDS)

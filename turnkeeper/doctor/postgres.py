@@ -18,7 +18,8 @@ LONGEST_STATEMENT_SECONDS: Final = 60
 """A statement that holds its connection for longer is a danger to the others."""
 _HEARD_SECONDS: Final = 15
 _DEAF_SECONDS: Final = 60
-"""Both as `/readyz` counts them."""
+_RENEWED_SECONDS: Final = 5
+"""All as `/readyz` counts them."""
 
 _ROLE: Final = """
     select r.rolname as name, r.rolsuper as is_superuser, r.rolbypassrls as bypasses,
@@ -48,7 +49,10 @@ _TIMEOUTS: Final = """
 """
 _WORKERS: Final = """
     select count(*) as alive,
-        count(*) filter (where heard_at > clock_timestamp() - make_interval(secs => :deaf)) as hearing
+        count(*) filter (where renewed_at > clock_timestamp() - make_interval(secs => :renewed)) as renewing,
+        count(*) filter (where heard_at > clock_timestamp() - make_interval(secs => :deaf)
+            and deaf_since is null and mute_since is null) as hearing,
+        count(*) filter (where asked_at > clock_timestamp() - make_interval(secs => :renewed)) as asking
     from turnkeeper.workers where renewed_at > clock_timestamp() - make_interval(secs => :heard)
 """
 
@@ -210,12 +214,25 @@ def _clock(database: Database, now: Clock) -> Finding:
 
 
 def _workers(database: Database) -> Finding:
-    (row,) = _rows(database, _WORKERS, heard=_HEARD_SECONDS, deaf=_DEAF_SECONDS)
+    (row,) = _rows(database, _WORKERS, heard=_HEARD_SECONDS, deaf=_DEAF_SECONDS, renewed=_RENEWED_SECONDS)
     if not row.alive:
         return warning(
             "workers",
             f"none was heard of for {_HEARD_SECONDS} seconds, so turns wait",
             "start one: `turnkeeper worker`",
+        )
+    if row.renewing < row.alive:
+        return judged(
+            "workers",
+            f"{row.alive - row.renewing} of {row.alive} renewed no lease for {_RENEWED_SECONDS} seconds",
+            Level.WARNING if row.renewing else Level.WRONG,
+            "see its log; it is gone, or hangs, or cannot reach PostgreSQL",
+        )
+    if row.asking and row.hearing + row.asking >= row.alive:
+        return warning(
+            "workers",
+            f"{row.asking} of {row.alive} ask for turns once a second, for they cannot rely on doorbells",
+            "check Redis: turns start up to a second later meanwhile, and their text arrives late",
         )
     if row.hearing < row.alive:
         level = Level.WARNING if row.hearing else Level.WRONG

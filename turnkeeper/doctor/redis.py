@@ -11,8 +11,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from shared.redis.cluster import refuse_cluster
 from shared.redis.memory import LogShares, Memory
-from shared.redis.names import LOG_BYTES_ENDED, LOG_BYTES_RUNNING
+from shared.redis.names import LOG_BYTES_ENDED, LOG_BYTES_RUNNING, PROBE
+from shared.redis.refusals import refusal_of, word_of
 from turnkeeper.doctor.clock import Clock, judged_clock
 from turnkeeper.doctor.findings import Finding, Level, fine, judged, looked_at, reason, warning, wrong
 
@@ -43,6 +45,11 @@ def check_redis(url: str, now: Clock, shares: LogShares | None = None) -> Iterat
         return
     with client:
         try:
+            if refused := refuse_cluster(client):
+                yield wrong(
+                    "redis", refused, "name a single server, or a primary behind one address, in REDIS_URL"
+                )
+                return
             yield _version(client)
         except (RedisError, OSError) as failure:
             yield wrong("redis", f"cannot be reached: {reason(failure)}", "check REDIS_URL and the server")
@@ -73,6 +80,16 @@ def _writable(redis: Any) -> Finding:
     role = redis.info("replication").get("role")
     if role != "master":
         return wrong("redis.writable", f"it is a {role}", "name the primary in REDIS_URL")
+    try:
+        redis.execute_command(*PROBE)
+    except RedisError as refused:
+        if refusal_of(refused) is None:
+            raise
+        return wrong(
+            "redis.writable",
+            f"it refuses a write: {word_of(refused)}",
+            "see to what it says; workers ask PostgreSQL for turns meanwhile",
+        )
     return fine("redis.writable", "it takes writes")
 
 

@@ -9,18 +9,23 @@ from typing import Any
 from kombu.entity import Queue
 
 from shared.redis.doorbell import KEY_PREFIX, QUEUE_NAME
+from worker.process.doorbell_transport import HEARING_OPTION
+from worker.process.hearing import Hearing
 
 
-def celery_settings(redis_url: str) -> dict[str, Any]:
+def celery_settings(redis_url: str, hearing: Hearing | None = None) -> dict[str, Any]:
     """Return the worker's Celery settings.
 
     Args:
         redis_url: The broker; a `unix://` URL is rewritten as kombu expects it.
+        hearing: Is told when Redis answers the consumer; None if nobody asks.
     """
     return {
         "broker_url": redis_url.replace("unix://", "redis+socket://", 1)
         if redis_url.startswith("unix://")
         else redis_url,
+        # Celery's own ends on a refusal, and takes the worker with it once its longest turn has ended.
+        "worker_consumer": "worker.process.celery_consumer:DoorbellConsumer",
         "broker_transport": "worker.process.doorbell_transport:DoorbellTransport",
         # Acknowledged on receipt: the lease in PostgreSQL is the only redelivery. With late acknowledgement,
         # a restart of Redis ends the worker process (celery 5.7.0, 14 of 14 runs).
@@ -57,5 +62,6 @@ def celery_settings(redis_url: str) -> dict[str, Any]:
             "health_check_interval": 5,
             "max_connections": 20,
             "client_name": "turns",
+            HEARING_OPTION: hearing,
         },
     }

@@ -22,6 +22,7 @@ from shared.metrics.registry import Registry
 from shared.redis.log_scripts import ALL_SCRIPTS, OPEN, TAKE_OVER, sha_of
 from shared.redis.memory import LogShares
 from shared.redis.names import call_key, events_channel, log_key
+from shared.redis.pauses import Pauses
 from shared.redis.share_scripts import NOTE_ENDED, REPORT
 from shared.redis.wire import Wire, pack
 from shared.turn.events import timestamp
@@ -32,7 +33,6 @@ from worker.publishing.log_memory import CUT_ENTRIES, LogMemory, size_of
 
 _log = logging.getLogger("turnkeeper.publisher")
 
-_RECONNECT_SECONDS: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 _REPLY_SECONDS: Final = 5.0
 """A flush without a reply for this long counts as a lost connection."""
 _OPEN_SECONDS: Final = 1.0
@@ -288,7 +288,7 @@ class Publisher:
             wire.write(pack("SCRIPT", "LOAD", script))
 
     async def _stay_connected(self) -> None:
-        failures = 0
+        pauses, is_told = Pauses(), False
         while True:
             self._lost.clear()
             try:
@@ -300,12 +300,13 @@ class Publisher:
                     client_name="turnkeeper-publisher",
                 )
             except UnavailableError as error:
-                if failures == 0:
+                if not is_told:
                     _log.warning("the publisher cannot reach redis: %s", error)
-                await asyncio.sleep(_RECONNECT_SECONDS[min(failures, len(_RECONNECT_SECONDS) - 1)])
-                failures += 1
+                is_told = True
+                await asyncio.sleep(pauses.after_loss())
                 continue
-            failures = 0
+            is_told = False
+            pauses.connected()
             self._wire = wire
             self._sent_at = monotonic()
             self._load_scripts(wire)
@@ -313,6 +314,7 @@ class Publisher:
             for channel in self._channels:
                 self._dirty[channel] = None
             await self._lost.wait()
+            await asyncio.sleep(pauses.after_loss())
 
     def _disconnected(self) -> None:
         _log.warning("the publisher lost its connection to redis")

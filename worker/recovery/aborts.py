@@ -15,6 +15,7 @@ from uuid import UUID
 from shared.errors import UnavailableError
 from shared.ids import parse_id
 from shared.redis.names import ABORT_CHANNEL, abort_key
+from shared.redis.pauses import Pauses
 from shared.redis.wire import Wire, pack
 from shared.turn.turns import StopReason
 from worker.recovery.leases import LeaseKeeper
@@ -22,7 +23,6 @@ from worker.recovery.leases import LeaseKeeper
 _log = logging.getLogger("turnkeeper.aborts")
 
 _POLL_SECONDS: Final = 0.25
-_RECONNECT_SECONDS: Final = 1.0
 _SILENCE_ROUNDS: Final = 12
 """Polls without a reply after which the connection counts as lost: three seconds."""
 _NUDGE_PING_ROUNDS: Final = 20
@@ -81,11 +81,14 @@ class AbortWatcher:
         )
 
     async def _poll(self) -> None:
+        pauses = Pauses()
         while True:
             if self._flags is None:
                 self._asked.clear()
                 self._silent_rounds = 0
                 self._flags = await self._open(self._answered, self._lost_flags, "turnkeeper-aborts")
+                if self._flags is not None:
+                    pauses.connected()
             if self._asked:
                 self._silent_rounds += 1
                 if self._silent_rounds >= _SILENCE_ROUNDS and self._flags is not None:
@@ -93,7 +96,7 @@ class AbortWatcher:
                     self._flags = None
             else:
                 self.check(self._leases.held_turns())
-            await asyncio.sleep(_POLL_SECONDS if self._flags is not None else _RECONNECT_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS if self._flags is not None else pauses.after_loss())
 
     def _answered(self, reply: object) -> None:
         self._silent_rounds = 0
@@ -108,13 +111,15 @@ class AbortWatcher:
 
     async def _listen(self) -> None:
         """Receive nudges: the payload names the turn, its flag says why."""
+        pauses = Pauses()
         while True:
             lost = asyncio.Event()
             wire = await self._open(self._nudged, lost.set, "turnkeeper-nudges")
             if wire is not None:
+                pauses.connected()
                 wire.write(pack("SUBSCRIBE", ABORT_CHANNEL))
                 await self._until_lost(wire, lost)
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            await asyncio.sleep(pauses.after_loss())
 
     async def _until_lost(self, wire: Wire, lost: asyncio.Event) -> None:
         try:

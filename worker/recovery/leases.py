@@ -65,6 +65,15 @@ _HEARTBEAT: Final = text(
         claimed_at = coalesce(excluded.claimed_at, w.claimed_at)
     """
 )
+_TELL: Final = text(
+    """
+    update turnkeeper.workers set
+        deaf_since = case when :is_deaf then coalesce(deaf_since, clock_timestamp()) end,
+        mute_since = case when :is_mute then coalesce(mute_since, clock_timestamp()) end,
+        asked_at = case when :has_asked then clock_timestamp() else asked_at end
+    where id = :worker_id
+    """
+)
 _FORGET_DEAD_WORKERS: Final = text(
     "delete from turnkeeper.workers where renewed_at < now() - interval '1 hour'"
 )
@@ -97,7 +106,8 @@ class LeaseKeeper:
         lease_seconds: How long a lease lasts.
         renew_seconds: How often it is renewed.
         trust_seconds: Age of the last renewal at which `is_trusted` turns false.
-        silent_seconds: Returns how long this process has received no doorbell; the readiness check shows it.
+        silent_seconds: Returns for how long this process has neither received a doorbell nor asked for turns; the
+            readiness check shows it, and the time does not count against a queue.
         registry: Receives the count of rounds that failed.
     """
 
@@ -194,6 +204,28 @@ class LeaseKeeper:
         """
         with self._database.across() as db:
             return bool(self._renew_all(db, {turn_id: attempt_number}))
+
+    def tell(self, *, is_deaf: bool, is_mute: bool, has_asked: bool) -> None:
+        """Write down how this process learns of turns, for readiness checks.
+
+        Args:
+            is_deaf: Nothing proves that it would hear a doorbell.
+            is_mute: Its Redis takes no doorbells.
+            has_asked: It asked for turns itself just now, or had no room for one.
+
+        Raises:
+            UnavailableError: PostgreSQL cannot be reached.
+        """
+        with self._database.across() as db:
+            db.execute(
+                _TELL,
+                {
+                    "worker_id": self._worker_id,
+                    "is_deaf": is_deaf,
+                    "is_mute": is_mute,
+                    "has_asked": has_asked,
+                },
+            )
 
     def _keep(self) -> None:
         while not self._stopping.wait(self._renew_seconds):

@@ -1,8 +1,7 @@
 """Ends or requeues turns of dead workers, rings again for lost doorbells, expires turns that waited too long.
 
-Waiting turns stay in PostgreSQL. Only a bounded number of doorbells is out, since any doorbell that wakes a worker
-will do. Every worker runs the sweeper each second, and at once when a lease runs out; an advisory lock lets only one
-of them work, so there is no extra process that could be missing.
+Waiting turns stay in PostgreSQL. Every worker runs the sweeper each second, and at once when a lease runs out; an
+advisory lock lets only one of them work, so there is no extra process that could be missing.
 """
 
 import asyncio
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import Connection, text
 
 from shared.configuration.settings import Settings, log_shares
@@ -27,7 +27,7 @@ from shared.money.quotes import read_quote
 from shared.observing.logs import log_ids
 from shared.postgres import rows
 from shared.postgres.database import Database
-from shared.redis.doorbell import QUEUE_KEY
+from shared.redis.client import redis_client
 from shared.tracing.span import Recorder
 from shared.tracing.turns import record_turn
 from shared.turn.events import Event, MessageReset, StopRequested, TurnError
@@ -43,6 +43,7 @@ from worker.recovery.log_keeper import LogKeeper
 from worker.recovery.lost_log import begin_log_again
 from worker.recovery.outages import Outages
 from worker.recovery.retention import forget_old_sessions
+from worker.recovery.ringing import ring_again
 from worker.recovery.told_end import LoggedDone, settle_as_told
 from worker.turn.continuation import is_continued
 from worker.turn.moved import ExpiredTurn, MovedTurn, SettledTurn
@@ -56,16 +57,14 @@ _LOCK: Final = 0x73776565
 """Advisory lock: one sweeper at a time, whichever worker it is in."""
 _EVERY_SECONDS: Final = 1.0
 _SOONEST_SECONDS: Final = 0.05
-_RING_AGAIN_SECONDS: Final = 2.0
 _MOST_AT_ONCE: Final = 200
-_MOST_DOORBELLS: Final = 200
-"""Most unheard doorbells in Redis: with so many, all workers are busy or dead, and more would wake nobody."""
+_RING_ROUNDS: Final = 3
+"""How often, in rounds, a process rings that does not sweep: the one that does may be cut off from Redis."""
 _HOUSEKEEPING_ROUNDS: Final = 15
 _RETENTION_ROUNDS: Final = 20
 _TELL_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 _TRY_LOCK: Final = text("select pg_try_advisory_xact_lock(:lock)")
-_UNHEARD: Final = text("select turn_id, traceparent from turnkeeper.unheard_turns(:again_seconds, :most)")
 _LOST: Final = text("select organization_id, turn_id from turnkeeper.lost_turns(:most)")
 _NEXT_LEASE_END: Final = text("select turnkeeper.seconds_to_next_lease_end()")
 _OVERDUE: Final = text("select organization_id, turn_id from turnkeeper.overdue_turns(:queue_seconds, :most)")
@@ -104,14 +103,6 @@ class _Found:
     turn_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class _Unheard:
-    """A turn for which no worker has received a doorbell."""
-
-    turn_id: UUID
-    traceparent: str
-
-
 class Sweeper:
     """Sweeps each second, and when a lease runs out, until `stop`.
 
@@ -122,7 +113,7 @@ class Sweeper:
         database: A pool that does not compete with running turns.
         publisher: Publishes what was decided.
         loop: Runs the publisher.
-        ring: Sends a doorbell for a turn and its trace context.
+        ring: Sends a doorbell for a turn and its trace context; False if Redis took none.
         metrics: Counts the turns that the sweeper ends; None to count none.
         recorder: Receives their spans; None if traces are off.
     """
@@ -135,7 +126,7 @@ class Sweeper:
         database: Database,
         publisher: Publisher,
         loop: asyncio.AbstractEventLoop,
-        ring: Callable[[str, str], None],
+        ring: Callable[[str, str], bool],
         metrics: WorkerMetrics | None = None,
         recorder: Recorder | None = None,
     ) -> None:
@@ -148,8 +139,13 @@ class Sweeper:
         self._publisher = publisher
         self._loop = loop
         self._ring = ring
-        self._redis = redis.Redis.from_url(
-            settings.redis_url, socket_timeout=2, socket_connect_timeout=2, client_name="turnkeeper-sweeper"
+        self._redis = redis_client(
+            settings.redis_url,
+            socket_timeout=2,
+            socket_connect_timeout=2,
+            # A turn that is to end waits for no Redis that is away.
+            retry=Retry(NoBackoff(), 1),
+            client_name="turnkeeper-sweeper",
         )
         self._log_keeper = LogKeeper(self._redis, log_shares(settings), settings.log_ttl_seconds)
         failed = self._metrics.registry.counter(table.ROUNDS_FAILED, "sweeper")
@@ -188,9 +184,16 @@ class Sweeper:
             The seconds until the next.
         """
         self._round += 1
+        if not self._sweep():
+            if self._round % _RING_ROUNDS == 0:
+                ring_again(self._database, self._redis, self._ring)
+            return _EVERY_SECONDS
+        return self._pause()
+
+    def _sweep(self) -> bool:
         with self._database.across() as db:
             if not db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
-                return _EVERY_SECONDS
+                return False
             lost_turns = rows.every(_Found, db.execute(_LOST, {"most": _MOST_AT_ONCE}))
             overdue = rows.every(
                 _Found,
@@ -207,12 +210,12 @@ class Sweeper:
             self._each(self._expire, found)
         self._await_told()
         # Last, so that turns that this round requeued or made their session's next are rung in this round.
-        self._ring_again()
+        ring_again(self._database, self._redis, self._ring)
         self._log_keeper.keep()
         self._metrics.logs_dropped.set(self._log_keeper.dropped)
         if self._round % _RETENTION_ROUNDS == 0:
             self._forget_old_sessions()
-        return self._pause()
+        return True
 
     def _pause(self) -> float:
         """Return the seconds until the next round: a dead worker's turn is recovered as soon as its lease is over."""
@@ -249,24 +252,6 @@ class Sweeper:
         with self._database.across() as db:
             if db.execute(_TRY_LOCK, {"lock": _LOCK}).scalar_one():
                 forget_old_sessions(db, self._settings.retention_days)
-
-    def _ring_again(self) -> None:
-        most = _MOST_DOORBELLS - self._doorbells()
-        if most <= 0:
-            return
-        with self._database.across() as db:
-            found = db.execute(_UNHEARD, {"again_seconds": _RING_AGAIN_SECONDS, "most": most})
-            unheard = rows.every(_Unheard, found)
-        for turn in unheard:
-            self._ring(str(turn.turn_id), turn.traceparent)
-
-    def _doorbells(self) -> int:
-        """Count the doorbells that no worker has received; the most that may be out if Redis does not answer."""
-        try:
-            return self._redis.llen(QUEUE_KEY)
-        except redis.RedisError as error:
-            _log.warning("no turn is rung for: %s", type(error).__name__)
-            return _MOST_DOORBELLS
 
     def _keep_house(self, db: Connection) -> None:
         db.execute(

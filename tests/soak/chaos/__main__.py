@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     print(table(summary))  # noqa: T201
     if options.results:
         print(f"\nkept in {keep(summary, options.results)}")  # noqa: T201
-    return int(bool(summary["violations"]))
+    return int(bool(summary["violations"] or summary["first_turn_after_refusal_seconds"]["late"]))
 
 
 def _parser() -> argparse.ArgumentParser:

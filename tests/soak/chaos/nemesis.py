@@ -19,6 +19,7 @@ import psutil
 import redis
 
 from tests.soak.chaos.recovery import RecoveryWatch
+from tests.soak.chaos.refusals import Refusals
 from tests.soak.chaos.service import Service
 
 READ_ONLY_SECONDS: Final = 6.0
@@ -46,6 +47,14 @@ class Fault(StrEnum):
     POSTGRES_RESTART = "postgres SIGINT"
     POSTGRES_CONNECTIONS = "postgres pg_terminate_backend"
     POSTGRES_READ_ONLY = "postgres read-only"
+    REDIS_READONLY = "redis refuses READONLY"
+    REDIS_NOREPLICAS = "redis refuses NOREPLICAS"
+    REDIS_MISCONF = "redis refuses MISCONF"
+    REDIS_MASTERDOWN = "redis refuses MASTERDOWN"
+    REDIS_NOPERM = "redis refuses NOPERM"
+    REDIS_WRONGPASS = "redis refuses WRONGPASS"
+    REDIS_OOM = "redis refuses OOM"
+    REDIS_BUSY = "redis refuses BUSY"
 
 
 WEIGHTS: Final = {
@@ -65,7 +74,17 @@ WEIGHTS: Final = {
     Fault.POSTGRES_RESTART: 1,
     Fault.POSTGRES_CONNECTIONS: 2,
     Fault.POSTGRES_READ_ONLY: 1,
+    Fault.REDIS_READONLY: 1,
+    Fault.REDIS_NOREPLICAS: 1,
+    Fault.REDIS_MISCONF: 1,
+    Fault.REDIS_MASTERDOWN: 1,
+    Fault.REDIS_NOPERM: 1,
+    Fault.REDIS_WRONGPASS: 1,
+    Fault.REDIS_OOM: 1,
+    Fault.REDIS_BUSY: 1,
 }
+REFUSALS: Final = {fault: fault.value.split()[-1] for fault in Fault if " refuses " in fault.value}
+"""The reply of each fault that is a refusal."""
 DISTURBING: Final = frozenset(Fault) - {Fault.RELAY_KILL, Fault.RELAY_PAUSE, Fault.WEB_KILL}
 """The faults that may delay the recovery of a killed worker's turns."""
 
@@ -115,15 +134,18 @@ class Nemesis:
     Args:
         service: The service that it hurts.
         watch: Learns of killed workers, to measure how soon their turns resume.
+        refusals: Has Redis refuse, and measures how soon a turn starts after that.
     """
 
     service: Service
     watch: RecoveryWatch
+    refusals: Refusals
     done: Counter[Fault] = field(default_factory=Counter)
     history: list[tuple[float, Blow]] = field(default_factory=list)
     _paused: set[psutil.Process] = field(default_factory=set)
     _resuming: set[asyncio.Task[None]] = field(default_factory=set)
     _is_read_only: bool = False
+    _refusing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, blows: Iterator[Blow]) -> None:
         """Carry out one fault after another until cancelled."""
@@ -134,8 +156,10 @@ class Nemesis:
                     self.done[blow.fault] += 1
                     self.history.append((time.time(), blow))
         finally:
+            self.refusals.end()
             for task in self._resuming:
                 task.cancel()
+            await asyncio.gather(*self._refusing, return_exceptions=True)
             for process in self._paused:
                 _signal(process, signal.SIGCONT)
             if self._is_read_only:
@@ -158,10 +182,8 @@ class Nemesis:
                 return _signal(self.service.process("relay", blow.which), signal.SIGKILL)
             case Fault.WEB_KILL:
                 return _signal(self.service.process("web", blow.which), signal.SIGKILL)
-            case Fault.REDIS_KILL:
-                return _signal(self.service.process("redis", 0), signal.SIGKILL)
-            case Fault.POSTGRES_KILL:
-                return _signal(self.service.process("postgres", 0), signal.SIGKILL)
+            case Fault.REDIS_KILL | Fault.POSTGRES_KILL:
+                return _signal(self.service.process(blow.fault.value.split()[0], 0), signal.SIGKILL)
             case Fault.POSTGRES_RESTART:
                 return _signal(self.service.process("postgres", 0), signal.SIGINT)
             case Fault.WORKER_PAUSE | Fault.RELAY_PAUSE | Fault.REDIS_PAUSE:
@@ -171,8 +193,20 @@ class Nemesis:
                 return await self._refuse_writes(is_alone)
             case Fault.POSTGRES_CONNECTIONS:
                 return await asyncio.to_thread(self.watch.terminate_connections)
+            case fault if fault in REFUSALS:
+                return self._refuse(REFUSALS[fault], blow.for_seconds, is_alone=is_alone)
             case _:
                 return await asyncio.to_thread(self._hurt_redis, blow)
+
+    def _refuse(self, reply: str, for_seconds: float, *, is_alone: bool) -> bool:
+        """Have Redis refuse, in a thread; one refusal at a time."""
+        if self._refusing:
+            return False
+        work = asyncio.to_thread(self.refusals.refuse, reply, for_seconds, is_alone=is_alone)
+        task = asyncio.create_task(work)
+        self._refusing.add(task)
+        task.add_done_callback(self._refusing.discard)
+        return True
 
     async def _kill_workers(self, victims: list[psutil.Process | None], is_alone: bool) -> bool:
         """Kill workers that are running turns, and have the watch follow those turns."""

@@ -17,6 +17,7 @@ from tests.soak.chaos.checker import Verdict, check, read_stored
 from tests.soak.chaos.clients import Clients
 from tests.soak.chaos.nemesis import Fault, Nemesis, schedule
 from tests.soak.chaos.recovery import RecoveryWatch
+from tests.soak.chaos.refusals import STARTS_SECONDS, Refusals
 from tests.soak.chaos.service import Service, Size, running
 
 PEACE_SECONDS: Final = 120.0
@@ -69,7 +70,7 @@ def execute(run: Run) -> dict[str, Any]:
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with running(run.size, run.settings, run.folder) as service, RecoveryWatch(service) as watch:
         clients = Clients(service, run.seed, run.turns, run.users)
-        nemesis = Nemesis(service, watch)
+        nemesis = Nemesis(service, watch, Refusals(service))
         asyncio.run(fight(run, clients, nemesis))
         fought_seconds = time.monotonic() - began
         await_peace(service)
@@ -97,6 +98,7 @@ def execute(run: Run) -> dict[str, Any]:
             "outcomes": dict(sorted(verdict.counts.items())),
             "answers": dict(clients.statuses.most_common()),
             "recovery_seconds": recovery_summary(watch),
+            "first_turn_after_refusal_seconds": refusals_summary(nemesis.refusals),
             "violations_by_kind": verdict.kinds() | ({"slow_recovery": len(late)} if late else {}),
             "violations": [
                 *shown(verdict),
@@ -184,6 +186,15 @@ def recovery_summary(watch: RecoveryWatch) -> dict[str, Any]:
         },
         "never": watch.unrecovered,
         "slowest": watch.slowest[::-1],
+    }
+
+
+def refusals_summary(refusals: Refusals) -> dict[str, Any]:
+    """Return how soon a turn started after Redis had refused; `late` is what must be 0."""
+    return {
+        **{f"nothing else wrong, {name}": value for name, value in figures(refusals.alone).items()},
+        **{f"amid other faults, {name}": value for name, value in figures(refusals.disturbed).items()},
+        "late": sum(seconds > STARTS_SECONDS for seconds in refusals.alone),
     }
 
 

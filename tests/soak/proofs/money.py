@@ -25,6 +25,7 @@ from tests.soak.chaos.checker import Violation, check, read_stored
 from tests.soak.chaos.clients import Clients, Told
 from tests.soak.chaos.nemesis import Fault, Nemesis
 from tests.soak.chaos.recovery import RecoveryWatch
+from tests.soak.chaos.refusals import Refusals
 from tests.soak.chaos.run import Run, await_peace, clients_summary, fight
 from tests.soak.chaos.service import Service, Size, end, running
 from tests.soak.proofs.bills import PRICES_FILE, check_bills
@@ -135,7 +136,9 @@ def _enter(stack: ExitStack, dialect: str, asked: Asked) -> _Side:
         first += turns
     totals = stack.enter_context(TotalsWatch(service.owner_url))
     notes = stack.enter_context(CallNotes(service.redis_url))
-    return _Side(dialect, service, Houses(members), Nemesis(service, recovery), totals, notes)
+    return _Side(
+        dialect, service, Houses(members), Nemesis(service, recovery, Refusals(service)), totals, notes
+    )
 
 
 def _open(service: Service, house: House, turns: int) -> str:

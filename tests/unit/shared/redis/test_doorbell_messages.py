@@ -37,7 +37,8 @@ def test_messages_are_made_in_two_places_only():
     assert found == {
         ("api/notices.py", "lpush"),
         ("api/notices.py", "doorbell"),
-        ("worker/main.py", "send_task"),
+        ("worker/process/ringer.py", "lpush"),
+        ("worker/process/ringer.py", "doorbell"),
     }
 
 

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.errors import UnavailableError
+from shared.redis.names import PROBE
 from shared.redis.wire import Wire, pack
+from tests.redis_refusals import REFUSALS
 
-SELECTED = b"+OK\r\n"
+SELECTED = b"+OK\r\n+OK\r\n"
 
 
 class Transport:
@@ -124,8 +127,8 @@ def test_login_goes_before_the_first_reply():
         greeting = await owner.greet(username="u", password="p", db=3)
         assert owner.transport.written == pack("AUTH", "u", "p") + pack("SELECT", 3) + pack(
             "CLIENT", "SETNAME", "tests"
-        )
-        owner.wire.data_received(b"+OK\r\n+OK\r\n-NOPERM no client\r\n+after\r\n")
+        ) + pack(*PROBE)
+        owner.wire.data_received(b"+OK\r\n+OK\r\n-NOPERM no client\r\n+OK\r\n+after\r\n")
         await greeting
         assert owner.replies == [b"after"]
 
@@ -161,5 +164,39 @@ def test_a_connection_that_breaks_during_login_is_no_loss_of_the_owners():
         with pytest.raises(ConnectionResetError):
             await greeting
         assert owner.losses == 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_server_that_does_not_serve_is_lost_and_its_refusal_is_no_reply(refusal):
+    async def scene():
+        owner = await Owner().ready()
+        owner.wire.data_received(b":1\r\n-" + refusal.encode() + b"\r\n:2\r\n")
+        assert (owner.replies, owner.losses, owner.transport.is_aborted) == ([1], 1, True)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_no_connection_is_open_before_it_took_a_write(refusal):
+    async def scene():
+        owner = Owner()
+        greeting = await owner.greet()
+        owner.wire.data_received(b"+OK\r\n-" + refusal.encode() + b"\r\n")
+        with pytest.raises(UnavailableError, match="refused a write"):
+            await greeting
+
+    asyncio.run(scene())
+
+
+def test_a_full_server_serves_what_needs_no_memory():
+    async def scene():
+        owner = Owner()
+        greeting = await owner.greet()
+        owner.wire.data_received(b"+OK\r\n-OOM command not allowed\r\n")
+        await greeting
+        owner.wire.data_received(b"-OOM command not allowed\r\n:2\r\n")
+        assert (owner.replies[1:], owner.losses) == ([2], 0)
 
     asyncio.run(scene())
