@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from shared.configuration.settings import load_settings
-from shared.errors import UnavailableError
+from shared.errors import NotServingError, UnavailableError
 from shared.postgres import migrate as migrating
 from shared.postgres.accounts import create_organization
 from shared.postgres.database import Database
@@ -200,6 +200,6 @@ def test_this_release_cannot_end_its_turns_on_a_schema_that_dropped_a_column_of_
     add(scripts, CONTRACTS)
     with one_turn(server) as (ledgers, turn, claim):
         migrate(server.owner_url, server.app_url, scripts=scripts)
-        with pytest.raises(psycopg.errors.UndefinedColumn, match="history_trimmed"):
+        with pytest.raises(NotServingError, match="42703"):
             settle_as(ledgers, server, claim)
         assert ledgers.turn(turn).status == "running"
