@@ -92,6 +92,7 @@ def create_app(role: str = "web", settings: Settings | None = None) -> Flask:
     parts = _build(settings, recorder)
     try:
         parts.database.refuse_powerful_role()
+        parts.database.refuse_older_schema()
         parts.database.tell_session()
     finally:
         parts.database.dispose()  # a connection must not be shared across a fork

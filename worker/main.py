@@ -108,6 +108,7 @@ class Worker:
         """
         refuse_cluster_at_boot(self._settings.redis_url)
         self._database.refuse_powerful_role()
+        self._database.refuse_older_schema()
         self._database.tell_session()
         self._loop_thread.__enter__()
         self._loop_thread.call(self._connect())

@@ -24,6 +24,7 @@ from sqlalchemy.pool import QueuePool
 
 from shared.errors import NotServingError, SettingsError, UnavailableError
 from shared.postgres.refusals import refusal_by, refusal_of, sqlstate_of
+from shared.postgres.schema import refuse_older_schema
 
 _log = logging.getLogger("turnkeeper.database")
 
@@ -207,6 +208,11 @@ class Database:
             problems.append("the database has no tables yet: run `turnkeeper migrate`")
         if problems:
             raise SettingsError(problems)
+
+    def refuse_older_schema(self) -> None:
+        """Refuse to run before this release's migrations have; raises as `schema.refuse_older_schema`."""
+        with self.across() as db:
+            refuse_older_schema(db)
 
     def tell_session(self) -> None:
         """Log each parameter of a session that is not as our statements need it.

@@ -106,7 +106,6 @@ def test_a_column_that_is_renamed_is_found(clone: Path):
     change(clone, "api/statements/turns.py", in_place_of_history_trimmed("t.left_out"))
     release(clone, renamed)
     done = upgrade(clone, "--limit", "30")
-    # Its own worker cannot write into the old schema, either.
     *whole, found = done.stdout.splitlines()
-    assert (done.returncode, done.stderr, len(whole)) == (1, "", 1)
-    assert found.startswith(f"old schema: {BEFORE[1].name}: the end of ")
+    assert (done.returncode, done.stderr, len(whole)) == (1, "", len(BEFORE))
+    assert found.startswith(f"new schema: {AFTER[0].name}: ")

@@ -26,6 +26,8 @@ from turnkeeper.up.embedded.child import free_port
 NEW = Path(__file__).parents[2]
 LIMIT_SECONDS = 120.0
 TURNS = 4
+REFUSED = 2
+"""The exit code of a process whose configuration or schema is refused."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,19 @@ class Stage:
         web: The release of the web process: `old` or `new`.
         workers: The releases of the workers.
         hands_over: Whether the first worker is ended with a turn in mid-stream.
+        refused: A release whose worker must refuse to start meanwhile, because the schema is older than it.
     """
 
     name: str
     web: str
     workers: tuple[str, ...]
     hands_over: bool = False
+    refused: str | None = None
 
 
 BEFORE = (
     Stage("the old one alone, on its schema", "old", ("old",)),
-    Stage("a new worker on the old schema", "old", ("new",)),
+    Stage("a new worker that is started too early, on the old schema", "old", ("old",), refused="new"),
 )
 AFTER = (
     Stage("the old worker on the new schema, asked by the new web", "new", ("old",)),
@@ -190,6 +194,10 @@ def play(world: World, stage: Stage, key: str, limit_seconds: float = LIMIT_SECO
             httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
         )
         until(lambda: is_ready(api), "the service")
+        if stage.refused is not None:
+            early = stack.enter_context(world.running(stage.refused, "worker"))
+            until(lambda: early.poll() is not None, "the refusal")
+            assert early.poll() == REFUSED, early.poll()
         session = api.post("/v1/sessions", json={"user": "alice"}).raise_for_status().json()["id"]
         for number in range(TURNS):
             turn = ended(api, asked(api, session, f"[[tokens=20]] {number}"), limit_seconds)
