@@ -1,6 +1,8 @@
 """A process that is started before its release's migrations."""
 
-from dataclasses import replace
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +11,6 @@ from shared.errors import SettingsError
 from shared.postgres.database import Database
 from shared.postgres.migrate import head_revision
 from shared.postgres.schema import newest_revision
-from worker.main import Worker
 
 
 @pytest.fixture
@@ -36,12 +37,18 @@ def test_it_is_refused_with_the_command_that_is_missing(at, settings, role):
         create_app(role, settings)
 
 
-def test_so_is_a_worker(at, settings):
+def test_a_worker_ends_with_2_and_says_why(at, environment):
     at("0002")
-    with pytest.raises(SettingsError, match="needs"):
-        Worker(
-            replace(settings, metrics_port=None) if hasattr(settings, "metrics_port") else settings
-        ).start()
+    ended = subprocess.run(
+        [sys.executable, "-m", "turnkeeper", "worker"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "run `turnkeeper migrate` first" in ended.stderr
 
 
 def test_a_newer_schema_has_all_that_is_needed(at, database_url):
