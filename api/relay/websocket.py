@@ -49,10 +49,11 @@ def register(
 
     @blueprint.before_request
     def admit() -> None:
-        check_handshake(request.method, request.environ)
+        # First, and for a POST as well: a page is not told why its handshake was refused, and asks again like that.
         origin = request.headers.get("Origin")
         if origin is not None and not origin_is_allowed(origin):
             raise RefusedError(ProblemCode.FORBIDDEN, "this origin is not in ALLOWED_ORIGINS")
+        check_handshake(request.method, request.environ)
         if not handover.can_take(request.environ):
             raise RefusedError(
                 ProblemCode.INVALID_REQUEST, "websockets need a plain HTTP/1.1 connection to this process"
@@ -77,7 +78,7 @@ def register(
         ws.connected = False  # flask-sock's own close has nothing left to do
         hub.carry_websocket(taken, reader)
 
-    @blueprint.get("/v1/stream", endpoint="plain")
+    @blueprint.route("/v1/stream", methods=["GET", "POST"], endpoint="plain")
     def refuse() -> Response:
         raise _malformed("this is a websocket: ask for an upgrade")
 

@@ -321,3 +321,13 @@ def test_no_descriptor_is_left_behind(service):
     before = descriptors()
     visit()
     eventually(lambda: descriptors() <= before + 1)
+
+
+@pytest.mark.parametrize(("origin", "answers"), [("https://evil.example", {403}), (None, {400, 405})])
+def test_a_page_that_was_refused_can_ask_why(service, origin, answers):
+    """A browser does not tell a page why its handshake failed, but what a POST to the same address is answered."""
+    status, _, body = shake(
+        service, b"POST /v1/stream HTTP/1.1", Origin=origin, Upgrade=None, Connection=None
+    )
+    assert status in answers
+    assert b"ALLOWED_ORIGINS" in body or origin is None

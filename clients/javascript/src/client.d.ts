@@ -242,6 +242,13 @@ export class Client {
      */
     putBudget(limits: import("./api.js").Budget, options?: Abortable): Promise<import("./api.js").CurrentBudget>;
     /**
+     * Stop everything that the organization has queued and running; requires an admin's key.
+     * @param {import("./api.js").StopOrganization} [body] why, for the service's log
+     * @param {Abortable} [options]
+     * @returns {Promise<import("./api.js").StoppedOrganization>}
+     */
+    stopOrganization(body?: import("./api.js").StopOrganization, options?: Abortable): Promise<import("./api.js").StoppedOrganization>;
+    /**
      * Add up tokens and costs by `day`, `user` or `model`; requires an admin's key.
      * @param {Listing & import("./options.js").Days & {group_by?: import("./api.js").UsageGroup}} options
      * @returns {Promise<import("./api.js").UsageReport>}

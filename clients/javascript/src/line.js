@@ -229,7 +229,7 @@ export class Line {
     try {
       return await SocketWire.open(this.#openSocket(url, protocols, headers), limit, this.#signal);
     } catch (error) {
-      if (error instanceof ConnectionFailedError) this.#noteBlocked();
+      if (error instanceof ConnectionFailedError) await this.#noteBlocked();
       throw error;
     }
   }
@@ -241,9 +241,20 @@ export class Line {
     return EventsWire.open(this.#means, { path, after, limitMs: Math.min(OPEN_MS, this.#remainingMs()), signal: this.#signal });
   }
 
-  #noteBlocked() {
+  /** A websocket could not be opened. Throws ApiError if that is because of where this page comes from. */
+  async #noteBlocked() {
     this.#blocked += 1;
+    if (this.#blocked === 1 && !this.#wasOpen) await this.#askWhy();
     if (this.#via === "auto" && this.#blocked >= MOST_BLOCKED && !this.#wasOpen) this.#bySocket = false;
+  }
+
+  /** A browser does not tell a page why a handshake was refused; the same address says it to a POST. */
+  async #askWhy() {
+    try {
+      await beside(this.#means, { method: "POST", path: "/v1/stream" }, this.#signal);
+    } catch (error) {
+      if (error instanceof ApiError && error.code === "forbidden") throw error;
+    }
   }
 
   /** @param {unknown} error */

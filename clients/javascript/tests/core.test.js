@@ -221,3 +221,43 @@ test("a key or an address that cannot be right is refused before anything is sen
   assert.throws(() => new Client("ftp://a.example", "k"), TypeError);
   assert.throws(() => new Client("http://a.example", "k", { via: "key" }), TypeError);
 });
+
+test("a page that may not open streams is told so, and does not try for ever", async () => {
+  class Refused extends EventTarget {
+    readyState = 0;
+    constructor() {
+      super();
+      queueMicrotask(() => {
+        this.readyState = 3;
+        for (const type of ["error", "close"]) {
+          const told = Object.assign(new Event(type), { code: 1006, reason: "" });
+          this[`on${type}`]?.(told);
+          this.dispatchEvent(told);
+        }
+      });
+    }
+    close() {}
+    send() {}
+  }
+  const asked = [];
+  const answers = {
+    "/v1/sessions/s/turns": [200, { data: [], next_cursor: null }],
+    "/v1/tickets": [201, { ticket: "tkt_x", expires_at: "2026-01-31T09:30:00.000Z" }],
+    "/v1/stream": [403, { code: "forbidden", detail: "this origin is not in ALLOWED_ORIGINS", title: "Forbidden" }],
+  };
+  const answer = async (url) => {
+    const path = new URL(url).pathname;
+    asked.push(path);
+    const [status, body] = answers[path];
+    const type = status < 400 ? "application/json" : "application/problem+json";
+    return new Response(JSON.stringify(body), { status, headers: { "Content-Type": type } });
+  };
+  const client = new Client("http://127.0.0.1:9", "k", { fetch: answer, openSocket: () => new Refused() });
+  await assert.rejects(
+    async () => {
+      for await (const _ of client.streamSession("s")) break;
+    },
+    (error) => error instanceof ApiError && error.code === "forbidden" && /ALLOWED_ORIGINS/.test(error.detail),
+  );
+  assert.deepEqual(asked.filter((path) => !path.includes("sessions")), ["/v1/tickets", "/v1/stream"]);
+});
