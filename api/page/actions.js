@@ -1,7 +1,6 @@
 /** What a reader can do with one turn: edit its question, ask it again, take it out of the queue, copy the answer. */
 
 import { button, copyButton, el } from "./dom.js";
-import { questionEditor } from "./editor.js";
 
 const REPLACES = "The answer that is being written is stopped and taken away with this message. What it cost stays.";
 const ADDS = "It is sent as a new message. This one and its answer stay, and are part of what the model reads.";
@@ -49,7 +48,9 @@ export class TurnActions {
     copy.hidden = turn.content === "";
   }
 
-  #edit() {
+  async #edit() {
+    const { questionEditor } = await import("./editor.js"); // no page is loaded for it
+    if (this.#editor !== null) return; // the second click of two
     const { id, question } = this.#turn;
     const replaces = this.#place.isAlone ? id : null;
     const editor = questionEditor(question, {

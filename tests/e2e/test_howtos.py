@@ -179,7 +179,7 @@ def test_the_tutorial_shows_what_it_says(clone: Path, api: Api, provider: Oracle
 def test_keys_are_made_revoked_and_rotated(clone: Path):
     url = state_of(clone)["database_url"]
     said = run_page(clone, "keys")
-    assert re.search(r"^[0-9a-f-]{36}  user +active .*alice$", said, re.MULTILINE)
+    assert re.search(r"^[0-9a-f-]{36}  user +active .* alice .*$", said, re.MULTILINE)
     login, _, place = url.rpartition("@")
     assert login
     before, after = (f"postgresql://{name}:word@{place}" for name in ("backend_before", "backend_next"))

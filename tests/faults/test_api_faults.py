@@ -157,7 +157,7 @@ def test_a6_of_a_hundred_posts_for_a_budget_of_ten_turns_ten_are_accepted(world:
     assert world.rows("select * from turnkeeper.holds") == []
 
 
-def test_a11_what_waits_ends_while_its_organization_is_switched_off_and_what_runs_goes_on(world: World):
+def test_a15_what_waits_ends_while_its_organization_is_switched_off_and_what_runs_goes_on(world: World):
     running = world.ask("tokens=400 rate=20")
     running.reader.await_text(1)
     path = f"/v1/sessions/{running.session_id}/turns"
@@ -176,7 +176,7 @@ def test_a11_what_waits_ends_while_its_organization_is_switched_off_and_what_run
     assert world.api.final(running.turn_id)["status"] == "stopped"
 
 
-def test_a12_everything_that_an_organization_has_queued_and_running_is_stopped(world: World):
+def test_a16_everything_that_an_organization_has_queued_and_running_is_stopped(world: World):
     running = world.ask("tokens=400 rate=20")
     running.reader.await_text(1)
     sessions = [world.api.session(user=f"user-{number}") for number in range(60)]

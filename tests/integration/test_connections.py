@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -399,11 +400,11 @@ def test_a_process_that_runs_out_of_open_files_serves_again(folder: Path):
 
 def test_a_front_that_runs_out_of_open_files_goes_on(fronted):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    with_twenty_free = next(most for most in count() if most - sum(one < most for one in used) == 20)
     with ExitStack() as stack:
         # The clients are of this process, too: of twenty files they take twelve, and the front cannot have twelve more.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 20, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (with_twenty_free, hard))
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         with ExitStack() as strangers:
             for _ in range(12):

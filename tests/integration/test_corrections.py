@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from shared.ids import new_id
 from shared.money.usage import Usage, UsageSource
 from shared.turn.turns import FinishReason, StopReason
 from tests.integration.test_holds import COST, bank
+from tests.refused import refused
 from turnkeeper.cli import main
 from worker.recovery.retention import forget_old_sessions
 from worker.turn.outcome import Answer, Completed, Requeued, Stopped
@@ -215,7 +215,7 @@ def test_the_service_can_neither_correct_nor_change_nor_remove_a_row(bank, datab
         "delete from turnkeeper.ledger",
     ):
         with (
-            pytest.raises(ProgrammingError, match=r"row-level security|permission denied"),
+            refused(r"row-level security|permission denied"),
             database.of(bank.organization) as db,
         ):
             db.execute(text(statement), forged if statement is insert else {})

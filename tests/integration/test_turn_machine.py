@@ -159,6 +159,18 @@ class TurnMachine(RuleBasedStateMachine):
             room=room,
         )
 
+    def is_barred(self, turn):
+        """Whether the budget lets no attempt of the turn begin: it is 0, or spent while the turn has a hold."""
+        ((is_barred,),) = self.world.as_owner(
+            "select o.daily_usd = 0 or exists (select from turnkeeper.holds as h join turnkeeper.spend as p on"
+            " p.organization_id = h.organization_id and p.period = 'day' and p.starts_on = h.day"
+            " where h.turn_id = :turn and h.amount_usd > 0 and p.spent_usd >= o.daily_usd)"
+            " from turnkeeper.organizations as o where o.id = :organization",
+            organization=self.world.organization,
+            turn=turn,
+        )
+        return is_barred
+
     @precondition(lambda self: self.before.turns)
     @rule(data=st.data(), worker=st.sampled_from(WORKERS))
     def claim(self, data, worker):
@@ -169,7 +181,8 @@ class TurnMachine(RuleBasedStateMachine):
             self.world.database, turn, worker, lease_seconds=LEASE_SECONDS, context_tokens=10_000
         )
         if claim is None:
-            assert row.status != "queued" or any(one.status not in ENDED for one in earlier)
+            is_behind = any(one.status not in ENDED for one in earlier)
+            assert row.status != "queued" or is_behind or self.is_barred(turn)
             self.assert_nothing_changed()
             return
         assert row.status == "queued" or (row.status == "running" and row.is_lapsed)

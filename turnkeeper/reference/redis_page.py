@@ -9,6 +9,7 @@ from shared.redis.names import (
     LOG_BYTES_ENDED,
     LOG_BYTES_RUNNING,
     LOG_WORKERS,
+    PROBE,
     abort_key,
     call_key,
     ended_logs_key,
@@ -86,6 +87,13 @@ NAMES: Final = (
         "whom a stream's ticket is for",
         "`TICKET_TTL_SECONDS`, and once",
         "the client asks for another",
+    ),
+    Name(
+        PROBE[1],
+        "string",
+        "nothing: each process writes it once a second, to learn whether Redis takes writes",
+        "ten seconds",
+        "it is written again",
     ),
     Name(
         "tk:{<organization id>}:turns:hour",
