@@ -29,6 +29,9 @@ _REPEATABLE: Final = frozenset({408, 409, 425})
 Anthropic's own clients repeat it, because their servers answer so when a lock was not free) and "too early" (RFC 8470
 section 5.2)."""
 
+_LARGER_THAN_ITS_RATE: Final = "request too large for"
+"""OpenAI's and Groq's words for one request with more tokens than a minute may have: no wait makes it smaller."""
+
 NO_ERRORS: Final[tuple[object, ...]] = (None, False, "", {})
 """What stands in an event's `error` where there is none: some servers send every field that they have."""
 
@@ -155,6 +158,8 @@ def error_of_response(
     if (fault is Fault.PROVIDER_REJECTED or status == HTTPStatus.INTERNAL_SERVER_ERROR) and (
         fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG or names.is_of_context(sentence)
     ):
+        fault = Fault.CONTEXT_TOO_LONG
+    if fault is Fault.PROVIDER_RATE_LIMITED and _LARGER_THAN_ITS_RATE in sentence.lower():
         fault = Fault.CONTEXT_TOO_LONG
     # 413 is often a proxy's: it counts bytes, and a shorter prompt has fewer.
     is_too_long = fault is Fault.CONTEXT_TOO_LONG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE

@@ -218,3 +218,32 @@ def test_an_error_within_a_stream_tells_the_same():
 def test_a_plain_rejection_tells_nothing():
     error = refusal("temperature must be between 0 and 2")
     assert (error.fault, error.told) == (Fault.PROVIDER_REJECTED, None)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "fault", "limit"),
+    [
+        (
+            "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested "
+            "41250. The input or output tokens must be reduced in order to run successfully.",
+            Fault.CONTEXT_TOO_LONG,
+            30000,
+        ),
+        (
+            "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29000, "
+            "Requested 1250. Please try again in 500ms.",
+            Fault.PROVIDER_RATE_LIMITED,
+            None,
+        ),
+    ],
+)
+def test_a_request_that_is_larger_than_its_rate_is_too_long_and_a_rate_that_is_used_up_is_not(
+    sentence, fault, limit
+):
+    body = msgspec.json.encode(
+        {"error": {"message": sentence, "type": "tokens", "code": "rate_limit_exceeded"}}
+    )
+    names = error_names_of(ProviderName.OPENAI_COMPATIBLE)
+    error = error_of_response(429, httpx.Headers(), body, NOW, names, Discretion())
+    assert error.fault is fault
+    assert (error.told.limit if error.told else None) == limit
