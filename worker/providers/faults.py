@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.errors import Fault, ProviderError
+from shared.errors import REFUSED_FAULTS, Fault, ProviderError
 from worker.providers.context_told import context_told
 from worker.providers.said import Hush, said_in
 
@@ -195,16 +195,22 @@ def error_of_other_content(body: bytes, names: ErrorNames, hush: Hush) -> Provid
     """Translate a 200 that is not an event stream: some gateways report errors like that."""
     error = _error_in(body)
     said = hush(body if error is None else error)
+    # What refuses the prompt is that, whatever its status; the rest is no better if it is asked again.
+    named = fault_of_error(error, names)
+    fault = named if named in REFUSED_FAULTS else Fault.PROVIDER_PROTOCOL
     _log.warning(
         "the provider's answer is no event stream",
         extra={
-            "fault": Fault.PROVIDER_PROTOCOL.value,
+            "fault": fault.value,
             "provider_error": _named(error, names),
             "provider_said": said,
         },
     )
     detail = "the model provider's answer is no event stream"
-    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, said=said or None, may_repeat=False)
+    told = context_told(error, said_in(error)) if fault is Fault.CONTEXT_TOO_LONG else None
+    if fault is not Fault.PROVIDER_PROTOCOL:
+        detail = f"{_DETAILS[fault]} (status 200)"
+    return ProviderError(fault, detail, said=said or None, may_repeat=False, told=told)
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:

@@ -294,7 +294,7 @@ class Attempt:
             return False
         if outcome.fault not in _PERHAPS_REFUSALS:
             return False
-        if outcome.retry_after_ms is not None or outcome.may_repeat is False:
+        if outcome.retry_after_ms is not None:
             return False  # it says itself what it is
         prompt = self._fitting.without_unanswered()
         if prompt is None or not self._retries.budget.take():

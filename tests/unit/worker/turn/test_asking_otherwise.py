@@ -199,10 +199,11 @@ def test_the_next_turn_of_the_organization_is_short_enough_at_once():
 
 
 MODERATED = ProviderError(Fault.PROVIDER_AUTH, "the model provider refused the credentials (status 403)")
+NO_STREAM = ProviderError(Fault.PROVIDER_PROTOCOL, "no event stream", may_repeat=False)
 IN_STREAM = ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider reported an error within its answer")
 
 
-@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (BUSY, 3)])
+@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (NO_STREAM, 1), (BUSY, 3)])
 def test_a_refusal_that_is_told_in_another_way_does_not_end_the_conversation(refusal, calls):
     talk = history("q1", "a1", "what it never takes", None, "q3")
     _, provider, outcome, fitting = run([[refusal]] * calls + [WHOLE], talk)
@@ -214,7 +215,7 @@ def test_a_refusal_that_is_told_in_another_way_does_not_end_the_conversation(ref
     assert (len(provider.asked), fitting.left_out()) == (calls + 1, 1)
 
 
-@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (BUSY, 3)])
+@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (NO_STREAM, 1), (BUSY, 3)])
 def test_a_fault_of_the_provider_is_asked_once_more_at_most_and_only_with_such_a_question(refusal, calls):
     _, provider, outcome, _ = run([[refusal]] * 9, history("q1", None, "q2"))
     assert (isinstance(outcome, Failed), len(provider.asked)) == (True, calls + 1)
