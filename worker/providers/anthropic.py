@@ -21,7 +21,7 @@ from worker.providers.faults import NO_ERRORS, ErrorNames, error_in_stream, erro
 from worker.providers.oddities import Oddities
 from worker.providers.prompt_figures import PromptFigures
 from worker.providers.provider import Capabilities, Prompt
-from worker.providers.reading import MARKS, Reading, gave_up, token_count, tool_call, unreadable
+from worker.providers.reading import MARKS, MOST_TOKENS, Reading, gave_up, token_count, tool_call, unreadable
 
 API_VERSION: Final = "2023-06-01"
 
@@ -354,7 +354,12 @@ class EventReader:
         )
 
     def _has_usage(self) -> bool:
-        """Return whether there are more figures than `message_start`'s: those do not count the answer."""
+        """Return whether there are more figures than `message_start`'s: those do not count the answer.
+
+        One that cannot be is told as a running figure, which is disputed, and never as the final one.
+        """
+        if max(self._prompt.total(), self._output) >= MOST_TOKENS:
+            return False
         return self._prompt.total() > 0 and (self._is_output_final or not self._reading.is_spoken)
 
 

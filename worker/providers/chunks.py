@@ -327,7 +327,7 @@ class ChunkReader:
         if self._conflict is not None:
             self._oddities.note(Oddity.USAGE_CONFLICT)
         usage = self._usage() if self._has_usage() else None
-        reading.finish(self._finish_reason(), usage, self._conflict)
+        reading.finish(self._finish_reason(), usage, None if usage is None else self._conflict)
 
     def _finish_reason(self) -> FinishReason:
         if self._refused:
@@ -384,7 +384,12 @@ class ChunkReader:
         )
 
     def _has_usage(self) -> bool:
-        """Return whether there are figures that count something where there was text: an answer is never free."""
+        """Return whether there are figures that count something where there was text: an answer is never free.
+
+        One that cannot be is told as a running figure, which is disputed, and never as the final one.
+        """
+        if max(self._prompt, self._output) >= MOST_TOKENS:
+            return False
         return self._prompt > 0 and (self._output > 0 or not self._reading.is_spoken)
 
 
