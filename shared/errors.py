@@ -241,6 +241,10 @@ class ContextTold:
     limit: int | None = None
     prompt: int | None = None
 
+    def is_of_prompt_alone(self) -> bool:
+        """Return whether the prompt is too long however short the answer."""
+        return self.limit is not None and self.prompt is not None and self.prompt >= self.limit
+
 
 class ProviderError(TurnkeeperError):
     """The upstream failed.

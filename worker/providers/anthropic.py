@@ -16,12 +16,12 @@ from shared.turn.turns import FinishReason
 from worker.providers.content import PartKind, is_call, pieces_of
 from worker.providers.decoding import UNDECODABLE, decode_any
 from worker.providers.dialect import Declaration
-from worker.providers.ends import Cut, End, end_of
+from worker.providers.ends import Cut, End, end_of, is_whitewashed
 from worker.providers.faults import NO_ERRORS, ErrorNames, error_in_stream, error_names
 from worker.providers.oddities import Oddities
 from worker.providers.prompt_figures import PromptFigures
 from worker.providers.provider import Capabilities, Prompt
-from worker.providers.reading import Reading, gave_up, token_count, tool_call, unreadable
+from worker.providers.reading import MARKS, MOST_TOKENS, Reading, gave_up, token_count, tool_call, unreadable
 
 API_VERSION: Final = "2023-06-01"
 
@@ -186,6 +186,10 @@ class EventReader:
         if not data.strip():
             self._oddities.note(Oddity.NO_OBJECT)
             return
+        if data.strip() in MARKS and self._reading.is_begun:
+            # Gateways to servers of OpenAI's dialect pass its mark on, after `message_stop` or in place of it.
+            self._mark()
+            return
         try:
             event = decode_any(data)
         except ValueError as exc:
@@ -291,8 +295,11 @@ class EventReader:
     def _read_reason(self, reason: Any) -> None:
         if not reason:
             return
-        self._reason = reason if isinstance(reason, str) else ""
-        self._end = end_of(self._reason)
+        word = reason if isinstance(reason, str) else ""
+        end = end_of(word)
+        if is_whitewashed(self._end, end):
+            return
+        self._reason, self._end = word, end
         if self._end is Cut.TOOL_CALL:
             raise tool_call()
         if self._end is Cut.BROKEN:
@@ -347,7 +354,12 @@ class EventReader:
         )
 
     def _has_usage(self) -> bool:
-        """Return whether there are more figures than `message_start`'s: those do not count the answer."""
+        """Return whether there are more figures than `message_start`'s: those do not count the answer.
+
+        One that cannot be is told as a running figure, which is disputed, and never as the final one.
+        """
+        if max(self._prompt.total(), self._output) >= MOST_TOKENS:
+            return False
         return self._prompt.total() > 0 and (self._is_output_final or not self._reading.is_spoken)
 
 

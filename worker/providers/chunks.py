@@ -15,14 +15,13 @@ from shared.oddities import Oddity
 from shared.turn.turns import FinishReason
 from worker.providers.content import PartKind, is_call, pieces_of, text_in, thought_in
 from worker.providers.decoding import UNDECODABLE, decode_any
-from worker.providers.ends import Cut, End, end_of
+from worker.providers.ends import Cut, End, end_of, is_whitewashed
 from worker.providers.faults import NO_ERRORS, NO_NAMES, ErrorNames, error_in_stream
 from worker.providers.figures import figures_of, usages_in
 from worker.providers.oddities import Oddities
 from worker.providers.provider import UsageConflict
-from worker.providers.reading import MOST_TOKENS, Reading, gave_up, tool_call, unreadable
+from worker.providers.reading import MARKS, MOST_TOKENS, Reading, gave_up, tool_call, unreadable
 
-_MARKS: Final = frozenset({b"[DONE]", b'"[DONE]"'})
 _THOUGHTS: Final = (
     "reasoning_content",  # DeepSeek, vLLM, llama.cpp, LiteLLM
     "reasoning",  # OpenRouter, Groq, Ollama, newer vLLM
@@ -172,7 +171,7 @@ class ChunkReader:
 
     def _read_any(self, name: str, data: bytes) -> None:
         data = data.strip()
-        if data in _MARKS:
+        if data in MARKS:
             self._mark()
         elif not data:
             self._oddities.note(Oddity.NO_OBJECT)
@@ -300,8 +299,11 @@ class ChunkReader:
             reason = reason.get("type") or reason.get("reason")
         if not reason or (isinstance(reason, str) and reason.strip().lower() in _NO_REASONS):
             return
-        self._reason = reason if isinstance(reason, str) else ""
-        self._end = end_of(self._reason)
+        word = reason if isinstance(reason, str) else ""
+        end = end_of(word)
+        if is_whitewashed(self._end, end):
+            return
+        self._reason, self._end = word, end
         if self._is_marked:
             return
         if self._end is Cut.TOOL_CALL:
@@ -325,7 +327,7 @@ class ChunkReader:
         if self._conflict is not None:
             self._oddities.note(Oddity.USAGE_CONFLICT)
         usage = self._usage() if self._has_usage() else None
-        reading.finish(self._finish_reason(), usage, self._conflict)
+        reading.finish(self._finish_reason(), usage, None if usage is None else self._conflict)
 
     def _finish_reason(self) -> FinishReason:
         if self._refused:
@@ -382,7 +384,12 @@ class ChunkReader:
         )
 
     def _has_usage(self) -> bool:
-        """Return whether there are figures that count something where there was text: an answer is never free."""
+        """Return whether there are figures that count something where there was text: an answer is never free.
+
+        One that cannot be is told as a running figure, which is disputed, and never as the final one.
+        """
+        if max(self._prompt, self._output) >= MOST_TOKENS:
+            return False
         return self._prompt > 0 and (self._output > 0 or not self._reading.is_spoken)
 
 

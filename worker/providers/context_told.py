@@ -20,6 +20,7 @@ _LIMITS: Final = tuple(
         r"must be <= #",
         r"maximum number of tokens allowed \(#",
         r"cannot exceed #",
+        r"tokens per min(?:ute)? \(tpm\): limit #",
     )
 )
 _PROMPTS: Final = tuple(

@@ -83,3 +83,8 @@ _ENDS: Final[Mapping[str, End]] = MappingProxyType(
 def end_of(word: str) -> End | None:
     """Return what a provider's word for the end says; None if nobody is known to use it."""
     return _ENDS.get(word.strip().lower().removeprefix("finish_reason_").replace("-", "_"))
+
+
+def is_whitewashed(said: End | None, later: End | None) -> bool:
+    """Return whether a later word would make a whole answer of a cut one: some gateways add a `stop` of their own."""
+    return isinstance(said, FinishReason) and said is not _STOP and later in {_STOP, None}

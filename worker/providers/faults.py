@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.errors import Fault, ProviderError
+from shared.errors import REFUSED_FAULTS, Fault, ProviderError
 from worker.providers.context_told import context_told
 from worker.providers.said import Hush, said_in
 
@@ -28,6 +28,9 @@ _REPEATABLE: Final = frozenset({408, 409, 425})
 """Refusals of the moment and not of the request: a timeout (RFC 9110 section 15.5.9), a conflict (15.5.10; OpenAI's and
 Anthropic's own clients repeat it, because their servers answer so when a lock was not free) and "too early" (RFC 8470
 section 5.2)."""
+
+_LARGER_THAN_ITS_RATE: Final = "request too large for"
+"""OpenAI's and Groq's words for one request with more tokens than a minute may have: no wait makes it smaller."""
 
 NO_ERRORS: Final[tuple[object, ...]] = (None, False, "", {})
 """What stands in an event's `error` where there is none: some servers send every field that they have."""
@@ -156,6 +159,8 @@ def error_of_response(
         fault_of_error(error, names) is Fault.CONTEXT_TOO_LONG or names.is_of_context(sentence)
     ):
         fault = Fault.CONTEXT_TOO_LONG
+    if fault is Fault.PROVIDER_RATE_LIMITED and _LARGER_THAN_ITS_RATE in sentence.lower():
+        fault = Fault.CONTEXT_TOO_LONG
     # 413 is often a proxy's: it counts bytes, and a shorter prompt has fewer.
     is_too_long = fault is Fault.CONTEXT_TOO_LONG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     _log.warning(
@@ -190,16 +195,22 @@ def error_of_other_content(body: bytes, names: ErrorNames, hush: Hush) -> Provid
     """Translate a 200 that is not an event stream: some gateways report errors like that."""
     error = _error_in(body)
     said = hush(body if error is None else error)
+    # What refuses the prompt is that, whatever its status; the rest is no better if it is asked again.
+    named = fault_of_error(error, names)
+    fault = named if named in REFUSED_FAULTS else Fault.PROVIDER_PROTOCOL
     _log.warning(
         "the provider's answer is no event stream",
         extra={
-            "fault": Fault.PROVIDER_PROTOCOL.value,
+            "fault": fault.value,
             "provider_error": _named(error, names),
             "provider_said": said,
         },
     )
     detail = "the model provider's answer is no event stream"
-    return ProviderError(Fault.PROVIDER_PROTOCOL, detail, said=said or None, may_repeat=False)
+    told = context_told(error, said_in(error)) if fault is Fault.CONTEXT_TOO_LONG else None
+    if fault is not Fault.PROVIDER_PROTOCOL:
+        detail = f"{_DETAILS[fault]} (status 200)"
+    return ProviderError(fault, detail, said=said or None, may_repeat=False, told=told)
 
 
 def retry_after_ms(headers: httpx.Headers, now: datetime) -> int | None:

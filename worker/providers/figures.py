@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.providers.provider import UsageConflict
-from worker.providers.reading import token_count
+from worker.providers.reading import MOST_TOKENS, token_count
 
 _MOST_DEPTH: Final = 4
 _ROUNDING: Final = 2
@@ -53,6 +53,7 @@ def figures_of(usage: dict[str, Any]) -> Figures:
     if "prompt_tokens" not in usage and usage.get("cache_read_input_tokens") is not None:
         prompt, beside = prompt + beside, 0  # Anthropic's own way of counting
     whole, output, agrees = _counted(prompt, beside, completion, reasoning, total)
+    whole, output = min(whole, MOST_TOKENS), min(output, MOST_TOKENS)
     cached = min(cached, whole)
     conflict = None if agrees else UsageConflict(prompt, completion, reasoning, total)
     return Figures(whole, cached, min(written, whole - cached), output, min(reasoning, output), conflict)

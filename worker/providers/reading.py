@@ -24,6 +24,8 @@ from worker.providers.said import Discretion, Hush
 
 MOST_TOKENS: Final = 10**9
 """A thousand times the largest context: a higher figure is a mistake, and would empty a budget."""
+MARKS: Final = frozenset({b"[DONE]", b'"[DONE]"'})
+"""OpenAI's mark of the end, which gateways send in other dialects too."""
 KNOWS_NOTHING: Final = Discretion()
 
 _NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -177,16 +179,15 @@ class Reading:
 
 
 def token_count(value: object) -> int:
-    """Return `value` as a number of tokens, otherwise 0: never negative, never absurd.
+    """Return `value` as a number of tokens, otherwise 0: never negative, and at most `MOST_TOKENS`.
 
-    OpenRouter has sent fractions, and gateways send figures as text; part of a token is a token.
+    OpenRouter has sent fractions, and gateways send figures as text; part of a token is a token. A figure above the
+    most is that, and not none: whoever bills it shall see that the provider said what cannot be.
     """
-    if type(value) is int:
-        return value if 0 <= value <= MOST_TOKENS else 0
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
-    if isinstance(value, float) and 0 <= value <= MOST_TOKENS:
-        return math.ceil(value)
+    if type(value) is int or (isinstance(value, float) and math.isfinite(value)):
+        return math.ceil(min(value, MOST_TOKENS)) if value >= 0 else 0
     return 0
 
 

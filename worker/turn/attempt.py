@@ -30,6 +30,10 @@ _log = logging.getLogger("turnkeeper.attempt")
 
 _UNCONTINUABLE: Final = frozenset({Fault.PROVIDER_REJECTED, Fault.CONTEXT_TOO_LONG})
 """Refusals that may concern only the text to continue: the question is then asked again without it."""
+_PERHAPS_REFUSALS: Final = frozenset(
+    {Fault.PROVIDER_AUTH, Fault.PROVIDER_OVERLOADED, Fault.PROVIDER_PROTOCOL}
+)
+"""What some providers answer to a question that they will never take."""
 
 
 class Attempt:
@@ -128,6 +132,8 @@ class Attempt:
                 self._answer_anew(outcome.fault)
                 continue
             wait = self._wait_before_retry(outcome, tries)
+            if wait is None and self._is_asked_without_unanswered(outcome):
+                continue
             if wait is None:
                 return await self._or_requeued(outcome)
             _log.info("the call is tried again", extra={"after_seconds": round(wait, 3), "tries": tries})
@@ -275,15 +281,36 @@ class Attempt:
         prompt = self._fitting.again(result.fault, result.told)
         if prompt is None:
             return False
+        self._ask_shorter(prompt, result.fault, self._fitting.left_out())
+        return True
+
+    def _is_asked_without_unanswered(self, outcome: Outcome) -> bool:
+        """Return whether the last try failed by what may be earlier questions, and a prompt without them is ready.
+
+        Moderation answers with 403, a filter with an error in the stream, and a server that a prompt breaks with 500:
+        nothing tells these from faults of the provider, and a question that causes one would fail all later ones.
+        """
+        if self._fitting is None or not isinstance(outcome, Failed) or self._consumption.deltas:
+            return False
+        if outcome.fault not in _PERHAPS_REFUSALS:
+            return False
+        if outcome.retry_after_ms is not None:
+            return False  # it says itself what it is
+        prompt = self._fitting.without_unanswered()
+        if prompt is None or not self._retries.budget.take():
+            return False
+        self._ask_shorter(prompt, outcome.fault, self._fitting.left_out())
+        return True
+
+    def _ask_shorter(self, prompt: Prompt, fault: Fault, left_out: int) -> None:
         self._consumption.end_call(self._provider.capabilities)
         self._question = prompt
         self._prompt = continued(prompt, self._draft.prefix) if self._draft.prefix else prompt
-        self._draft.history_trimmed = self._fitting.left_out()
+        self._draft.history_trimmed = left_out
         _log.info(
             "the prompt is sent again without old turns",
-            extra={"fault": result.fault.value, "history_trimmed": self._fitting.left_out()},
+            extra={"fault": fault.value, "history_trimmed": left_out},
         )
-        return True
 
     def _is_prefix_refused(self, outcome: Outcome) -> TypeGuard[Failed]:
         return (

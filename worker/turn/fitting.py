@@ -87,7 +87,7 @@ class Fitting:
         """
         if fault is Fault.CONTEXT_TOO_LONG or (told is not None and fault is Fault.PROVIDER_REJECTED):
             return self._shorter(told or ContextTold())
-        return self._without_unanswered() if fault is Fault.PROVIDER_REJECTED else None
+        return self.without_unanswered() if fault is Fault.PROVIDER_REJECTED else None
 
     def taken(self) -> None:
         """Remember that the provider took the last prompt."""
@@ -107,9 +107,8 @@ class Fitting:
         if self._shortened < _MOST_SHORTENED:
             for context in self._contexts(told, half):
                 fit = self._history.fit(context, self._max_output)
-                if fit.first > was.first or (
-                    fit.first == was.first and fit.answer_tokens < was.answer_tokens
-                ):
+                is_less = fit.first == was.first and fit.answer_tokens < was.answer_tokens
+                if fit.first > was.first or (is_less and not told.is_of_prompt_alone()):
                     return self._use(fit, context)
         if was.earlier_tokens == 0:
             return None
@@ -120,10 +119,16 @@ class Fitting:
         of_told = self._by_what_is(told)
         if of_told is not None:
             # Even if the question alone is too long: the next one need not find out again.
-            self._memory.learn(self._organization_id, of_told)
+            self._memory.learn(self._organization_id, self._learned_by(told, of_told))
             yield of_told
         if self._fit.earlier_tokens:
             yield min(half, of_told or half)
+
+    def _learned_by(self, told: ContextTold, of_told: int) -> int:
+        """Return what is remembered: what one question alone has for its length says nothing of other texts."""
+        if told.limit is None or not told.is_of_prompt_alone() or self._fit.earlier_tokens:
+            return of_told
+        return max(of_told, min(told.limit, self._context))
 
     def _by_what_is(self, told: ContextTold) -> int | None:
         """Return the told length in our estimate's tokens; None if it explains no refusal."""
@@ -143,8 +148,12 @@ class Fitting:
         self.prompt = self._history.prompt(fit, self._traceparent)
         return self.prompt
 
-    def _without_unanswered(self) -> Prompt | None:
-        """Leave out earlier questions that no provider has ever taken: one of them may be what it refuses."""
+    def without_unanswered(self) -> Prompt | None:
+        """Leave out earlier questions that no provider has ever taken: one of them may be what it refuses.
+
+        Returns:
+            The prompt without them; None if it has none.
+        """
         if not self._history.has_unanswered(self._fit.first):
             return None
         self._history = self._history.answered()

@@ -162,6 +162,7 @@ def services(world, *, continuation=False, loop=None, ring=None) -> Services:
         aborts=world,
         loop=loop,
         ring=ring,
+        must_ask=lambda: False,
         metrics=WorkerMetrics(Registry()),
         recorder=None,
     )

@@ -9,7 +9,7 @@ import pytest
 from shared.configuration.provider_settings import ProviderName
 from shared.errors import ContextTold, Fault
 from worker.providers.context_told import context_told
-from worker.providers.faults import error_in_stream, error_of_response
+from worker.providers.faults import error_in_stream, error_of_other_content, error_of_response
 from worker.providers.registration import error_names_of
 from worker.providers.said import Discretion, said_in
 
@@ -218,3 +218,51 @@ def test_an_error_within_a_stream_tells_the_same():
 def test_a_plain_rejection_tells_nothing():
     error = refusal("temperature must be between 0 and 2")
     assert (error.fault, error.told) == (Fault.PROVIDER_REJECTED, None)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "fault", "limit"),
+    [
+        (
+            (
+                "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested "
+                "41250. The input or output tokens must be reduced in order to run successfully."
+            ),
+            Fault.CONTEXT_TOO_LONG,
+            30000,
+        ),
+        (
+            (
+                "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29000, "
+                "Requested 1250. Please try again in 500ms."
+            ),
+            Fault.PROVIDER_RATE_LIMITED,
+            None,
+        ),
+    ],
+)
+def test_a_request_that_is_larger_than_its_rate_is_too_long_and_a_rate_that_is_used_up_is_not(
+    sentence, fault, limit
+):
+    body = msgspec.json.encode(
+        {"error": {"message": sentence, "type": "tokens", "code": "rate_limit_exceeded"}}
+    )
+    names = error_names_of(ProviderName.OPENAI_COMPATIBLE)
+    error = error_of_response(429, httpx.Headers(), body, NOW, names, Discretion())
+    assert error.fault is fault
+    assert (error.told.limit if error.told else None) == limit
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        ({"code": "context_length_exceeded", "message": "too long"}, Fault.CONTEXT_TOO_LONG),
+        ({"type": "invalid_request_error", "message": "filtered"}, Fault.PROVIDER_REJECTED),
+        ({"type": "server_error", "message": "down"}, Fault.PROVIDER_PROTOCOL),
+        ({"code": "nobody_knows_it", "message": "?"}, Fault.PROVIDER_PROTOCOL),
+    ],
+)
+def test_a_refusal_with_a_status_of_success_is_a_refusal_and_not_repeated(error, fault):
+    body = msgspec.json.encode({"error": error})
+    told = error_of_other_content(body, error_names_of(ProviderName.OPENAI_COMPATIBLE), Discretion())
+    assert (told.fault, told.may_repeat) == (fault, False)

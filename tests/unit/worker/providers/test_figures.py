@@ -31,7 +31,10 @@ COUNTS = st.integers(1, 10**6)
         ([5], 0),
         (float("nan"), 0),
         (float("inf"), 0),
-        (10**10, 0),
+        (10**10, MOST_TOKENS),
+        (10**400, MOST_TOKENS),
+        (7.5e9, MOST_TOKENS),
+        ("7500000000", MOST_TOKENS),
         ("9" * 40, 0),
     ],
 )

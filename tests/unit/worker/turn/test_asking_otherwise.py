@@ -196,3 +196,43 @@ def test_the_next_turn_of_the_organization_is_short_enough_at_once():
     assert memory.shortened == 1
     fitting.taken()
     assert Fitting(history(), 100, 100_000, memory, organization).left_out() == fitting.left_out()
+
+
+MODERATED = ProviderError(Fault.PROVIDER_AUTH, "the model provider refused the credentials (status 403)")
+NO_STREAM = ProviderError(Fault.PROVIDER_PROTOCOL, "no event stream", may_repeat=False)
+IN_STREAM = ProviderError(Fault.PROVIDER_PROTOCOL, "the model provider reported an error within its answer")
+
+
+@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (NO_STREAM, 1), (BUSY, 3)])
+def test_a_refusal_that_is_told_in_another_way_does_not_end_the_conversation(refusal, calls):
+    talk = history("q1", "a1", "what it never takes", None, "q3")
+    _, provider, outcome, fitting = run([[refusal]] * calls + [WHOLE], talk)
+    assert isinstance(outcome, Completed)
+    assert [prompt.messages[-1].content for prompt in provider.asked[-2:]] == [
+        "what it never takes\n\nq3",
+        "q3",
+    ]
+    assert (len(provider.asked), fitting.left_out()) == (calls + 1, 1)
+
+
+@pytest.mark.parametrize(("refusal", "calls"), [(MODERATED, 1), (IN_STREAM, 2), (NO_STREAM, 1), (BUSY, 3)])
+def test_a_fault_of_the_provider_is_asked_once_more_at_most_and_only_with_such_a_question(refusal, calls):
+    _, provider, outcome, _ = run([[refusal]] * 9, history("q1", None, "q2"))
+    assert (isinstance(outcome, Failed), len(provider.asked)) == (True, calls + 1)
+    _, provider, outcome, _ = run([[refusal]] * 9)
+    assert (isinstance(outcome, Failed), len(provider.asked)) == (True, calls)
+
+
+def test_a_provider_that_says_when_to_come_again_is_not_asked_otherwise():
+    later = ProviderError(Fault.PROVIDER_OVERLOADED, "busy", retry_after_ms=3_600_000)
+    _, provider, outcome, _ = run([[later]] * 9, history("q1", None, "q2"))
+    assert (isinstance(outcome, Failed), len(provider.asked)) == (True, 1)
+
+
+def test_a_question_that_is_longer_than_the_context_is_not_asked_with_a_shorter_answer():
+    alone = ProviderError(Fault.CONTEXT_TOO_LONG, "too long", told=ContextTold(8192, 14429))
+    memory, organization = ContextMemory(), new_id()
+    fitting = Fitting(history("Hi"), 4096, 180_000, memory, organization)
+    assert fitting.again(alone.fault, alone.told) is None
+    assert memory.tokens(organization) == 8192, "its density is no other question's"
+    assert Fitting(history("Hi"), 4096, 180_000, memory, organization).prompt.max_output_tokens == 4096
