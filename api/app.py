@@ -7,10 +7,11 @@ starve requests. Nothing connects or starts a thread before it is used: a server
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from api.auth import Authenticator
@@ -48,6 +49,9 @@ from shared.redis.client import redis_client
 from shared.redis.cluster import refuse_cluster_at_boot
 from shared.tracing.begin import begin_tracing
 from shared.tracing.span import Recorder
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 _log = logging.getLogger("turnkeeper.api")
 
@@ -128,16 +132,8 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, prepare=settings.database_prepare
     )
-    redis = redis_client(
-        settings.redis_url,
-        socket_timeout=_REDIS_SECONDS,
-        socket_connect_timeout=_REDIS_SECONDS,
-        # The peer of a unix socket cannot vanish unnoticed, and redis-py refuses the option for one.
-        **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
-        max_connections=_REDIS_CONNECTIONS,
-        # Once, for a stale connection; we do not wait for a Redis that is down.
-        retry=Retry(NoBackoff(), 1),
-    )
+    # Once, for a stale connection; we do not wait for a Redis that is down.
+    redis = _redis(settings, retry=Retry(NoBackoff(), 1), max_connections=_REDIS_CONNECTIONS)
     lives_seconds = settings.queue_timeout_seconds + settings.turn_timeout_seconds + settings.log_ttl_seconds
     authenticator = Authenticator(database, redis)
     metrics = ApiMetrics(Registry())
@@ -154,7 +150,10 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         settings=settings,
         database=database,
         redis=redis,
-        probe=Probe(redis),
+        # A Redis that hangs is asked once: whoever asks for readiness waits a few seconds for the answer, no longer.
+        probe=Probe(
+            _redis(settings, retry=Retry(NoBackoff(), 1, (RedisConnectionError,)), max_connections=1)
+        ),
         authenticator=authenticator,
         limits=TurnLimits(settings, database),
         notices=notices,
@@ -166,6 +165,17 @@ def _build(settings: Settings, recorder: Recorder | None) -> Services:
         hub=Hub(settings.redis_url, store, _limits_of_streams(settings), _limits_of_waits(settings)),
         metrics=metrics,
         refusals=Refusals(database),
+    )
+
+
+def _redis(settings: Settings, **options: Any) -> "Redis":
+    return redis_client(
+        settings.redis_url,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+        # The peer of a unix socket cannot vanish unnoticed, and redis-py refuses the option for one.
+        **({} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}),
+        **options,
     )
 
 

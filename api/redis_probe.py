@@ -21,7 +21,7 @@ class Probe:
     """Whether Redis takes a write, looked at no more than once a second.
 
     Args:
-        redis: Its calls take a bounded time.
+        redis: Its calls take a bounded time; nothing else uses it.
     """
 
     def __init__(self, redis: "Redis") -> None:
@@ -37,6 +37,10 @@ class Probe:
                 self._found = self._look()
                 self._looked_at = monotonic()
             return self._found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._redis.close()
 
     def _look(self) -> models.Check:
         try:

@@ -52,6 +52,7 @@ class Services:
         self.notices.close()
         self.refusals.close()
         self.redis.close()
+        self.probe.close()
         self.limits.close()
         self.database.dispose()
 

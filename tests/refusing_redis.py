@@ -82,6 +82,16 @@ def noperm(server: redis.Redis) -> Iterator[None]:
 
 
 @contextmanager
+def noscripts(server: redis.Redis) -> Iterator[None]:
+    """The login loses its right to run scripts, and may still write."""
+    server.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    try:
+        yield
+    finally:
+        server.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@contextmanager
 def noauth(server: redis.Redis) -> Iterator[None]:
     """The password is changed, and who came with the old one is sent away."""
     with _setting(server, "requirepass", "another"):
@@ -122,6 +132,7 @@ REFUSING: Final[dict[str, Callable[[redis.Redis], object]]] = {
     "MISCONF": misconf,
     "MASTERDOWN": masterdown,
     "NOPERM": noperm,
+    "NOPERM to run scripts": noscripts,
     "WRONGPASS": noauth,
     "OOM": oom,
     "BUSY": busy,

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
@@ -135,7 +135,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with self._told_apart(), self._engine.connect() as db, self._distrusting(db), db.begin():
+        with self._told_apart(), self._connect() as db, self._distrusting(db), db.begin():
             yield db
 
     @contextmanager
@@ -145,7 +145,7 @@ class Database:
         Raises:
             UnavailableError: As for `of`.
         """
-        with self._told_apart(), self._engine.connect() as db, self._distrusting(db):
+        with self._told_apart(), self._connect() as db, self._distrusting(db):
             raw: Any = db.connection.driver_connection
             raw.autocommit = True
             try:
@@ -153,6 +153,17 @@ class Database:
             finally:
                 if not raw.closed:
                     raw.autocommit = False
+
+    def _connect(self) -> Connection:
+        """Take a connection from the pool.
+
+        Raises:
+            UnavailableError: What it opened in place of a dead one was dead as well, and it gave up.
+        """
+        try:
+            return self._engine.connect()
+        except InvalidRequestError as exc:  # its only word for this, and none of the driver's errors
+            raise UnavailableError("the database connection was lost") from exc
 
     @contextmanager
     def _told_apart(self) -> Iterator[None]:

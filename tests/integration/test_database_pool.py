@@ -79,6 +79,28 @@ def test_a_statement_over_its_time_is_unavailable_and_the_connection_is_kept(poo
 
 
 @pytest.fixture
+def ended_at_once(as_owner):
+    """Have the server end each connection of a pool before it is used, a new one too."""
+
+    def end(connection, _record, _proxy):
+        if connection.info.parameter_status("application_name") == "turnkeeper":
+            as_owner(_KILL, pid=connection.info.backend_pid)
+
+    event.listen(Pool, "checkout", end)
+    yield
+    event.remove(Pool, "checkout", end)
+
+
+@pytest.mark.parametrize("how", ["of", "across", "alone"])
+def test_connections_that_end_before_they_are_used_are_unavailable(pool, organization, how, request):
+    backend_of(pool)
+    request.getfixturevalue("ended_at_once")
+    with pytest.raises(UnavailableError), pool.of(organization) if how == "of" else getattr(pool, how)():
+        pass
+    assert pool.usage().in_use == 0
+
+
+@pytest.fixture
 def two(organization, owner_url):
     return organization, create_organization(owner_url, "other")
 
