@@ -172,3 +172,21 @@ def test_a_stop_waits_neither_for_requests_nor_cuts_answers_that_are_being_read(
         loop.turn()
     loop.turn(1)
     assert loop.closed == 2
+
+
+def test_who_reads_slowly_what_the_kernel_has_already_taken_is_not_cut_off(loop: Loop):
+    reading, resting = loop.connect("10.0.0.2"), loop.connect("10.0.0.3")
+    for peer in reading, resting:
+        peer.sendall(HEAD + b"\r\n")
+    loop.turn()
+    for connection, _ in loop.whole:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+        connection.sock.sendall(b"x" * 3_000_000)
+        loop.arrivals.answered(connection, is_kept=True)
+    for _ in range(12):
+        assert len(reading.recv(16_000, socket.MSG_WAITALL)) == 16_000
+        loop.now += 1
+        loop.arrivals.expire()  # before the socket can be written again
+    assert loop.closed == 1
+    assert resting.recv(1) == b"x"
+    assert [connection.client[0] for connection in loop.arrivals._held] == ["10.0.0.2"]

@@ -23,7 +23,7 @@ import pytest
 from tests.marks import leaks_in_files
 from tests.ports import free_port
 from turnkeeper.up.front import Front, Kind
-from turnkeeper.up.serve import noted_pid
+from turnkeeper.up.pid_file import noted_pid
 
 LIMIT_SECONDS = 60.0
 THREADS = 4
@@ -411,3 +411,27 @@ def test_a_front_that_runs_out_of_open_files_goes_on(fronted):
                 strangers.enter_context(connect(fronted)).sendall(b"GET /ec")
         is_answered(fronted)
     is_answered(fronted)
+
+
+def test_bodies_that_wait_for_a_thread_have_a_bound_and_leave_room_for_another(alone):
+    body = b"x" * 2**20
+    head = b"POST /echo HTTP/1.1\r\n" + HOST + b"Authorization: Bearer greedy\r\nContent-Length: %d\r\n\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connect(alone)) for _ in range(3)]
+        for client in slow:  # all the threads that it gets
+            client.sendall(b"GET /slow HTTP/1.1\r\n" + HOST + b"Authorization: Bearer greedy\r\n\r\n")
+        wait_for(lambda: get(alone, "/started", "watcher")[1]["started"] == len(slow))
+        waiting = []
+        for _ in range(110):  # one after another, so that none is refused while it arrives
+            client = stack.enter_context(connect(alone))
+            client.sendall(head % len(body) + body)
+            waiting.append(client)
+            get(alone, "/healthz")
+        wait_for(lambda: "rate_limited" in get(alone, "/unserved", "watcher")[1]["codes"])
+        with connect(alone) as other:
+            other.sendall(head.replace(b"greedy", b"modest") % 500_000 + body[:500_000])
+            assert read_answer(other)[0].status == 200
+        get(alone, "/go-on", "watcher")
+        statuses = [read_answer(client)[0].status for client in waiting]
+        assert set(statuses) == {200, 429}
+        assert statuses.count(429) >= 10

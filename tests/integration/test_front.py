@@ -19,7 +19,7 @@ import pytest
 from tests.marks import leaks_in_files
 from turnkeeper.up import front as front_module
 from turnkeeper.up.front import Front, Kind, hand_over, take_over
-from turnkeeper.up.serve import noted_pid
+from turnkeeper.up.pid_file import noted_pid
 
 LIMIT_SECONDS = 60.0
 HEAD = b"GET %s HTTP/1.1\r\nHost: here\r\n\r\n"

@@ -18,7 +18,7 @@ import pytest
 from turnkeeper.up.embedded import EmbeddedServerError
 from turnkeeper.up.front import hand_over
 from turnkeeper.up.journal import Journal
-from turnkeeper.up.serve import noted_pid
+from turnkeeper.up.pid_file import noted_pid
 from turnkeeper.up.supervisor import Child, Program, Server, Wakeup, end_all
 
 LIMIT_SECONDS = 60.0

@@ -4,8 +4,11 @@ All of it happens in the loop that accepts, without waiting. Each of these state
 one of memory and of number: above it the oldest of the address that has most makes room.
 """
 
+import fcntl
 import selectors
 import socket
+import struct
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -71,9 +74,13 @@ class Connection(TConn):  # type: ignore[misc]
         self.began_at = 0.0
         self.moved = 0
         """Bytes of the body, or of the answer, since `began_at`."""
+        self.in_kernel = 0
+        """Bytes of the answer that the client had not taken from the kernel at `began_at`."""
         self.is_kept = False
         """Whether it goes on when its answer has been read."""
         self.tenant: Any = None
+        self.request_bytes = 0
+        """Of the request that has or awaits a thread."""
 
     def read_from(self, encoded: bytes) -> None:
         """Let the next thread parse these bytes, and nothing else."""
@@ -155,6 +162,7 @@ class Arrivals:
         connection.state = State.DEPARTING
         connection.began_at = self._clock()
         connection.moved = 0
+        connection.in_kernel = _in_kernel(connection.sock)
         self._hold(connection, connection.began_at + BODY_SECONDS, selectors.EVENT_WRITE)
         while Departing.all_kept > ALL_KEPT_BYTES and self._drop_slowest_reader():
             pass
@@ -195,6 +203,11 @@ class Arrivals:
             return
         self._look_at = now + _LOOK_SECONDS
         for connection in [one for one, deadline in self._held.items() if deadline <= now or by_force]:
+            if connection.state is State.DEPARTING and not by_force:
+                # The kernel holds megabytes and asks for more only when much of that has gone.
+                self._held[connection] = self._deadline(connection)
+                if self._held[connection] > now:
+                    continue
             if connection.state is State.ARRIVING and connection.arriving.has_begun:
                 what = "body" if connection.arriving.has_head else "head"
                 self.refuse(
@@ -217,7 +230,7 @@ class Arrivals:
     def _drop_slowest_reader(self) -> bool:
         """Close the connection that is nearest to the end of its time to read; False if there is none."""
         departing = (one for one in self._held if one.state is State.DEPARTING)
-        slowest = min(departing, key=self._held.__getitem__, default=None)
+        slowest = min(departing, key=self._deadline, default=None)
         if slowest is None:
             return False
         self._close(slowest)
@@ -318,10 +331,12 @@ class Arrivals:
             self._close(connection)
 
     def _deadline(self, connection: Connection) -> float:
-        seconds = BODY_SECONDS + connection.moved / BYTES_A_SECOND
-        return connection.began_at + (
-            min(seconds, WHOLE_SECONDS) if connection.state is State.ARRIVING else seconds
-        )
+        if connection.state is State.ARRIVING:
+            seconds = min(BODY_SECONDS + connection.moved / BYTES_A_SECOND, WHOLE_SECONDS)
+        else:
+            taken = connection.in_kernel + connection.moved - _in_kernel(connection.sock)
+            seconds = BODY_SECONDS + max(0, taken) / BYTES_A_SECOND
+        return connection.began_at + seconds
 
     def _send(self, connection: Connection) -> None:
         before = len(connection.sock.unsent or b"")
@@ -343,3 +358,12 @@ class Arrivals:
         connection.moved += len(data)
         if not data or connection.moved > LINGER_BYTES:
             self._close(connection)
+
+
+def _in_kernel(sock: socket.socket) -> int:
+    """Return how many bytes were sent that the other side has not taken yet; 0 where the system does not say."""
+    try:
+        said = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int(struct.unpack("i", said)[0])

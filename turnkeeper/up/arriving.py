@@ -22,7 +22,8 @@ _SIZE_LINE_BYTES: Final = 256
 _LENGTH_DIGITS: Final = 18
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE: Final = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/1\.[01]")
+_REQUEST_LINE: Final = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]")
+"""UTF-8 in a target is none of RFC 3986's, but curl sends it as it was typed, and no end of a line is in doubt."""
 _NAME: Final = re.compile(_TOKEN)
 _HOST: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"

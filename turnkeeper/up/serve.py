@@ -28,8 +28,10 @@ from shared.collector import calm_collector
 from shared.errors import ProblemCode
 from turnkeeper.up.arrivals import IDLE_SECONDS, Arrivals, Connection
 from turnkeeper.up.arriving import FIELDS, LINE_BYTES, Unserved, Whole
+from turnkeeper.up.body_shares import BodyShares
 from turnkeeper.up.front import take_over
 from turnkeeper.up.malformed_requests import refusal_of
+from turnkeeper.up.pid_file import forget_pid, note_pid
 from turnkeeper.up.thread_shares import ThreadShares
 
 REQUEST_LIMIT_SECONDS: Final = 120
@@ -40,7 +42,7 @@ TAKE_OVER_LIMIT_SECONDS: Final = 1.0
 """The front sends the connection right after it connects."""
 SHUTDOWN_LIMIT_SECONDS: Final = 10.0
 CHECKS: Final = (b"/healthz", b"/readyz")
-"""Paths that have a thread of their own."""
+"""Paths that have a thread of their own, for requests of at most `LINE_BYTES`: a check has no body."""
 CONNECTIONS_SHARE: Final = 4
 """One in this many open files may be a connection that gunicorn holds."""
 QUEUED_SHARE: Final = 2
@@ -116,6 +118,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._shares: ThreadShares[Connection] = ThreadShares(
             self.cfg.threads, max(1, self.cfg.worker_connections // QUEUED_SHARE)
         )
+        self._bodies = BodyShares()
         # A check needs no thread that a stranger or an organization can hold; what it answers is small.
         self._checks = {path: ThreadPoolExecutor(1, f"check{path.decode()}") for path in CHECKS}
         super().init_process()
@@ -170,6 +173,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         """End what has had its time (gunicorn calls this in each round of its loop)."""
         self.arrivals.expire()
         for connection in self._shares.give_up(time.monotonic() - QUEUED_SECONDS):
+            self._forget_request(connection)
             self.arrivals.refuse(connection, _NO_THREAD)
 
     def murder_keepalived(self, force: bool = False) -> None:
@@ -181,6 +185,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         """Go on with a connection whose thread is done, and give the thread to the next."""
         if conn.tenant is not None:
             self._shares.end(conn.tenant)
+            self._forget_request(conn)
         is_kept = not fs.cancelled() and fs.exception() is None and bool(fs.result())
         self.arrivals.answered(conn, is_kept=is_kept)
         self._start_due()
@@ -198,15 +203,26 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         connection.read_from(whole.encoded)
         connection.sock.is_alone = not len(connection.arriving)
         pool = self._checks.get(whole.path)
-        if pool is not None:
+        size = len(whole.encoded)
+        if pool is not None and size <= LINE_BYTES:
             connection.tenant = None
             self._submit(pool, connection)
             return
         connection.tenant = self._tenant_of(whole.authorization) or connection.address
+        if not self._bodies.take(connection.tenant, size):
+            self.arrivals.refuse(connection, _TOO_MANY)
+            return
+        connection.request_bytes = size
         if self._shares.ask(connection.tenant, connection, time.monotonic()):
             self._start_due()
         else:
+            self._forget_request(connection)
             self.arrivals.refuse(connection, _TOO_MANY)
+
+    def _forget_request(self, connection: Connection) -> None:
+        """Free the bytes of a request that had or awaited a thread."""
+        connection.parser = None
+        self._bodies.give_back(connection.tenant, connection.request_bytes)
 
     def _start_due(self) -> None:
         for connection in self._shares.start():
@@ -370,27 +386,6 @@ def finish_streams(_: Any, worker: Any) -> None:
     closing = getattr(worker, "closing", None) or closing_streams(worker.app.callable)
     if closing is not None:
         closing.join(SHUTDOWN_LIMIT_SECONDS)
-
-
-def note_pid(pid_file: Path, pid: int) -> None:
-    """Record which process serves, in one step: a reader sees the old pid or the new one."""
-    fresh = pid_file.with_suffix(".new")
-    fresh.write_text(f"{pid}\n")
-    fresh.replace(pid_file)
-
-
-def forget_pid(pid_file: Path, pid: int) -> None:
-    """Remove the pid of a process that ended, unless its successor has written its own."""
-    if noted_pid(pid_file) == pid:
-        pid_file.unlink(missing_ok=True)
-
-
-def noted_pid(pid_file: Path) -> int:
-    """Return the pid of the process that serves; 0 if none does, or it cannot be read now."""
-    try:
-        return int(pid_file.read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 def serve(service: Service) -> None:

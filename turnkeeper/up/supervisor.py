@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from turnkeeper.up.embedded import EmbeddedServerError
 from turnkeeper.up.embedded.child import spawn
-from turnkeeper.up.serve import noted_pid
+from turnkeeper.up.pid_file import noted_pid
 
 STEADY_SECONDS: Final = 3.0
 """A process that lived this long has started successfully: its next death counts as the first again."""

@@ -90,3 +90,11 @@ def test_a_client_that_waits_for_100_continue_is_known_until_its_body_is_here():
     assert isinstance(taken, Whole)
     assert b"Expect" not in taken.encoded
     assert not arriving.wants_continue
+
+
+def test_a_target_in_utf_8_as_curl_sends_it_is_read():
+    arriving = Arriving()
+    arriving.feed("GET /v1/sessions/search?q=Grüße HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+    taken = arriving.take()
+    assert isinstance(taken, Whole)
+    assert taken.path == b"/v1/sessions/search"
