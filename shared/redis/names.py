@@ -12,7 +12,8 @@ from uuid import UUID
 ABORT_CHANNEL: Final = "tk:aborts"
 """Nudges to workers: the payload is the id of a turn that was asked to stop."""
 
-PROBE: Final = ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 10000)", 1, "tk:probe")
+PROBE_KEY: Final = "tk:probe"
+PROBE: Final = ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 10000)", 1, PROBE_KEY)
 """The command that shows whether Redis takes writes: one small key for all processes, which ends by itself.
 
 By a script, as a turn's log is written: a login that may write and may run no script cannot serve us either.

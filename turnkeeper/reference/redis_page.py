@@ -9,7 +9,7 @@ from shared.redis.names import (
     LOG_BYTES_ENDED,
     LOG_BYTES_RUNNING,
     LOG_WORKERS,
-    PROBE,
+    PROBE_KEY,
     abort_key,
     call_key,
     ended_logs_key,
@@ -89,7 +89,7 @@ NAMES: Final = (
         "the client asks for another",
     ),
     Name(
-        PROBE[1],
+        PROBE_KEY,
         "string",
         "nothing: each process writes it once a second, to learn whether Redis takes writes",
         "ten seconds",

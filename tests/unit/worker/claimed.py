@@ -152,7 +152,6 @@ def services(world, *, continuation=False, loop=None, ring=None) -> Services:
     )
     choice = Choice(settings.provider, Speaking(continuation=continuation), Breaker(lambda: 0.0, 10.0))
     return Services(
-        must_ask=lambda: False,
         settings=replace(settings, lease_trust_seconds=TRUST_SECONDS),
         worker_id=new_id(),
         database=None,
