@@ -128,6 +128,21 @@ def test_room_is_made_by_the_address_that_has_most(loop: Loop):
     assert len(loop.whole) == 1
 
 
+def test_room_is_made_by_one_that_rests_before_one_that_reads_its_answer(loop: Loop):
+    reading = loop.connect()
+    reading.sendall(HEAD + b"\r\n")
+    loop.turn()
+    (connection, _) = loop.whole[0]
+    connection.sock.sendall(b"x" * 2_000_000)
+    loop.arrivals.answered(connection, is_kept=True)
+    resting = loop.connect()
+    assert loop.arrivals.make_room()
+    assert resting.recv(1) == b""
+    assert reading.recv(1) == b"x"
+    assert loop.arrivals.make_room()
+    assert not loop.arrivals.make_room()
+
+
 def test_bodies_that_fill_the_memory_are_refused_the_largest_first(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ):

@@ -193,7 +193,9 @@ class Arrivals:
             return False
         counts = Counter(connection.address for connection in self._held)
         most = max(counts.values())
-        self._close(next(connection for connection in self._held if counts[connection.address] == most))
+        candidates = [one for one in self._held if counts[one.address] == most]
+        # Behind a proxy all have one address: an answer that is being read is not cut off for one that rests.
+        self._close(next((one for one in candidates if one.state is not State.DEPARTING), candidates[0]))
         return True
 
     def expire(self, *, by_force: bool = False) -> None:
