@@ -33,6 +33,9 @@ from worker.turn.settle import Ending, Settlement, UnpayableError, error_of, los
 _log = logging.getLogger("turnkeeper.runner")
 
 _SETTLE_RETRY_SECONDS: Final = 0.2
+_SETTLE_SECONDS: Final = 60.0
+"""For how long a settlement is tried although the leases are trusted no more. It is safe: the row says whether another
+attempt has begun (I3). What is given up has been generated and paid for, and will be again."""
 _TOLD_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 
@@ -189,16 +192,16 @@ class Settler:
         self._in_loop(tell_stop(ended.channel, stopped, turn))
 
     def _settle(self, ended: Ended, settlement: Settlement, ending: Ending) -> SettledTurn | None:
-        """Write the outcome, retrying while the lease is valid."""
+        """Write the outcome, retrying while PostgreSQL is away."""
         began_at = monotonic()
-        turn = self._settle_while_trusted(ended.choice, settlement, ending)
+        turn = self._settle_while_possible(ended.choice, settlement, ending)
         ended.trace.settled(turn, began_at)
         return turn
 
-    def _settle_while_trusted(
+    def _settle_while_possible(
         self, choice: Choice, settlement: Settlement, ending: Ending
     ) -> SettledTurn | None:
-        services, is_repeated = self._services, False
+        services, is_repeated, began_at = self._services, False, monotonic()
         while True:
             try:
                 with self._admission.step(services.leases.running() - 1):
@@ -209,7 +212,7 @@ class Settler:
                     services.metrics.settled(turn, ending)
                 return turn
             except UnavailableError as error:
-                if not services.leases.is_trusted():
+                if not services.leases.is_trusted() and monotonic() - began_at >= _SETTLE_SECONDS:
                     return None
                 _log.warning("settling is tried again: %s", error)
                 is_repeated = True

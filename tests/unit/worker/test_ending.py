@@ -264,11 +264,26 @@ def test_what_another_has_written_meanwhile_is_not_told_as_our_own(desk, change)
     assert desk.tape.told == []  # I3
 
 
-def test_settling_is_given_up_when_the_lease_is_trusted_no_more(desk):
+def test_settling_is_tried_beyond_the_lease_for_the_answer_is_paid_for(desk):
+    """An outage of less than the lease ends after the trust in it; nobody else can have begun."""
+    desk.answers = [UnavailableError("away"), UnavailableError("away"), FINISHED]
+    desk.world.trusted = False
+    assert desk.settler.finish(desk.ended(WHOLE), WHOLE) is True
+    assert (len(desk.written), done_of(desk.tape)[0]) == (3, 9)  # I2
+
+
+def test_settling_is_given_up_in_time_when_the_lease_is_trusted_no_more(desk, monkeypatch):
+    monkeypatch.setattr(ending, "_SETTLE_SECONDS", 0.0)
     desk.answers = [UnavailableError("away")]
     desk.world.trusted = False
     assert desk.settler.finish(desk.ended(WHOLE), WHOLE) is False
-    assert len(desk.written) == 1  # I3
+    assert len(desk.written) == 1
+
+
+def test_settling_goes_on_as_long_as_the_lease_is_trusted(desk, monkeypatch):
+    monkeypatch.setattr(ending, "_SETTLE_SECONDS", 0.0)
+    desk.answers = [UnavailableError("away"), FINISHED]
+    assert desk.settler.finish(desk.ended(WHOLE), WHOLE) is True
 
 
 def test_a_turn_that_is_handed_back_is_rung_for_once_readers_were_shown_its_last(desk):
