@@ -36,6 +36,8 @@ _SETTLE_RETRY_SECONDS: Final = 0.2
 _SETTLE_SECONDS: Final = 60.0
 """For how long a settlement is tried although the leases are trusted no more. It is safe: the row says whether another
 attempt has begun (I3). What is given up has been generated and paid for, and will be again."""
+_LAST_SETTLE_SECONDS: Final = 5.0
+"""The same in a process whose time to drain is over, trusted or not."""
 _TOLD_SECONDS: Final = 5.0
 _SHOWN_SECONDS: Final = 1.0
 
@@ -212,11 +214,17 @@ class Settler:
                     services.metrics.settled(turn, ending)
                 return turn
             except UnavailableError as error:
-                if not services.leases.is_trusted() and monotonic() - began_at >= _SETTLE_SECONDS:
+                if self._gives_up(monotonic() - began_at):
                     return None
                 _log.warning("settling is tried again: %s", error)
                 is_repeated = True
                 Event().wait(_SETTLE_RETRY_SECONDS)
+
+    def _gives_up(self, tried_seconds: float) -> bool:
+        leases = self._services.leases
+        if leases.has_handed_back():
+            return tried_seconds >= _LAST_SETTLE_SECONDS
+        return tried_seconds >= _SETTLE_SECONDS and not leases.is_trusted()
 
     def _own_earlier(self, settlement: Settlement) -> SettledTurn | None:
         """Return the turn if an earlier try, whose reply was lost, had committed."""

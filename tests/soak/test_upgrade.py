@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_migrations import CONTRACTS, EXPANDS, HEAD, INDEXES
+from tests.integration.test_migrations import CONTRACTS, EXPANDS, HEAD, INDEXES, later
 from tests.nginx import replaced
 from tests.soak.upgrade import AFTER, BEFORE
 
@@ -35,9 +35,9 @@ def clone(tmp_path: Path) -> Path:
 
 def release(clone: Path, *migrations: str) -> None:
     """Commit a release that has these migrations more."""
-    for number, body in enumerate(migrations, start=2):
-        head = HEAD.format(revision=f"{number:04}", before=f"{number - 1:04}")
-        (clone / "shared" / "migrations" / "versions" / f"{number:04}_added.py").write_text(head + body)
+    for number, body in enumerate(migrations, start=1):
+        head = HEAD.format(revision=later(number), before=later(number - 1))
+        (clone / "shared" / "migrations" / "versions" / f"{later(number)}_added.py").write_text(head + body)
     git(clone, "add", "--all")
     git(clone, "commit", "--quiet", "--message", "Release")
 

@@ -134,6 +134,7 @@ class LeaseKeeper:
         self._guard = threading.Lock()
         self._renewed_at = monotonic()
         self._claimed = False
+        self._has_handed_back = False
         failed = (registry or Registry()).counter(table.ROUNDS_FAILED, "leases")
         self._outages = Outages(_log, "leases were not renewed", failed)
         self._stopping = threading.Event()
@@ -187,10 +188,15 @@ class LeaseKeeper:
 
     def hand_back_all(self) -> None:
         """Hand back every turn that runs here, for another worker to continue: this one is ending."""
+        self._has_handed_back = True
         with self._guard:
             held = list(self._held.values())
         for entry in held:
             self._loop.call_soon_threadsafe(entry.attempt.hand_back)
+
+    def has_handed_back(self) -> bool:
+        """Return whether the time to drain is over: nothing is waited for any longer than it must."""
+        return self._has_handed_back
 
     def running(self) -> int:
         """Return how many turns run here."""

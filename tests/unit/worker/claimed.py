@@ -96,6 +96,7 @@ class World:
         self.tapes = []
         self.fence = None
         self.trusted = True
+        self.handed_back = False
         self.last_entry_of_log = None
 
     # The publisher.
@@ -130,6 +131,9 @@ class World:
 
     def is_trusted(self):
         return self.trusted
+
+    def has_handed_back(self):
+        return self.handed_back
 
 
 class Speaking:

@@ -280,6 +280,17 @@ def test_settling_is_given_up_in_time_when_the_lease_is_trusted_no_more(desk, mo
     assert len(desk.written) == 1
 
 
+def test_a_process_that_is_ending_tries_for_a_few_seconds_only(desk, monkeypatch):
+    monkeypatch.setattr(ending, "_LAST_SETTLE_SECONDS", 0.0)
+    desk.world.handed_back = True
+    desk.answers = [UnavailableError("away")]
+    assert desk.settler.finish(desk.ended(WHOLE), WHOLE) is False
+    assert len(desk.written) == 1
+    monkeypatch.setattr(ending, "_LAST_SETTLE_SECONDS", 60.0)
+    desk.answers = [UnavailableError("away"), FINISHED]
+    assert desk.settler.finish(desk.ended(WHOLE), WHOLE) is True
+
+
 def test_settling_goes_on_as_long_as_the_lease_is_trusted(desk, monkeypatch):
     monkeypatch.setattr(ending, "_SETTLE_SECONDS", 0.0)
     desk.answers = [UnavailableError("away"), FINISHED]
