@@ -235,6 +235,27 @@ def test_a_relay_that_is_killed_amid_the_stream_is_not_noticed_in_the_text(
     stack.await_pids("relay", pids)
 
 
+def test_an_event_stream_that_is_cut_is_no_end_for_its_reader(stack: Service, api: Api, session_id: str):
+    turn_id = api.turn(session_id, ENDLESS_AND_BRISK)
+    # A kept connection is served by the process that has it, whatever is asked for.
+    pids = {kind: stack.pids(kind) for kind in ("web", "relay")}
+    with Client(stack.url, stack.key(), via="sse", policy=EAGER, trust_env=False) as client:
+        events, is_stopped = [], False
+        stream = client.stream_turn(turn_id)
+        for event in stream:
+            events.append(event)
+            if len(events) == 30:
+                for pid in [*pids["web"], *pids["relay"]]:
+                    os.kill(pid, signal.SIGKILL)
+            if stream.connections > 1 and len(events) > 60 and not is_stopped:
+                stack.api().stop(turn_id)
+                is_stopped = True
+        check(events, stream.text, turn_id, stack.api())
+        assert stream.connections > 1
+    for kind, gone in pids.items():
+        stack.await_pids(kind, gone)
+
+
 def test_a_turn_whose_answer_was_lost_with_its_web_process_is_posted_again_and_is_one(
     stack: Service, api: Api, proxy: Proxy, session_id: str
 ):
